@@ -1,0 +1,6 @@
+"""python -m hpe_lib: the command `hpe` where it is not installed as one (torchrun … -m hpe_lib train …)."""
+
+from hpe_lib.cli import main
+
+if __name__ == "__main__":
+    main()

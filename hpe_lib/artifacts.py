@@ -1,0 +1,260 @@
+"""What a run leaves on disk: weights, manifests, numbers. Whole or not at all.
+
+Everything is written beside its name and renamed into place, and a folder's manifest.json is written last: a folder
+without a manifest, or whose weights do not hash to what the manifest says, is no artifact.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+
+from hpe_lib.paper import ROOT
+
+MANIFEST, WEIGHTS, HISTORY = "manifest.json", "weights.safetensors", "history.jsonl"
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pandas", "safetensors", "accelerate")
+
+
+class BadInput(Exception):
+    """What a person gave cannot be used: the file, what was found in it, what was expected. Always one line."""
+
+    def __init__(self, file, found=None, expected=None):
+        super().__init__(file, found, expected)
+
+    def __str__(self):
+        file, found, expected = self.args
+        if found is None:  # a DataLoader worker's error comes back as one text, its traceback in front
+            return one_line(str(file).rsplit("BadInput: ", 1)[-1])
+        return one_line(f"{file}: found {found}, expected {expected}")
+
+
+def one_line(text):
+    """The text with every run of white space, line breaks included, as one space."""
+    return " ".join(str(text).split())
+
+
+def write_bytes(path, data):
+    """Write bytes so that `path` holds the old content or all of the new, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def plain(value):
+    """The value as JSON can hold it: arrays as lists, paths as text, NaN and infinity as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "tolist"):  # numpy and torch, scalars too
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def write_json(path, value):
+    """Write a value as indented JSON, atomically; what `plain` says becomes of arrays, paths and NaN."""
+    write_bytes(path, (json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path):
+    """Read a JSON file. BadInput if it is absent or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(path, "no such file", "a JSON file") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(path, f"{type(error).__name__}: {error}", "a JSON file") from None
+
+
+def file_hash(path):
+    """sha256 of a file's bytes, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save(folder, state_dict, manifest, history=None):
+    """Write weights.safetensors, history.jsonl (one epoch record a line) and, last, manifest.json.
+
+    The manifest should carry "parameters", "data" (fingerprint), "upstream" ({name: sha256}), "seed" and
+    "wall_seconds"; versions, commit, machine, peak memory, the time and the weights' sha256 are added here.
+    """
+    from safetensors.torch import save as packed
+
+    folder = Path(folder)
+    (folder / MANIFEST).unlink(missing_ok=True)  # from here to the last line the folder holds no artifact
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+    write_bytes(folder / WEIGHTS, packed(tensors))
+    if history is not None:
+        write_bytes(folder / HISTORY, "".join(json.dumps(plain(record)) + "\n" for record in history).encode())
+    measured = {"weights_sha256": file_hash(folder / WEIGHTS), "peak_memory_mb": peak_memory_mb(), "written": now()}
+    write_json(folder / MANIFEST, {**environment(), **manifest, **measured})
+
+
+def manifest(folder):
+    """The folder's manifest as a dict. BadInput if the folder holds none."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise BadInput(path, "no such file", "an artifact written by a training or a notebook")
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise BadInput(path, f"a {type(found).__name__}", "a JSON object")
+    return found
+
+
+def load_weights(folder):
+    """The folder's weights as {name: tensor}, on the CPU. BadInput if absent, damaged or not those of the manifest."""
+    from safetensors.torch import load
+
+    path, wanted = Path(folder) / WEIGHTS, manifest(folder).get("weights_sha256")
+    if not path.is_file():
+        raise BadInput(path, "no such file", "the weights its manifest.json speaks of")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != wanted:
+        raise BadInput(path, f"sha256 {found[:12]}…", f"{str(wanted)[:12]}…, the one in its manifest.json")
+    try:
+        return load(content)
+    except Exception as error:  # safetensors raises its own, undocumented class
+        raise BadInput(path, one_line(error), "a safetensors file") from None
+
+
+def load_into(module, folder, prefix=""):
+    """Load the folder's weights into a module: those whose name starts with `prefix`, which is taken off.
+
+    BadInput, naming the file and the first tensors that do not fit, if they belong to another architecture.
+    """
+    found = {k.removeprefix(prefix): v for k, v in load_weights(folder).items() if k.startswith(prefix)}
+    wanted = module.state_dict()
+    wrong = [name for name in wanted | found if shape(found, name) != shape(wanted, name)]
+    if wrong:
+        first = ", ".join(f"{name} {shape(found, name)} instead of {shape(wanted, name)}" for name in wrong[:2])
+        raise BadInput(Path(folder) / WEIGHTS, f"{len(wrong)} tensors that do not fit, first {first}",
+                       f"the weights of this {type(module).__name__}")
+    module.load_state_dict(found)
+    return module
+
+
+def shape(tensors, name):
+    """A tensor's shape as text such as 64x3x7x7; "absent" if there is none of that name."""
+    if name not in tensors:
+        return "absent"
+    return "x".join(str(n) for n in tensors[name].shape) or "scalar"
+
+
+def differences(folder, wanted):
+    """Why the artifact in a folder cannot be reused: a list of short reasons, empty if it can.
+
+    `wanted` is what the artifact would be made from now: {"parameters": {...}, "data": fingerprint, "upstream":
+    {name: sha256}}. Where the manifest names weights, their file must also still hash to what it says.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        return ["absent"]
+    try:
+        found = manifest(folder)
+    except BadInput:
+        return ["its manifest is unreadable"]
+    return changed(found, plain(wanted)) + damaged(folder, found)
+
+
+def changed(found, wanted):
+    """The reasons of `differences` that lie in what the artifact was made from."""
+    reasons = []
+    for key, now_ in wanted.items():
+        before = found.get(key)
+        if isinstance(now_, dict) and isinstance(before, dict):
+            names = [name for name in now_ | before if before.get(name) != now_.get(name)]
+            reasons += [f"{key}: {name} was {short(before.get(name))}, is {short(now_.get(name))}" for name in names]
+        elif before != now_:
+            reasons.append(f"{key} was {short(before)}, is {short(now_)}")
+    return reasons
+
+
+def damaged(folder, found):
+    """The reason of `differences` that lies in the weights' file: it is not the one the manifest was written for."""
+    if "weights_sha256" not in found:
+        return []
+    path = folder / WEIGHTS
+    if path.is_file() and file_hash(path) == found["weights_sha256"]:
+        return []
+    return [f"{WEIGHTS} is not the file its manifest was written for"]
+
+
+def short(value):
+    """A value for a message: hashes and long texts cut."""
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 40 else text[:12] + "…"
+
+
+def now():
+    """The time, to the second, with its zone."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def environment():
+    """What ran this: {"versions": {package: version}, "commit": text or None, "machine": {...}}."""
+    return {"versions": versions(), "commit": commit(), "machine": machine()}
+
+
+def versions():
+    """Versions of Python and of the packages that can change a number; None for one that is not installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def commit():
+    """The commit of the checkout this code runs from, "+changes" if files differ from it; None outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+    try:
+        head = said("git", "-C", str(ROOT), "rev-parse", "HEAD")
+        return head + ("+changes" if said("git", "-C", str(ROOT), "status", "--porcelain") else "") if head else None
+    except OSError:
+        return None
+
+
+def machine():
+    """Platform, processor cores this process may use, and GPUs. No host name: manifests are meant to be shared."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = said("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") if shutil.which("nvidia-smi") else ""
+    return {"platform": platform.platform(), "cores": cores, "gpus": gpus.splitlines()}
+
+
+def said(*command):
+    """What a command prints, stripped; empty if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def peak_memory_mb(pid="self"):
+    """Peak resident memory of a process in MiB, by default this one without its workers; None if it cannot be asked."""
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():  # not getrusage: on Linux a child starts from its parent's peak
+        lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return round(int(lines[0].split()[1]) / 1024, 1) if lines else None
+    try:
+        import resource
+    except ImportError:
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)  # macOS counts bytes

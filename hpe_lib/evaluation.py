@@ -1,0 +1,121 @@
+"""PCKh and PCK (F14): every number names its convention and carries a bootstrap interval over people.
+
+A prediction is right if its distance to the truth is at most threshold * normaliser. Truth that is not annotated is
+ignored, a prediction that is not finite is wrong, and the total is pooled over all annotated joints that are scored
+(14: MPII's without pelvis and thorax), as the official evaluator does.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from hpe_lib.cascade import Cascade
+from hpe_lib.datasets import People
+from hpe_lib.prediction import predict
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+
+RESAMPLES = 1000
+AUC_THRESHOLDS = np.linspace(0, 0.5, 51)
+
+
+def score(predicted: np.ndarray, people: People, seed: int = 0) -> dict:
+    """Score JSON of predicted joints (N, 16, 2) image px against people's truth; percentages, None where undefined.
+
+    total is pooled over joints, total_macro the mean over joints, a group's number the mean over its joints. people without normaliser are left out and counted;
+    box_normalised says what all of them would score were the longer side of their joints' box the normaliser.
+    """
+    if predicted.shape != people.joints.shape:
+        raise ValueError(f"predictions of shape {predicted.shape}, expected {people.joints.shape}")
+    threshold = float(people.metric.partition("@")[2])
+    ratio, counts = errors(predicted, people)
+    hits = ratio <= threshold
+    report = {"metric": people.metric, "total": share(hits, counts), "total_macro": macro(hits, counts)}
+    report |= {group: macro(hits, only(counts, names)) for group, names in MPII.groups.items()}
+    report["head_top"] = share(hits, only(counts, ("head_top",)))
+    for name, value in (("visible", VISIBLE), ("occluded", OCCLUDED)):
+        report[name] = share(hits, counts & (people.visibility == value)) if people.occlusion_labels else None
+    report["at_0.1"] = share(ratio <= 0.1, counts)
+    report["auc"] = area(ratio, counts)
+    report["box_normalised"] = share(distances(predicted, people) <= threshold * people.box[:, None], scored(people))
+    report["ci95"] = interval(hits, counts, seed)
+    return report | {"persons": int((~np.isnan(people.normaliser)).sum()), "joints": int(counts.sum()),
+                     "left_out": int(np.isnan(people.normaliser).sum())}
+
+
+def distances(predicted: np.ndarray, people: People) -> np.ndarray:
+    """(N, 16) image px from prediction to truth; infinite where the prediction is not finite."""
+    distance = np.linalg.norm(predicted - people.joints, axis=-1)
+    return np.where(np.isfinite(predicted).all(-1), distance, np.inf)
+
+
+def scored(people: People) -> np.ndarray:
+    """(N, 16) bool: annotated joints of the groups that the tables report."""
+    rows = np.isin(np.arange(len(MPII.names)), MPII.scored)
+    return (people.visibility != ABSENT) & ~np.isnan(people.joints).any(-1) & rows
+
+
+def errors(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarray]:
+    """((N, 16) distances as fractions of the normaliser, (N, 16) bool which of them count)."""
+    counts = scored(people) & ~np.isnan(people.normaliser)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = distances(predicted, people) / people.normaliser[:, None]
+    return np.where(counts, ratio, np.inf), counts
+
+
+def only(counts: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """The counting joints among these names."""
+    return counts & np.isin(MPII.names, names)
+
+
+def share(hits: np.ndarray, counts: np.ndarray) -> float | None:
+    """Hits among what counts, in percent; None if nothing counts."""
+    return 100 * float((hits & counts).sum() / counts.sum()) if counts.any() else None
+
+
+def macro(hits: np.ndarray, counts: np.ndarray) -> float | None:
+    """Mean over joints of each joint's share; joints that nobody has are left out."""
+    columns = [share(hits[:, row], counts[:, row]) for row in MPII.scored]
+    found = [column for column in columns if column is not None]
+    return float(np.mean(found)) if found else None
+
+
+def area(ratio: np.ndarray, counts: np.ndarray) -> float | None:
+    """Area under the share of hits for thresholds 0 … 0.5, in percent of the best."""
+    if not counts.any():
+        return None
+    curve = [share(ratio <= threshold, counts) for threshold in AUC_THRESHOLDS]
+    return float(np.trapezoid(curve, AUC_THRESHOLDS) / AUC_THRESHOLDS[-1])
+
+
+def interval(hits: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float] | None:
+    """[2.5 %, 97.5 %] of the pooled total when people are drawn anew with replacement, RESAMPLES times, seeded."""
+    if not counts.any():
+        return None
+    people = len(counts)
+    drawn = np.random.default_rng(seed).multinomial(people, np.full(people, 1 / people), RESAMPLES)
+    right, all_ = drawn @ (hits & counts).sum(1), drawn @ counts.sum(1)
+    return [float(edge) for edge in np.percentile(100 * right / np.maximum(all_, 1), (2.5, 97.5))]
+
+
+def table(scores: dict[str, dict]) -> pd.DataFrame:
+    """Scores by row name, one column a number, one decimal when shown; the interval as text."""
+    columns = [*MPII.groups, "total", "ci95", "visible", "occluded", "at_0.1", "auc", "total_macro", "box_normalised",
+               "persons", "left_out"]
+    rows = {name: {column: report[column] for column in columns} for name, report in scores.items()}
+    for row in rows.values():
+        row["ci95"] = "–" if row["ci95"] is None else "{:.1f}–{:.1f}".format(*row["ci95"])
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    return frame.dropna(axis="columns", how="all")
+
+
+def monitor(people: People, image_size: int, count: int = 200) -> Callable[[Cascade], dict]:
+    """A scorer for `training.train`: the metric on the first `count` people, no flip test. Nothing is chosen by it."""
+    people = people[:count]
+
+    def scorer(cascade: Cascade) -> dict:
+        found = score(predict(cascade, people, image_size, flip_test=False).joints, people)
+        parts = {f"{people.metric} {part}": found[part] for part in ("visible", "occluded") if found[part] is not None}
+        return {people.metric: found["total"], **parts}
+
+    return scorer

@@ -1,0 +1,333 @@
+"""Every picture of the workbook. Functions take what they draw on (an Axes) or return a Figure; nothing is global.
+
+Colours are Okabe & Ito's, which colour-blind readers tell apart, and never the only sign: right parts are orange
+circles, left parts blue squares, those on the middle line green diamonds; filled is visible, hollow is occluded.
+Crops and maps are drawn by the pixel-centre rule: (0, 0) is the centre of the crop's first pixel, so cell i of a map
+whose cells are `stride` crop px wide covers i * stride - 0.5 … (i + 1) * stride - 0.5.
+"""
+
+import io
+
+import numpy as np
+import torch
+from matplotlib import cm, colors, lines, patches
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hpe_lib import heatmaps
+from hpe_lib.datasets import People
+from hpe_lib.geometry import Frame
+from hpe_lib.paper import BODY
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+SIDES = {"right": (VERMILION, "o"), "left": (BLUE, "s")}  # else the middle line
+KINDS = {"visible": GREEN, "occluded": PURPLE, "background": "#7F7F7F", "outside the crop": SKY,
+         "not annotated": "#D9D9D9"}
+STATES = {VISIBLE: "visible", OCCLUDED: "occluded", ABSENT: "no label here"}
+LOSSES = {"detector": "eq. 1", "regressor": "eq. 2", "joint": "eq. 1 + eq. 2"}
+HEAT = "inferno"
+
+
+class Picture(Figure):
+    """A Figure that shows itself in a notebook without pyplot, so no figure stays open behind the reader's back."""
+
+    def __init__(self, width: float, height: float):
+        super().__init__(figsize=(width, height), layout="constrained", dpi=100)
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", bbox_inches="tight")
+        return buffer.getvalue()
+
+
+def panels(count: int, columns: int, size: float = 2.0, extra: float = 0.0) -> tuple[Picture, np.ndarray]:
+    """(figure, (count,) Axes without ticks): square panels of `size` inches, `extra` inches on top for titles."""
+    rows = -(-count // columns)
+    figure = Picture(columns * size, rows * (size + extra))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
+    for ax in axes[count:]:
+        ax.remove()
+    return figure, axes[:count]
+
+
+def side_style(joint: int) -> tuple[str, str]:
+    """(colour, marker) of a joint, by its name."""
+    return SIDES.get(MPII.names[joint].partition("_")[0], (GREEN, "D"))
+
+
+def pose(ax: Axes, joints: np.ndarray, visibility: np.ndarray, size: float = 4.0, limbs: bool = True) -> Axes:
+    """Draw one person: joints (16, 2) in the Axes' pixels, visibility (16,); what is ABSENT or NaN is not drawn."""
+    there = (np.asarray(visibility) != ABSENT) & np.isfinite(joints).all(-1)
+    for child, parent in MPII.limbs if limbs else []:
+        if there[child] and there[parent]:
+            hidden = OCCLUDED in (visibility[child], visibility[parent])
+            ax.plot(*joints[[child, parent]].T, color=side_style(child)[0], linewidth=0.4 * size,
+                    linestyle=(0, (2, 1)) if hidden else "solid")
+    for joint in np.flatnonzero(there):
+        colour, marker = side_style(joint)
+        seen = visibility[joint] == VISIBLE
+        ax.plot(*joints[joint], marker, markersize=size, markerfacecolor=colour if seen else "white",
+                markeredgecolor="white" if seen else colour, markeredgewidth=0.15 * size if seen else 0.3 * size)
+    return ax
+
+
+def pose_legend(figure: Figure, occlusion_labels: bool = True) -> None:
+    """What markers mean, under the figure; says so where the data set does not tell occluded joints."""
+    entries = [lines.Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in
+               (*SIDES.items(), ("middle line", (GREEN, "D")))]
+    note = "hollow, dashed: occluded" if occlusion_labels else "this data set does not say which joints are occluded"
+    entries.append(lines.Line2D([], [], color="grey", marker="o", markerfacecolor="white", linestyle="--", label=note))
+    figure.legend(handles=entries, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+
+
+def crop(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
+    """An image (H, W, 3) with a title; its limits stay the image's, whatever is drawn on it later."""
+    height, width = image.shape[:2]
+    ax.imshow(image)
+    ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    ax.set_title(title, fontsize=8)
+    return ax
+
+
+def contact_sheet(crops: np.ndarray, joints: np.ndarray, visibility: np.ndarray, titles=None, columns: int = 6,
+                  occlusion_labels: bool = True, truth: np.ndarray | None = None) -> Figure:
+    """People (N, S, S, 3) with joints (N, 16, 2) crop px; `truth` (N, 16, 2) crop px is drawn in white under them."""
+    crops, joints, visibility = (np.asarray(part) for part in (crops, joints, visibility))
+    titles = [""] * len(crops) if titles is None else titles
+    figure, axes = panels(len(crops), columns, 11 / columns, 0.2)
+    for row, ax in enumerate(axes):
+        crop(ax, crops[row], titles[row])
+        if truth is not None:
+            bones(ax, truth[row])
+        pose(ax, joints[row], visibility[row], size=22 / columns)
+    pose_legend(figure, occlusion_labels)
+    return figure
+
+
+def bones(ax: Axes, joints: np.ndarray) -> None:
+    """Limbs (16, 2) as plain white lines with a dark edge: the truth under a prediction."""
+    for colour, width in (("black", 3.5), ("white", 2.0)):
+        for child, parent in MPII.limbs:
+            ax.plot(*joints[[child, parent]].T, color=colour, linewidth=width, solid_capstyle="round")
+
+
+def window(people: People, row: int, frames: dict[str, Frame]) -> Figure:
+    """Person `row`: the whole image with every frame's window, then what each frame cuts out, joints by its matrix."""
+    image, figure = people.images[row], Picture(3.4 * (len(frames) + 1), 3.7)
+    first, *others = figure.subplots(1, len(frames) + 1)
+    first.imshow(image)
+    first.set_title(f"image, {image.shape[1]} × {image.shape[0]} px", fontsize=9)
+    first.plot(*people.center[row], "+", color="white", markersize=12, markeredgewidth=2)
+    for ax, (name, frame), colour in zip(others, frames.items(), (YELLOW, SKY, PURPLE)):
+        size = frame.image_size
+        corners = frame.to_image(np.array([(0, 0), (size, 0), (size, size), (0, size), (0, 0)]) - 0.5)
+        first.plot(*corners.T, color="black", linewidth=4)
+        first.plot(*corners.T, color=colour, linewidth=2.2)
+        crop(ax, frame.cut(image), f"{name}: body {frame.body_in_crop:.0f} px of {size}")
+        visibility = people.visibility[row]
+        joints, visibility = frame.to_crop(people.joints[row]), visibility
+        if frame.mirrored:
+            joints, visibility = joints[MPII.mirror], visibility[MPII.mirror]
+        pose(ax, joints, visibility, size=5)
+        ax.spines[:].set(color=colour, linewidth=3)
+    for ax in (first, *others):
+        ax.set(xlabel="x, px", ylabel="y, px")
+        ax.set_xticks([0, round(ax.get_xlim()[1])])
+    return figure
+
+
+def shares(counts: dict[str, np.ndarray], total: int) -> Figure:
+    """Stacked bars, one a joint: counts kind -> (16,) of `total` people, in percent."""
+    figure = Picture(8, 4.2)
+    ax, left = figure.subplots(), np.zeros(len(MPII.names))
+    for kind, count in counts.items():
+        ax.barh(MPII.names, 100 * count / total, left=left, color=KINDS[kind], label=kind, edgecolor="white")
+        left = left + 100 * count / total
+    ax.set(xlabel=f"share of {total} people, %", xlim=(0, 100))
+    ax.invert_yaxis()
+    ax.tick_params(labelsize=8)
+    figure.legend(loc="outside upper center", ncols=len(counts), fontsize=8, frameon=False)
+    return figure
+
+
+def histograms(quantities: dict[str, dict[str, np.ndarray] | np.ndarray], bins=40, share: bool = False) -> Figure:
+    """One panel for each x label: an array, or several named ones (step lines). NaN is left out; share: in percent."""
+    figure = Picture(4.6 * len(quantities), 2.9)
+    for ax, (label, groups) in zip(np.atleast_1d(figure.subplots(1, len(quantities))), quantities.items()):
+        groups = groups if isinstance(groups, dict) else {"": groups}
+        groups = {name: np.asarray(values)[np.isfinite(values)] for name, values in groups.items()}
+        edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins)
+        for (name, values), colour, dash in zip(groups.items(), (GREEN, PURPLE, BLACK, BLUE), ("-", "--", ":", "-.")):
+            weights = np.full(len(values), 100 / max(len(values), 1)) if share else None
+            ax.hist(values, edges, weights=weights, histtype="stepfilled", color=colour, alpha=0.25)
+            ax.hist(values, edges, weights=weights, histtype="step", color=colour, linestyle=dash, linewidth=1.6,
+                    label=f"{name} ({len(values)})")
+        ax.set(xlabel=label, ylabel="share, %" if share else "count")
+        if len(groups) > 1:
+            ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def scatter_poses(joints: np.ndarray, mean: np.ndarray, image_size: int) -> Figure:
+    """Everybody's joints (N, 16, 2) crop px as a cloud a joint, the mean pose (16, 2) on them."""
+    figure = Picture(4.6, 4.8)
+    ax = figure.subplots()
+    for joint in range(len(MPII.names)):
+        ax.plot(*joints[:, joint].T, ",", color=side_style(joint)[0], alpha=0.35)
+    there = np.where(np.isfinite(mean).all(-1), VISIBLE, ABSENT)
+    pose(ax, mean, there, size=7)
+    ax.set(xlim=(-0.5, image_size - 0.5), ylim=(image_size - 0.5, -0.5), aspect="equal", xlabel="x, crop px",
+           ylabel="y, crop px")
+    return figure
+
+
+def overlay(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str = "", top: float = 1.0) -> Axes:
+    """A map (h, w) on its crop (S, S, 3): grey where the map is 0, the brighter the nearer to `top`."""
+    size, stride = image.shape[0], image.shape[0] / heat.shape[0]
+    crop(ax, np.repeat(image.mean(-1, keepdims=True).astype(np.uint8), 3, axis=-1), title)
+    level = np.clip(heat / top, 0, 1)
+    painted = cm.ScalarMappable(colors.Normalize(0, 1), HEAT).to_rgba(level, alpha=0.85 * np.sqrt(level))
+    extent = (-0.5, heat.shape[1] * stride - 0.5, heat.shape[0] * stride - 0.5, -0.5)
+    ax.imshow(painted, extent=extent, interpolation="nearest")
+    ax.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
+    return ax
+
+
+def overlays(crops: np.ndarray, maps: np.ndarray, joints: np.ndarray, visibility: np.ndarray,
+             titles: list[str]) -> Figure:
+    """Crops (N, S, S, 3) with the highest of their 16 maps (N, 16, h, w) and joints (N, 16, 2) crop px on them."""
+    figure, axes = panels(len(crops), len(crops), 11 / len(crops), 0.3)
+    for ax, image, heat, points, states, title in zip(axes, crops, maps, joints, visibility, titles):
+        overlay(ax, image, heat.max(0), title)
+        pose(ax, points, states, size=3, limbs=False)
+    pose_legend(figure)
+    return figure
+
+
+def joint_maps(image: np.ndarray, rows: dict[str, np.ndarray], shown: list[int], joints: np.ndarray,
+               visibility: np.ndarray, top: float = 1.0) -> Figure:
+    """One person, one column for each joint `shown`: the rows' maps (16, h, w) on the crop, the peak's value above.
+
+    The true place (joints (16, 2) crop px) is ringed: solid if visible, dashed if occluded, no ring without a label.
+    """
+    figure, axes = panels(len(rows) * len(shown), len(shown), 11 / max(len(shown), 5), 0.35)
+    for number, ax in enumerate(axes):
+        (name, maps), joint = list(rows.items())[number // len(shown)], shown[number % len(shown)]
+        head = f"{MPII.names[joint]}\n{STATES[int(visibility[joint])]}\n" if number < len(shown) else ""
+        overlay(ax, image, maps[joint], f"{head}peak {maps[joint].max():.2f}", top)
+        ring(ax, joints[joint], visibility[joint], image.shape[0])
+        if number % len(shown) == 0:
+            ax.set_ylabel(name, fontsize=9)
+    bar = figure.colorbar(cm.ScalarMappable(colors.Normalize(0, top), HEAT), ax=list(axes), fraction=0.015, pad=0.01)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def ring(ax: Axes, point: np.ndarray, state: int, size: int) -> None:
+    """A circle around a joint, solid if visible, dashed if occluded; nothing if there is no label."""
+    if state != ABSENT:
+        ax.add_patch(patches.Circle(point, 0.07 * size, fill=False, edgecolor=SKY, linewidth=1.5,
+                                    linestyle="solid" if state == VISIBLE else (0, (2, 1.5))))
+
+
+def stack(channels: np.ndarray) -> Figure:
+    """The regressor's input (19, S, S): 16 maps on one grey scale from 0 to 1, then R, G, B each on its own."""
+    names = [*MPII.names, "red", "green", "blue"]
+    figure, axes = panels(len(names), 7, 11 / 7, 0.2)
+    for ax, name, channel in zip(axes, names, channels):
+        limits = (0, 1) if name in MPII.names else (channel.min(), channel.max())
+        ax.imshow(channel, cmap="gray", vmin=limits[0], vmax=limits[1])
+        ax.set_title(f"{name} {channel.min():.1f} … {channel.max():.1f}", fontsize=7)
+    return figure
+
+
+class Curves:
+    """Learning curves that grow while a stage trains: `figure` is displayed once, `add(record)` redraws and returns it.
+
+    reference: name -> loss, drawn as dotted lines: what an answer that ignores the image would cost.
+    """
+
+    def __init__(self, histories: dict[str, list[dict]] | None = None, reference: dict[str, float] | None = None):
+        self.histories, self.reference = dict(histories or {}), reference or {}
+        self.figure = Picture(9.5, 3.1)
+        self.draw()
+
+    def add(self, record: dict) -> Figure:
+        """One epoch more, of the stage that the record names."""
+        self.histories.setdefault(record["stage"], []).append(record)
+        return self.draw()
+
+    def draw(self) -> Figure:
+        """Both panels anew: the loss on a logarithmic scale, and every PCK column of the records."""
+        self.figure.clear()
+        left, right = self.figure.subplots(1, 2)
+        done = 0
+        for stage, records in self.histories.items():
+            epochs = done + np.arange(1, len(records) + 1)
+            left.semilogy(epochs, [record["loss"] for record in records], "o-", color=BLUE, markersize=3)
+            left.text(done + 0.6, 1.02, f"{stage}\n{LOSSES[stage]}", transform=left.get_xaxis_transform(), fontsize=8)
+            scores(right, epochs, records, labelled=done == 0)
+            done += len(records)
+            for ax in (left, right):
+                ax.axvline(done + 0.5, color="lightgrey", linewidth=1)
+        for name, value in self.reference.items():
+            left.axhline(value, color=VERMILION, linestyle=":", label=name)
+        left.set(xlabel="epoch", ylabel="training loss, Σ over px / 16", xlim=(0.5, max(done, 1) + 0.5))
+        right.set(xlabel="epoch", ylabel="held-out people, %", ylim=(0, 100), xlim=(0.5, max(done, 1) + 0.5))
+        for ax in (left, right):
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(fontsize=8, frameon=False)
+        return self.figure
+
+
+def scores(ax: Axes, epochs: np.ndarray, records: list[dict], labelled: bool) -> None:
+    """The PCK columns of epoch records as lines: all, visible, occluded."""
+    for name in [name for name in records[0] if name.startswith("PCK")] if records else []:
+        kind = name.partition(" ")[2]
+        dash = {"visible": "--", "occluded": ":"}.get(kind, "-")
+        ax.plot(epochs, [record[name] for record in records], "o", linestyle=dash, color=KINDS.get(kind, BLACK),
+                markersize=3, label=name if labelled else None)
+
+
+def visible_against_occluded(scores: dict[str, dict]) -> Figure:
+    """Bars of Score dicts by row name: visible joints beside occluded ones; a sentence where the truth cannot say."""
+    figure = Picture(8, 0.7 + 0.55 * len(scores))
+    ax, names = figure.subplots(), list(scores)
+    metric = scores[names[0]]["metric"]
+    if any(scores[name]["occluded"] is None for name in names):
+        ax.text(0.5, 0.5, "not measurable here:\nthis data set does not say which joints are occluded", ha="center",
+                va="center")
+        ax.set(xticks=[], yticks=[])
+        return figure
+    for shift, kind in ((-0.2, "visible"), (0.2, "occluded")):
+        values = [scores[name][kind] for name in names]
+        bars = ax.barh(np.arange(len(names)) + shift, values, 0.38, color=KINDS[kind], label=f"{kind} joints",
+                       hatch="" if kind == "visible" else "///", edgecolor="white")
+        ax.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+    ax.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 108), xlabel=f"{metric}, %")
+    ax.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def peaks(maps: torch.Tensor, batch: dict, map_stride: int, radius: float = 10.0) -> dict[str, np.ndarray]:
+    """What Fig. 2 compares: the highest value of a joint's map (B, 16, h, w) within a disc, by what lies there.
+
+    visible, occluded: the disc lies around the joint. background: it lies where another person of the batch has that
+    joint, at least two radii away from this person's own. radius: px at a body of 200 px. Returns kind -> (n,) values.
+    """
+    maps, points = maps.float().cpu(), heatmaps.to_map(batch["joints"], map_stride)
+    reach, labelled = radius * batch["body"] / BODY / map_stride, batch["visibility"] != ABSENT
+    elsewhere, both = points.roll(1, dims=0), labelled & labelled.roll(1, dims=0)
+    both &= (points - elsewhere).norm(dim=-1) >= 2 * reach[:, None]
+    kinds = {"visible": (points, batch["visibility"] == VISIBLE), "occluded": (points, batch["visibility"] == OCCLUDED),
+             "background": (elsewhere, both)}
+    found = {}
+    for kind, (places, counts) in kinds.items():
+        inside = heatmaps.discs(places, counts, maps.shape[-1], reach.clamp_min(0.75)) > 0  # never between two cells
+        found[kind] = torch.where(inside, maps, -torch.inf).amax((-2, -1))[counts].numpy()
+    return found

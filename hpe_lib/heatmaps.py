@@ -1,0 +1,123 @@
+"""Both kinds of target, drawn for a whole batch on its device, and the way back from maps to points.
+
+Legend: B people, J joints, H = W = `size` map cells. Points are (x, y) in map px, (0, 0) the centre of the first cell.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from hpe_lib.geometry import rescale
+from hpe_lib.skeleton import MPII
+
+
+def discs(points: torch.Tensor, present: torch.Tensor, size: int, radius: torch.Tensor) -> torch.Tensor:
+    """Part labels of the detector: 1 within `radius` of the joint, else 0 (§3, "Part detection subnetwork").
+
+    points (B, J, 2) map px; present (B, J) bool, an absent joint gets an empty map; radius (B,) map px.
+    Returns (B, J, size, size) float32. No disc is smaller than 0.71 cells, or a part could fall between the cells.
+    """
+    inside = _squared_distance(points, size) <= radius.clamp_min(0.71)[:, None, None, None] ** 2
+    return (inside & present[..., None, None]).float()
+
+
+def gaussians(points: torch.Tensor, present: torch.Tensor, size: int, sigma: torch.Tensor) -> torch.Tensor:
+    """Confidence maps of the regressor: exp(-d² / 2 sigma²), 1 exactly at the joint (§3, "Regression subnetwork").
+
+    points (B, J, 2) map px; present (B, J) bool, an absent joint gets an empty map; sigma (B,) map px.
+    Returns (B, J, size, size) float32. A Gaussian is separable: two rows of exponentials, one outer product.
+    """
+    across, down = (torch.exp(-d / (2 * sigma[:, None, None] ** 2)) for d in _squared_offsets(points, size))
+    return torch.einsum("bjh,bjw,bj->bjhw", down, across, present.float())
+
+
+def _squared_offsets(points, size):
+    """((B, J, W), (B, J, H)) squared distances along x and along y; NaN points are moved far away."""
+    cells = torch.arange(size, device=points.device, dtype=torch.float32)
+    offsets = cells - torch.nan_to_num(points, nan=1e6)[..., None]
+    return offsets.square().unbind(dim=2)
+
+
+def _squared_distance(points, size):
+    across, down = _squared_offsets(points, size)
+    return down[..., :, None] + across[..., None, :]
+
+
+def to_map(points, stride: float):
+    """Crop px -> map px of a map whose cells are `stride` crop px wide."""
+    return rescale(points, 1 / stride)
+
+
+def from_map(points, stride: float):
+    """Map px -> crop px."""
+    return rescale(points, stride)
+
+
+def decode(maps: torch.Tensor, decoder: str = "parabola") -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each map points (F13): ((B, J, 2) map px, (B, J) the map's peak value).
+
+    decoder: "argmax", the cell of the peak (the authors' demo); "quarter", a quarter cell towards the higher
+    neighbour ([19]); "parabola", the vertex of a parabola through the peak and its neighbours, taken on logarithms
+    where the map is positive, so exact for a Gaussian; "centroid", the mean cell of what exceeds half the peak:
+    for discs, whose saturated sigmoids tie. ValueError on another name.
+    """
+    if decoder not in DECODERS:
+        raise ValueError(f"decoder {decoder!r}: expected one of {', '.join(DECODERS)}")
+    width = maps.shape[-1]
+    confidence, flat = maps.flatten(2).max(dim=-1)
+    peaks = torch.stack([flat % width, flat.div(width, rounding_mode="floor")], dim=-1)
+    return DECODERS[decoder](maps, peaks), confidence
+
+
+def _argmax(maps, peaks):
+    return peaks.float()
+
+
+def _neighbours(maps, cells):
+    """(B, J, 2, 3) values before, at and after a cell along x and along y; at the border the inner one stands for both."""
+    padded = F.pad(maps, (1, 1, 1, 1), mode="reflect").flatten(2)
+    width = maps.shape[-1] + 2
+    middle = (cells[..., 1] + 1) * width + cells[..., 0] + 1
+    steps = torch.tensor([[-1, 0, 1], [-width, 0, width]], device=maps.device)
+    return padded.gather(2, (middle[..., None, None] + steps).flatten(2)).unflatten(2, (2, 3))
+
+
+def _quarter(maps, peaks):
+    before, _, after = _neighbours(maps, peaks).unbind(-1)
+    return peaks + 0.25 * torch.sign(after - before)
+
+
+def _parabola(maps, peaks):
+    middle = peaks.clamp(1, maps.shape[-1] - 2)  # of a peak on the border, the three cells nearest to it
+    values = _neighbours(maps, middle)
+    logs = values.clamp_min(1e-10).log()
+    before, at, after = torch.where((values > 0).all(-1, keepdim=True), logs, values).unbind(-1)
+    bend = 2 * at - before - after
+    vertex = torch.where(bend > 1e-12, middle + (after - before) / (2 * bend.clamp_min(1e-12)), peaks)
+    return vertex.clamp(peaks - 0.5, peaks + 0.5)
+
+
+def _centroid(maps, peaks):
+    top = maps.flatten(2).amax(-1)[..., None, None]
+    weights = torch.where(maps >= 0.5 * top, maps.clamp_min(0), 0)
+    total = weights.sum((-2, -1)).clamp_min(1e-12)
+    cells = torch.arange(maps.shape[-1], device=maps.device, dtype=maps.dtype)
+    x, y = (weights.sum(-2) * cells).sum(-1) / total, (weights.sum(-1) * cells).sum(-1) / total
+    return torch.where(top[..., 0] > 0, torch.stack([x, y], dim=-1), peaks.float())
+
+
+DECODERS = {"argmax": _argmax, "quarter": _quarter, "parabola": _parabola, "centroid": _centroid}
+
+
+def mirror(maps: torch.Tensor) -> torch.Tensor:
+    """Maps (B, J, H, W) of the mirrored image, said of the image itself: x reversed, left and right exchanged.
+
+    Its own inverse. No shift: with pixel centres at integers, W - 1 - x is exact.
+    """
+    return maps.flip(-1)[:, MPII.mirror]
+
+
+def foreground(size: int, radius: float) -> float:
+    """Share of a map that a disc covers, for the detector's first bias (a map of size² cells, radius in map px)."""
+    return math.pi * radius**2 / size**2

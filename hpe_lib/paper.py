@@ -1,0 +1,84 @@
+"""What the paper says: the numbers that several notebooks need, and how we read it where it is silent."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # the folder that holds notebooks/
+N_JOINTS = 16  # N of eq. 1 and 2, also where fewer joints are annotated (F3)
+BODY = 200.0  # px: the body size in which §3 gives the disc's radius (10 px) and we read the Gaussian's sigma (5 px)
+
+# Where the paper is silent, contradicts itself or cannot be taken literally. The notebooks show the rows they meet.
+READING = [
+    {"id": "F1", "topic": "frames",
+     "paper": "Crops centred on the person; 256×256 px (Res). Disc radius 10 px for an upright body of 200 px; "
+              "Gaussian σ 5 px, for no body size named.",
+     "we_do": "A frame is centre, side and crop size, and says how tall the upright body is in the crop: radius = "
+              "body / 20, σ = body / 40. LSPET: centre of the annotated joints' box, side 187.5 px, body 150 px. "
+              "Synthetic: known from the drawing.",
+     "why": "Only relative to the body does one number fit every crop size and every data set.",
+     "cost": "A centre made from the joints is a hint from the truth, as objpos is on MPII: said beside the scores."},
+    {"id": "F2", "topic": "visible only",
+     "paper": "The detector is trained with visible parts only.",
+     "we_do": "Visible: a disc. Occluded: an empty map that counts in the loss. The other reading, leaving occluded "
+              "joints out of the loss, is occluded = \"ignored\".",
+     "why": "Fig. 2 wants low confidence at occluded parts; something has to teach it.",
+     "cost": "Without occlusion labels (LSPET) every annotated joint counts as visible."},
+    {"id": "F3", "topic": "losses",
+     "paper": "Eq. 1 lacks its minus sign; §3 once says softmax, eq. 1 is a sigmoid's; sums over pixels.",
+     "we_do": "Cross-entropy on sigmoids and squared error, summed over pixels, divided by 16 always, averaged over "
+              "the batch. Joints not annotated or outside the crop are out of both.",
+     "why": "The printed learning rates mean something only with the printed sums; parts overlap, so no softmax.",
+     "cost": "Losses grow with the map's area: compare them only at equal map size."},
+    {"id": "F4", "topic": "detector",
+     "paper": "Table 3: 38 modules in B4; B5 without its stride; B7 4×4/4 to match the input's resolution.",
+     "we_do": "ResNet's own 36 modules; B5 at stride 1, not dilated; B7 as printed brings stride 16 to 4, a fixed "
+              "bilinear enlargement the rest. The slim trunk has the same blocks, made for small crops and a CPU.",
+     "why": "38 modules could not load ResNet-152's weights; 16 / 4 is not 1.",
+     "cost": "The slim trunk starts from random weights, 0.7 M of them instead of 58 M."},
+    {"id": "F5", "topic": "zero initialisation",
+     "paper": "Added layers, and all of the regressor but its bilinear deconvolutions, start at zero.",
+     "we_do": "Score layers and the last convolution of each residual branch are zero; deconvolutions whose kernel is "
+              "their stride start as nearest-neighbour enlargement; the rest He.",
+     "why": "A chain of zero layers passes no gradient to any weight; a bilinear kernel must exceed its stride.",
+     "cost": "None to see: the network still begins by claiming nothing anywhere."},
+    {"id": "F6", "topic": "regressor",
+     "paper": "Table 4: one hourglass, slightly modified; the layer back to the input's resolution is not printed.",
+     "we_do": "Stem at stride 4, then levels of pooling and residual modules, learned 2×2/2 deconvolutions up, 1×1 "
+              "convolution, 1×1 score. Width, levels, modules and stem are parameters.",
+     "why": "Table 4's numbers with what [19] prints around them; smaller numbers for a CPU.",
+     "cost": "A small one has a small share of the printed one's 10.2 M weights; notebook 04 counts them."},
+    {"id": "F8", "topic": "the stack",
+     "paper": "Heatmaps stacked with the image in one place, with image or CNN features in another.",
+     "we_do": "16 sigmoid maps + red, green, blue = 19 channels at the input's resolution; gradients flow through "
+              "them in the joint stage.",
+     "why": "Fig. 1 shows the image; the authors' released regressor takes 19 channels.",
+     "cost": "-"},
+    {"id": "F9", "topic": "recipe",
+     "paper": "Detector about 50 epochs, 1e-3 to 2.5e-5, RMSprop; regressor 40, 1e-4 then 2.5e-5, detector frozen; "
+              "joint 50; batch 8.",
+     "we_do": "Optimizer, rates, schedule and epochs are parameters, and the defaults (AdamW, cosine, a few epochs) "
+              "are for two CPU cores. Frozen includes batch-norm statistics.",
+     "why": "The printed recipe fine-tunes ImageNet weights for days; from random weights a minute has to count.",
+     "cost": "Our scores are not the paper's: other data, size and budget."},
+    {"id": "F11", "topic": "joint stage",
+     "paper": "Then both networks are trained jointly.",
+     "we_do": "Eq. 1 + eq. 2, weight 1 each.",
+     "why": "No weight is named.",
+     "cost": "The larger sum leads: eq. 1 counts whole discs, eq. 2 small differences."},
+    {"id": "F12", "topic": "augmentation",
+     "paper": "Flip; scale 0.7 to 1.3; rotation ±40°; random for Res, steps for VGG.",
+     "we_do": "As printed for Res, uniform, flip half of the time; scale is the person's size in the crop.",
+     "why": "-",
+     "cost": "Joints that leave the crop leave the loss."},
+    {"id": "F13", "topic": "test time",
+     "paper": "Not said. The authors' demo averages with the flipped image and takes the highest cell.",
+     "we_do": "Flipped image on; decoder a parameter. The detector is read from its logits and from its disc's "
+              "centroid, both reported.",
+     "why": "A sigmoid saturates: many cells tie near 1 and the highest one is px away from the middle.",
+     "cost": "The flip test doubles the time; notebook 05 measures what both choices buy."},
+    {"id": "F14", "topic": "metrics",
+     "paper": "PCKh on MPII, PCK on LSP.",
+     "we_do": "A joint is right within 0.5 head size (PCKh@0.5) or 0.2 torso (PCK@0.2, left shoulder to right hip); "
+              "pooled over 14 joints; 95 % interval from resampled people.",
+     "why": "The official evaluator's rule; other conventions stand beside it, never instead.",
+     "cost": "People without an annotated normaliser are left out, and counted aloud."},
+]

@@ -1,0 +1,101 @@
+"""The regression network (§3.2, Fig. 6, Table 4): heatmaps stacked with the image in, one confidence map a joint out.
+
+An hourglass [19] whose way up is learned: deconvolutions D5 instead of nearest-neighbour enlargement.
+"""
+
+import torch
+from torch import nn
+
+from hpe_lib.detector import nearest_deconvolution, zero_score
+from hpe_lib.skeleton import MPII
+
+J = len(MPII.names)
+
+
+class Bottleneck(nn.Module):
+    """Pre-activation bottleneck module [36]: 1×1, 3×3, 1×1, each after its norm and ReLU; identity beside it.
+
+    The branch's last convolution starts at zero, so the module starts as its skip (F5).
+    """
+
+    def __init__(self, before: int, after: int):
+        super().__init__()
+        middle = after // 2
+        self.branch = nn.Sequential(
+            nn.BatchNorm2d(before), nn.ReLU(), nn.Conv2d(before, middle, 1, bias=False),
+            nn.BatchNorm2d(middle), nn.ReLU(inplace=True), nn.Conv2d(middle, middle, 3, padding=1, bias=False),
+            nn.BatchNorm2d(middle), nn.ReLU(inplace=True), nn.Conv2d(middle, after, 1))
+        self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.skip(features) + self.branch(features)
+
+
+def modules(before: int, after: int, count: int) -> nn.Sequential:
+    """`count` bottleneck modules in a row."""
+    return nn.Sequential(Bottleneck(before, after), *(Bottleneck(after, after) for _ in range(count - 1)))
+
+
+class Hourglass(nn.Module):
+    """The stack (B, 19, S, S) -> confidence maps (B, 16, S / map_stride, S / map_stride). Table 4 by its blocks.
+
+    channels: width (256 in the paper).  levels: halvings below stride 4 (4).  bottlenecks: modules in a row (3).
+    stem: "conv7", D1 as printed (7×7/2 then pooling), or "patch", one 4×4/4 convolution, made for a CPU.
+    ValueError if 4 is no multiple of map_stride.
+    """
+
+    def __init__(self, channels: int = 256, levels: int = 4, bottlenecks: int = 3, map_stride: int = 1, stem: str = "conv7"):
+        super().__init__()
+        if 4 % map_stride:
+            raise ValueError(f"map_stride {map_stride}: expected 1, 2 or 4")
+        width = 64 if stem == "conv7" else channels
+        row = (channels, channels, bottlenecks)
+        self.D1 = conv7_stem(J + 3, width) if stem == "conv7" else patch_stem(J + 3, width)
+        self.D2 = modules(width, channels, bottlenecks)
+        self.D3 = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), *modules(*row)) for _ in range(levels))  # way down
+        self.D4 = nn.ModuleList(modules(*row) for _ in range(levels))  # skips
+        self.bottom = modules(*row)
+        self.D5 = nn.ModuleList(nn.ConvTranspose2d(channels, channels, 2, stride=2) for _ in range(levels))  # way up
+        self.merged = nn.ModuleList(modules(*row) for _ in range(levels))
+        self.D6 = nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.BatchNorm2d(2 * channels),
+                                nn.ReLU(inplace=True))
+        self.D7 = nn.Conv2d(2 * channels, J, 1)
+        up = 4 // map_stride
+        self.to_input = nn.Identity() if up == 1 else nn.ConvTranspose2d(J, J, up, stride=up)
+        initialise(self)
+
+    def forward(self, stack: torch.Tensor) -> torch.Tensor:
+        features = self.pyramid(self.D2(self.D1(stack)), level=0)
+        return self.to_input(self.D7(self.D6(features)))
+
+    def pyramid(self, features: torch.Tensor, level: int) -> torch.Tensor:
+        """One level: a skip beside what the levels below make of the halved features."""
+        if level == len(self.D3):
+            return self.bottom(features)
+        below = self.pyramid(self.D3[level](features), level + 1)
+        return self.merged[level](self.D4[level](features) + self.D5[level](below))
+
+
+def conv7_stem(before: int, after: int) -> nn.Sequential:
+    """D1 of Table 4: 7×7/2 convolution, then 2×2/2 pooling."""
+    return nn.Sequential(nn.Conv2d(before, after, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(after),
+                         nn.ReLU(inplace=True), nn.MaxPool2d(2))
+
+
+def patch_stem(before: int, after: int) -> nn.Sequential:
+    """D1 for a CPU: one 4×4/4 convolution, a twentieth of the printed stem's work."""
+    return nn.Sequential(nn.Conv2d(before, after, 4, stride=4, bias=False), nn.BatchNorm2d(after),
+                         nn.ReLU(inplace=True))
+
+
+def initialise(net: nn.Module) -> None:
+    """F5: the paper's zeros where they let a gradient pass. He, then zero residual branches and score, then D5."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        if isinstance(layer, nn.ConvTranspose2d):
+            nearest_deconvolution(layer)
+    for layer in net.modules():
+        if isinstance(layer, Bottleneck):
+            zero_score(layer.branch[-1])
+    zero_score(net.D7)

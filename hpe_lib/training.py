@@ -1,0 +1,268 @@
+"""The one `fit` and the three stages it serves: detector, then regressor on a frozen detector, then both (§3)."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hpe_lib import artifacts, cascade, datasets, heatmaps, losses
+from hpe_lib.artifacts import BadInput
+from hpe_lib.cascade import STAGES, Cascade, Maps
+from hpe_lib.paper import BODY
+from hpe_lib.skeleton import ABSENT, VISIBLE
+
+UPSTREAM = {"detector": (), "regressor": ("detector",), "joint": ("regressor",)}
+NETWORK = ("trunk", "map_stride", "prior", "channels", "levels", "bottlenecks", "stem")
+NO_MATTER = ("workers", "decoder", "flip_test")  # parameters that leave the weights as they are
+EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
+
+
+class Targets:
+    """What the two networks learn from a batch, drawn on the batch's device (notebook 02 shows it).
+
+    radius, sigma: px at a body of 200 px (F1).  occluded: what an occluded joint is to the detector (F2), "empty":
+    an empty map that counts, or "ignored".  map_stride: crop px per map cell.
+    """
+
+    def __init__(self, map_stride: int, radius: float = 10.0, sigma: float = 5.0, occluded: str = "empty"):
+        if occluded not in ("empty", "ignored"):
+            raise BadInput("occluded", repr(occluded), "empty or ignored")
+        self.map_stride, self.radius, self.sigma, self.occluded = map_stride, radius, sigma, occluded
+
+    def _geometry(self, batch):
+        points = heatmaps.to_map(batch["joints"], self.map_stride)
+        return points, batch["image"].shape[1] // self.map_stride, batch["body"] / BODY / self.map_stride
+
+    def detector(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """(discs (B, 16, h, w), counts (B, 16) bool): visible parts only."""
+        points, size, unit = self._geometry(batch)
+        visible = batch["visibility"] == VISIBLE
+        counts = visible if self.occluded == "ignored" else batch["visibility"] != ABSENT
+        return heatmaps.discs(points, visible, size, self.radius * unit), counts
+
+    def regressor(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """(Gaussians (B, 16, h, w), counts (B, 16) bool): all parts, be they visible or not."""
+        points, size, unit = self._geometry(batch)
+        present = batch["visibility"] != ABSENT
+        return heatmaps.gaussians(points, present, size, self.sigma * unit), present
+
+
+def detector_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
+    """Eq. 1 on the detector's logits."""
+    labels, counts = targets.detector(batch)
+    return losses.average(losses.detection_losses(maps.detector, labels), counts)
+
+
+def regressor_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
+    """Eq. 2 on the regressor's maps."""
+    confidence, counts = targets.regressor(batch)
+    return losses.average(losses.regression_losses(maps.regressor, confidence), counts)
+
+
+def joint_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
+    """Eq. 1 + eq. 2, weight 1 each (F11)."""
+    return detector_loss(maps, batch, targets) + regressor_loss(maps, batch, targets)
+
+
+OBJECTIVES = {"detector": detector_loss, "regressor": regressor_loss, "joint": joint_loss}
+
+
+def fit(model: Cascade, objective: Callable[[Maps, dict], torch.Tensor], loader: DataLoader, optimizer, scheduler,
+        epochs: int, accelerator: Accelerator, scorer: Callable[[Cascade], dict] | None = None) -> Iterator[dict]:
+    """Train, and yield one record an epoch: epoch, loss, lr, seconds, images_per_second, peak and the scorer's numbers.
+
+    The model is trained in place; `break` stops early. peak is the mean maximum of the trained maps at annotated joints
+    over the epoch's last batch: near 0 the maps have collapsed to empty, and the record carries a `warning`.
+    FloatingPointError as soon as a loss is not finite.
+    """
+    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    for epoch in range(1, epochs + 1):
+        start, total = time.perf_counter(), 0.0
+        loader.dataset.epoch = epoch  # new augmentations, the same for the same seed
+        model.train()
+        for batch in tqdm(loader, desc=f"epoch {epoch}/{epochs}", disable=None, leave=False):
+            with accelerator.autocast():
+                maps = model(batch["image"])
+                loss = objective(maps, batch)
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+            total += finite(loss.item(), epoch)
+        seconds = time.perf_counter() - start
+        record = {"epoch": epoch, "epochs": epochs, "loss": total / len(loader), "lr": scheduler.get_last_lr()[0],
+                  "seconds": seconds, "images_per_second": len(loader) * len(batch["image"]) / seconds,
+                  "peak": peak(maps, batch)}
+        if record["peak"] < EMPTY_PEAK:
+            record["warning"] = f"maps are nearly empty: mean peak {record['peak']:.3f} after {epoch} epochs"
+        yield record | (scorer(accelerator.unwrap_model(model)) if scorer else {})
+
+
+def finite(loss: float, epoch: int) -> float:
+    """The loss itself. FloatingPointError if it is NaN or infinite: nothing after it would mean anything."""
+    if not np.isfinite(loss):
+        raise FloatingPointError(f"the loss became {loss} in epoch {epoch}: a smaller learning rate may help")
+    return loss
+
+
+def peak(maps: Maps, batch: dict) -> float:
+    """Mean over joints of the highest value of the last network's maps: visible joints for a detector, else all."""
+    if maps.regressor is None:
+        values, rows = torch.sigmoid(maps.detector), batch["visibility"] == VISIBLE
+    else:
+        values, rows = maps.regressor, batch["visibility"] != ABSENT
+    return values.detach().float().amax((-2, -1))[rows].mean().item() if rows.any() else 0.0
+
+
+def make_optimizer(name: str, parameters, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """"rmsprop" (§3.2; α 0.99 and ε 1e-8 are ours, F9), "sgd" with momentum 0.9 (F10) or "adamw"."""
+    makers = {"rmsprop": lambda: torch.optim.RMSprop(parameters, lr, alpha=0.99, weight_decay=weight_decay),
+              "sgd": lambda: torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=weight_decay),
+              "adamw": lambda: torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)}
+    if name not in makers:
+        raise BadInput("optimizer", repr(name), " or ".join(makers))
+    return makers[name]()
+
+
+def learning_rate(step: int, steps: int, schedule: str, last: float, warmup: float = 0.0) -> float:
+    """Factor on the first learning rate at `step` of `steps`, going from 1 to `last`.
+
+    schedule: "geometric" (the detector's "progressively decreasing"), "step" (the regressor's "1e-4 and then 2.5e-5",
+    halfway) or "cosine". warmup: share of the steps in which the rate first rises from 0.
+    """
+    done = step / max(steps, 1)
+    if done < warmup:
+        return (step + 1) / (warmup * steps)
+    done = (done - warmup) / (1 - warmup)
+    if schedule == "geometric":
+        return last ** done
+    if schedule == "step":
+        return 1.0 if done < 0.5 else last
+    if schedule == "cosine":
+        return last + (1 - last) * (1 + np.cos(np.pi * min(done, 1))) / 2
+    raise BadInput("schedule", repr(schedule), "geometric, step or cosine")
+
+
+def train(stage: str, out: str | Path, parameters: dict, scorer: Callable[[Cascade], dict] | None = None,
+          init_from: str | Path | None = None) -> Iterator[dict]:
+    """One stage of the cascade: "detector", "regressor" or "joint". Yields epoch records, then OUT holds its weights.
+
+    parameters: the tagged cell of the stage's notebook; what it does not say is inherited from the earlier stage's
+    manifest. An artifact made from the same parameters, people and upstream weights is reused: its recorded epochs are
+    yielded again. init_from: a folder of weights to begin from instead of the earlier stage's or nothing.
+    BadInput if the run has no people, targets or earlier stage yet.
+    """
+    out = Path(out)
+    recipe = Recipe(stage, out, parameters, init_from)
+    reasons = artifacts.differences(recipe.folder, recipe.wanted)
+    if not reasons:
+        print(f"{stage}: reused from {recipe.folder}: parameters, people and upstream weights match", flush=True)
+        yield from ({**record, "reused": True} for record in history(recipe.folder))
+        return
+    print(f"{stage}: trained {'' if reasons == ['absent'] else 'anew: ' + '; '.join(reasons)}".rstrip(), flush=True)
+    yield from recipe.train(scorer)
+
+
+class Recipe:
+    """Everything a stage is made from, resolved: parameters with what is inherited, people, targets, upstream weights."""
+
+    def __init__(self, stage: str, out: Path, parameters: dict, init_from=None):
+        self.stage, self.folder = stage, out / STAGES[stage]
+        self.data = datasets.opened(out)
+        self.upstream = [out / STAGES[earlier] for earlier in UPSTREAM[stage]]
+        self.parameters = {}
+        for folder in self.upstream:
+            self.parameters |= artifacts.manifest(folder)["settings"]
+        self.parameters |= read_targets(out) | parameters
+        self.start = Path(init_from) if init_from else (self.upstream[0] if self.upstream else None)
+        hashes = {folder.name: artifacts.manifest(folder)["weights_sha256"] for folder in self.upstream}
+        if init_from:
+            hashes["init_from"] = artifacts.manifest(cascade.stage_folder(init_from))["weights_sha256"]
+        unused = ("sigma",) if stage == "detector" else ()
+        self.wanted = {"kind": stage, "parameters": {name: value for name, value in self.parameters.items()
+                                                     if name not in (*NO_MATTER, *unused)},
+                       "data": {"train": self.data.manifest["fingerprints"]["train"],
+                                "image_size": self.data.image_size}, "upstream": hashes}
+
+    @property
+    def network(self) -> dict:
+        """The numbers that make this stage's cascade; image_size comes along for whoever loads the weights."""
+        names = NETWORK[:3] if self.stage == "detector" else NETWORK
+        return {name: self.parameters[name] for name in names} | {"image_size": self.data.image_size}
+
+    def model(self) -> Cascade:
+        """The network as this stage begins: seeded, earlier weights loaded, detector frozen for the regressor."""
+        torch.manual_seed(self.parameters["seed"])
+        model = Cascade(self.network, pretrained=self.parameters["pretrained"] and self.start is None)
+        if self.start is not None:
+            part = model if self.stage == "joint" else model.detector
+            artifacts.load_into(part, cascade.stage_folder(self.start), "" if part is model else "detector.")
+        return model.to(memory_format=torch.channels_last).freeze_detector(self.stage == "regressor")
+
+    def loader(self) -> DataLoader:
+        """Augmented training batches in an order that the seed decides."""
+        p = self.parameters
+        augmentation = datasets.Augmentation(p["rotation"], p["scale_low"], p["scale_high"], p["flip"])
+        people = datasets.PoseDataset(self.data.train, self.data.image_size, augmentation, p["seed"])
+        order = torch.Generator().manual_seed(p["seed"])
+        return DataLoader(people, p["batch_size"], shuffle=True, drop_last=len(people) > p["batch_size"],
+                          num_workers=p["workers"], generator=order)
+
+    def train(self, scorer) -> Iterator[dict]:
+        """Fit from the start; each record is on disk before it is yielded, the weights after the last."""
+        p, model, loader = self.parameters, self.model(), self.loader()
+        (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)
+        learning = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer = make_optimizer(p["optimizer"], learning, p["lr"], p["weight_decay"])
+        steps = p["epochs"] * len(loader)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(step, steps, p["schedule"], p["lr_end"] / p["lr"], p["warmup"]))
+        targets = Targets(p["map_stride"], p["radius"], p["sigma"], p["occluded"])
+        start, records = time.perf_counter(), []
+        for record in fit(model, lambda maps, batch: OBJECTIVES[self.stage](maps, batch, targets), loader, optimizer,
+                          scheduler, p["epochs"], Accelerator(mixed_precision=p["precision"]), scorer):
+            records.append({"stage": self.stage, **record})
+            self.append(records[-1], first=len(records) == 1)
+            yield records[-1]
+        artifacts.save(self.folder, model.state_dict(), {**self.wanted, "settings": p, "network": self.network,
+                       "seed": p["seed"], "steps": steps, "wall_seconds": time.perf_counter() - start}, records)
+
+    def append(self, record: dict, first: bool) -> None:
+        """One line more in history.jsonl, so that a closed browser or a killed run leaves what was measured."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / artifacts.HISTORY, "w" if first else "a") as lines:
+            lines.write(json.dumps(artifacts.plain(record)) + "\n")
+
+
+def history(folder: str | Path) -> list[dict]:
+    """The epoch records of a stage's folder, finished or still running; empty if there are none."""
+    path = Path(folder) / artifacts.HISTORY
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def write_targets(out: str | Path, **parameters) -> None:
+    """Fix how targets are drawn in this run (notebook 02's cell): radius, sigma, occluded. See `Targets`."""
+    Targets(1, **parameters)
+    artifacts.write_json(Path(out) / "targets" / "manifest.json", {"kind": "targets", "parameters": parameters})
+
+
+def read_targets(out: str | Path) -> dict:
+    """What `write_targets` fixed. BadInput if nothing is."""
+    path = Path(out) / "targets" / "manifest.json"
+    if not path.is_file():
+        raise BadInput(path, "no such file", "how targets are drawn in this run: notebook 02 decides it")
+    return artifacts.read_json(path)["parameters"]
+
+
+def line(record: dict) -> str:
+    """An epoch as one line of plain text."""
+    extra = [f"{name} {record[name]:.1f}" for name in record if name.startswith("PCK")]
+    text = (f"{record['stage']} epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.3f}  lr "
+            f"{record['lr']:.2g}  {record['images_per_second']:.0f} images/s  peak {record['peak']:.2f}")
+    return "  ".join([text, *extra, *([f"WARNING {record['warning']}"] if "warning" in record else [])])

@@ -1,0 +1,39 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_threads():
+    """Two threads: the tests' tensors are too small to gain from more, and they share the machine."""
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def test_data():
+    """The folder of real data (lspet/, lsp/, mpii/), which is not part of this repository."""
+    folder = os.environ.get("HPE_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("HPE_TEST_DATA is not set to a folder that holds lspet/joints.mat and lspet/images/")
+    return Path(folder).resolve()
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """notebook("03_train", parameters, *cells) writes a small notebook into a folder and returns the folder."""
+    import nbformat
+
+    def write(name, parameters, *cells):
+        made = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+                *map(nbformat.v4.new_code_cell, cells)]
+        folder = tmp_path / "notebooks"
+        (folder / "presets").mkdir(parents=True, exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=made), folder / f"{name}.ipynb")
+        return folder
+
+    return write

@@ -1,0 +1,126 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hpe_lib import artifacts, cli, datasets, presets, training
+from hpe_lib.artifacts import BadInput
+
+NUMBERS = {"dataset": "synthetic", "data_root": "", "train": "1-40", "val": "41-46", "image_size": 32, "data_seed": 0,
+           "only_present": False}
+
+
+def called(*arguments):
+    with pytest.raises(SystemExit) as error:
+        cli.main(list(arguments))
+    return error.value.code
+
+
+def test_help_does_not_wait_for_torch():
+    code = ("import sys, time; from hpe_lib import cli\ntry: cli.main(['--help'])\n"
+            "finally: print(time.process_time(), *sys.modules)")
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    seconds, *modules = told.splitlines()[-1].split()
+    assert all(name in told for name in ("reproduce", "train", "evaluate"))
+    assert not {"torch", "numpy", "papermill", "matplotlib", "pandas"} & set(modules)
+    assert float(seconds) < 0.5  # of the processor: tests may share the machine
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "hpe_lib", "nix"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "hpe: No such command 'nix'.\n")
+
+
+@pytest.mark.parametrize("line", [
+    "reproduce --preset nix", "reproduce --lr 3", "reproduce --fresh --only 03", "reproduce -p lr", "train detector",
+    "train pose --out x", "evaluate --weights nix --data synthetic", "evaluate --weights . --data coco",
+])
+def test_bad_command_lines_are_one_line_and_status_2(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert called(*line.split()) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith("hpe: ") and told.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """`hpe train` with the library's functions replaced by notes of how they were called."""
+    calls = []
+    resolved = {"01": {"dataset": "synthetic"}, "02": {"radius": 10.0}}
+    resolved |= {"03": {"lr": 1.0}, "04": {"lr": 2.0}, "05": {"lr": 3.0}}
+    record = {"stage": "x", "epoch": 1, "epochs": 1, "loss": 1.0, "lr": 1.0, "images_per_second": 9.0, "peak": 0.5}
+    monkeypatch.setattr(presets, "resolve", lambda preset, overrides: calls.append((preset, *overrides)) or resolved)
+    monkeypatch.setattr(datasets, "prepare", lambda out, **parameters: calls.append((str(out), parameters)))
+    monkeypatch.setattr(training, "write_targets", lambda out, **parameters: calls.append((str(out), parameters)))
+    monkeypatch.setattr(training, "train", lambda *a, **k: calls.append((a[0], str(a[1]), a[2], k)) or iter([record]))
+    return calls
+
+
+@pytest.mark.parametrize("stage, lr", [("detector", 1.0), ("regressor", 2.0), ("joint", 3.0)])
+def test_train_calls_what_the_notebooks_call(stages, capsys, stage, lr):
+    assert called("train", stage, "--preset", "smoke", "-p", "lr=1", "--out", "x") == 0
+    assert stages == [("smoke", "lr=1"), ("x", {"dataset": "synthetic"}), ("x", {"radius": 10.0}),
+                      (stage, "x", {"lr": lr}, {"init_from": None})]
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_loss_that_is_not_finite_is_one_line_and_status_1(stages, monkeypatch, capsys):
+    monkeypatch.setattr(training, "train", lambda *_, **__: training.finite(float("nan"), 3))
+    assert called("train", "detector", "--out", "x") == 1
+    assert capsys.readouterr().err.startswith("hpe: the loss became nan in epoch 3")
+
+
+@pytest.mark.parametrize("split, count, expected", [
+    ("train", None, "1-40"), ("val", 50, "41-46"), ("all", 50, "1-50"), ("test", 50, "47-50"),
+    ("test", None, "47-1046"),
+])
+def test_splits(split, count, expected):
+    assert cli.rows(split, NUMBERS, count) == expected
+
+
+@pytest.mark.parametrize("split, count", [("all", None), ("test", 46)])
+def test_splits_that_are_empty_or_have_no_end(split, count):
+    with pytest.raises(BadInput, match=f"--split {split}"):
+        cli.rows(split, NUMBERS, count)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A run folder whose detector was never trained."""
+    from hpe_lib.cascade import Cascade
+
+    run = tmp_path_factory.mktemp("runs") / "x"
+    network = {"trunk": "slim", "map_stride": 4, "image_size": 32}
+    artifacts.write_json(run / "data" / "manifest.json", {"parameters": NUMBERS})
+    artifacts.save(run / "detector", Cascade(network).state_dict(), {"network": network})
+    return run
+
+
+def test_evaluate_scores_the_runs_own_people(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert called("evaluate", "--weights", str(weights), "--data", "synthetic", "--json") == 0
+    score = json.loads(capsys.readouterr().out)
+    assert score["metric"] == "PCKh@0.5" and score["persons"] == 6
+    assert {"total", "total_macro", "head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "head_top",
+            "visible", "occluded", "at_0.1", "auc", "ci95", "persons", "joints", "left_out"} <= set(score)
+    assert called("evaluate", "--weights", str(weights / "detector"), "--data", "synthetic") == 0
+    told = capsys.readouterr().out
+    assert "PCKh@0.5 of 6 people" in told and f"{score['total']:.1f}" in told
+
+
+def test_evaluate_on_a_folder_takes_everyone_it_holds(weights, test_data, tmp_path, capsys):
+    import scipy.io
+
+    root = tmp_path / "lspet"
+    (root / "images").mkdir(parents=True)
+    joints = scipy.io.loadmat(test_data / "lspet" / "joints.mat")["joints"]
+    scipy.io.savemat(root / "joints.mat", {"joints": joints[:, :, :30]})
+    for number in range(1, 31):
+        (root / "images" / f"im{number:05d}.jpg").symlink_to(test_data / "lspet" / "images" / f"im{number:05d}.jpg")
+    assert called("evaluate", "--weights", str(weights), "--data", "lspet", "--data-root", str(root), "--json") == 0
+    score = json.loads(capsys.readouterr().out)
+    assert score["metric"] == "PCK@0.2" and score["persons"] + score["left_out"] == 30
+    assert called("evaluate", "--weights", str(weights), "--data", "lspet", "--data-root", str(tmp_path)) == 2
+    assert "joints.mat" in capsys.readouterr().err

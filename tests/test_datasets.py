@@ -1,0 +1,441 @@
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from torch.utils.data import DataLoader
+
+from hpe_lib import datasets, heatmaps, training
+from hpe_lib.artifacts import BadInput
+from hpe_lib.datasets import Augmentation, PoseDataset
+from hpe_lib.geometry import Frame
+from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
+
+SYNTHETIC = {"dataset": "synthetic", "data_root": "", "image_size": 64, "data_seed": 0, "only_present": False}
+
+
+@pytest.fixture(scope="session")
+def lspet(test_data):
+    return datasets.load_lspet(test_data / "lspet", "1-9000")
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    return datasets.load("synthetic", "", "1-24", 128, cache=tmp_path_factory.mktemp("drawn"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An LSPET folder of five people, small and whole: joints.mat (14, 3, 5), images 40×30, written as PNG bytes."""
+    joints = np.random.default_rng(0).uniform(5, 25, (14, 3, 5))
+    joints[:, 2] = 1
+    joints[3, :, 1] = -4, -9, 0
+    write_lspet(tmp_path, joints)
+    return tmp_path
+
+
+def write_lspet(root, joints):
+    (root / "images").mkdir(exist_ok=True)
+    scipy.io.savemat(root / "joints.mat", {"joints": joints})
+    for person in range(joints.shape[-1]):
+        image = np.random.default_rng(person).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+        (root / "images" / f"im{person + 1:05d}.jpg").write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+
+
+def table(folder):
+    return scipy.io.loadmat(folder / "joints.mat")["joints"]
+
+
+# ---- Leeds Sports Pose Extended, the real one
+
+
+def test_lspet_has_9000_people_88_percent_of_whose_joints_are_annotated(lspet, test_data):
+    assert len(lspet) == 9000 and lspet.skipped == {"no annotated joint": 0}
+    annotated = (lspet.visibility != ABSENT)[:, MPII.scored]
+    flags = scipy.io.loadmat(test_data / "lspet" / "joints.mat")["joints"][:, 2]
+    assert annotated.mean() == pytest.approx(flags.mean()) and 0.875 < annotated.mean() < 0.885
+    assert set(np.unique(lspet.visibility)) == {ABSENT, VISIBLE} and not lspet.occlusion_labels
+    assert (lspet.visibility[:, [MPII.index("pelvis"), MPII.index("thorax")]] == ABSENT).all()
+
+
+def test_lspet_garbage_never_becomes_a_joint(lspet):
+    """All coordinates of flag 0 are negative or (0, 0); none may be left."""
+    annotated = lspet.visibility != ABSENT
+    assert (np.isnan(lspet.joints).any(-1) == ~annotated).all() and (np.isnan(lspet.joints).all(-1) == ~annotated).all()
+    assert not (lspet.joints[annotated] == 0).all(-1).any() and (lspet.joints[annotated] > -2).all()
+
+
+def test_lspet_joints_stand_at_their_names(lspet, test_data):
+    joints = scipy.io.loadmat(test_data / "lspet" / "joints.mat")["joints"]
+    for row, name in enumerate(LSP_NAMES):
+        person = int(np.flatnonzero(joints[row, 2] == 1)[-1])
+        assert (lspet.joints[person, MPII.index(name)] == joints[row, :2, person]).all()
+    heights = {name: np.nanmedian(lspet.joints[:, MPII.index(name), 1]) for name in LSP_NAMES}
+    assert heights["head_top"] < heights["upper_neck"] < heights["right_hip"] < heights["right_knee"]
+
+
+def test_28_percent_of_lspet_have_no_torso(lspet):
+    assert 0.27 < np.isnan(lspet.normaliser).mean() < 0.29 and not np.isnan(lspet.box).any()
+    person = int(np.flatnonzero(~np.isnan(lspet.normaliser))[0])
+    torso = lspet.joints[person, MPII.index("left_shoulder")] - lspet.joints[person, MPII.index("right_hip")]
+    assert lspet.normaliser[person] == pytest.approx(np.hypot(*torso)) and lspet.metric == "PCK@0.2"
+
+
+def test_lspet_frames_have_their_person_in_the_middle_at_150_px(lspet):
+    middle = (np.nanmin(lspet.joints, 1) + np.nanmax(lspet.joints, 1)) / 2
+    assert np.allclose(lspet.center, middle) and lspet.center_from_joints
+    assert lspet.frame(7, 256).body_in_crop == pytest.approx(204.8)
+
+
+def test_real_people_s_range_is_counted_from_one(lspet, test_data):
+    some = datasets.load("lspet", test_data / "lspet", "8001-8003")
+    assert list(some.keys) == ["im08001.jpg", "im08002.jpg", "im08003.jpg"] == list(lspet[8000:8003].keys)
+    assert np.array_equal(some.joints, lspet.joints[8000:8003], equal_nan=True)
+    with pytest.raises(BadInput, match=r"found 9000 people, expected at least the 10000"):
+        datasets.load_lspet(test_data / "lspet", "1-10000")
+
+
+# ---- what the decoder makes of the truth (DESIGN F13, users' trap T16)
+
+
+def closed_loop(people, image_size, stride, decoder="parabola", times=1):
+    """(errors (M, 2) image px, normaliser (M,)) of joints inside the crop: image -> crop -> Gaussians -> image."""
+    random, errors, units = np.random.default_rng(0), [], []
+    for row in np.repeat(np.arange(len(people)), times):
+        frame = Augmentation(40, 0.7, 1.3, True)(people.frame(row, image_size), random)
+        joints, visibility = datasets.framed(frame, people.joints[row], people.visibility[row])
+        sigma = torch.tensor([frame.body_in_crop / 40 / stride])
+        maps = heatmaps.gaussians(heatmaps.to_map(torch.from_numpy(joints)[None], stride),
+                                  torch.from_numpy(visibility != ABSENT)[None], image_size // stride, sigma.float())
+        points = frame.to_image(heatmaps.from_map(heatmaps.decode(maps, decoder)[0], stride)[0].numpy())
+        order = MPII.mirror if frame.mirrored else slice(None)
+        inside = visibility != ABSENT
+        errors.append((points - people.joints[row][order])[inside])
+        units.append(np.full(inside.sum(), people.box[row] / 5))
+    return np.concatenate(errors), np.concatenate(units)
+
+
+def check_closed_loop(errors, units):
+    """Zero mean, under a hundredth of a pixel, hence 100 at any threshold; argmax on the same maps is the control."""
+    assert len(errors) > 1000 and np.abs(errors).max() < 0.01 and np.abs(errors.mean(0)).max() < 0.0005
+    distance = np.linalg.norm(errors, axis=1)
+    assert (distance <= 0.5 * units).all() and (distance <= 0.1 * units).mean() >= 0.99
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_true_gaussians_decode_to_the_truth_on_real_people(lspet, stride):
+    count = 80 if stride == 1 else 200
+    check_closed_loop(*closed_loop(lspet[::len(lspet) // count], 256, stride))
+
+
+def test_true_gaussians_decode_to_the_truth_on_drawn_people(drawn):
+    check_closed_loop(*closed_loop(drawn, 256, 4, times=4))
+
+
+def test_argmax_s_error_is_that_of_its_grid(drawn):
+    """The control of the tests above: half a cell at most, and zero in the mean."""
+    errors, _ = closed_loop(drawn, 256, 4, "argmax", times=4)
+    zoom = drawn.side[0] / 256
+    assert 0.3 * zoom < np.abs(errors).mean() and np.abs(errors).max() < 4 * zoom / 0.7
+    assert np.abs(errors.mean(0)).max() < 0.15
+
+
+# ---- items: image and joints by one matrix
+
+
+def test_dots_painted_at_joints_move_with_them():
+    """Augmented items: the pixel at each joint of the item is that joint's dot, by its own colour."""
+    random = np.random.default_rng(4)
+    joints, image = np.full((16, 2), np.nan), np.zeros((400, 400, 3), np.uint8)
+    colours = np.array([[(row % 3) * 100 + 50, (row // 3 % 3) * 100 + 50, (row // 9) * 100 + 50] for row in range(16)])
+    for row in range(16):
+        joints[row] = 110 + 60 * np.array([row % 4, row // 4]) + random.uniform(-8, 8, 2)
+        cv2.circle(image, [int(v) for v in np.round(joints[row] * 16)], 12 * 16, colours[row].tolist(), -1, shift=4)
+    people = made([image], joints[None])
+    seen = 0
+    for epoch in range(12):
+        items = PoseDataset(people, 200, Augmentation(), seed=1)
+        items.epoch = epoch
+        item = items[0]
+        mirrored = Augmentation()(people.frame(0, 200), np.random.default_rng((1, epoch, 0))).mirrored
+        for row in np.flatnonzero(item["visibility"]):
+            x, y = np.clip(item["joints"][row].round().int().tolist(), 1, 198)
+            painted = MPII.mirror[row] if mirrored else row
+            assert np.abs(item["image"][y, x].numpy().astype(int) - colours[painted]).max() <= 2
+            seen += 1
+    assert seen > 100
+
+
+def made(images, joints, visibility=None, side=300.0):
+    """People from arrays: frames about (200, 200)."""
+    count = len(joints)
+    visibility = np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE) if visibility is None else visibility
+    return datasets.People("made", np.arange(count).astype(str), datasets.Pixels(np.stack(images), "made"), joints,
+                           visibility.astype(np.int8), np.full((count, 2), 200.0), np.full(count, side),
+                           np.full(count, 240.0), np.full(count, 30.0), np.full(count, 200.0), "PCKh@0.5", True, False)
+
+
+def test_joints_outside_the_crop_are_absent_and_get_neither_target_nor_gradient():
+    joints = np.full((1, 16, 2), 200.0)
+    joints[0, 0], joints[0, 1], joints[0, 2] = (20, 200), (200, 351), np.nan
+    people = made([np.zeros((400, 400, 3), np.uint8)], joints, np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE))
+    item = PoseDataset(people, 64)[0]
+    assert item["visibility"].tolist() == [ABSENT] * 3 + [VISIBLE] * 13 and (item["joints"][:3] == 0).all()
+    batch = torch.utils.data.default_collate([item])
+    for targets in (training.Targets(4).detector, training.Targets(4).regressor):
+        maps, counts = targets(batch)
+        assert counts[0].tolist() == [False] * 3 + [True] * 13
+        assert maps[0, :3].sum() == 0 and (maps[0, 3:].amax((1, 2)) > 0).all()
+
+
+def test_the_crop_ends_at_the_edges_of_its_outer_pixels():
+    frame = Frame((31.5, 31.5), 64.0, 64, 50.0)
+    joints = np.full((16, 2), 30.0)
+    joints[:4] = (-0.5, 5), (-0.51, 5), (63.49, 5), (5, 63.5)
+    assert datasets.framed(frame, joints, np.full(16, OCCLUDED))[1].tolist()[:5] == [OCCLUDED, ABSENT, OCCLUDED, ABSENT, OCCLUDED]
+
+
+def test_head_tops_above_the_image_are_joints():
+    """Trap T8: y = -14 is a coordinate, not a mark of absence."""
+    joints = np.full((1, 16, 2), 200.0)
+    joints[0, 9] = 200, -14
+    people = made([np.zeros((400, 400, 3), np.uint8)], joints, side=500.0)
+    assert PoseDataset(people, 64)[0]["visibility"][9] == VISIBLE
+
+
+def test_left_is_right_in_a_mirrored_crop():
+    joints = np.random.default_rng(0).uniform(100, 300, (16, 2))
+    plain = Frame((200.0, 200.0), 300.0, 64, 200.0)
+    visibility = np.full(16, VISIBLE)
+    visibility[MPII.index("left_wrist")] = OCCLUDED
+    points, seen = datasets.framed(plain.augmented(mirrored=True), joints, visibility)
+    assert seen[MPII.index("right_wrist")] == OCCLUDED and (seen == OCCLUDED).sum() == 1
+    expected = plain.to_crop(joints[MPII.index("left_wrist")]) * [-1, 1] + [63, 0]
+    assert np.allclose(points[MPII.index("right_wrist")], expected, atol=1e-4)
+
+
+# ---- augmentation
+
+
+def items(people, epoch=0, seed=0, workers=0):
+    data = PoseDataset(people, 64, Augmentation(), seed)
+    data.epoch = epoch
+    return [batch for batch in DataLoader(data, 8, num_workers=workers)]
+
+
+def same(some, other):
+    return all(torch.equal(a[key], b[key]) for a, b in zip(some, other, strict=True) for key in a)
+
+
+def test_augmentation_is_decided_by_seed_epoch_and_row(drawn):
+    first = items(drawn)
+    assert same(first, items(drawn)) and same(items(drawn, 3, 5), items(drawn, 3, 5))
+    assert not same(first, items(drawn, epoch=1)) and not same(first, items(drawn, seed=1))
+    assert len(set(first[0]["body"].tolist())) == 8
+
+
+def test_workers_do_not_change_what_is_drawn(drawn):
+    """Trap T35: random numbers that are the same in all workers, or others with each number of workers."""
+    assert same(items(drawn, 1), items(drawn, 1, workers=2))
+
+
+def test_augmentation_spans_its_ranges():
+    frame, random = Frame((0.0, 0.0), 100.0, 64, 50.0), np.random.default_rng(0)
+    made = [Augmentation(40, 0.7, 1.3, True)(frame, random) for _ in range(2000)]
+    angles, scales = [f.angle for f in made], [f.body_in_crop / frame.body_in_crop for f in made]
+    assert -40 <= min(angles) < -39 and 39 < max(angles) <= 40 and abs(np.mean(angles)) < 2
+    assert 0.7 <= min(scales) < 0.71 and 1.29 < max(scales) <= 1.3001 and 0.45 < np.mean([f.mirrored for f in made]) < 0.55
+    assert not any(Augmentation(flip=False)(frame, random).mirrored for _ in range(50))
+
+
+def test_without_augmentation_the_item_is_the_person_s_frame(drawn):
+    item = PoseDataset(drawn, 128)[3]
+    assert torch.equal(item["image"], torch.from_numpy(drawn.crops(128)[3])) and item["row"] == 3
+    there = item["visibility"] != ABSENT
+    assert np.allclose(item["joints"][there], drawn.joints[3][there], atol=1e-3)
+
+
+# ---- People
+
+
+def test_rows_of_people_belong_together(drawn):
+    for rows in (slice(4, 9), [7, 2], np.arange(24) % 5 == 1):
+        some, wanted = drawn[rows], np.arange(24)[rows]
+        assert len(some) == len(wanted) and (some.keys == drawn.keys[wanted]).all()
+        assert np.array_equal(some.joints, drawn.joints[wanted]) and (some.normaliser == drawn.normaliser[wanted]).all()
+        assert all((some.images[i] == drawn.images[w]).all() for i, w in enumerate(wanted))
+    assert (drawn[4:9][1:3].images[1] == drawn.images[6]).all()
+
+
+def test_fingerprint_follows_the_annotation_and_nothing_else(drawn):
+    assert drawn.fingerprint() == drawn[:].fingerprint() != drawn[:23].fingerprint()
+    joints = drawn.joints.copy()
+    joints[5, 5, 0] += 1e-9
+    assert datasets.replace(drawn, joints=joints).fingerprint() != drawn.fingerprint()
+
+
+def test_drawn_people_are_kept_and_are_the_same_again(tmp_path):
+    first = datasets.load("synthetic", "", "3-5", 64, data_seed=1, cache=tmp_path)
+    written = next(tmp_path.rglob("images.npy")).stat().st_mtime_ns
+    again = datasets.load("synthetic", "", "3-5", 64, data_seed=1, cache=tmp_path)
+    assert next(tmp_path.rglob("images.npy")).stat().st_mtime_ns == written
+    assert again.fingerprint() == first.fingerprint() and list(first.keys) == ["00000003", "00000004", "00000005"]
+    other = datasets.load("synthetic", "", "3-5", 64, data_seed=2, cache=tmp_path)
+    assert other.fingerprint() != first.fingerprint() and (other.images[0] != first.images[0]).any()
+    assert (datasets.load("synthetic", "", "5-5", 64, data_seed=1, cache=tmp_path).images[0] == first.images[2]).all()
+
+
+# ---- bad input: one line naming file, found, expected
+
+
+def says(error, *parts):
+    line = str(error.value)
+    assert "\n" not in line and all(part in line for part in ("found", "expected", *parts)), line
+
+
+@pytest.mark.parametrize("people", ["0-5", "5", "5-3", "a-b", "-4", "1-", "1.5-3"])
+def test_people_ranges_that_are_none(people):
+    with pytest.raises(BadInput) as error:
+        datasets.person_range(people)
+    says(error, people)
+
+
+def test_unknown_data_set():
+    with pytest.raises(BadInput) as error:
+        datasets.load("coco")
+    says(error, "coco", "synthetic or lspet")
+
+
+@pytest.mark.parametrize("shape", [(3, 14, 5), (14, 3), (14, 2, 5), (16, 3, 5)])
+def test_joints_of_another_shape(folder, shape):
+    scipy.io.savemat(folder / "joints.mat", {"joints": np.ones(shape)})
+    with pytest.raises(BadInput) as error:
+        datasets.load_lspet(folder, "1-5")
+    says(error, str(folder / "joints.mat"), str(shape), "(14, 3, N)")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"joints\n1 2 3\n", "other", "half"])
+def test_a_joints_file_that_is_none(folder, content):
+    path = folder / "joints.mat"
+    whole = path.read_bytes()
+    path.unlink()
+    if content == "other":
+        scipy.io.savemat(path, {"points": np.ones((14, 3, 5))})
+    elif content is not None:
+        path.write_bytes(whole[:len(whole) // 2] if content == "half" else content)
+    with pytest.raises(BadInput) as error:
+        datasets.load_lspet(folder, "1-5")
+    says(error, str(path))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_among_annotated_coordinates(folder, value):
+    joints = table(folder)
+    joints[7, 1, 2] = value
+    scipy.io.savemat(folder / "joints.mat", {"joints": joints})
+    with pytest.raises(BadInput) as error:
+        datasets.load_lspet(folder, "1-5")
+    says(error, "joints.mat", "first person 3", "right_elbow")
+
+
+def test_nan_where_nothing_is_annotated_is_no_error(folder):
+    joints = table(folder)
+    joints[3, :2, 1] = np.nan
+    scipy.io.savemat(folder / "joints.mat", {"joints": joints})
+    assert datasets.load_lspet(folder, "1-5").visibility[1, MPII.index("left_hip")] == ABSENT
+
+
+@pytest.mark.parametrize("flag", [2, -1, np.nan])
+def test_flags_that_are_none(folder, flag):
+    joints = table(folder)
+    joints[0, 2, 0] = flag
+    scipy.io.savemat(folder / "joints.mat", {"joints": joints})
+    with pytest.raises(BadInput) as error:
+        datasets.load_lspet(folder, "1-5")
+    says(error, "joints.mat", "flags 0 and 1")
+
+
+def test_people_without_a_usable_joint_are_skipped_and_counted(folder):
+    joints = table(folder)
+    joints[:, 2, 1] = 0
+    joints[:, 2, 4] = 0
+    scipy.io.savemat(folder / "joints.mat", {"joints": joints})
+    people = datasets.load_lspet(folder, "1-5")
+    assert list(people.keys) == ["im00001.jpg", "im00003.jpg", "im00004.jpg"]
+    assert people.skipped == {"no annotated joint": 2}
+    assert (people.joints[1, MPII.index("head_top")] == joints[13, :2, 2]).all()
+
+
+def test_absent_images_stop_or_are_left_out(folder):
+    for person in (2, 4):
+        (folder / "images" / f"im{person:05d}.jpg").unlink()
+    with pytest.raises(BadInput) as error:
+        datasets.load_lspet(folder, "1-5")
+    says(error, "im00002.jpg", "2 of 5", "only_present")
+    people = datasets.load_lspet(folder, "1-5", only_present=True)
+    assert list(people.keys) == ["im00001.jpg", "im00003.jpg", "im00005.jpg"] and people.skipped["image absent"] == 2
+    assert (people.images[1] == datasets.read_image(folder / "images" / "im00003.jpg")).all()
+    assert (people.joints[1, 0] == table(folder)[0, :2, 2]).all()
+
+
+def test_no_image_at_all_stops_even_so(folder):
+    shutil.rmtree(folder / "images")
+    with pytest.raises(BadInput, match="5 of 5"):
+        datasets.load_lspet(folder, "1-5", only_present=True)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "garbage"])
+def test_unreadable_images_are_found_before_anything_is_written(folder, tmp_path, damage):
+    path = folder / "images" / "im00004.jpg"
+    whole = path.read_bytes()
+    path.write_bytes({"truncated": whole[:-100], "text": b"this is no image\n" * 20, "empty": b"",
+                      "garbage": whole[:2] + bytes(200) + whole[-2:]}[damage])
+    with pytest.raises(BadInput) as error:
+        datasets.prepare(tmp_path / "run", dataset="lspet", data_root=folder, train="1-3", val="4-5", image_size=64,
+                         data_seed=0, only_present=False)
+    says(error, str(path), str(path.stat().st_size))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_real_photograph(test_data, tmp_path):
+    whole = (test_data / "lspet" / "images" / "im00001.jpg").read_bytes()
+    for share in (0.3, 0.9, 0.999):
+        (tmp_path / "cut.jpg").write_bytes(whole[:int(share * len(whole))])
+        with pytest.raises(BadInput, match="cut.jpg"):
+            datasets.read_image(tmp_path / "cut.jpg")
+
+
+def test_images_are_rgb(tmp_path):
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((4, 4, 3), (0, 0, 255), np.uint8))
+    assert datasets.read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
+
+
+# ---- a run's people
+
+
+def test_prepared_people_are_opened_again(tmp_path):
+    data = datasets.prepare(tmp_path / "run", **SYNTHETIC, train="1-6", val="7-9")
+    again = datasets.opened(tmp_path / "run")
+    assert (len(data.train), len(data.val), data.image_size) == (6, 3, 64) and again.manifest == data.manifest
+    assert again.train.fingerprint() == data.train.fingerprint() == data.manifest["fingerprints"]["train"]
+
+
+def test_train_and_val_may_not_share_people(tmp_path):
+    with pytest.raises(BadInput) as error:
+        datasets.prepare(tmp_path / "run", **SYNTHETIC, train="1-6", val="6-9")
+    says(error, "1 people in both", "00000006")
+
+
+def test_a_run_without_people_or_with_changed_ones(tmp_path, folder):
+    with pytest.raises(BadInput, match="notebook 01"):
+        datasets.opened(tmp_path / "nothing")
+    datasets.prepare(tmp_path / "run", dataset="lspet", data_root=folder, train="1-3", val="4-5", image_size=64,
+                     data_seed=0, only_present=False)
+    joints = table(folder)
+    joints[0, 0, 4] += 1
+    scipy.io.savemat(folder / "joints.mat", {"joints": joints})
+    with pytest.raises(BadInput) as error:
+        datasets.opened(tmp_path / "run")
+    says(error, "val people that have changed", "notebook 01")

@@ -1,0 +1,73 @@
+"""The house's order, kept by reading the imports (not by importing)."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import hpe_lib
+
+FOLDER = Path(hpe_lib.__file__).parent
+ROOMS = ("paper artifacts presets skeleton geometry heatmaps synthetic datasets downloads "
+         "detector regressor cascade rivals losses "
+         "training prediction evaluation figures widgets reproduce bench cli").split()
+DATA = ROOMS[ROOMS.index("skeleton"):ROOMS.index("detector")]
+NETWORKS = ROOMS[ROOMS.index("detector"):ROOMS.index("losses")]
+CORE = set(ROOMS) - {"downloads", "widgets", "reproduce", "cli"}
+CORE_PACKAGES = set("torch torchvision numpy scipy h5py pandas matplotlib cv2 yaml tqdm safetensors accelerate".split())
+HERE = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
+
+
+def imported(tree):
+    """(rooms of this package, packages from elsewhere) that a module imports, inside functions too."""
+    rooms, packages = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level and node.names[0].name != "*", f"line {node.lineno}: neither relative nor star"
+            rooms_named = node.module == "hpe_lib"
+            names = [f"hpe_lib.{alias.name}" for alias in node.names] if rooms_named else [node.module]
+        else:
+            continue
+        rooms |= {name.split(".")[1] for name in names if name.startswith("hpe_lib.")}
+        packages |= {name.split(".")[0] for name in names} - {"hpe_lib"} - sys.stdlib_module_names
+    return rooms, packages
+
+
+def parsed(room):
+    return ast.parse((FOLDER / f"{room}.py").read_text(encoding="utf-8"))
+
+
+def test_the_test_sees_imports_of_every_form():
+    text = "import hpe_lib.a\nfrom hpe_lib import b, c\nfrom hpe_lib.d import x\ndef f():\n    import numpy.a, os\n"
+    assert imported(ast.parse(text)) == ({"a", "b", "c", "d"}, {"numpy"})
+
+
+def test_every_room_is_in_the_list():
+    assert set(HERE) <= set(ROOMS)
+
+
+@pytest.mark.parametrize("room", HERE)
+def test_imports_point_one_way(room):
+    rooms, packages = imported(parsed(room))
+    assert not [other for other in rooms if ROOMS.index(other) >= ROOMS.index(room)]
+    if room in DATA:
+        assert not rooms & set(NETWORKS)
+    if room in NETWORKS:
+        assert not rooms & set(DATA)
+    if room in CORE:
+        assert packages <= CORE_PACKAGES
+
+
+@pytest.mark.parametrize("room", HERE)
+def test_no_function_is_longer_than_50_lines(room):
+    for node in ast.walk(parsed(room)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < 50, f"{room}.{node.name}"
+
+
+def test_only_figures_and_widgets_draw():
+    others = set(HERE) - {"figures", "widgets"}
+    assert not [room for room in others if "matplotlib" in imported(parsed(room))[1]]

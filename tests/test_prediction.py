@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hpe_lib import datasets, heatmaps, prediction
+from hpe_lib.cascade import Maps
+from hpe_lib.skeleton import ABSENT, MPII
+
+STRIDE = 2
+
+
+class Stub(nn.Module):
+    """A cascade that answers what it is told to: answer(images (B, S, S, 3) uint8) -> Maps."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer, self.map_stride = answer, STRIDE
+        self.register_buffer("mean", torch.zeros(1))
+
+    def forward(self, images):
+        return self.answer(images)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    return datasets.load("synthetic", "", "1-5", 64, cache=tmp_path_factory.mktemp("cache"))
+
+
+def truth_maps(people, image_size):
+    """(Gaussians (N, 16, h, w), present (N, 16)) of everybody's true joints."""
+    items = [datasets.PoseDataset(people, image_size)[row] for row in range(len(people))]
+    joints = torch.stack([item["joints"] for item in items])
+    present = torch.stack([item["visibility"] for item in items]) != ABSENT
+    points = heatmaps.to_map(joints, STRIDE)
+    return heatmaps.gaussians(points, present, image_size // STRIDE, torch.full((len(people),), 1.2)), present
+
+
+def asymmetric(images):
+    """A network that sees: colour means of blocks, another mixture for each joint."""
+    grey = images.permute(0, 3, 1, 2).float() / 255
+    blocks = nn.functional.avg_pool2d(grey, STRIDE)
+    mixture = torch.linspace(-1, 1, 48).view(16, 3, 1, 1)
+    return Maps(nn.functional.conv2d(blocks, mixture), nn.functional.conv2d(blocks.square(), mixture.flip(0)))
+
+
+def symmetric(images):
+    """The same, made to commute with mirroring."""
+    return Maps(*((one + heatmaps.mirror(other)) / 2 for one, other in zip(asymmetric(images), asymmetric(images.flip(2)))))
+
+
+def crops(count=3):
+    return torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_flip_test_changes_nothing_for_a_symmetric_network():
+    plain, flipped = (prediction.forward(Stub(symmetric), crops(), flip_test=test) for test in (False, True))
+    for one, other in zip(plain, flipped):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert not torch.allclose(*(prediction.forward(Stub(asymmetric), crops(), test).detector for test in (False, True)))
+
+
+def test_flip_test_is_the_mean_with_the_mirrored_maps_of_the_mirrored_crop():
+    images = crops()
+    expected = (asymmetric(images).regressor + heatmaps.mirror(asymmetric(images.flip(2)).regressor)) / 2
+    assert torch.allclose(prediction.forward(Stub(asymmetric), images).regressor, expected, atol=1e-6)
+
+
+def test_flip_test_makes_any_network_answer_mirrored_crops_alike():
+    images = crops()
+    for one, other in zip(prediction.forward(Stub(asymmetric), images), prediction.forward(Stub(asymmetric), images.flip(2))):
+        assert torch.allclose(heatmaps.mirror(one), other, atol=1e-6)
+
+
+def test_flip_test_without_a_regressor():
+    found = prediction.forward(Stub(lambda images: Maps(asymmetric(images).detector, None)), crops())
+    assert found.regressor is None and found.detector.shape == (3, 16, 16, 16)
+
+
+@pytest.mark.parametrize("image_size", [64, 96])
+def test_true_maps_become_true_joints_in_image_px(people, image_size):
+    """Through batches, decoder, map px, crop px and image px; image_size 96 magnifies, so no two of these coincide."""
+    maps, present = truth_maps(people, image_size)
+    start = iter(range(0, 5, 2))
+    stub = Stub(lambda images: Maps(maps.new_zeros(len(images), *maps.shape[1:]), maps[(row := next(start)):row + len(images)]))
+    found = prediction.predict(stub, people, image_size, batch_size=2, flip_test=False)
+    inside = present.numpy()
+    assert found.joints.shape == (5, 16, 2) and inside.sum() > 60
+    assert np.abs(found.joints - people.joints)[inside].max() < 0.01
+    assert found.confidence[inside].min() > 0.7 and (found.detector_peak == 0.5).all()
+
+
+def test_without_a_regressor_the_detector_answers(people):
+    maps, present = truth_maps(people, 64)
+    logits = 12 * maps - 6
+    found = prediction.predict(Stub(lambda images: Maps(logits, None)), people, 64, flip_test=False)
+    inside = present.numpy()
+    assert (found.joints == found.detector_joints).all() and np.abs(found.joints - people.joints)[inside].max() < 0.6
+    assert np.allclose(found.detector_peak, torch.sigmoid(logits.amax((2, 3)))) and (found.confidence == found.detector_peak).all()
+
+
+def test_detector_is_read_from_logits_and_from_its_discs(people):
+    """Saturated: probabilities tie at 1.0 over the disc, logits do not (F13)."""
+    maps, present = truth_maps(people, 64)
+    logits = 400 * maps - 100
+    assert (torch.sigmoid(logits) == 1).sum((2, 3))[present].float().mean() > 3
+    found = prediction.predict(Stub(lambda images: Maps(logits, maps)), people, 64, flip_test=False)
+    inside = present.numpy()
+    assert np.abs(found.detector_joints - people.joints)[inside].mean() < 0.3
+    assert np.abs(found.detector_centroids - people.joints)[inside].mean() < 0.6
+
+
+def test_decoder_is_passed_on(people):
+    maps, present = truth_maps(people, 64)
+    found = {name: prediction.predict(Stub(lambda images: Maps(maps, maps)), people, 64, flip_test=False, decoder=name).joints
+             for name in ("argmax", "parabola")}
+    error = {name: np.abs(joints - people.joints)[present.numpy()].mean() for name, joints in found.items()}
+    assert error["parabola"] < 0.01 < 0.3 < error["argmax"]
+
+
+def test_predicting_leaves_eval_mode_and_does_not_mix_people(people):
+    stub = Stub(symmetric).train()
+    everybody, alone = prediction.predict(stub, people, 64), prediction.predict(stub, people[3:4], 64)
+    assert not stub.training and np.allclose(everybody.joints[3], alone.joints[0], atol=1e-3)
+    assert len(MPII.names) == 16
+
+
+def test_maps_for_pictures(people):
+    pictures, probability, regressed = prediction.maps(Stub(symmetric), people, 64)
+    assert pictures.shape == (5, 64, 64, 3) and pictures.dtype == np.uint8 and (pictures == people.crops(64)).all()
+    assert probability.shape == regressed.shape == (5, 16, 32, 32) and (probability > 0).all() and (probability < 1).all()

@@ -1,0 +1,130 @@
+import pytest
+
+from hpe_lib import presets
+from hpe_lib.artifacts import BadInput
+
+CELL_03 = '''
+out: str = "../runs/synthetic"
+lr: float = 1e-3  # step size, F9
+epochs: int = 4
+flip: bool = True
+trunk: str = "slim"
+scale: list[float] = [0.7, 1.3]  # F12
+start: str | None = None
+'''
+
+
+@pytest.fixture
+def folder(notebook):
+    notebook("04_train_regressor", "epochs: int = 2\nwidth: int = -1")
+    folder = notebook("03_train_detector", CELL_03)
+    (folder / "presets" / "p.yaml").write_text('# data\nall:\n  epochs: 7\n"03":\n  lr: 1e-4\n04:\n  epochs: 9\n')
+    (folder / "presets" / "empty.yaml").write_text("# nothing\nall: {}\n")
+    return folder
+
+
+def test_the_tagged_cell_is_read_without_running_it(folder):
+    found = presets.declared("03", folder)
+    assert list(found) == ["lr", "epochs", "flip", "trunk", "scale", "start"]  # out is not a parameter
+    assert found["lr"] == ("float", 1e-3, "step size, F9")
+    assert found["scale"].default == [0.7, 1.3] and found["epochs"].help == ""
+    assert presets.declared("04", folder)["width"].default == -1
+
+
+def test_defaults_then_all_then_section_then_command_line(folder):
+    assert presets.resolve("empty", [], folder)["03"]["lr"] == 1e-3
+    found = presets.resolve("p", [], folder)
+    assert found["03"]["epochs"] == 7 and found["04"]["epochs"] == 9
+    assert found["03"]["lr"] == 1e-4 and type(found["03"]["lr"]) is float  # a text to PyYAML
+    assert "out" not in found["03"]
+    found = presets.resolve("p", ["epochs=3", "03.epochs=5"], folder)
+    assert (found["03"]["epochs"], found["04"]["epochs"]) == (5, 3)
+
+
+def test_a_section_wins_over_all_wherever_it_stands(folder):
+    (folder / "presets" / "q.yaml").write_text('"03":\n  epochs: 5\nall:\n  epochs: 7\n')
+    assert presets.resolve("q", [], folder)["03"]["epochs"] == 5
+
+
+def test_a_preset_can_be_a_path(folder, tmp_path):
+    (tmp_path / "mine.yaml").write_text("all:\n  width: 3\n")
+    assert presets.resolve(tmp_path / "mine.yaml", [], folder)["04"]["width"] == 3
+
+
+@pytest.mark.parametrize("kind, value, expected", [
+    ("int", "8", 8), ("int", 8.0, 8), ("int", "1e3", 1000), ("int", "123456789012345678", 123456789012345678),
+    ("float", "1e-3", 1e-3), ("float", 1, 1.0), ("bool", "false", False), ("bool", True, True),
+    ("str", "1-8000", "1-8000"), ("str", 8000, "8000"), ("str", "", ""),
+    ("list[float]", "[0.7, 1.3]", [0.7, 1.3]), ("list[int]", "1,2", [1, 2]), ("list[str]", "a", ["a"]),
+    ("list[int]", [1], [1]), ("list[int]", "", []),
+    ("str | None", "none", None), ("int | None", "3", 3),
+])
+def test_values_become_the_declared_type(kind, value, expected):
+    found = presets.cast(value, kind)
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize("kind, value", [
+    ("int", "8.5"), ("int", "many"), ("int", True), ("int", None), ("float", "nan"), ("float", "inf"),
+    ("float", False), ("float", []),
+    ("bool", "1"), ("bool", "nope"), ("str", True), ("str", None), ("list[int]", "1,x"), ("complex", "1"),
+])
+def test_values_of_another_type_are_refused(kind, value):
+    with pytest.raises(BadInput, match="here"):
+        presets.cast(value, kind, "here")
+
+
+@pytest.mark.parametrize("override, said", [
+    ("epoch=3", "expected epochs"), ("03.width=3", "parameter 'width' of notebook 03"), ("09.lr=1", "section '09'"),
+    ("lr", "name=value"), ("out=x", "--out"), ("lr=fast", "found 'fast', expected float"), ("3.lr=1", "name=value"),
+])
+def test_bad_overrides_are_one_line(folder, override, said):
+    with pytest.raises(BadInput) as error:
+        presets.resolve("empty", [override], folder)
+    assert said in str(error.value) and f"-p {override}" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text, said", [
+    ("all:\n  lrr: 1\n", "expected lr"), ('"07":\n  lr: 1\n', "section '07'"), ("a: [", "YAML"),
+    ("lr: 1\n", "sections"),
+    ("- 1\n", "sections"), ('"03":\n  flip: 2\n', "expected bool"),
+])
+def test_bad_presets_are_one_line(folder, text, said):
+    (folder / "presets" / "bad.yaml").write_text(text)
+    with pytest.raises(BadInput) as error:
+        presets.resolve("bad", [], folder)
+    assert said in str(error.value) and "bad.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_absent_preset_lists_those_there_are(folder):
+    with pytest.raises(BadInput, match="empty, p"):
+        presets.resolve("nix", [], folder)
+
+
+@pytest.mark.parametrize("cell", ["lr = 1e-3", "lr: float = 10 ** -3", "import os", "lr: float"])
+def test_a_cell_that_is_not_declarations_is_refused(notebook, cell):
+    with pytest.raises(BadInput, match="name: type = literal"):
+        presets.declared("03", notebook("03_x", cell))
+
+
+def test_a_notebook_without_the_tag_is_refused(notebook):
+    folder = notebook("03_x", "lr: float = 1.")
+    path = folder / "03_x.ipynb"
+    path.write_text(path.read_text().replace("parameters", "params"))
+    with pytest.raises(BadInput, match="tagged"):
+        presets.declared("03", folder)
+
+
+def test_tagged_gives_the_values_of_now(folder):
+    values = {"lr": 0.5, "epochs": 1, "flip": False, "trunk": "x", "scale": [1.0, 2.0], "start": None}
+    assert presets.tagged("03", {**values, "out": "y", "other": 1}, folder) == values
+    del values["lr"]
+    with pytest.raises(BadInput, match="lr"):
+        presets.tagged("03", values, folder)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_resolves_and_says_what_it_needs(name):
+    presets.resolve(name)
+    head = (presets.NOTEBOOKS / "presets" / f"{name}.yaml").read_text().splitlines()[:3]
+    assert [line.split(":")[0] for line in head] == ["# Data", "# Hardware", "# Time"]

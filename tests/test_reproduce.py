@@ -1,0 +1,172 @@
+import json
+import os
+import sys
+import time
+
+import nbformat
+import pytest
+
+from hpe_lib import cli, reproduce
+from hpe_lib.artifacts import BadInput
+from hpe_lib.reproduce import CellFailed
+
+SAY = "from pathlib import Path; print('epoch', epochs); (Path(out) / 'seen.txt').write_text(repr((lr, epochs, out)))"
+TYPED = 'out: str = "nowhere"\nlr: float = 1e-3\nepochs: int = 4'
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(folder of notebooks, overrides, **options) into tmp_path/runs/x, by an empty preset, from tmp_path."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_(folder, overrides=(), **options):
+        (folder / "presets" / "p.yaml").write_text("all: {}\n")
+        return reproduce.run("p", "runs/x", overrides, notebooks=folder, **options)
+
+    return run_
+
+
+def kinds(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+def test_a_run_is_whole(notebook, run, tmp_path, capfd):
+    folder = notebook("01_a", "a: int = 1", "import ipywidgets\nipywidgets.IntSlider()",
+                      "import os, sys, tqdm\nprint(os.getcwd()); print(sys.executable)\nlist(tqdm.tqdm(range(99)))")
+    notebook("03_b", TYPED, SAY)
+    manifest = run(folder, ["03.lr=1e-4"])
+    out = tmp_path / "runs" / "x"
+    assert kinds(out) == ["01_a.ipynb", "03_b.ipynb", "manifest.json", "seen.txt"]
+    assert eval((out / "seen.txt").read_text()) == (1e-4, 4, str(out))  # the declared type; out absolute
+    text = (out / "01_a.ipynb").read_text()
+    assert "widgets" not in nbformat.reads(text, 4).metadata and reproduce.WIDGET not in text
+    told = capfd.readouterr()
+    assert all(said in told.out for said in (f"{tmp_path}\n{sys.executable}\n", "epoch 4\n", "notebook 03_b done in"))
+    assert told.err == "" and len(told.out.splitlines()) == 7  # no progress bar, nothing of Jupyter's
+    assert manifest == json.loads((out / "manifest.json").read_text())
+    assert manifest["parameters"]["03"] == {"lr": 1e-4, "epochs": 4} and manifest["finished"]
+    assert manifest["notebooks"]["01"]["wall_seconds"] > 0 and manifest["notebooks"]["01"]["peak_memory_mb"] > 20
+    assert {"command", "preset", "versions", "commit", "machine"} <= set(manifest)
+
+
+def test_unknown_names_are_refused_before_anything_runs(notebook, run, tmp_path):
+    folder = notebook("01_a", TYPED, "raise SystemError")
+    for overrides, options in ((["lrr=1"], {}), (["02.lr=1"], {}), ((), {"start": "07"}), ((), {"only": "02"})):
+        with pytest.raises(BadInput):
+            run(folder, overrides, **options)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failing_cell_is_one_line_and_no_notebook_poses_as_executed(notebook, run, tmp_path):
+    folder = notebook("01_a", "a: int = 1", "a", "raise ValueError('so\\nit is')")
+    notebook("02_b", "a: int = 1", "a")
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    (tmp_path / "runs" / "x" / "01_a.ipynb").write_text("an earlier run's")
+    with pytest.raises(CellFailed) as error:
+        run(folder)
+    assert "01_a.ipynb, cell [4]: ValueError: so it is" in str(error.value) and "\n" not in str(error.value)
+    assert kinds(tmp_path / "runs" / "x") == ["01_a.failed.ipynb", "manifest.json"]
+    assert json.loads((tmp_path / "runs" / "x" / "manifest.json").read_text())["finished"] is None
+    notebook("01_a", "a: int = 1", "a")
+    run(folder)  # mended: the failed copy goes
+    assert kinds(tmp_path / "runs" / "x") == ["01_a.ipynb", "02_b.ipynb", "manifest.json"]
+
+
+def test_bad_input_in_a_cell_is_bad_input_of_the_run(notebook, run):
+    cell = "from hpe_lib.artifacts import BadInput\nraise BadInput('x.mat', 'NaN', 'numbers')"
+    folder = notebook("01_a", "a: int = 1", cell)
+    with pytest.raises(BadInput) as error:
+        run(folder)
+    assert str(error.value) == "x.mat: found NaN, expected numbers"
+
+
+def test_a_kernel_that_dies_says_probably_memory(notebook, run, tmp_path):
+    folder = notebook("01_a", "a: int = 1", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(CellFailed, match="01_a.ipynb: its kernel died, probably out of memory"):
+        run(folder)
+    assert kinds(tmp_path / "runs" / "x") == ["01_a.failed.ipynb", "manifest.json"]
+
+
+def test_from_and_only_leave_the_others_as_they_are(notebook, run, tmp_path):
+    folder = notebook("01_a", TYPED, SAY)
+    notebook("02_b", TYPED, SAY)
+    notebook("03_c", TYPED, SAY)
+    run(folder, start="02")
+    assert kinds(tmp_path / "runs" / "x") == ["02_b.ipynb", "03_c.ipynb", "manifest.json", "seen.txt"]
+    manifest = run(folder, only="01")
+    assert sorted(manifest["notebooks"]) == ["01", "02", "03"]
+
+
+def test_fresh_removes_the_runs_artifacts_and_nothing_else(notebook, run, tmp_path):
+    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    run(folder)
+    (out / "detector").mkdir()
+    (out / "detector" / "manifest.json").write_text("{}")
+    (out / "02_b.failed.ipynb").write_text("{}")
+    (out / "mine").mkdir()
+    run(folder, fresh=True)
+    assert kinds(out) == ["01_a.ipynb", "manifest.json", "mine", "seen.txt"]
+
+
+def test_fresh_does_not_touch_a_folder_that_is_no_run(notebook, run, tmp_path):
+    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    (out / "data").mkdir(parents=True)
+    (out / "data" / "manifest.json").write_text("{}")
+    for content in (None, '{"kind": "data"}'):
+        if content:
+            (out / "manifest.json").write_text(content)
+        with pytest.raises(BadInput, match="--fresh"):
+            run(folder, fresh=True)
+    assert (out / "data" / "manifest.json").exists()
+
+
+def test_a_folder_takes_one_run_at_a_time(notebook, run, tmp_path):
+    folder = notebook("01_a", TYPED, SAY)
+    with reproduce.locked(tmp_path / "runs" / "x"), pytest.raises(BadInput, match="another run"):
+        run(folder)
+    run(folder)
+
+
+def test_ctrl_c_leaves_no_kernel_and_no_half_notebook(notebook, tmp_path):
+    import signal
+    import subprocess
+
+    import psutil
+
+    cell = "from pathlib import Path\n(Path(out) / 'here').touch()\nimport time; time.sleep(60)"
+    folder = notebook("01_a", TYPED, cell)
+    (folder / "presets" / "p.yaml").write_text("all: {}\n")
+    code = f"from hpe_lib import reproduce; reproduce.run('p', 'x', notebooks={str(folder)!r})"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, **quiet)
+    wait_for(lambda: (tmp_path / "x" / "here").exists())
+    kernels = psutil.Process(process.pid).children()
+    os.kill(process.pid, signal.SIGINT)
+    process.wait(20)
+    psutil.wait_procs(kernels, 10)
+    assert process.returncode and not any(kernel.is_running() for kernel in kernels)
+    assert kinds(tmp_path / "x") == ["01_a.failed.ipynb", "here", "manifest.json"]
+
+
+def wait_for(done, seconds=30):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_the_command_turns_them_into_exit_statuses(notebook, tmp_path, monkeypatch, capsys):
+    outcome = {}
+
+    def run(*_, **__):
+        if outcome["raises"]:
+            raise outcome["raises"]
+
+    monkeypatch.setattr(reproduce, "run", run)
+    for raises, status, line in ((None, 0, ""), (CellFailed("03, cell [3]: no"), 1, "hpe: 03, cell [3]: no\n"),
+                                 (BadInput("a", "b", "c"), 2, "hpe: a: found b, expected c\n"),
+                                 (KeyboardInterrupt(), 130, "hpe: interrupted\n")):
+        outcome["raises"] = raises
+        with pytest.raises(SystemExit) as error:
+            cli.main(["reproduce", "--out", str(tmp_path / "x")])
+        assert error.value.code == status and capsys.readouterr().err == line

@@ -1,0 +1,243 @@
+"""The drawn people: what the labels claim is what was drawn, and nothing in the drawing gives a joint away."""
+
+import hashlib
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from hpe_lib import synthetic
+from hpe_lib.geometry import rescale
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.synthetic import IN_SIGHT, OTHER_OCCLUDED, OUTSIDE, PARTS, SELF_OCCLUDED, draw
+
+SIZE = 128
+
+
+def scene_of(index, seed=11):
+    return synthetic._scene(np.random.default_rng((seed, index)))
+
+
+def only(scene, parts):
+    """The scene with nothing but these of its parts, nothing flat in front."""
+    kept = {name: getattr(scene, name)[parts] for name in ("ends", "radii", "turned", "stretch", "skins")}
+    return replace(scene, front=scene.front[:0], **kept)
+
+
+@pytest.fixture(scope="module")
+def many():
+    return synthetic.draw_many(11, range(240), SIZE)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [scene_of(index) for index in range(240)]
+
+
+def digest(person):
+    return hashlib.sha256(person.image.tobytes() + person.joints.tobytes() + person.state.tobytes()).hexdigest()
+
+
+def test_a_person_depends_on_seed_and_index_alone():
+    forward = [digest(draw(3, index, 64)) for index in range(6)]
+    backward = [digest(draw(3, index, 64)) for index in reversed(range(6))][::-1]
+    assert forward == backward and len(set(forward)) == 6
+    assert digest(draw(4, 0, 64)) != forward[0]
+    code = "import hashlib; from hpe_lib.synthetic import draw; p = draw(3, 5, 64); " \
+        "print(hashlib.sha256(p.image.tobytes() + p.joints.tobytes() + p.state.tobytes()).hexdigest())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == forward[5]
+
+
+def test_shapes_and_types(many):
+    images, joints, state, head_box, center, body = many
+    assert images.shape == (240, SIZE, SIZE, 3) and images.dtype == np.uint8
+    assert joints.shape == (240, 16, 2) and joints.dtype == np.float64 and np.isfinite(joints).all()
+    assert state.shape == (240, 16) and state.dtype == np.int8
+    assert head_box.shape == (240, 4) and (head_box[:, 2:] > head_box[:, :2]).all()
+    assert center.shape == (240, 2) and body.shape == (240,)
+
+
+def test_one_core_draws_people_fast_enough_to_train_on():
+    draw(0, 0, SIZE)
+    start = time.process_time()
+    for index in range(60):
+        draw(0, index, SIZE)
+    assert 60 / (time.process_time() - start) > 60  # 250 and more on a quiet core; a loaded one must not fail
+
+
+def test_sizes_show_the_same_person():
+    for index in range(5):
+        small, large = draw(2, index, 96), draw(2, index, 192)
+        np.testing.assert_allclose(rescale(small.joints, 2), large.joints, atol=1e-9)
+        np.testing.assert_allclose(rescale(small.head_box, 2), large.head_box, atol=1e-9)
+        assert large.body == pytest.approx(2 * small.body)
+        shrunk = cv2.resize(large.image, (96, 96), interpolation=cv2.INTER_AREA).astype(float)
+        assert np.corrcoef(shrunk.ravel(), small.image.ravel())[0, 1] > 0.85
+
+
+def test_mix_of_visibility(many):
+    state = many[2]
+    share = {value: (state == value).mean() for value in (OUTSIDE, OTHER_OCCLUDED, SELF_OCCLUDED)}
+    assert 0.02 < share[OUTSIDE] < 0.07
+    assert 0.08 < share[OTHER_OCCLUDED] < 0.2 and 0.1 < share[SELF_OCCLUDED] < 0.22
+    assert 0.22 < share[OTHER_OCCLUDED] + share[SELF_OCCLUDED] < 0.37
+
+
+def test_visibility_follows_the_state_and_the_frame(many):
+    joints, state = many[1], many[2]
+    inside = ((joints >= -0.5) & (joints < SIZE - 0.5)).all(2)
+    assert ((state != OUTSIDE) == inside).all()
+    person = draw(11, 0, SIZE)
+    expected = {OUTSIDE: ABSENT, OTHER_OCCLUDED: OCCLUDED, SELF_OCCLUDED: OCCLUDED, IN_SIGHT: VISIBLE}
+    assert person.visibility.tolist() == [expected[value] for value in person.state.tolist()]
+
+
+def test_body_and_head_keep_mpii_proportions(many):
+    head_box, body = many[3], many[5]
+    head = 0.6 * np.hypot(*(head_box[:, 2:] - head_box[:, :2]).T)
+    assert (8 * head / body).mean() == pytest.approx(1, abs=0.03)  # 200 * scale = 8 * head size
+    assert np.abs(8 * head / body - 1).max() < 0.35
+    assert (body / SIZE).mean() == pytest.approx(1 / 1.25, abs=0.02)
+
+
+def test_standing_height_is_one():
+    axes, _ = synthetic._proportions(np.random.default_rng(0), 40)
+    _, origins = synthetic._forward(np.zeros((40, 13, 3)), axes)
+    frame = synthetic.FRAMES.index
+    crown = origins[:, frame("head"), 1] + synthetic._CROWN * axes[:, frame("head"), 1]
+    sole = origins[:, frame("left_foot"), 1] - synthetic._SOLE * axes[:, frame("left_shin"), 1]
+    np.testing.assert_allclose(crown - sole, 1, atol=1e-9)
+
+
+def test_hinges_bend_one_way_and_within_limits():
+    rng = np.random.default_rng(5)
+    turned, _ = synthetic._forward(synthetic._angles(rng, 300), np.ones((300 * synthetic._TRIES, 13, 3)))
+    frame = synthetic.FRAMES.index
+    for upper, lower, sign in (("arm", "forearm", 1), ("thigh", "shin", -1)):
+        for side in ("left", "right"):
+            turn = turned[:, frame(f"{side}_{upper}")].swapaxes(1, 2) @ turned[:, frame(f"{side}_{lower}")]
+            np.testing.assert_allclose(turn[:, 0], np.tile((1, 0, 0), (len(turn), 1)), atol=1e-9)  # about x only
+            angle = np.rad2deg(np.arctan2(-sign * turn[:, 2, 1], turn[:, 1, 1]))
+            low, high = synthetic.HINGE_LIMITS
+            assert (angle > low - 1e-6).all() and (angle < high).all() and angle.std() > 20
+
+
+def test_left_and_right_agree_with_the_face_and_the_feet(scenes):
+    part, joint = list(PARTS).index, MPII.index
+    for scene in scenes[:100]:
+        lengthwise = scene.ends.mean(1)
+        # the head: ear to ear x up = forward; y points down in a scene, which turns the sign
+        across = lengthwise[part("left_eye")] - lengthwise[part("right_eye")]
+        up = scene.joints[joint("head_top")] - scene.joints[joint("upper_neck")]
+        assert np.cross(across, up) @ (lengthwise[part("nose")] - lengthwise[part("skull")]) < 0
+        trunk = scene.turned[part("girdle")]
+        shoulders = scene.joints[joint("left_shoulder")] - scene.joints[joint("right_shoulder")]
+        assert shoulders @ trunk[:, 0] > 0  # x to the person's left
+        for side in ("left", "right"):
+            toes = scene.ends[part(f"{side}_shoe")]
+            assert np.linalg.norm(toes[0] - scene.joints[joint(f"{side}_ankle")]) < 0.06
+
+
+def test_faces_are_seen_from_the_front_only(scenes):
+    eyes = [list(PARTS).index(f"{side}_eye") for side in ("left", "right")]
+    front, back = [], []
+    for scene in scenes[:150]:
+        facing = scene.turned[list(PARTS).index("skull")][2, 2]  # of the face's direction, the share to the viewer
+        seen = np.isin(synthetic._surfaces(only(scene, slice(len(PARTS))), 256)[1], eyes).sum()
+        (front if facing > 0.6 else back if facing < -0.6 else []).append(seen)
+    assert len(front) > 20 and len(back) > 20
+    assert np.mean(np.array(front) > 0) > 0.8 and np.mean(front) > 30 * np.mean(back)
+
+
+def test_pixels_and_labels_share_one_grid(scenes):
+    """Small balls put at the joints are drawn around the labelled places."""
+    for scene in scenes[:10]:
+        balls = only(scene, np.zeros(16, int))
+        spread = np.column_stack([scene.joints[:, :2], np.arange(16)])  # far apart in depth
+        balls = replace(balls, ends=np.stack([spread, spread], 1), radii=np.full((16, 2), 0.03))
+        balls = replace(balls, stretch=np.ones((16, 3)))
+        for name in range(16):
+            pixel = synthetic._surfaces(only(balls, [name]), SIZE)[0]
+            place = (scene.joints[name, :2] + 0.5) * SIZE - 0.5
+            if (np.abs(place - SIZE / 2) < SIZE / 2 - 6).all():
+                assert np.abs(np.array([(pixel % SIZE).mean(), (pixel // SIZE).mean()]) - place).max() < 0.3
+
+
+def test_surface_of_a_part_against_brute_force():
+    """The closed form against thousands of spheres strung along one part, squeezed and tapered."""
+    rng = np.random.default_rng(1)
+    for scene in (scene_of(index) for index in range(4)):
+        which = int(rng.choice([list(PARTS).index(name) for name in ("trunk", "left_upper_leg", "left_hand", "skull")]))
+        part = only(scene, [which])
+        part = replace(part, ends=part.ends - part.ends.mean((0, 1)))
+        pixel, _, z, *_ = synthetic._surfaces(part, SIZE)
+        share = np.linspace(0, 1, 3000)[:, None]
+        centre = (part.ends[0, 0] + share * (part.ends[0, 1] - part.ends[0, 0])) * SIZE
+        radius = (part.radii[0, 0] + share[:, 0] * (part.radii[0, 1] - part.radii[0, 0])) * SIZE
+        squeeze = part.turned[0] / part.stretch[0] ** 2 @ part.turned[0].T  # (p - c)' squeeze (p - c) = radius²
+        for place in rng.choice(len(pixel), 25):
+            spot = np.array([pixel[place] % SIZE, pixel[place] // SIZE]) - (SIZE - 1) / 2
+            away = spot - centre[:, :2]
+            linear = away @ squeeze[:2, 2]
+            root = linear**2 - squeeze[2, 2] * (np.einsum("ni,ij,nj->n", away, squeeze[:2, :2], away) - radius**2)
+            assert root.max() > -0.5
+            if root.max() > 1:  # not on the very outline
+                front = centre[:, 2] + (np.sqrt(root.clip(0)) - linear) / squeeze[2, 2]
+                assert z[place] == pytest.approx(front[root >= 0].max(), abs=0.05)
+
+
+def test_without_occluders_their_joints_come_into_sight_and_no_other_joint_changes(scenes):
+    uncovered = 0
+    for scene in scenes[:80]:
+        state = synthetic._draw(scene, SIZE).state
+        alone = synthetic._draw(only(scene, slice(len(PARTS))), SIZE).state
+        covered = state == OTHER_OCCLUDED
+        uncovered += covered.sum()
+        assert np.isin(alone[covered], (SELF_OCCLUDED, IN_SIGHT)).all()
+        assert (alone[~covered] == state[~covered]).all()
+    assert uncovered > 80
+
+
+def test_a_joint_in_sight_shows_the_flesh_that_holds_it(scenes):
+    held = []
+    for scene in scenes[:80]:
+        person = synthetic._draw(scene, SIZE)
+        pixel, part, *_ = synthetic._surfaces(only(scene, slice(len(PARTS))), SIZE)
+        owner = np.full(SIZE * SIZE, -1)
+        owner[pixel] = part
+        for joint in np.flatnonzero(person.state == IN_SIGHT):
+            column, row = np.rint(person.joints[joint]).astype(int)
+            held.append(list(PARTS)[owner[row * SIZE + column]] in synthetic.FLESH[MPII.names[joint]][0])
+    assert np.mean(held) > 0.95  # the rest: another surface hardly in front of it
+
+
+def covers(scene):
+    """(SIZE, SIZE) bool: where a thing or another person is in front."""
+    mask = synthetic._flat(scene.front, 1, np.zeros((SIZE, SIZE), np.int16)) > 0
+    others = only(scene, slice(len(PARTS), None))
+    pixel, _, z, *_ = synthetic._surfaces(others, SIZE)
+    mask[pixel[z > 0.5 * SIZE]] = True
+    return mask.reshape(SIZE, SIZE)
+
+
+def test_occluders_cover_the_joints_of_strangers_as_often_as_their_own(many, scenes):
+    """Whatever covers joints of drawing i was put there without them: it covers drawing i + k's joints as often."""
+    joints, state = many[1], many[2]
+    masks = [covers(scene) for scene in scenes]
+    column, row = np.moveaxis(np.rint(joints).astype(int), 2, 0)
+    inside = state != OUTSIDE
+
+    def covered(shift):
+        rows, columns = np.roll(row, shift, 0).clip(0, SIZE - 1), np.roll(column, shift, 0).clip(0, SIZE - 1)
+        hit = np.array([mask[r, c] for mask, r, c in zip(masks, rows, columns, strict=True)])
+        return np.where(np.roll(inside, shift, 0), hit, np.nan)
+
+    own = covered(0)
+    assert (own[inside] == (state[inside] == OTHER_OCCLUDED)).mean() > 0.995
+    strange = np.nanmean([np.nanmean(covered(shift), 0) for shift in range(1, 30)], axis=0)  # (16,)
+    assert np.nanmean(own) == pytest.approx(strange.mean(), abs=0.02)
+    np.testing.assert_allclose(np.nanmean(own, 0), strange, atol=0.075)  # 4 deviations of 240 people
