@@ -24,8 +24,8 @@ class Maps(NamedTuple):
 class Cascade(nn.Module):
     """uint8 RGB crops (B, S, S, 3) -> Maps.
 
-    network: the numbers that make it, as kept in the manifest of its weights: trunk, map_stride, prior (Detector) and, with
-    a regressor, channels, levels, bottlenecks, stem (Hourglass).
+    network: the numbers that make it, as kept in the manifest of its weights: trunk, map_stride, prior (Detector)
+    and, with a regressor, channels, levels, bottlenecks, stem (Hourglass).
     frozen: the detector learns nothing, its batch-norm statistics included (F9).
     """
 

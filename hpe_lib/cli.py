@@ -89,6 +89,8 @@ def evaluate(weights: Annotated[Path, typer.Option(help="A run's folder, or a tr
              split: Annotated[Literal["all", "train", "val", "test"], typer.Option(
                  help="train, val: the run's own people. test: those after them. all: everyone the folder holds, the "
                       "default where people are files; val where they are drawn.", show_default=False)] = None,
+             only_present: Annotated[bool, typer.Option("--only-present", help="Leave out and count people whose "
+                                                        "image is absent, instead of stopping.")] = False,
              as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False):
     """Score weights on people."""
     from hpe_lib import artifacts, cascade, evaluation, prediction
@@ -96,12 +98,12 @@ def evaluate(weights: Annotated[Path, typer.Option(help="A run's folder, or a tr
     folder = cascade.stage_folder(weights)
     network = cascade.load(folder)
     image_size = artifacts.manifest(folder)["network"]["image_size"]
-    people = people_to_score(data, data_root, split, folder.parent, image_size)
+    people = people_to_score(data, data_root, split, folder.parent, image_size, only_present)
     score = evaluation.score(prediction.predict(network, people, image_size).joints, people)
     print(json.dumps(artifacts.plain(score), indent=2) if as_json else report(str(folder), score, people))
 
 
-def people_to_score(data, data_root, split, run, image_size):
+def people_to_score(data, data_root, split, run, image_size, only_present=False):
     """The people of a split: by notebook 01's numbers in the run if they are of this data set, else in its preset."""
     from hpe_lib import artifacts, datasets, presets
 
@@ -115,7 +117,7 @@ def people_to_score(data, data_root, split, run, image_size):
     split = split or ("val" if data == "synthetic" else "all")
     count = None if data == "synthetic" else len(datasets.lsp_joints(Path(root) / "joints.mat"))
     return datasets.load(data, root, rows(split, numbers, count), image_size, numbers["data_seed"],
-                         only_present=split == "all" or numbers["only_present"])
+                         only_present or numbers["only_present"])
 
 
 def rows(split, numbers, count):

@@ -236,14 +236,13 @@ def _draw_to(folder, rows, image_size, data_seed):
     """images.npy, then truth.npz, each renamed into place: a folder with the second is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     images = np.lib.format.open_memmap(folder / "images.part", "w+", np.uint8, (len(rows), image_size, image_size, 3))
-    truth = []
+    names, truth = ("joints", "visibility", "head_box", "body"), []
     for place, index in enumerate(tqdm(rows, desc="drawing people", disable=None, mininterval=5)):
         drawing = synthetic.draw(data_seed, int(index), image_size)
         images[place] = drawing.image
-        truth.append((drawing.joints, drawing.state, drawing.visibility, drawing.head_box, drawing.center, drawing.body))
+        truth.append([getattr(drawing, name) for name in names])
     images.flush()
     (folder / "images.part").replace(folder / "images.npy")
-    names = ("joints", "state", "visibility", "head_box", "center", "body")
     np.savez(folder / "truth.part.npz", **{name: np.stack(column) for name, column in zip(names, zip(*truth))})
     (folder / "truth.part.npz").replace(folder / "truth.npz")
 

@@ -12,9 +12,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from hpe_lib.artifacts import BadInput
-from hpe_lib.skeleton import MPII
+from hpe_lib.paper import N_JOINTS as J
 
-J = len(MPII.names)
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 

@@ -22,8 +22,9 @@ AUC_THRESHOLDS = np.linspace(0, 0.5, 51)
 def score(predicted: np.ndarray, people: People, seed: int = 0) -> dict:
     """Score JSON of predicted joints (N, 16, 2) image px against people's truth; percentages, None where undefined.
 
-    total is pooled over joints, total_macro the mean over joints, a group's number the mean over its joints. people without normaliser are left out and counted;
-    box_normalised says what all of them would score were the longer side of their joints' box the normaliser.
+    total is pooled over joints, total_macro the mean over joints, a group's number the mean over its joints. People
+    without normaliser are left out and counted; box_normalised says what all of them would score were the longer side
+    of their joints' box the normaliser.
     """
     if predicted.shape != people.joints.shape:
         raise ValueError(f"predictions of shape {predicted.shape}, expected {people.joints.shape}")

@@ -10,12 +10,12 @@ import io
 
 import numpy as np
 import torch
-from matplotlib import cm, colors, lines, patches
+from matplotlib import cm, colors, lines, patches, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hpe_lib import heatmaps
-from hpe_lib.datasets import People
+from hpe_lib.datasets import People, framed
 from hpe_lib.geometry import Frame
 from hpe_lib.paper import BODY
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
@@ -71,7 +71,7 @@ def pose(ax: Axes, joints: np.ndarray, visibility: np.ndarray, size: float = 4.0
         colour, marker = side_style(joint)
         seen = visibility[joint] == VISIBLE
         ax.plot(*joints[joint], marker, markersize=size, markerfacecolor=colour if seen else "white",
-                markeredgecolor="white" if seen else colour, markeredgewidth=0.15 * size if seen else 0.3 * size)
+                markeredgecolor="black" if seen else colour, markeredgewidth=0.08 * size if seen else 0.3 * size)
     return ax
 
 
@@ -128,15 +128,11 @@ def window(people: People, row: int, frames: dict[str, Frame]) -> Figure:
         first.plot(*corners.T, color="black", linewidth=4)
         first.plot(*corners.T, color=colour, linewidth=2.2)
         crop(ax, frame.cut(image), f"{name}: body {frame.body_in_crop:.0f} px of {size}")
-        visibility = people.visibility[row]
-        joints, visibility = frame.to_crop(people.joints[row]), visibility
-        if frame.mirrored:
-            joints, visibility = joints[MPII.mirror], visibility[MPII.mirror]
-        pose(ax, joints, visibility, size=5)
+        pose(ax, *framed(frame, people.joints[row], people.visibility[row]), size=5)
         ax.spines[:].set(color=colour, linewidth=3)
     for ax in (first, *others):
-        ax.set(xlabel="x, px", ylabel="y, px")
-        ax.set_xticks([0, round(ax.get_xlim()[1])])
+        last_row, last_column = np.array(ax.images[0].get_array().shape[:2]) - 1
+        ax.set(xlabel="x, px", ylabel="y, px", xticks=[0, last_column], yticks=[0, last_row])
     return figure
 
 
@@ -161,6 +157,7 @@ def histograms(quantities: dict[str, dict[str, np.ndarray] | np.ndarray], bins=4
         groups = groups if isinstance(groups, dict) else {"": groups}
         groups = {name: np.asarray(values)[np.isfinite(values)] for name, values in groups.items()}
         edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins)
+        groups = {name: np.clip(values, edges[0], edges[-1]) for name, values in groups.items()}  # nobody is left out
         for (name, values), colour, dash in zip(groups.items(), (GREEN, PURPLE, BLACK, BLUE), ("-", "--", ":", "-.")):
             weights = np.full(len(values), 100 / max(len(values), 1)) if share else None
             ax.hist(values, edges, weights=weights, histtype="stepfilled", color=colour, alpha=0.25)
@@ -177,7 +174,7 @@ def scatter_poses(joints: np.ndarray, mean: np.ndarray, image_size: int) -> Figu
     figure = Picture(4.6, 4.8)
     ax = figure.subplots()
     for joint in range(len(MPII.names)):
-        ax.plot(*joints[:, joint].T, ",", color=side_style(joint)[0], alpha=0.35)
+        ax.plot(*joints[:, joint].T, ".", color=side_style(joint)[0], alpha=0.3, markersize=1.5, zorder=0)
     there = np.where(np.isfinite(mean).all(-1), VISIBLE, ABSENT)
     pose(ax, mean, there, size=7)
     ax.set(xlim=(-0.5, image_size - 0.5), ylim=(image_size - 0.5, -0.5), aspect="equal", xlabel="x, crop px",
@@ -186,9 +183,9 @@ def scatter_poses(joints: np.ndarray, mean: np.ndarray, image_size: int) -> Figu
 
 
 def overlay(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str = "", top: float = 1.0) -> Axes:
-    """A map (h, w) on its crop (S, S, 3): grey where the map is 0, the brighter the nearer to `top`."""
+    """A map (h, w) on its crop (S, S, 3), which turns light grey: nothing where the map is 0, bright near `top`."""
     size, stride = image.shape[0], image.shape[0] / heat.shape[0]
-    crop(ax, np.repeat(image.mean(-1, keepdims=True).astype(np.uint8), 3, axis=-1), title)
+    crop(ax, np.repeat(90 + 0.6 * image.mean(-1, keepdims=True), 3, axis=-1).astype(np.uint8), title)
     level = np.clip(heat / top, 0, 1)
     painted = cm.ScalarMappable(colors.Normalize(0, 1), HEAT).to_rgba(level, alpha=0.85 * np.sqrt(level))
     extent = (-0.5, heat.shape[1] * stride - 0.5, heat.shape[0] * stride - 0.5, -0.5)
@@ -197,10 +194,11 @@ def overlay(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str = "", top:
     return ax
 
 
-def overlays(crops: np.ndarray, maps: np.ndarray, joints: np.ndarray, visibility: np.ndarray,
-             titles: list[str]) -> Figure:
+def overlays(crops: np.ndarray, maps: np.ndarray, joints: np.ndarray, visibility: np.ndarray, titles: list[str],
+             columns: int = 5) -> Figure:
     """Crops (N, S, S, 3) with the highest of their 16 maps (N, 16, h, w) and joints (N, 16, 2) crop px on them."""
-    figure, axes = panels(len(crops), len(crops), 11 / len(crops), 0.3)
+    columns = min(columns, len(crops))
+    figure, axes = panels(len(crops), columns, 11 / columns, 0.3)
     for ax, image, heat, points, states, title in zip(axes, crops, maps, joints, visibility, titles):
         overlay(ax, image, heat.max(0), title)
         pose(ax, points, states, size=3, limbs=False)
@@ -268,7 +266,7 @@ class Curves:
         done = 0
         for stage, records in self.histories.items():
             epochs = done + np.arange(1, len(records) + 1)
-            left.semilogy(epochs, [record["loss"] for record in records], "o-", color=BLUE, markersize=3)
+            left.plot(epochs, [record["loss"] for record in records], "o-", color=BLUE, markersize=3)
             left.text(done + 0.6, 1.02, f"{stage}\n{LOSSES[stage]}", transform=left.get_xaxis_transform(), fontsize=8)
             scores(right, epochs, records, labelled=done == 0)
             done += len(records)
@@ -276,12 +274,24 @@ class Curves:
                 ax.axvline(done + 0.5, color="lightgrey", linewidth=1)
         for name, value in self.reference.items():
             left.axhline(value, color=VERMILION, linestyle=":", label=name)
-        left.set(xlabel="epoch", ylabel="training loss, Σ over px / 16", xlim=(0.5, max(done, 1) + 0.5))
-        right.set(xlabel="epoch", ylabel="held-out people, %", ylim=(0, 100), xlim=(0.5, max(done, 1) + 0.5))
+        logarithmic(left)
+        left.set(ylabel="training loss, Σ over px / 16")
+        right.set(ylabel="held-out people, %", ylim=(0, 100))
         for ax in (left, right):
+            ax.set(xlabel="epoch", xlim=(0.5, max(done, 1) + 0.5))
+            ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
             if ax.get_legend_handles_labels()[0]:
                 ax.legend(fontsize=8, frameon=False)
         return self.figure
+
+
+def logarithmic(ax: Axes) -> None:
+    """A logarithmic y axis with plain numbers, wide enough to show at least one of them."""
+    low, high = ax.dataLim.intervaly if np.isfinite(ax.dataLim.intervaly).all() else (1, 1)
+    ax.set(yscale="log", ylim=(0.75 * low, 1.35 * high))
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    ax.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def scores(ax: Axes, epochs: np.ndarray, records: list[dict], labelled: bool) -> None:

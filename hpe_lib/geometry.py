@@ -68,7 +68,8 @@ class Frame:
         if shrink > 1:
             below, right = (-n % shrink for n in image.shape[:2])  # black, as all that is outside
             image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT)
-            image = cv2.resize(image, (image.shape[1] // shrink, image.shape[0] // shrink), interpolation=cv2.INTER_AREA)
+            size = image.shape[1] // shrink, image.shape[0] // shrink
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             to_full = np.array([[shrink, 0, (shrink - 1) / 2], [0, shrink, (shrink - 1) / 2], [0, 0, 1]])
             matrix = matrix @ to_full
         return cv2.warpAffine(image, matrix, (self.image_size, self.image_size), flags=cv2.INTER_LINEAR)

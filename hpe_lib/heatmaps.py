@@ -75,7 +75,7 @@ def _argmax(maps, peaks):
 
 
 def _neighbours(maps, cells):
-    """(B, J, 2, 3) values before, at and after a cell along x and along y; at the border the inner one stands for both."""
+    """(B, J, 2, 3) values before, at and after a cell along x and along y; beyond the border they are reflected."""
     padded = F.pad(maps, (1, 1, 1, 1), mode="reflect").flatten(2)
     width = maps.shape[-1] + 2
     middle = (cells[..., 1] + 1) * width + cells[..., 0] + 1

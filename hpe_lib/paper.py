@@ -37,7 +37,8 @@ READING = [
     {"id": "F5", "topic": "zero initialisation",
      "paper": "Added layers, and all of the regressor but its bilinear deconvolutions, start at zero.",
      "we_do": "Score layers and the last convolution of each residual branch are zero; deconvolutions whose kernel is "
-              "their stride start as nearest-neighbour enlargement; the rest He.",
+              "their stride start as nearest-neighbour enlargement; the rest He. The detector may begin at a small "
+              "probability (prior) instead of one half.",
      "why": "A chain of zero layers passes no gradient to any weight; a bilinear kernel must exceed its stride.",
      "cost": "None to see: the network still begins by claiming nothing anywhere."},
     {"id": "F6", "topic": "regressor",

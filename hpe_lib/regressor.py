@@ -7,9 +7,7 @@ import torch
 from torch import nn
 
 from hpe_lib.detector import nearest_deconvolution, zero_score
-from hpe_lib.skeleton import MPII
-
-J = len(MPII.names)
+from hpe_lib.paper import N_JOINTS as J
 
 
 class Bottleneck(nn.Module):
@@ -44,7 +42,8 @@ class Hourglass(nn.Module):
     ValueError if 4 is no multiple of map_stride.
     """
 
-    def __init__(self, channels: int = 256, levels: int = 4, bottlenecks: int = 3, map_stride: int = 1, stem: str = "conv7"):
+    def __init__(self, channels: int = 256, levels: int = 4, bottlenecks: int = 3, map_stride: int = 1,
+                 stem: str = "conv7"):
         super().__init__()
         if 4 % map_stride:
             raise ValueError(f"map_stride {map_stride}: expected 1, 2 or 4")

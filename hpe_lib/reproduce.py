@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -16,7 +17,7 @@ import nbformat
 import papermill
 import psutil
 from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
+from papermill.exceptions import PapermillExecutionError, strip_color
 
 from hpe_lib import artifacts, presets
 from hpe_lib.artifacts import BadInput, one_line
@@ -181,12 +182,19 @@ def reason(path, failed, error):
     if isinstance(error, PapermillExecutionError):
         if error.ename == "BadInput":
             return BadInput(f"BadInput: {error.evalue}")
-        return CellFailed(one_line(f"{path.name}, cell [{error.exec_count}]: {error.ename}: {error.evalue}")
+        message = error.evalue or failing_line(error)
+        return CellFailed(one_line(f"{path.name}, cell [{error.exec_count}]: {error.ename}: {message}")
                           + f" (see {failed})")
     if isinstance(error, DeadKernelError):
         return CellFailed(f"{path.name}: its kernel died, probably out of memory: smaller batch_size or fewer people "
                           f"(see {failed})")
     return error
+
+
+def failing_line(error):
+    """The cell's line that raised, for an error without a text: a bare assert."""
+    lines = re.findall(r"^-+> *\d+ (.*)$", strip_color("\n".join(error.traceback)), re.MULTILINE)
+    return lines[0] if lines else ""
 
 
 class Peak:

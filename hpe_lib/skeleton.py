@@ -27,7 +27,7 @@ class Skeleton:
         """(J,) permutation: row i of a mirrored person is row mirror[i] of the original."""
         swap = {"left": "right", "right": "left"}
         sides = [name.partition("_") for name in self.names]
-        return [self.index(f"{swap[side]}_{rest}" if side in swap else f"{side}{bar}{rest}") for side, bar, rest in sides]
+        return [self.index(f"{swap.get(side, side)}{bar}{rest}") for side, bar, rest in sides]
 
     @property
     def limbs(self) -> list[tuple[int, int]]:

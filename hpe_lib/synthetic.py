@@ -216,7 +216,7 @@ def _matrices(turns):
 
 def _proportions(rng, people):
     """(people, 13, 3) lengths of every frame's axes, (people, 24) girths of the parts; standing height is 1."""
-    length, broad, girth = np.exp(rng.normal(0, (0.05, 0.09, 0.13), (people, 3))).T[:, :, None]
+    length, broad, girth = np.exp(rng.standard_normal((people, 3)) * (0.05, 0.09, 0.13)).T[:, :, None]
     single = np.exp(rng.normal(0, 0.05, (people, 5)))  # trunk, head, arms, thighs, shins
     axes = np.repeat(single[:, [0, 0, 1, 2, 2, 2, 2, 3, 4, 4, 3, 4, 4], None], 3, axis=2)
     axes[:, 7:] *= length[:, :, None]
@@ -333,9 +333,9 @@ def _shapes(rng):
     """Polygons (k, 20, 2) behind everybody and (l, 20, 2) in front, from bars to discs, uniformly over the image."""
     behind, before = rng.integers(8, _BACK + 1), rng.integers(1, _FRONT + 1)
     total = behind + before
-    low, high = (np.repeat(np.log(pair), (behind, before)) for pair in ((0.08, 0.09), (0.9, 0.4)))
     kind, turn, size, slim, x, y = rng.random((6, total))
-    outline = _OUTLINES[(kind * 2).astype(int)] * (np.exp(low + (high - low) * size) / 2)[:, None, None]
+    size[:behind], size[behind:] = 0.04 * np.exp(2.4 * size[:behind]), 0.045 * np.exp(1.5 * size[behind:])
+    outline = _OUTLINES[(kind * 2).astype(int)] * size[:, None, None]
     slim = np.exp(0.95 * slim)  # sides up to 1 : 6.7
     cosine, sine = np.cos(turn * np.pi), np.sin(turn * np.pi)
     frame = np.stack([cosine / slim, sine / slim, -sine * slim, cosine * slim], 1).reshape(total, 2, 2)
@@ -346,24 +346,24 @@ def _shapes(rng):
 def _strays(rng):
     """Loose limb-like capsules, behind or in front: ends (n, 2, 3), radii (n, 2). They know of nobody."""
     count = rng.integers(_STRAYS + 1)
-    near = np.where(rng.random(count) < 0.3, 3.0, -3.0)
-    middle = np.column_stack([rng.uniform(-0.55, 0.55, (count, 2)), near + rng.uniform(-0.2, 0.2, count)])
+    middle = rng.uniform(-0.55, 0.55, (count, 3))
+    middle[:, 2] += np.where(rng.random(count) < 0.3, 3.0, -3.0)
     half = rng.normal(0, 0.055, (count, 3))
-    thick = np.exp(rng.uniform(np.log(0.012), np.log(0.045), (count, 1)))
+    thick = 0.012 * np.exp(1.3 * rng.random((count, 1)))
     return np.stack([middle - half, middle + half], 1), thick * rng.uniform(0.55, 1, (count, 2))
 
 
 def _places(rng, people):
-    """Body height, centre (x, y) and depth of every person. The others stand beside the middle, never on it."""
+    """Body height (P,) and place (P, 3) of every person. The others stand beside the middle, never on it."""
     body = 0.8 * np.exp(rng.normal(0, 0.08, people).clip(-0.2, 0.2))
     body[1:] *= np.exp(rng.uniform(-0.5, 0.25, people - 1))
     loose = rng.random((people, 1)) < 0.4  # badly framed: heads and feet leave the image
-    centre = rng.normal(0, np.where(loose, (0.09, 0.20), 0.03), (people, 2)).clip(-0.4, 0.4)
-    centre[1:, 0] = rng.uniform(0.24, 0.62, people - 1) * (2 * rng.integers(2, size=people - 1) - 1)
-    centre[1:, 1] = rng.uniform(-0.35, 0.35, people - 1)
-    depth = np.where(rng.random(people) < 0.4, 1.5, -1.5)
-    depth[0] = 0
-    return body, centre, depth
+    centre = (rng.standard_normal((people, 2)) * np.where(loose, (0.09, 0.20), 0.03)).clip(-0.4, 0.4)
+    side, up, near = rng.random((3, people - 1))
+    place = np.concatenate([centre, np.zeros((people, 1))], 1)
+    place[1:, 0] = np.where(side < 0.5, 0.24 + 0.76 * side, -0.24 - 0.76 * (side - 0.5))
+    place[1:, 1], place[1:, 2] = 0.7 * up - 0.35, np.where(near < 0.4, 1.5, -1.5)
+    return body, place
 
 
 def _projected(rng, body, joints, ends, radii):
@@ -383,19 +383,19 @@ def _scene(rng):
     back, front = _shapes(rng)
     loose, thick = _strays(rng)
     people = 1 + (rng.random(2) < (0.55, 0.3)).sum()
-    body, centre, depth = _places(rng, people)
+    body, place = _places(rng, people)
     things = len(back) + len(front) + len(loose)
     looks = _looks(rng, things, people)
     joints, ends, radii, turned = _bodies(rng, people)
     joints, ends, radii = _projected(rng, body, joints, ends, radii)
-    offset = np.column_stack([centre, depth])[:, None]
+    offset = place[:, None]
     covers = _covers(rng, people)[:, _PART_COVER]
     own = np.arange(people)[:, None] * 6 + things
     skins = np.stack([_PART_MATERIAL + own, own + SKIN + 0 * _PART_MATERIAL, covers], -1).reshape(-1, 3)
     stray = np.arange(things - len(loose), things)[:, None] * (1, 1, 0) + (0, 0, 2)
     turned = (turned * np.array([1, -1, 1])[:, None]).reshape(-1, 3, 3)
     return _Scene(
-        joints[0] + offset[0], (*centre[0], body[0]),
+        joints[0] + offset[0], (*place[0, :2], body[0]),
         np.concatenate([(ends + offset[:, None]).reshape(-1, 2, 3), loose]),
         np.concatenate([radii.reshape(-1, 2), thick]),
         np.concatenate([turned, np.broadcast_to(np.eye(3), (len(loose), 3, 3))]),

@@ -124,7 +124,7 @@ def make_optimizer(name: str, parameters, lr: float, weight_decay: float) -> tor
     """"rmsprop" (§3.2; α 0.99 and ε 1e-8 are ours, F9), "sgd" with momentum 0.9 (F10) or "adamw"."""
     makers = {"rmsprop": lambda: torch.optim.RMSprop(parameters, lr, alpha=0.99, weight_decay=weight_decay),
               "sgd": lambda: torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=weight_decay),
-              "adamw": lambda: torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)}
+              "adamw": lambda: torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=True)}
     if name not in makers:
         raise BadInput("optimizer", repr(name), " or ".join(makers))
     return makers[name]()
@@ -170,7 +170,7 @@ def train(stage: str, out: str | Path, parameters: dict, scorer: Callable[[Casca
 
 
 class Recipe:
-    """Everything a stage is made from, resolved: parameters with what is inherited, people, targets, upstream weights."""
+    """Everything a stage is made from: parameters with what is inherited, people, targets, upstream weights."""
 
     def __init__(self, stage: str, out: Path, parameters: dict, init_from=None):
         self.stage, self.folder = stage, out / STAGES[stage]

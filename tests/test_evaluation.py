@@ -19,9 +19,9 @@ def people(joints, normaliser, visibility=None, metric="PCKh@0.5", occlusion_lab
     if visibility is None:
         visibility = np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE)
     return People("made", np.arange(count).astype(str), Pixels(np.zeros((count, 4, 4, 3), np.uint8), "made"),
-                  joints.astype(float), visibility.astype(np.int8), np.zeros((count, 2)), np.ones(count), np.ones(count),
-                  np.broadcast_to(normaliser, count).astype(float), (np.nanmax(joints, 1) - np.nanmin(joints, 1)).max(1),
-                  metric, occlusion_labels, False)
+                  joints.astype(float), visibility.astype(np.int8), np.zeros((count, 2)), np.ones(count),
+                  np.ones(count), np.broadcast_to(normaliser, count).astype(float),
+                  (np.nanmax(joints, 1) - np.nanmin(joints, 1)).max(1), metric, occlusion_labels, False)
 
 
 def crowd(count=50, seed=0, spread=1.0):
@@ -58,8 +58,10 @@ def test_pckh_of_published_predictions(mpii, test_data, name, total, macro, visi
     found = evaluation.score(published(test_data / "mpii" / "predictions" / name).astype(float), mpii)
     assert found["metric"] == "PCKh@0.5" and (found["persons"], found["left_out"]) == (2958, 0)
     assert [round(found[key], 2) for key in ("total", "total_macro", "at_0.1")] == [total, macro, near]
-    assert found["visible"] == pytest.approx(visible, abs=0.015) and found["occluded"] == pytest.approx(occluded, abs=0.015)
-    assert " ".join(f"{found[group]:.2f}" for group in MPII.groups) == columns
+    assert [found["visible"], found["occluded"]] == pytest.approx([visible, occluded], abs=0.015)
+    # Tompson's copy of the truth differs from the official one by one ankle or hip: 0.03 in its column
+    wanted = [float(value) for value in columns.split()]
+    assert [found[group] for group in MPII.groups] == pytest.approx(wanted, abs=0.03)
     if name == "newell.h5":
         assert found["joints"] == 38430 and found["head_top"] == pytest.approx(95.94, abs=0.01)
         assert found["ci95"] == pytest.approx([87.84, 89.04], abs=0.1)
@@ -81,7 +83,7 @@ def test_pck_of_published_predictions_on_lsp(test_data, labels, total):
 
 
 def test_a_distance_at_the_threshold_is_right():
-    """Head size 60 px (a box of 80 × 60, times 0.6): 30 px off is right at 0.5, the next float is wrong; the same at 0.1."""
+    """Head size 60 px (a box of 80 × 60, times 0.6): 30 px off is right at 0.5, the next float is wrong; so at 0.1."""
     joints = np.zeros((1, 16, 2))
     for threshold, key in ((0.5, "total"), (0.1, "at_0.1")):
         predicted = joints + [60 * threshold, 0]
@@ -108,16 +110,16 @@ def test_missing_truth_is_ignored_and_a_missing_prediction_is_wrong():
     joints[3], joints[4, 2] = np.nan, np.nan  # one person without any joint adds nothing, above or below
     found = evaluation.score(predicted, replace(truth, joints=joints))
     assert found["total"] == 100 and found["joints"] == 280 - 15
-    joints[:, :, :] = truth.joints
     hidden = np.where(np.arange(16) == 2, ABSENT, truth.visibility).astype(np.int8)
-    assert evaluation.score(predicted + [[[0, 0]] * 2 + [[99, 0]] + [[0, 0]] * 13], replace(truth, visibility=hidden))["total"] == 100
+    predicted[:, 2] += 99
+    assert evaluation.score(predicted, replace(truth, visibility=hidden))["total"] == 100
 
 
 def test_pelvis_and_thorax_do_not_count():
     truth, predicted = crowd(spread=0.01)
     predicted[:, [PELVIS, THORAX]] += 500
     found = evaluation.score(predicted, truth)
-    assert found["total"] == found["box_normalised"] == found["auc"] + (100 - found["auc"]) == 100 and found["joints"] == 700
+    assert found["total"] == found["box_normalised"] == 100 and found["joints"] == 700
 
 
 def test_the_total_is_pooled_and_the_macro_mean_is_not():
@@ -177,7 +179,8 @@ def test_interval_is_seeded_and_as_wide_as_the_binomial_says():
     predicted[:80] += 99
     low, high = evaluation.score(predicted, truth)["ci95"]
     assert 80 - low == pytest.approx(3.92, abs=0.5) and high - 80 == pytest.approx(3.92, abs=0.5)
-    assert evaluation.score(predicted, truth)["ci95"] == [low, high] != evaluation.score(predicted, truth, seed=1)["ci95"]
+    assert evaluation.score(predicted, truth)["ci95"] == [low, high]
+    assert evaluation.score(predicted, truth, seed=1)["ci95"] != [low, high]
 
 
 def test_interval_resamples_people_not_joints():
@@ -215,5 +218,6 @@ def test_table_has_a_row_for_each_score():
     rows = {"ours": evaluation.score(predicted, truth), "perfect": evaluation.score(truth.joints, truth)}
     found = evaluation.table(rows)
     assert isinstance(found, pd.DataFrame) and list(found.index) == ["ours", "perfect"]
-    assert found.loc["perfect", "total"] == 100 > found.loc["ours", "total"] and found.loc["perfect", "ci95"] == "100.0–100.0"
+    assert found.loc["perfect", "total"] == 100 > found.loc["ours", "total"]
+    assert found.loc["perfect", "ci95"] == "100.0–100.0"
     assert list(found.columns)[:8] == [*MPII.groups, "total"] and "occluded" not in found  # nobody is: an empty column

@@ -86,8 +86,8 @@ def test_dots_land_right_also_where_the_image_is_shrunk_first(shrink, mirrored):
     """A photograph far larger than the crop, with a side that `shrink` does not divide."""
     frame = Frame((310.0, 240.0), 64 * 1.5 * shrink + 1, 64, 100.0, 20.0, mirrored)
     points = 310 + (np.array([[100.0, 90.0], [200.0, 97.0], [120.0, 190.0]]) - 150) * frame.side / 500 - [0, 70]
-    image = cv2.resize(painted((points + 0.5) / shrink - 0.5, (512 // shrink, 640 // shrink)), None, fx=shrink, fy=shrink,
-                       interpolation=cv2.INTER_NEAREST)
+    image = painted((points + 0.5) / shrink - 0.5, (512 // shrink, 640 // shrink))
+    image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_NEAREST)
     image = np.pad(image, ((0, shrink - 1), (0, shrink - 1), (0, 0)))
     assert np.abs(centres(frame.cut(image)) - frame.to_crop(points)).max() < 0.06
 

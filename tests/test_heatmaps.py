@@ -53,7 +53,8 @@ def test_radius_and_sigma_are_each_person_s_own():
 
 @pytest.mark.parametrize("draw", [heatmaps.discs, heatmaps.gaussians])
 def test_absent_joints_are_empty_maps_and_nan_does_no_harm(draw):
-    points = tensor([[[2.0, 2.0], [2.0, 2.0], [float("nan"), float("nan")], [float("nan"), float("nan")], [400.0, -90.0]]])
+    nan = float("nan")
+    points = tensor([[[2.0, 2.0], [2.0, 2.0], [nan, nan], [nan, nan], [400.0, -90.0]]])
     maps = draw(points, tensor([[True, False, False, True, True]]), 5, tensor([1.0]))
     assert maps.isfinite().all() and maps[0, 0].max() == 1 and maps[0, 1:].abs().sum() == 0
 
@@ -73,8 +74,8 @@ def test_decoders_golden():
     maps[0, 0, 1, 1:4], maps[0, 0, 2, 2] = tensor([1.0, 4.0, 3.0]), 2.0
     found = {name: heatmaps.decode(maps, name)[0][0, 0].tolist() for name in heatmaps.DECODERS}
     assert found["argmax"] == [2, 1] and found["quarter"] == [2.25, 1.25]
-    logs = np.log([1, 4, 3])  # x is positive on three cells: logarithms; y is not: values 0, 4, 2
-    assert found["parabola"] == pytest.approx([2 + (logs[2] - logs[0]) / (4 * logs[1] - 2 * logs[0] - 2 * logs[2]), 1 + 2 / 12])
+    before, at, after = np.log([1, 4, 3])  # x is positive on three cells: logarithms; y is not: values 0, 4, 2
+    assert found["parabola"] == pytest.approx([2 + (after - before) / 2 / (2 * at - before - after), 1 + 2 / 12])
     assert found["centroid"] == pytest.approx([(2 * 4 + 3 * 3 + 2 * 2) / 9, (1 * 4 + 1 * 3 + 2 * 2) / 9])
     assert heatmaps.decode(maps)[1].item() == 4
 

@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torch import nn
 
-from hpe_lib import artifacts, cascade, detector, regressor
+from hpe_lib import artifacts, cascade, detector
 from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade
 from hpe_lib.detector import Detector
@@ -96,7 +96,8 @@ def test_unreachable_imagenet_weights(monkeypatch):
 @pytest.mark.parametrize("stem", ["conv7", "patch"])
 def test_hourglass_s_maps_have_their_stride(stem, stride):
     with torch.device("meta"):
-        assert Hourglass(16, 3, 1, stride, stem)(torch.empty(2, 19, 64, 64)).shape == (2, 16, 64 // stride, 64 // stride)
+        maps = Hourglass(16, 3, 1, stride, stem)(torch.empty(2, 19, 64, 64))
+    assert maps.shape == (2, 16, 64 // stride, 64 // stride)
 
 
 def test_hourglass_halves_as_often_as_it_has_levels():
@@ -153,7 +154,7 @@ def gradients_within_two_steps(net, images, target):
 @pytest.mark.parametrize("trunk", ["slim", "resnet18"])
 def test_every_parameter_of_the_detector_has_a_gradient_within_two_steps(trunk):
     torch.manual_seed(0)
-    images, target = torch.randn(2, 3, 64, 64, dtype=torch.double), torch.rand(2, 16, 16, 16, dtype=torch.double)
+    images, target = torch.randn(2, 3, 32, 32, dtype=torch.double), torch.rand(2, 16, 8, 8, dtype=torch.double)
     found = gradients_within_two_steps(Detector(trunk, 4).double(), images, target)
     assert min(found.values()) > 1e-7, min(found, key=found.get)
 
@@ -174,15 +175,13 @@ def test_literal_zeros_pass_no_gradient_to_any_weight():
     net = Hourglass(8, 2, 2, 2)
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
-            detector.zero_score(layer)
+            layer.load_state_dict({name: torch.zeros_like(value) for name, value in layer.state_dict().items()})
     for _ in range(3):
         net.zero_grad()
         (net(torch.randn(4, 19, 64, 64)) - torch.rand(4, 16, 32, 32)).square().sum().backward()
         passed = {name for name, weight in net.named_parameters() if weight.grad.abs().max() > 0}
         assert "D7.bias" in passed and {name.rpartition(".")[0] for name in passed} <= {"D7", "to_input"}
-        weights = [weight for name, weight in net.named_parameters() if name.startswith(("D1", "D2", "D3", "D6", "bottom"))]
-        assert all((weight.grad == 0).all() for weight in weights)
-        assert not {"D7.weight", "D5.0.weight"} & passed
+        assert not {name for name in passed if name.endswith("weight") and not name.startswith("to_input")}
         torch.optim.SGD([net.D7.bias, net.to_input.bias], 1e-3).step()
 
 
@@ -250,7 +249,7 @@ def test_channels_last_changes_the_memory_and_not_the_answer():
     fast = woken().eval().to(memory_format=torch.channels_last)
     assert fast.detector.B2[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert fast.normalise(crops()).is_contiguous(memory_format=torch.channels_last)
-    for one, other in zip(plain(crops()), fast(crops())):
+    for one, other in zip(plain(crops()), fast(crops()), strict=True):
         assert torch.allclose(one, other, atol=1e-3)
 
 
@@ -262,7 +261,7 @@ def test_saved_cascades_answer_the_same_when_loaded(tmp_path):
     net = woken().eval()
     saved(tmp_path / "cascade", net)
     for folder in (tmp_path, tmp_path / "cascade"):
-        for one, other in zip(net(crops()), cascade.load(folder)(crops())):
+        for one, other in zip(net(crops()), cascade.load(folder)(crops()), strict=True):
             assert torch.allclose(one, other, atol=1e-3)
 
 
@@ -279,7 +278,8 @@ def test_weights_of_another_architecture(tmp_path):
     with pytest.raises(BadInput) as error:
         cascade.load(tmp_path)
     line = str(error.value)
-    assert "\n" not in line and "weights.safetensors" in line and "regressor.D1.0.weight 16x19x4x4 instead of 24x19x4x4" in line
+    assert "\n" not in line and "weights.safetensors" in line
+    assert "regressor.D1.0.weight 16x19x4x4 instead of 24x19x4x4" in line
 
 
 def test_no_weights_at_all(tmp_path):

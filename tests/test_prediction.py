@@ -46,7 +46,8 @@ def asymmetric(images):
 
 def symmetric(images):
     """The same, made to commute with mirroring."""
-    return Maps(*((one + heatmaps.mirror(other)) / 2 for one, other in zip(asymmetric(images), asymmetric(images.flip(2)))))
+    plain, flipped = asymmetric(images), asymmetric(images.flip(2))
+    return Maps(*((one + heatmaps.mirror(other)) / 2 for one, other in zip(plain, flipped, strict=True)))
 
 
 def crops(count=3):
@@ -55,7 +56,7 @@ def crops(count=3):
 
 def test_flip_test_changes_nothing_for_a_symmetric_network():
     plain, flipped = (prediction.forward(Stub(symmetric), crops(), flip_test=test) for test in (False, True))
-    for one, other in zip(plain, flipped):
+    for one, other in zip(plain, flipped, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
     assert not torch.allclose(*(prediction.forward(Stub(asymmetric), crops(), test).detector for test in (False, True)))
 
@@ -68,7 +69,8 @@ def test_flip_test_is_the_mean_with_the_mirrored_maps_of_the_mirrored_crop():
 
 def test_flip_test_makes_any_network_answer_mirrored_crops_alike():
     images = crops()
-    for one, other in zip(prediction.forward(Stub(asymmetric), images), prediction.forward(Stub(asymmetric), images.flip(2))):
+    plain, flipped = (prediction.forward(Stub(asymmetric), some) for some in (images, images.flip(2)))
+    for one, other in zip(plain, flipped, strict=True):
         assert torch.allclose(heatmaps.mirror(one), other, atol=1e-6)
 
 
@@ -82,8 +84,12 @@ def test_true_maps_become_true_joints_in_image_px(people, image_size):
     """Through batches, decoder, map px, crop px and image px; image_size 96 magnifies, so no two of these coincide."""
     maps, present = truth_maps(people, image_size)
     start = iter(range(0, 5, 2))
-    stub = Stub(lambda images: Maps(maps.new_zeros(len(images), *maps.shape[1:]), maps[(row := next(start)):row + len(images)]))
-    found = prediction.predict(stub, people, image_size, batch_size=2, flip_test=False)
+
+    def answer(images):
+        part = maps[(row := next(start)):row + len(images)]
+        return Maps(torch.zeros_like(part), part)
+
+    found = prediction.predict(Stub(answer), people, image_size, batch_size=2, flip_test=False)
     inside = present.numpy()
     assert found.joints.shape == (5, 16, 2) and inside.sum() > 60
     assert np.abs(found.joints - people.joints)[inside].max() < 0.01
@@ -96,7 +102,8 @@ def test_without_a_regressor_the_detector_answers(people):
     found = prediction.predict(Stub(lambda images: Maps(logits, None)), people, 64, flip_test=False)
     inside = present.numpy()
     assert (found.joints == found.detector_joints).all() and np.abs(found.joints - people.joints)[inside].max() < 0.6
-    assert np.allclose(found.detector_peak, torch.sigmoid(logits.amax((2, 3)))) and (found.confidence == found.detector_peak).all()
+    assert np.allclose(found.detector_peak, torch.sigmoid(logits.amax((2, 3))))
+    assert (found.confidence == found.detector_peak).all()
 
 
 def test_detector_is_read_from_logits_and_from_its_discs(people):
@@ -112,7 +119,8 @@ def test_detector_is_read_from_logits_and_from_its_discs(people):
 
 def test_decoder_is_passed_on(people):
     maps, present = truth_maps(people, 64)
-    found = {name: prediction.predict(Stub(lambda images: Maps(maps, maps)), people, 64, flip_test=False, decoder=name).joints
+    stub = Stub(lambda images: Maps(maps, maps))
+    found = {name: prediction.predict(stub, people, 64, flip_test=False, decoder=name).joints
              for name in ("argmax", "parabola")}
     error = {name: np.abs(joints - people.joints)[present.numpy()].mean() for name, joints in found.items()}
     assert error["parabola"] < 0.01 < 0.3 < error["argmax"]
@@ -128,4 +136,4 @@ def test_predicting_leaves_eval_mode_and_does_not_mix_people(people):
 def test_maps_for_pictures(people):
     pictures, probability, regressed = prediction.maps(Stub(symmetric), people, 64)
     assert pictures.shape == (5, 64, 64, 3) and pictures.dtype == np.uint8 and (pictures == people.crops(64)).all()
-    assert probability.shape == regressed.shape == (5, 16, 32, 32) and (probability > 0).all() and (probability < 1).all()
+    assert probability.shape == regressed.shape == (5, 16, 32, 32) and 0 < probability.min() < probability.max() < 1

@@ -72,6 +72,11 @@ def test_a_failing_cell_is_one_line_and_no_notebook_poses_as_executed(notebook, 
     assert kinds(tmp_path / "runs" / "x") == ["01_a.ipynb", "02_b.ipynb", "manifest.json"]
 
 
+def test_a_bare_assert_is_told_by_its_line(notebook, run):
+    with pytest.raises(CellFailed, match=r"cell \[3\]: AssertionError: assert a == 2 \(see"):
+        run(notebook("01_a", "a: int = 1", "a\nassert a == 2"))
+
+
 def test_bad_input_in_a_cell_is_bad_input_of_the_run(notebook, run):
     cell = "from hpe_lib.artifacts import BadInput\nraise BadInput('x.mat', 'NaN', 'numbers')"
     folder = notebook("01_a", "a: int = 1", cell)

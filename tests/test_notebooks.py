@@ -1,0 +1,100 @@
+import ast
+import json
+import re
+
+import nbformat
+import papermill
+import pytest
+
+from hpe_lib import presets, reproduce
+
+NOTEBOOKS = presets.notebooks()
+LINE = re.compile(r"\w+: [\w\[\] |]+ = [^=#]+  # .+")
+
+
+def cells(number, kind="code"):
+    return [cell for cell in nbformat.read(NOTEBOOKS[number], 4).cells if cell.cell_type == kind]
+
+
+def test_the_five_are_there():
+    assert [path.stem for path in NOTEBOOKS.values()][:5] == [
+        "01_explore_data", "02_build_targets", "03_train_detector", "04_train_regressor", "05_finetune_jointly"]
+
+
+@pytest.mark.parametrize("number", NOTEBOOKS)
+class TestAsCommitted:
+    def test_it_is_valid_and_holds_no_results(self, number):
+        notebook = nbformat.read(NOTEBOOKS[number], 4)
+        nbformat.validate(notebook)
+        assert notebook.metadata.kernelspec.name == "python3" and "widgets" not in notebook.metadata
+        assert not [cell for cell in cells(number) if cell.outputs or cell.execution_count]
+
+    def test_it_opens_with_its_question_then_its_parameters(self, number):
+        title, parameters = nbformat.read(NOTEBOOKS[number], 4).cells[:2]
+        assert title.source.startswith(f"# {number} · ") and "?**" in title.source and "ection" in title.source
+        assert parameters.metadata.tags == ["parameters"]
+        lines = parameters.source.splitlines()
+        assert not [line for line in lines if not LINE.fullmatch(line)]
+        told = papermill.inspect_notebook(str(NOTEBOOKS[number]))  # what `papermill --help-notebook` can parse
+        assert list(told) == ["out", *presets.declared(number)] and all(entry["help"] for entry in told.values())
+
+    def test_it_ends_with_what_must_hold_and_what_was_learned(self, number):
+        assert "assert " in cells(number)[-1].source
+        assert nbformat.read(NOTEBOOKS[number], 4).cells[-1].source.startswith("## What was learned")
+
+    def test_its_cells_are_short_and_define_nothing(self, number):
+        for cell in cells(number):
+            tree = ast.parse(cell.source)
+            defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+            assert not [node for node in ast.walk(tree) if isinstance(node, defined)], cell.source
+            assert "import *" not in cell.source
+            if "parameters" not in cell.metadata.get("tags", []):
+                assert len([line for line in cell.source.splitlines() if line.strip()]) <= 8, cell.source
+
+    def test_it_knows_nothing_of_presets_by_name(self, number):
+        assert not [name for name in presets.names() if name != "synthetic" and name != "lspet"
+                    for cell in cells(number) if name in cell.source]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The notebooks, all cells, in order, into one folder, with the preset `smoke`."""
+    out = tmp_path_factory.mktemp("runs") / "smoke"
+    reproduce.run("smoke", out)
+    return out
+
+
+def outputs(run, number):
+    executed = nbformat.read(run / NOTEBOOKS[number].name, 4)
+    return [(cell.source, cell.get("outputs", [])) for cell in executed.cells if cell.cell_type == "code"]
+
+
+def pictures(outs):
+    return sum("image/png" in out.get("data", {}) for out in outs)
+
+
+def test_a_run_leaves_weights_numbers_and_executed_notebooks(run):
+    for stage in ("detector", "regressor", "cascade"):
+        names = {path.name for path in (run / stage).iterdir()}
+        assert names == {"weights.safetensors", "manifest.json", "history.jsonl"}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"floors", "detector", "regressor", "cascade", "statements"} <= set(metrics)
+    rows = [*metrics["floors"].values(), *metrics["detector"].values(), metrics["regressor"], metrics["cascade"]]
+    assert len(rows) == 6 and {row["persons"] for row in rows} == {24}  # scored on all who are held out
+    assert set(metrics["statements"]) >= {"margin_over_mean_pose", "occluded_gain", "fig2_order"}
+    assert json.loads((run / "manifest.json").read_text())["finished"]
+
+
+def test_every_executed_notebook_shows_pictures(run):
+    for number in NOTEBOOKS:
+        shown = outputs(run, number)
+        assert sum(pictures(outs) for _, outs in shown) >= 4, number
+        assert not [out for _, outs in shown for out in outs if out.output_type == "error"]
+
+
+def test_a_training_cell_keeps_one_picture_and_one_line_an_epoch(run):
+    for number, stage, epochs in (("03", "detector", 2), ("04", "regressor", 2), ("05", "joint", 1)):
+        (outs,) = [outs for source, outs in outputs(run, number) if "training.train(" in source]
+        printed = "".join(out.text for out in outs if out.output_type == "stream" and out.name == "stdout")
+        assert pictures(outs) == 1
+        assert printed.count(f"{stage} epoch ") == epochs and len(printed.splitlines()) == epochs + 1

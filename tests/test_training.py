@@ -1,0 +1,395 @@
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from hpe_lib import artifacts, cascade, datasets, evaluation, heatmaps, prediction, training
+from hpe_lib.artifacts import BadInput
+from hpe_lib.cascade import Cascade, Maps
+from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
+
+SIZE = 64
+TARGETS = {"radius": 12.0, "sigma": 12.0, "occluded": "empty"}  # cells are 4 px, bodies about 45
+STILL = {"rotation": 0.0, "scale_low": 1.0, "scale_high": 1.0, "flip": False}
+DETECTOR = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "pretrained": False, "seed": 0, "epochs": 1,
+            "batch_size": 4, "optimizer": "adamw", "weight_decay": 0.0, "lr": 2e-3, "lr_end": 1e-4,
+            "schedule": "cosine", "warmup": 0.0, "workers": 0, "precision": "no", "rotation": 40.0, "scale_low": 0.7,
+            "scale_high": 1.3, "flip": True}
+REGRESSOR = {"channels": 8, "levels": 1, "bottlenecks": 1, "stem": "patch", "lr": 2e-3, "lr_end": 1e-4}
+JOINT = {"lr": 5e-4, "lr_end": 1e-4}
+STAGES = {"detector": DETECTOR, "regressor": REGRESSOR, "joint": JOINT}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These networks are so small that a second thread only waits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def prepare(out, train="1-8", targets=TARGETS):
+    data = datasets.prepare(out, dataset="synthetic", data_root="", train=train, val="101-104", image_size=SIZE,
+                            data_seed=0, only_present=False)
+    training.write_targets(out, **targets)
+    return data
+
+
+def train(stage, out, **changes):
+    return list(training.train(stage, out, STAGES[stage] | changes))
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A run folder of eight people whose targets are decided."""
+    prepare(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@dataclass
+class Overfitted:
+    people: datasets.People
+    folder: object
+    records: dict
+
+
+@pytest.fixture(scope="module")
+def overfitted(tmp_path_factory):
+    """Eight people learned by heart, stage by stage, without augmentation."""
+    out = tmp_path_factory.mktemp("overfit") / "run"
+    people = prepare(out).train
+    stages = {"detector": {"epochs": 130, "lr": 4e-3, "batch_size": 8, **STILL},
+              "regressor": {"epochs": 100, "lr": 5e-3, "channels": 32, "levels": 3}, "joint": {"epochs": 15}}
+    return Overfitted(people, out, {stage: train(stage, out, **changes) for stage, changes in stages.items()})
+
+
+@pytest.mark.parametrize("stage, part", [("detector", "visible"), ("regressor", "total"), ("joint", "total")])
+def test_eight_people_are_overfitted_to_100(overfitted, stage, part):
+    """The detector on what it is taught, visible joints; the others on all of them, the occluded included."""
+    net = cascade.load(overfitted.folder / cascade.STAGES[stage])
+    found = prediction.predict(net, overfitted.people, SIZE, flip_test=False)
+    report = evaluation.score(found.joints, overfitted.people)
+    assert report[part] == 100, report
+    first, last = overfitted.records[stage][0], overfitted.records[stage][-1]
+    assert last["loss"] < first["loss"] and last["peak"] > 0.5 and "warning" not in last
+
+
+def test_what_was_overfitted_can_also_fail(overfitted):
+    """The control: the same people, untrained weights."""
+    net = Cascade(cascade.load(overfitted.folder).network).eval()
+    found = prediction.predict(net, overfitted.people, SIZE, flip_test=False)
+    assert evaluation.score(found.joints, overfitted.people)["total"] < 20
+
+
+def test_eval_mode_agrees_with_train_mode(overfitted):
+    """Trap T34: running statistics that are not those of the batches."""
+    net, crops = cascade.load(overfitted.folder), torch.from_numpy(overfitted.people.crops(SIZE))
+    with torch.no_grad():
+        still, moving = net.eval()(crops), net.train()(crops)
+    for one, other in zip(still, moving, strict=True):
+        assert (one - other).abs().mean() < 0.05 * (one.abs().mean() + one.std())
+    points = [heatmaps.decode(maps.regressor)[0] for maps in (still, moving)]
+    seen = torch.from_numpy(overfitted.people.visibility != ABSENT)
+    assert (points[0] - points[1])[seen].abs().mean() < 0.1
+
+
+def test_the_detector_goes_quiet_on_occluded_joints(overfitted):
+    """Fig. 2, of people learned by heart."""
+    net = cascade.load(overfitted.folder / "detector")
+    peaks = prediction.predict(net, overfitted.people, SIZE, flip_test=False).detector_peak
+    visibility = overfitted.people.visibility
+    assert peaks[visibility == VISIBLE].mean() > 0.8 > 0.3 > peaks[visibility == OCCLUDED].mean()
+
+
+# ---- stages
+
+
+def weights(folder):
+    return artifacts.load_weights(folder)
+
+
+def test_frozen_is_frozen_and_everything_learns_in_the_joint_stage(out):
+    for stage in STAGES:
+        train(stage, out)
+    first, second, third = (weights(out / folder) for folder in ("detector", "regressor", "cascade"))
+    assert set(first) < set(second) and all(torch.equal(first[name], second[name]) for name in first)
+    assert any("running_mean" in name for name in first)
+    untrained = Cascade(artifacts.manifest(out / "regressor")["network"]).state_dict()
+    torch.manual_seed(0)
+    start = training.Recipe("regressor", out, REGRESSOR).model().state_dict()
+    moved = {name for name in second if name.startswith("regressor.") and not torch.equal(start[name], second[name])}
+    assert {"regressor.D1.0.weight", "regressor.D7.weight", "regressor.D6.1.running_mean"} <= moved
+    assert set(untrained) == set(second) == set(third)
+    assert not any(torch.equal(second[name], third[name]) for name in second if name.endswith("conv1.weight"))
+
+
+def test_history_is_on_disk_as_it_grows(out):
+    epochs = training.train("detector", out, DETECTOR | {"epochs": 3})
+    first = next(epochs)
+    assert training.history(out / "detector") == [json.loads(json.dumps(first))]
+    assert not (out / "detector" / "manifest.json").exists()
+    rest = list(epochs)
+    assert [record["epoch"] for record in training.history(out / "detector")] == [1, 2, 3]
+    assert [record["epoch"] for record in rest] == [2, 3]
+    assert {"stage", "epoch", "epochs", "loss", "lr", "seconds", "images_per_second", "peak"} <= set(first)
+    assert (out / "detector" / "manifest.json").exists() and "detector epoch 1/3" in training.line(first)
+
+
+def test_an_interrupted_training_leaves_no_artifact(out):
+    epochs = training.train("detector", out, DETECTOR | {"epochs": 3})
+    next(epochs)
+    epochs.close()
+    assert training.history(out / "detector") and artifacts.differences(out / "detector", {}) == ["absent"]
+    with pytest.raises(BadInput):
+        train("regressor", out)
+
+
+def test_the_manifest_says_what_the_weights_were_made_from(out):
+    train("detector", out), train("regressor", out)
+    found = artifacts.manifest(out / "regressor")
+    assert found["kind"] == "regressor" and found["seed"] == 0 and found["steps"] == 2 and found["wall_seconds"] > 0
+    assert [found["parameters"][name] for name in ("channels", "trunk", "sigma")] == [8, "slim", 12]
+    assert found["upstream"] == {"detector": artifacts.manifest(out / "detector")["weights_sha256"]}
+    assert found["data"]["train"] == datasets.opened(out).train.fingerprint()
+    assert found["weights_sha256"] == artifacts.file_hash(out / "regressor" / "weights.safetensors")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
+    made = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        prepare(tmp_path / name)
+        train("detector", tmp_path / name, seed=seed)
+        made.append(weights(tmp_path / name / "detector"))
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    assert not torch.equal(made[0]["detector.B1.0.weight"], made[2]["detector.B1.0.weight"])
+
+
+def test_a_stage_may_begin_from_weights_of_another_run(out, tmp_path):
+    train("detector", out)
+    prepare(tmp_path / "other")
+    list(training.train("detector", tmp_path / "other", DETECTOR | {"lr": 1e-12, "lr_end": 1e-12}, init_from=out))
+    one, other = weights(out / "detector"), weights(tmp_path / "other" / "detector")
+    assert torch.allclose(one["detector.B6.weight"], other["detector.B6.weight"], atol=1e-6)
+    assert "init_from" in artifacts.manifest(tmp_path / "other" / "detector")["upstream"]
+
+
+def test_weights_of_another_architecture_are_no_start(out, tmp_path):
+    train("detector", out)
+    prepare(tmp_path / "other")
+    with pytest.raises(BadInput) as error:
+        list(training.train("detector", tmp_path / "other", DETECTOR | {"trunk": "resnet18"}, init_from=out))
+    assert "weights.safetensors" in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "other" / "detector").exists()
+
+
+@pytest.mark.parametrize("stage, missing", [("detector", "data"), ("detector", "targets"), ("regressor", "detector")])
+def test_a_stage_without_what_comes_before_it(tmp_path, stage, missing):
+    if missing != "data":
+        prepare(tmp_path / "run")
+    if missing == "targets":
+        (tmp_path / "run" / "targets" / "manifest.json").unlink()
+    with pytest.raises(BadInput, match=missing):
+        train(stage, tmp_path / "run")
+
+
+# ---- reuse
+
+
+def reused(stage, out, **changes):
+    """Was it? And, if not, were its weights written anew?"""
+    path = out / cascade.STAGES[stage] / "weights.safetensors"
+    before = path.stat().st_mtime_ns
+    answer = all(record.get("reused", False) for record in train(stage, out, **changes))
+    assert answer == (path.stat().st_mtime_ns == before)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("reuse") / "run"
+    prepare(out)
+    for stage in STAGES:
+        train(stage, out)
+    return out
+
+
+def test_reuse_follows_parameters_people_and_upstream_weights(trained, capsys):
+    out = trained
+    assert all(reused(stage, out) for stage in STAGES)
+    assert "joint: reused" in capsys.readouterr().out
+    assert reused("detector", out, workers=1) and reused("joint", out, decoder="argmax", flip_test=False)
+    training.write_targets(out, **TARGETS | {"sigma": 15.0})
+    assert reused("detector", out) and not reused("regressor", out)
+    assert "sigma was 12.0, is 15.0" in capsys.readouterr().out
+    assert not reused("joint", out)  # its upstream weights are others now
+    training.write_targets(out, **TARGETS | {"sigma": 15.0, "radius": 14.0})
+    assert not reused("detector", out) and not reused("regressor", out)
+    assert "radius was 12.0, is 14.0" in capsys.readouterr().out
+    assert reused("regressor", out) and not reused("regressor", out, lr=1e-3)
+    prepare(out, train="1-7", targets=TARGETS | {"sigma": 15.0, "radius": 14.0})
+    assert not reused("detector", out) and "data: train" in capsys.readouterr().out
+
+
+def test_damaged_weights_are_not_reused(out):
+    train("detector", out)
+    path = out / "detector" / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    assert not reused("detector", out) and reused("detector", out)
+    path.unlink()
+    assert not any(record.get("reused") for record in train("detector", out))
+
+
+def test_a_reused_stage_tells_its_history_again(out):
+    first = train("detector", out, epochs=2)
+    again = train("detector", out, epochs=2)
+    assert [record["loss"] for record in again] == [record["loss"] for record in first]
+
+
+# ---- fit
+
+
+class Constant(nn.Module):
+    """A detector that answers one logit everywhere."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, images):
+        return Maps(self.value.expand(len(images), 16, 4, 4), None)
+
+
+def fit(model, objective, epochs=1, scorer=None):
+    people = datasets.People(
+        "made", np.arange(4).astype(str), datasets.Pixels(np.zeros((4, 16, 16, 3), np.uint8), "made"),
+        np.full((4, 16, 2), 8.0), np.full((4, 16), VISIBLE, np.int8), np.full((4, 2), 7.5), np.full(4, 16.0),
+        np.full(4, 12.0), np.ones(4), np.ones(4), "PCKh@0.5", True, False)
+    loader = torch.utils.data.DataLoader(datasets.PoseDataset(people, 16, datasets.Augmentation()), 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    accelerator = Accelerator(cpu=True)
+    return loader, training.fit(model, objective, loader, optimizer, scheduler, epochs, accelerator, scorer)
+
+
+def test_a_collapse_to_empty_maps_is_said():
+    for logit, collapsed in ((-6.0, True), (0.0, False)):
+        record = next(fit(Constant(logit), lambda maps, batch: maps.detector.sum())[1])
+        assert ("warning" in record) == collapsed and record["peak"] == pytest.approx(1 / (1 + math.exp(-logit)))
+        assert collapsed == ("WARNING maps are nearly empty" in training.line({"stage": "detector", **record}))
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_training(wrong):
+    with pytest.raises(FloatingPointError, match="epoch 1"):
+        next(fit(Constant(0.0), lambda maps, batch: maps.detector.sum() * wrong)[1])
+
+
+def test_a_training_that_diverges_leaves_no_artifact(out):
+    with pytest.raises(FloatingPointError):
+        train("detector", out, epochs=8, optimizer="sgd", lr=1e18, lr_end=1e18)
+    assert not (out / "detector" / "manifest.json").exists()
+
+
+def test_each_epoch_has_its_own_augmentations():
+    seen = []
+    _, epochs = fit(Constant(0.0), lambda maps, batch: seen.append(batch["body"].tolist()) or maps.detector.sum(), 2)
+    list(epochs)
+    assert len(seen) == 4 and seen[:2] != seen[2:]
+
+
+def test_the_scorer_s_numbers_are_in_the_record_and_training_goes_on_in_train_mode():
+    modes = []
+
+    def scorer(model):
+        model.eval()
+        return {"PCKh@0.5": 12.0}
+
+    model = Constant(0.0)
+    _, epochs = fit(model, lambda maps, batch: modes.append(model.training) or maps.detector.sum(), 2, scorer)
+    records = list(epochs)
+    assert records[1]["PCKh@0.5"] == 12 and modes == [True] * 4
+    assert "PCKh@0.5 12.0" in training.line({"stage": "detector", **records[1]})
+
+
+# ---- targets and losses of the stages
+
+
+def batch(*visibility):
+    """Joints in the middle of a 16 px crop, as visible as said; a body of 40 px."""
+    seen = torch.tensor([[*visibility, *[ABSENT] * (16 - len(visibility))]])
+    return {"image": torch.zeros(1, 16, 16, 3, dtype=torch.uint8), "joints": torch.full((1, 16, 2), 7.5),
+            "visibility": seen, "body": torch.tensor([40.0])}
+
+
+def test_the_detector_s_targets_are_visible_parts_only():
+    """F2: an occluded joint is an empty map that counts, or does not count; an absent one never counts."""
+    for reading, counted in (("empty", [True, True, False]), ("ignored", [True, False, False])):
+        maps, counts = training.Targets(1, 10, 5, reading).detector(batch(VISIBLE, OCCLUDED, ABSENT))
+        assert counts[0, :3].tolist() == counted and not counts[0, 3:].any()
+        assert maps[0, 0].sum() > 0 and maps[0, 1:].sum() == 0
+
+
+def test_the_regressor_s_targets_are_all_parts():
+    maps, counts = training.Targets(1, 10, 5).regressor(batch(VISIBLE, OCCLUDED, ABSENT))
+    assert counts[0, :3].tolist() == [True, True, False] and torch.equal(maps[0, 0], maps[0, 1])
+    assert maps[0, 0].max() > 0.7 and maps[0, 2:].sum() == 0
+
+
+def test_radius_and_sigma_are_of_a_body_of_200_px():
+    """Radius 10 at 200 is 2 at 40, in cells of 2 px: 1. The joint lies between cells: sqrt(1/2) off in both axes."""
+    targets = training.Targets(2, 10, 5)
+    maps, _ = targets.detector(batch(VISIBLE))
+    assert maps[0, 0].sum() == 4 and maps[0, 0, 3:5, 3:5].sum() == 4
+    assert targets.regressor(batch(VISIBLE))[0][0, 0, 3, 3].item() == pytest.approx(math.exp(-0.5 / (2 * 0.5**2)))
+
+
+def test_unknown_reading_of_occluded():
+    with pytest.raises(BadInput, match="empty or ignored"):
+        training.Targets(1, occluded="maybe")
+
+
+def test_the_joint_loss_is_the_sum_of_both():
+    maps = Maps(torch.randn(1, 16, 16, 16), torch.randn(1, 16, 16, 16))
+    one, targets = batch(VISIBLE, OCCLUDED), training.Targets(1)
+    parts = [training.detector_loss(maps, one, targets), training.regressor_loss(maps, one, targets)]
+    assert training.joint_loss(maps, one, targets).item() == pytest.approx(sum(parts).item())
+    zero = Maps(torch.zeros(1, 16, 16, 16), torch.zeros(1, 16, 16, 16))
+    assert training.detector_loss(zero, one, targets).item() == pytest.approx(2 * 256 * math.log(2) / 16)
+
+
+def test_absent_joints_get_no_gradient_from_any_stage():
+    for objective in training.OBJECTIVES.values():
+        maps = Maps(torch.randn(1, 16, 16, 16, requires_grad=True), torch.randn(1, 16, 16, 16, requires_grad=True))
+        objective(maps, batch(VISIBLE, OCCLUDED), training.Targets(1)).backward()
+        for part in maps:
+            assert part.grad is None or (part.grad[0, 2:] == 0).all() and (part.grad[0, :2] != 0).any((1, 2)).all()
+
+
+# ---- schedules, optimizers
+
+
+def test_learning_rates():
+    rate = training.learning_rate
+    for schedule in ("geometric", "step", "cosine"):
+        assert rate(0, 100, schedule, 0.025) == 1 and rate(100, 100, schedule, 0.025) == pytest.approx(0.025)
+    assert rate(50, 100, "geometric", 0.04) == pytest.approx(0.2) and rate(50, 100, "cosine", 0.0) == pytest.approx(0.5)
+    assert rate(49, 100, "step", 0.25) == 1 and rate(50, 100, "step", 0.25) == 0.25
+    assert [rate(step, 100, "cosine", 0.0, 0.04) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert rate(4, 100, "cosine", 0.0, 0.04) == 1
+    with pytest.raises(BadInput, match="geometric, step or cosine"):
+        rate(0, 1, "linear", 1)
+
+
+def test_optimizers_by_name():
+    weight = nn.Parameter(torch.zeros(1))
+    made = {name: training.make_optimizer(name, [weight], 0.1, 0.0) for name in ("rmsprop", "sgd")}
+    assert made["rmsprop"].defaults["alpha"] == 0.99 and made["rmsprop"].defaults["eps"] == 1e-8
+    assert made["sgd"].defaults["momentum"] == 0.9
+    with pytest.raises(BadInput, match="rmsprop"):
+        training.make_optimizer("lion", [], 0.1, 0.0)
