@@ -10,7 +10,7 @@ import io
 
 import numpy as np
 import torch
-from matplotlib import cm, colors, lines, patches, ticker
+from matplotlib import cm, colormaps, colors, lines, patches, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,7 +27,7 @@ KINDS = {"visible": GREEN, "occluded": PURPLE, "background": "#7F7F7F", "outside
          "not annotated": "#D9D9D9"}
 STATES = {VISIBLE: "visible", OCCLUDED: "occluded", ABSENT: "no label here"}
 LOSSES = {"detector": "eq. 1", "regressor": "eq. 2", "joint": "eq. 1 + eq. 2"}
-HEAT = "inferno"
+HEAT = colors.ListedColormap(colormaps["inferno"](np.linspace(0.3, 1, 256)))  # without the black that hides a crop
 
 
 class Picture(Figure):
@@ -183,7 +183,7 @@ def scatter_poses(joints: np.ndarray, mean: np.ndarray, image_size: int) -> Figu
 
 
 def overlay(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str = "", top: float = 1.0) -> Axes:
-    """A map (h, w) on its crop (S, S, 3), which turns light grey: nothing where the map is 0, bright near `top`."""
+    """A map (h, w) on its crop (S, S, 3), which turns light grey: nothing where the map is 0, yellow at `top`."""
     size, stride = image.shape[0], image.shape[0] / heat.shape[0]
     crop(ax, np.repeat(90 + 0.6 * image.mean(-1, keepdims=True), 3, axis=-1).astype(np.uint8), title)
     level = np.clip(heat / top, 0, 1)
@@ -207,11 +207,13 @@ def overlays(crops: np.ndarray, maps: np.ndarray, joints: np.ndarray, visibility
 
 
 def joint_maps(image: np.ndarray, rows: dict[str, np.ndarray], shown: list[int], joints: np.ndarray,
-               visibility: np.ndarray, top: float = 1.0) -> Figure:
+               visibility: np.ndarray) -> Figure:
     """One person, one column for each joint `shown`: the rows' maps (16, h, w) on the crop, the peak's value above.
 
-    The true place (joints (16, 2) crop px) is ringed: solid if visible, dashed if occluded, no ring without a label.
+    All panels share one scale, which ends at the highest value shown. The true place (joints (16, 2) crop px) is
+    ringed: solid if visible, dashed if occluded, no ring without a label.
     """
+    top = max(0.05, *(maps[shown].max() for maps in rows.values()))
     figure, axes = panels(len(rows) * len(shown), len(shown), 11 / max(len(shown), 5), 0.35)
     for number, ax in enumerate(axes):
         (name, maps), joint = list(rows.items())[number // len(shown)], shown[number % len(shown)]
@@ -233,13 +235,13 @@ def ring(ax: Axes, point: np.ndarray, state: int, size: int) -> None:
 
 
 def stack(channels: np.ndarray) -> Figure:
-    """The regressor's input (19, S, S): 16 maps on one grey scale from 0 to 1, then R, G, B each on its own."""
-    names = [*MPII.names, "red", "green", "blue"]
+    """The regressor's input (19, S, S): 16 maps on one grey scale from 0 to their highest value, then R, G, B."""
+    names, top = [*MPII.names, "red", "green", "blue"], channels[:len(MPII.names)].max()
     figure, axes = panels(len(names), 7, 11 / 7, 0.2)
     for ax, name, channel in zip(axes, names, channels):
-        limits = (0, 1) if name in MPII.names else (channel.min(), channel.max())
+        limits = (0, top) if name in MPII.names else (channel.min(), channel.max())
         ax.imshow(channel, cmap="gray", vmin=limits[0], vmax=limits[1])
-        ax.set_title(f"{name} {channel.min():.1f} … {channel.max():.1f}", fontsize=7)
+        ax.set_title(f"{name} {channel.min():.2f} … {channel.max():.2f}", fontsize=7)
     return figure
 
 
@@ -312,6 +314,7 @@ def visible_against_occluded(scores: dict[str, dict]) -> Figure:
         ax.text(0.5, 0.5, "not measurable here:\nthis data set does not say which joints are occluded", ha="center",
                 va="center")
         ax.set(xticks=[], yticks=[])
+        figure.set_size_inches(8, 0.8)
         return figure
     for shift, kind in ((-0.2, "visible"), (0.2, "occluded")):
         values = [scores[name][kind] for name in names]

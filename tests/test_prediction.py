@@ -101,7 +101,7 @@ def test_without_a_regressor_the_detector_answers(people):
     logits = 12 * maps - 6
     found = prediction.predict(Stub(lambda images: Maps(logits, None)), people, 64, flip_test=False)
     inside = present.numpy()
-    assert (found.joints == found.detector_joints).all() and np.abs(found.joints - people.joints)[inside].max() < 0.6
+    assert (found.joints == found.detector_joints).all() and np.abs(found.joints - people.joints)[inside].max() < 1
     assert np.allclose(found.detector_peak, torch.sigmoid(logits.amax((2, 3))))
     assert (found.confidence == found.detector_peak).all()
 
