@@ -12,7 +12,8 @@ READING = [
      "paper": "Crops centred on the person; 256×256 px (Res). Disc radius 10 px for an upright body of 200 px; "
               "Gaussian σ 5 px, for no body size named.",
      "we_do": "A frame is centre, side and crop size, and says how tall the upright body is in the crop: radius = "
-              "body / 20, σ = body / 40. LSPET: centre of the annotated joints' box, side 187.5 px, body 150 px. "
+              "body / 20, and the printed σ = body / 40 (5 at 200). On coarse maps the default is σ 10 at 200: half a "
+              "cell is too narrow to be drawn. LSPET: centre of the annotated joints' box, side 187.5 px, body 150 px. "
               "Synthetic: known from the drawing.",
      "why": "Only relative to the body does one number fit every crop size and every data set.",
      "cost": "A centre made from the joints is a hint from the truth, as objpos is on MPII: said beside the scores."},
