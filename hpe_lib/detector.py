@@ -69,7 +69,7 @@ def slim_trunk(widths: tuple[int, ...] = (24, 48, 96, 96)) -> tuple[list[nn.Modu
     stem = nn.Sequential(nn.Conv2d(3, widths[0], 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(widths[0]),
                          nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1))
     b2, b3 = basic_stage(widths[0], widths[0], 1), basic_stage(widths[0], widths[1], 2)
-    b4, b5 = basic_stage(widths[1], widths[2], 1), basic_stage(widths[2], widths[3], 1)
+    b4, b5 = basic_stage(widths[1], widths[2], 1, blocks=1), basic_stage(widths[2], widths[3], 1, blocks=1)
     return [stem, b2, b3, b4, b5], widths[3], 8
 
 

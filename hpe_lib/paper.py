@@ -12,8 +12,7 @@ READING = [
      "paper": "Crops centred on the person; 256×256 px (Res). Disc radius 10 px for an upright body of 200 px; "
               "Gaussian σ 5 px, for no body size named.",
      "we_do": "A frame is centre, side and crop size, and says how tall the upright body is in the crop: radius = "
-              "body / 20, and the printed σ = body / 40 (5 at 200). On coarse maps the default is σ 10 at 200: half a "
-              "cell is too narrow to be drawn. LSPET: centre of the annotated joints' box, side 187.5 px, body 150 px. "
+              "body / 20, σ = body / 40. LSPET: centre of the annotated joints' box, side 187.5 px, body 150 px. "
               "Synthetic: known from the drawing.",
      "why": "Only relative to the body does one number fit every crop size and every data set.",
      "cost": "A centre made from the joints is a hint from the truth, as objpos is on MPII: said beside the scores."},
@@ -34,7 +33,7 @@ READING = [
      "we_do": "ResNet's own 36 modules; B5 at stride 1, not dilated; B7 as printed brings stride 16 to 4, a fixed "
               "bilinear enlargement the rest. The slim trunk has the same blocks, made for small crops and a CPU.",
      "why": "38 modules could not load ResNet-152's weights; 16 / 4 is not 1.",
-     "cost": "The slim trunk starts from random weights, 0.7 M of them instead of 58 M."},
+     "cost": "The slim trunk starts from random weights, 0.4 M of them instead of 58 M."},
     {"id": "F5", "topic": "zero initialisation",
      "paper": "Added layers, and all of the regressor but its bilinear deconvolutions, start at zero.",
      "we_do": "Score layers and the last convolution of each residual branch are zero; deconvolutions whose kernel is "
@@ -68,8 +67,9 @@ READING = [
      "cost": "The larger sum leads: eq. 1 counts whole discs, eq. 2 small differences."},
     {"id": "F12", "topic": "augmentation",
      "paper": "Flip; scale 0.7 to 1.3; rotation ±40°; random for Res, steps for VGG.",
-     "we_do": "As printed for Res, uniform, flip half of the time; scale is the person's size in the crop.",
-     "why": "-",
+     "we_do": "Uniform, flip half of the time; scale is the person's size in the crop. As printed in notebook 02 and "
+              "for LSPET; for drawn people, of whom there is no end, next to none by default (0°, 0.95 to 1.05).",
+     "why": "A few epochs on a CPU have no time to learn what augmentation adds.",
      "cost": "Joints that leave the crop leave the loss."},
     {"id": "F13", "topic": "test time",
      "paper": "Not said. The authors' demo averages with the flipped image and takes the highest cell.",

@@ -269,7 +269,7 @@ _PLAIN, _TEXTURES, _SHADES = 0, 34, 32
 _TILE = 128  # texels a side of a texture; a texture covers 1 / zoom of the image's side
 _SKINS = np.array([(255, 224, 196), (241, 194, 155), (214, 160, 118), (172, 117, 78), (120, 78, 50), (72, 46, 32)])
 _HAIRS = np.array([(25, 20, 18), (58, 38, 26), (105, 70, 40), (190, 150, 90), (150, 75, 40), (170, 168, 165)])
-_BACK, _FRONT, _STRAYS = 24, 5, 7  # at most so many flat shapes behind, in front, and loose capsules
+_BACK, _FRONT, _STRAYS = 12, 5, 4  # at most so many flat shapes behind, in front, and loose capsules
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,7 @@ _OUTLINES = np.stack([_outline(0.12), _outline(1.0)])  # box, ellipse
 
 def _shapes(rng):
     """Polygons (k, 20, 2) behind everybody and (l, 20, 2) in front, from bars to discs, uniformly over the image."""
-    behind, before = rng.integers(8, _BACK + 1), rng.integers(1, _FRONT + 1)
+    behind, before = rng.integers(3, _BACK + 1), rng.integers(1, _FRONT + 1)
     total = behind + before
     kind, turn, size, slim, x, y = rng.random((6, total))
     size[:behind], size[behind:] = 0.04 * np.exp(2.4 * size[:behind]), 0.045 * np.exp(1.5 * size[behind:])
