@@ -62,10 +62,11 @@ def side_style(joint: int) -> tuple[str, str]:
 def pose(ax: Axes, joints: np.ndarray, visibility: np.ndarray, size: float = 4.0, limbs: bool = True) -> Axes:
     """Draw one person: joints (16, 2) in the Axes' pixels, visibility (16,); what is ABSENT or NaN is not drawn."""
     there = (np.asarray(visibility) != ABSENT) & np.isfinite(joints).all(-1)
+    ends = middled(np.where(there[:, None], joints, np.nan))
     for child, parent in MPII.limbs if limbs else []:
-        if there[child] and there[parent]:
+        if np.isfinite(ends[[child, parent]]).all():
             hidden = OCCLUDED in (visibility[child], visibility[parent])
-            ax.plot(*joints[[child, parent]].T, color=side_style(child)[0], linewidth=0.4 * size,
+            ax.plot(*ends[[child, parent]].T, color=side_style(child)[0], linewidth=0.4 * size,
                     linestyle=(0, (2, 1)) if hidden else "solid")
     for joint in np.flatnonzero(there):
         colour, marker = side_style(joint)
@@ -73,6 +74,16 @@ def pose(ax: Axes, joints: np.ndarray, visibility: np.ndarray, size: float = 4.0
         ax.plot(*joints[joint], marker, markersize=size, markerfacecolor=colour if seen else "white",
                 markeredgecolor="black" if seen else colour, markeredgewidth=0.08 * size if seen else 0.3 * size)
     return ax
+
+
+def middled(joints: np.ndarray) -> np.ndarray:
+    """Joints (16, 2) with an absent (NaN) pelvis or thorax in the middle of hips or shoulders, for limbs to meet there:
+    LSP and LSPET have neither."""
+    joints = np.array(joints, dtype=float)
+    for middle, group in (("pelvis", "hip"), ("thorax", "shoulder")):
+        if np.isnan(joints[MPII.index(middle)]).any():
+            joints[MPII.index(middle)] = np.mean([joints[MPII.index(name)] for name in MPII.groups[group]], axis=0)
+    return joints
 
 
 def pose_legend(figure: Figure, occlusion_labels: bool = True) -> None:
@@ -112,7 +123,7 @@ def bones(ax: Axes, joints: np.ndarray) -> None:
     """Limbs (16, 2) as plain white lines with a dark edge: the truth under a prediction."""
     for colour, width in (("black", 3.5), ("white", 2.0)):
         for child, parent in MPII.limbs:
-            ax.plot(*joints[[child, parent]].T, color=colour, linewidth=width, solid_capstyle="round")
+            ax.plot(*middled(joints)[[child, parent]].T, color=colour, linewidth=width, solid_capstyle="round")
 
 
 def window(people: People, row: int, frames: dict[str, Frame]) -> Figure:
