@@ -22,6 +22,7 @@ class Detector(nn.Module):
 
     trunk: a name of RESNETS, or "slim", made for small images on a CPU.
     map_stride: crop px per map cell. 1 is the paper: B7 brings a ResNet's stride 16 to 4, a fixed bilinear to 1 (F4).
+    BadInput on another trunk or a map_stride other than 1, 2, 4.
     pretrained: begin from torchvision's ImageNet weights; BadInput where they cannot be had.
     prior: probability that the untrained detector claims everywhere. 0.5 is the paper's zero; discs cover about 0.01 of
     a map, and a short training that starts there need not unlearn the other half first.
@@ -29,6 +30,8 @@ class Detector(nn.Module):
 
     def __init__(self, trunk: str = "resnet152", map_stride: int = 1, pretrained: bool = False, prior: float = 0.5):
         super().__init__()
+        if map_stride not in (1, 2, 4):
+            raise BadInput("map_stride", map_stride, "1, 2 or 4")
         blocks, channels, stride = slim_trunk() if trunk == "slim" else resnet_trunk(trunk, pretrained)
         self.B1, self.B2, self.B3, self.B4, self.B5 = blocks
         up = max(1, stride // max(4, map_stride))  # 4 for a ResNet at any map_stride up to 4
@@ -91,7 +94,8 @@ def zero_score(layer: nn.Conv2d) -> None:
 def nearest_deconvolution(layer: nn.ConvTranspose2d) -> None:
     """A deconvolution whose kernel is its stride starts as nearest-neighbour enlargement: channel to itself, 1 (F5)."""
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     with torch.no_grad():
         layer.weight[range(len(layer.weight)), range(len(layer.weight))] = 1
 

@@ -13,7 +13,8 @@ from hpe_lib.paper import N_JOINTS as J
 class Bottleneck(nn.Module):
     """Pre-activation bottleneck module [36]: 1×1, 3×3, 1×1, each after its norm and ReLU; identity beside it.
 
-    The branch's last convolution starts at zero, so the module starts as its skip (F5).
+    The branch's last convolution starts at zero, so the module starts as its skip (F5). No convolution has a bias: the
+    next module's norm would take it away again, and it would never learn.
     """
 
     def __init__(self, before: int, after: int):
@@ -22,8 +23,8 @@ class Bottleneck(nn.Module):
         self.branch = nn.Sequential(
             nn.BatchNorm2d(before), nn.ReLU(), nn.Conv2d(before, middle, 1, bias=False),
             nn.BatchNorm2d(middle), nn.ReLU(inplace=True), nn.Conv2d(middle, middle, 3, padding=1, bias=False),
-            nn.BatchNorm2d(middle), nn.ReLU(inplace=True), nn.Conv2d(middle, after, 1))
-        self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+            nn.BatchNorm2d(middle), nn.ReLU(inplace=True), nn.Conv2d(middle, after, 1, bias=False))
+        self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1, bias=False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.skip(features) + self.branch(features)
@@ -54,7 +55,7 @@ class Hourglass(nn.Module):
         self.D3 = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), *modules(*row)) for _ in range(levels))  # way down
         self.D4 = nn.ModuleList(modules(*row) for _ in range(levels))  # skips
         self.bottom = modules(*row)
-        self.D5 = nn.ModuleList(nn.ConvTranspose2d(channels, channels, 2, stride=2) for _ in range(levels))  # way up
+        self.D5 = nn.ModuleList(nn.ConvTranspose2d(channels, channels, 2, stride=2, bias=False) for _ in range(levels))
         self.merged = nn.ModuleList(modules(*row) for _ in range(levels))
         self.D6 = nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.BatchNorm2d(2 * channels),
                                 nn.ReLU(inplace=True))
@@ -96,5 +97,5 @@ def initialise(net: nn.Module) -> None:
             nearest_deconvolution(layer)
     for layer in net.modules():
         if isinstance(layer, Bottleneck):
-            zero_score(layer.branch[-1])
+            nn.init.zeros_(layer.branch[-1].weight)
     zero_score(net.D7)

@@ -180,6 +180,9 @@ class Recipe:
         for folder in self.upstream:
             self.parameters |= artifacts.manifest(folder)["settings"]
         self.parameters |= read_targets(out) | parameters
+        for name in ("epochs", "batch_size", "lr", "lr_end"):
+            if self.parameters[name] <= 0:
+                raise BadInput(name, self.parameters[name], "a positive number")
         self.start = Path(init_from) if init_from else (self.upstream[0] if self.upstream else None)
         hashes = {folder.name: artifacts.manifest(folder)["weights_sha256"] for folder in self.upstream}
         if init_from:

@@ -25,23 +25,28 @@ def test_parameters_of_resnet_152_are_the_ones_of_table_3():
 
 
 def test_parameters_of_the_hourglass_by_block():
-    """Worked by hand for Table 4's blocks at 256 channels: D1 7·7·19·64 + norm; D5 four of 2·2·256·256 + 256; …"""
+    """Worked by hand for Table 4's blocks at 256 channels: D1 7·7·19·64 + norm; D5 four of 2·2·256·256; …"""
     with torch.device("meta"):
         net = Hourglass()
-    module = 2 * 256 + 256 * 128 + 2 * 128 + 9 * 128 * 128 + 2 * 128 + 128 * 256 + 256
+    module = 2 * 256 + 256 * 128 + 2 * 128 + 9 * 128 * 128 + 2 * 128 + 128 * 256
     assert count(Bottleneck(256, 256)) == module
     assert count(net.D1) == 7 * 7 * 19 * 64 + 2 * 64
     assert count(net.D3) == count(net.D4) == count(net.merged) == 4 * 3 * module and count(net.bottom) == 3 * module
-    assert count(net.D5) == 4 * (2 * 2 * 256 * 256 + 256)
+    assert count(net.D5) == 4 * 2 * 2 * 256 * 256
     assert count(net.D6) == 256 * 512 + 2 * 512 and count(net.D7) == 512 * 16 + 16
     assert count(net.to_input) == 4 * 4 * 16 * 16 + 16
 
 
-@pytest.mark.parametrize("trunk, stride, side", [("slim", 4, 64), ("slim", 2, 64), ("slim", 1, 64), ("slim", 8, 64),
+@pytest.mark.parametrize("trunk, stride, side", [("slim", 4, 64), ("slim", 2, 64), ("slim", 1, 64),
                                                  ("resnet18", 1, 64), ("resnet18", 4, 64), ("resnet50", 4, 64)])
 def test_detector_s_maps_have_their_stride(trunk, stride, side):
     with torch.device("meta"):
         assert Detector(trunk, stride)(torch.empty(2, 3, side, side)).shape == (2, 16, side // stride, side // stride)
+
+
+def test_a_map_stride_that_no_block_can_make_is_refused():
+    with pytest.raises(BadInput, match="map_stride: found 3, expected 1, 2 or 4"):
+        Detector("slim", 3)
 
 
 def test_b5_keeps_its_resolution_without_dilation():
@@ -161,12 +166,10 @@ def test_every_parameter_of_the_detector_has_a_gradient_within_two_steps(trunk):
 
 @pytest.mark.parametrize("stem", ["conv7", "patch"])
 def test_every_parameter_of_the_regressor_has_a_gradient_within_two_steps(stem):
-    """But biases whose every way out leads through D6's batch norm, which takes a channel's constant away again."""
     torch.manual_seed(0)
     images, target = torch.randn(4, 19, 64, 64, dtype=torch.double), torch.rand(4, 16, 32, 32, dtype=torch.double)
     found = gradients_within_two_steps(Hourglass(8, 2, 2, 2, stem).double(), images, target)
-    silent = {name for name, size in found.items() if size < 1e-9}
-    assert all(name.endswith("bias") and name.startswith(("D4.0.", "D5.0.", "merged.0.")) for name in silent), silent
+    assert min(found.values()) > 1e-9, min(found, key=found.get)
 
 
 def test_literal_zeros_pass_no_gradient_to_any_weight():
