@@ -106,14 +106,16 @@ def save(folder, state_dict, manifest, history=None):
     write_json(folder / MANIFEST, {**environment(), **manifest, **measured})
 
 
-def manifest(folder):
-    """The folder's manifest as a dict. BadInput if the folder holds none."""
+def manifest(folder, *needed):
+    """The folder's manifest as a dict. BadInput if the folder holds none, or one without an entry that is needed."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise BadInput(path, "no such file", "an artifact written by a training or a notebook")
     found = read_json(path)
     if not isinstance(found, dict):
         raise BadInput(path, f"a {type(found).__name__}", "a JSON object")
+    if absent := [name for name in needed if name not in found]:
+        raise BadInput(path, f"no {', '.join(absent)}", "the manifest that was written with it")
     return found
 
 

@@ -83,6 +83,6 @@ def stage_folder(folder: str | Path) -> Path:
 def load(folder: str | Path) -> Cascade:
     """A trained cascade, in eval mode, from a run's folder or one stage's. BadInput on weights that do not fit."""
     folder = stage_folder(folder)
-    cascade = Cascade(artifacts.manifest(folder)["network"])
+    cascade = Cascade(artifacts.manifest(folder, "network", "weights_sha256")["network"])
     artifacts.load_into(cascade, folder)
     return cascade.to(memory_format=torch.channels_last).eval()

@@ -15,7 +15,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 Preset = Annotated[str, typer.Option(help="A preset of notebooks/presets, or a path ending in .yaml.")]
 Parameters = Annotated[list[str], typer.Option("-p", metavar="[NN.]name=value", show_default=False,
                                                help="Set a parameter, of notebook NN only if given. Repeatable.")]
-NOTEBOOK = {"detector": "03", "regressor": "04", "joint": "05"}
+# A stage's notebooks, its own last: people and targets are decided with the detector and stay as they are then.
+NOTEBOOKS = {"detector": ("01", "02", "03"), "regressor": ("04",), "joint": ("05",)}
 
 
 def main(arguments=None):
@@ -26,6 +27,8 @@ def main(arguments=None):
         code = complain(error, 2)
     except TyperException as error:
         code = complain(error.format_message().replace("Value error, ", ""), 2)
+    except OSError as error:
+        code = complain(BadInput(error.filename, error.strerror, "a place that can be read or written"), 2)
     except FloatingPointError as error:
         code = complain(error, 1)
     except (Abort, KeyboardInterrupt):
@@ -69,15 +72,19 @@ def train(stage: Literal["detector", "regressor", "joint"],
           preset: Preset = "synthetic", p: Parameters = (),
           init_from: Annotated[Path, typer.Option(help="Start from the weights in this folder.",
                                                   show_default=False)] = None):
-    """Train one stage without Jupyter: the same code, parameters and artifacts as notebooks 03, 04 and 05."""
+    """Train one stage without Jupyter: the same code, parameters and artifacts as notebooks 03, 04 and 05.
+
+    The detector's run also chooses the people and how targets are drawn; later stages take them as they are.
+    """
     from hpe_lib import presets
 
-    parameters = presets.resolve(preset, p)
+    parameters = presets.resolve(preset, p, running=NOTEBOOKS[stage])
     from hpe_lib import datasets, training
 
-    datasets.prepare(out, **parameters["01"])
-    training.write_targets(out, **parameters["02"])
-    for record in training.train(stage, out, parameters[NOTEBOOK[stage]], init_from=init_from):
+    if stage == "detector":
+        datasets.prepare(out, **parameters["01"])
+        training.write_targets(out, **parameters["02"])
+    for record in training.train(stage, out, parameters[NOTEBOOKS[stage][-1]], init_from=init_from):
         print(training.line(record), flush=True)
 
 
@@ -93,12 +100,15 @@ def evaluate(weights: Annotated[Path, typer.Option(help="A run's folder, or a tr
                                                         "image is absent, instead of stopping.")] = False,
              as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False):
     """Score weights on people."""
+    import torch
+
     from hpe_lib import artifacts, cascade, evaluation, prediction
 
     folder = cascade.stage_folder(weights)
     network = cascade.load(folder)
-    image_size = artifacts.manifest(folder)["network"]["image_size"]
+    image_size = network.network["image_size"]
     people = people_to_score(data, data_root, split, folder.parent, image_size, only_present)
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
     score = evaluation.score(prediction.predict(network, people, image_size).joints, people)
     print(json.dumps(artifacts.plain(score), indent=2) if as_json else report(str(folder), score, people))
 
@@ -117,7 +127,7 @@ def people_to_score(data, data_root, split, run, image_size, only_present=False)
     split = split or ("val" if data == "synthetic" else "all")
     count = None if data == "synthetic" else len(datasets.lsp_joints(Path(root) / "joints.mat"))
     return datasets.load(data, root, rows(split, numbers, count), image_size, numbers["data_seed"],
-                         only_present or numbers["only_present"])
+                         only_present or numbers["only_present"], run.parent / "cache")
 
 
 def rows(split, numbers, count):

@@ -1,6 +1,8 @@
 """People: who is annotated where, and the crops of them. Datasets give joints; targets are drawn later, per batch."""
 
 import hashlib
+import os
+import zipfile
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from hpe_lib import artifacts, synthetic
+from hpe_lib import artifacts, presets, synthetic
 from hpe_lib.artifacts import BadInput
 from hpe_lib.geometry import Frame
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, LSP_ROWS, MPII, VISIBLE
@@ -138,10 +140,10 @@ def read_image(path: Path) -> np.ndarray:
 
 def person_range(people: str) -> slice:
     """"1-8000" (people, counted from 1, both ends included) as a slice. BadInput on anything else."""
-    first, dash, last = str(people).partition("-")
-    if not (dash and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+    found = presets.person_range(people)
+    if found is None:
         raise BadInput("people", repr(people), "FIRST-LAST counted from 1, such as 1-8000")
-    return slice(int(first) - 1, int(last))
+    return found
 
 
 def lsp_joints(path: Path) -> np.ndarray:
@@ -153,12 +155,13 @@ def lsp_joints(path: Path) -> np.ndarray:
     if not path.is_file():
         raise BadInput(path, "no such file", expected)
     try:
-        joints = scipy.io.loadmat(path)["joints"]
+        joints = np.asarray(scipy.io.loadmat(path)["joints"])
+        joints = joints if joints.dtype == object else joints.astype(float)
     except Exception as error:  # scipy raises many kinds on a broken file
         raise BadInput(path, f"{type(error).__name__}: {error}".splitlines()[0], expected) from None
-    if joints.ndim != 3 or joints.shape[:2] != (14, 3):
-        raise BadInput(path, f"joints of shape {joints.shape}", expected)
-    joints = joints.transpose(2, 0, 1).astype(float)
+    if joints.dtype == object or joints.ndim != 3 or joints.shape[:2] != (14, 3):
+        raise BadInput(path, f"joints of shape {joints.shape}, {joints.dtype}", expected)
+    joints = joints.transpose(2, 0, 1)
     _check_joints(path, joints)
     return joints
 
@@ -191,6 +194,8 @@ def load_lspet(root: Path, people: str, only_present: bool = False) -> People:
         raise BadInput(root / "joints.mat", f"{len(table)} people", f"at least the {asked.stop} of people {people}")
     annotated = table[rows, :, 2] == 1
     usable = annotated.any(1)
+    if not usable.any():
+        raise BadInput(root / "joints.mat", f"no annotated joint of people {people}", "people with annotated joints")
     paths = [root / "images" / f"im{row + 1:05d}.jpg" for row in rows[usable]]
     joints = np.full((usable.sum(), J, 2), np.nan)
     joints[:, LSP_ROWS] = np.where(annotated, 1, np.nan)[usable, :, None] * table[rows[usable], :, :2]
@@ -226,25 +231,33 @@ def load_synthetic(people: str, image_size: int, data_seed: int, cache: Path) ->
     code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
     source = f"synthetic-{code}-seed{data_seed}-{image_size}px-{people}"
     folder = cache / source
-    if not (folder / "truth.npz").is_file():
+    try:
+        truth, images = _drawn(folder)
+    except (OSError, ValueError, zipfile.BadZipFile):  # not there yet, or damaged
         _draw_to(folder, rows, image_size, data_seed)
-    truth = np.load(folder / "truth.npz")
-    return _synthetic_people(rows, truth, Pixels(np.load(folder / "images.npy", mmap_mode="r"), source))
+        truth, images = _drawn(folder)
+    return _synthetic_people(rows, truth, Pixels(images, source))
+
+
+def _drawn(folder):
+    return dict(np.load(folder / "truth.npz")), np.load(folder / "images.npy", mmap_mode="r")
 
 
 def _draw_to(folder, rows, image_size, data_seed):
     """images.npy, then truth.npz, each renamed into place: a folder with the second is whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    images = np.lib.format.open_memmap(folder / "images.part", "w+", np.uint8, (len(rows), image_size, image_size, 3))
+    part = folder / f"images.{os.getpid()}.part"  # two runs may draw the same people at once
+    images = np.lib.format.open_memmap(part, "w+", np.uint8, (len(rows), image_size, image_size, 3))
     names, truth = ("joints", "visibility", "head_box", "body"), []
     for place, index in enumerate(tqdm(rows, desc="drawing people", disable=None, mininterval=5)):
         drawing = synthetic.draw(data_seed, int(index), image_size)
         images[place] = drawing.image
         truth.append([getattr(drawing, name) for name in names])
     images.flush()
-    (folder / "images.part").replace(folder / "images.npy")
-    np.savez(folder / "truth.part.npz", **{name: np.stack(column) for name, column in zip(names, zip(*truth))})
-    (folder / "truth.part.npz").replace(folder / "truth.npz")
+    part.replace(folder / "images.npy")
+    part = folder / f"truth.{os.getpid()}.npz"
+    np.savez(part, **{name: np.stack(column) for name, column in zip(names, zip(*truth))})
+    part.replace(folder / "truth.npz")
 
 
 def _synthetic_people(rows, truth, images) -> People:
@@ -290,10 +303,15 @@ def prepare(out: str | Path, **parameters) -> Data:
         check_images(people)
     fingerprints = {name: getattr(data, name).fingerprint() for name in ("train", "val")}
     skipped = {name: getattr(data, name).skipped for name in ("train", "val")}
-    manifest = {"kind": "data", "parameters": {**parameters, "data_root": str(Path(parameters["data_root"]).resolve())},
+    manifest = {"kind": "data", "parameters": {**parameters, "data_root": _absolute(parameters["data_root"])},
                 "fingerprints": fingerprints, "skipped": skipped}
     artifacts.write_json(Path(out) / "data" / "manifest.json", manifest)
     return replace(data, manifest=manifest)
+
+
+def _absolute(root):
+    """A data folder said from everywhere; none stays none."""
+    return str(Path(root).resolve()) if root else ""
 
 
 def opened(out: str | Path) -> Data:
@@ -301,7 +319,7 @@ def opened(out: str | Path) -> Data:
     path = Path(out) / "data" / "manifest.json"
     if not path.is_file():
         raise BadInput(path, "no such file", "the people of this run: notebook 01 chooses them")
-    manifest = artifacts.read_json(path)
+    manifest = artifacts.manifest(path.parent, "parameters", "fingerprints")
     data = replace(_load_both(out, manifest["parameters"]), manifest=manifest)
     for name, fingerprint in manifest["fingerprints"].items():
         if getattr(data, name).fingerprint() != fingerprint:

@@ -115,6 +115,24 @@ def table(scores: dict[str, dict]) -> pd.DataFrame:
     return frame.dropna(axis="columns", how="all")
 
 
+def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
+    """The metric joint by joint, occluded apart from visible: answers {row name: joints (N, 16, 2) image px}.
+
+    One row a scored joint, columns (row name, "visible" | "occluded") with the number of joints at the end; where the
+    data set has no occlusion labels there is one column, "annotated".
+    """
+    kinds = {"visible": VISIBLE, "occluded": OCCLUDED} if people.occlusion_labels else {"annotated": VISIBLE}
+    threshold, columns = float(people.metric.partition("@")[2]), {}
+    for name, predicted in answers.items():
+        ratio, counts = errors(predicted, people)
+        for kind, value in kinds.items():
+            chosen = counts & (people.visibility == value)
+            columns[name, kind] = [share(ratio[:, j] <= threshold, chosen[:, j]) for j in MPII.scored]
+            columns["joints", kind] = chosen.sum(0)[MPII.scored]
+    table = pd.DataFrame(columns, index=[MPII.names[j] for j in MPII.scored])
+    return table[[*answers, "joints"]]
+
+
 def monitor(people: People, image_size: int, count: int = 200) -> Callable[[Cascade], dict]:
     """A scorer for `training.train`: the metric on the first `count` people, no flip test. Nothing is chosen by it."""
     people = people[:count]

@@ -3,8 +3,6 @@
 Legend: B people, J joints, H = W = `size` map cells. Points are (x, y) in map px, (0, 0) the centre of the first cell.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 
@@ -116,8 +114,3 @@ def mirror(maps: torch.Tensor) -> torch.Tensor:
     Its own inverse. No shift: with pixel centres at integers, W - 1 - x is exact.
     """
     return maps.flip(-1)[:, MPII.mirror]
-
-
-def foreground(size: int, radius: float) -> float:
-    """Share of a map that a disc covers, for the detector's first bias (a map of size² cells, radius in map px)."""
-    return math.pi * radius**2 / size**2

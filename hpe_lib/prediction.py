@@ -59,7 +59,8 @@ def predict(cascade: Cascade, people: People, image_size: int, batch_size: int =
 def decode(maps: Maps, map_stride: int, decoder: str) -> tuple[np.ndarray, ...]:
     """(joints (B, 16, 2) crop px, confidence (B, 16), detector's joints, its centroids, its peak probability)."""
     probability = torch.sigmoid(maps.detector)
-    from_logits, _ = heatmaps.decode(maps.detector, decoder)
+    below = maps.detector - maps.detector.amax((-2, -1), keepdim=True)  # never positive: they are logarithms already
+    from_logits, _ = heatmaps.decode(below, decoder)
     centroids, top = heatmaps.decode(probability, "centroid")
     joints, confidence = (from_logits, top) if maps.regressor is None else heatmaps.decode(maps.regressor, decoder)
     points = (heatmaps.from_map(part, map_stride) for part in (joints, from_logits, centroids))

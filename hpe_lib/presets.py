@@ -21,6 +21,27 @@ from hpe_lib.paper import ROOT
 NOTEBOOKS = ROOT / "notebooks"
 
 
+# What a value must be besides of its type, by the parameter's name: (said in words, asked in code).
+LIMITS = {
+    **{name: ("a positive number", lambda value: value > 0) for name in (
+        "radius", "sigma", "epochs", "batch_size", "lr", "lr_end", "scale_low", "scale_high", "levels", "bottlenecks")},
+    **{name: ("0 or more", lambda value: value >= 0) for name in (
+        "data_seed", "seed", "weight_decay", "rotation", "workers")},
+    **{name: (" or ".join(choices), choices.__contains__) for name, choices in {
+        "dataset": ("synthetic", "lspet"), "occluded": ("empty", "ignored"),
+        "optimizer": ("adamw", "rmsprop", "sgd"), "schedule": ("cosine", "geometric", "step"),
+        "precision": ("no", "fp16", "bf16"), "stem": ("patch", "conv7"),
+        "decoder": ("argmax", "quarter", "parabola", "centroid")}.items()},
+    "image_size": ("a multiple of 16, at least 32", lambda value: value >= 32 and value % 16 == 0),
+    "map_stride": ("1, 2 or 4", (1, 2, 4).__contains__),
+    "prior": ("between 0 and 1, both excluded", lambda value: 0 < value < 1),
+    "warmup": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
+    "channels": ("a positive even number", lambda value: value > 0 and value % 2 == 0),
+    "train": ("FIRST-LAST counted from 1, such as 1-8000", lambda value: person_range(value) is not None),
+    "val": ("FIRST-LAST counted from 1, such as 1-8000", lambda value: person_range(value) is not None),
+}
+
+
 class Declared(NamedTuple):
     """One line of a tagged cell, `name: type = default  # help`; the type as written there."""
 
@@ -79,23 +100,46 @@ def tagged(number, values, folder=NOTEBOOKS):
     missing = [name for name in wanted if name not in values]
     if missing:
         raise BadInput(path, f"no value for {', '.join(missing)}", "its cell tagged 'parameters', as saved, run first")
-    return {name: cast(values[name], wanted[name].type, f"{path.name}, {name}") for name in wanted}
+    return {name: checked(name, values[name], wanted[name].type, f"{path.name}, {name}") for name in wanted}
 
 
-def resolve(preset, overrides=(), folder=NOTEBOOKS):
+def resolve(preset, overrides=(), folder=NOTEBOOKS, running=None):
     """The parameters of every notebook: tagged cells' defaults, then the preset, then overrides.
 
     preset: a name of `names()`, or a path ending in .yaml. overrides: "name=value", for every notebook that declares
-    the name, or "03.name=value". Returns {"01": {name: value cast to its declared type}, …} without `out`. BadInput
-    for an unknown name or a value that is not of the declared type.
+    the name, or "03.name=value". running: the notebooks that will run, all if None; an override that reaches none of
+    them is refused. Returns {"01": {name: value cast to its declared type}, …} without `out`. BadInput for an unknown
+    name, or a value that is not of the declared type or outside LIMITS.
     """
     known = {number: declared(number, folder) for number in notebooks(folder)}
     resolved = {number: {name: cast(line.default, line.type, f"notebook {number}, {name}")
                          for name, line in lines.items()} for number, lines in known.items()}
-    for where, section, name, value in [*from_preset(preset, folder), *map(from_override, overrides)]:
-        for number in meant(where, section, name, known):
-            resolved[number][name] = cast(value, known[number][name].type, f"{where}, {name}")
+    settings = [(setting, known) for setting in from_preset(preset, folder)]
+    settings += [(from_override(text), running or known) for text in overrides]
+    for (where, section, name, value), reached in settings:
+        numbers = meant(where, section, name, known)
+        if not set(numbers) & set(reached):
+            raise BadInput(where, f"a parameter of notebook {', '.join(numbers)}, which does not run now",
+                           f"one of notebook {', '.join(reached)}")
+        for number in set(numbers) & set(reached):
+            resolved[number][name] = checked(name, value, known[number][name].type, f"{where}, {name}")
     return resolved
+
+
+def checked(name, value, kind, where):
+    """The value cast to its declared type. BadInput if it is not of the type or not within LIMITS."""
+    value = cast(value, kind, where)
+    said, holds = LIMITS.get(name, ("", lambda value: True))
+    if not holds(value):
+        raise BadInput(where, repr(value), said)
+    return value
+
+
+def person_range(people):
+    """"1-8000" (people, counted from 1, both ends included) as a slice; None if it is no such range."""
+    match = re.fullmatch(r"([0-9]+)-([0-9]+)", str(people))
+    first, last = map(int, match.groups()) if match else (0, 0)
+    return slice(first - 1, last) if 0 < first <= last else None
 
 
 def from_preset(preset, folder=NOTEBOOKS):

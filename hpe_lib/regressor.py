@@ -40,14 +40,14 @@ class Hourglass(nn.Module):
 
     channels: width (256 in the paper).  levels: halvings below stride 4 (4).  bottlenecks: modules in a row (3).
     stem: "conv7", D1 as printed (7×7/2 then pooling), or "patch", one 4×4/4 convolution, made for a CPU.
-    ValueError if 4 is no multiple of map_stride.
+    ValueError if 4 is no multiple of map_stride or the stem is another.
     """
 
     def __init__(self, channels: int = 256, levels: int = 4, bottlenecks: int = 3, map_stride: int = 1,
                  stem: str = "conv7"):
         super().__init__()
-        if 4 % map_stride:
-            raise ValueError(f"map_stride {map_stride}: expected 1, 2 or 4")
+        if map_stride not in (1, 2, 4) or stem not in ("conv7", "patch"):
+            raise ValueError(f"map_stride {map_stride}, stem {stem!r}: expected 1, 2 or 4 and conv7 or patch")
         width = 64 if stem == "conv7" else channels
         row = (channels, channels, bottlenecks)
         self.D1 = conv7_stem(J + 3, width) if stem == "conv7" else patch_stem(J + 3, width)

@@ -37,8 +37,9 @@ def run(preset, out, overrides=(), start=None, only=None, fresh=False, notebooks
     CellFailed (BadInput if that is what the cell raised) stops the run, its notebook kept as NN_….failed.ipynb.
     """
     out = Path(out).resolve()
-    parameters = presets.resolve(preset, overrides, notebooks)
     chosen = choose(presets.notebooks(notebooks), start, only)
+    resolved = presets.resolve(preset, overrides, notebooks, running=chosen)
+    parameters = {number: resolved[number] for number in chosen}
     with locked(out, fresh), native_kernel():
         manifest = begun(out, preset, parameters)
         for number, path in chosen.items():
@@ -60,9 +61,10 @@ def choose(found, start, only):
 
 
 def begun(out, preset, parameters):
-    """The run's manifest as it stands before the first notebook; notebooks an earlier run executed stay listed."""
+    """The run's manifest as it stands before the first notebook; what an earlier run executed stays listed."""
     earlier = artifacts.read_json(out / "manifest.json") if (out / "manifest.json").is_file() else {}
-    manifest = {"kind": "run", "command": command(), "preset": str(preset), "parameters": parameters,
+    manifest = {"kind": "run", "command": command(), "preset": str(preset),
+                "parameters": earlier.get("parameters", {}) | parameters,
                 **artifacts.environment(), "started": artifacts.now(), "finished": None,
                 "notebooks": dict(earlier.get("notebooks", {}))}
     artifacts.write_json(out / "manifest.json", manifest)

@@ -136,6 +136,8 @@ def learning_rate(step: int, steps: int, schedule: str, last: float, warmup: flo
     schedule: "geometric" (the detector's "progressively decreasing"), "step" (the regressor's "1e-4 and then 2.5e-5",
     halfway) or "cosine". warmup: share of the steps in which the rate first rises from 0.
     """
+    if schedule not in ("geometric", "step", "cosine"):
+        raise BadInput("schedule", repr(schedule), "geometric, step or cosine")
     done = step / max(steps, 1)
     if done < warmup:
         return (step + 1) / (warmup * steps)
@@ -144,9 +146,7 @@ def learning_rate(step: int, steps: int, schedule: str, last: float, warmup: flo
         return last ** done
     if schedule == "step":
         return 1.0 if done < 0.5 else last
-    if schedule == "cosine":
-        return last + (1 - last) * (1 + np.cos(np.pi * min(done, 1))) / 2
-    raise BadInput("schedule", repr(schedule), "geometric, step or cosine")
+    return last + (1 - last) * (1 + np.cos(np.pi * min(done, 1))) / 2
 
 
 def train(stage: str, out: str | Path, parameters: dict, scorer: Callable[[Cascade], dict] | None = None,
@@ -160,7 +160,7 @@ def train(stage: str, out: str | Path, parameters: dict, scorer: Callable[[Casca
     """
     out = Path(out)
     recipe = Recipe(stage, out, parameters, init_from)
-    reasons = artifacts.differences(recipe.folder, recipe.wanted)
+    reasons = recipe.reasons()
     if not reasons:
         print(f"{stage}: reused from {recipe.folder}: parameters, people and upstream weights match", flush=True)
         yield from ({**record, "reused": True} for record in history(recipe.folder))
@@ -178,11 +178,8 @@ class Recipe:
         self.upstream = [out / STAGES[earlier] for earlier in UPSTREAM[stage]]
         self.parameters = {}
         for folder in self.upstream:
-            self.parameters |= artifacts.manifest(folder)["settings"]
+            self.parameters |= artifacts.manifest(folder, "settings", "data", "weights_sha256")["settings"]
         self.parameters |= read_targets(out) | parameters
-        for name in ("epochs", "batch_size", "lr", "lr_end"):
-            if self.parameters[name] <= 0:
-                raise BadInput(name, self.parameters[name], "a positive number")
         self.start = Path(init_from) if init_from else (self.upstream[0] if self.upstream else None)
         hashes = {folder.name: artifacts.manifest(folder)["weights_sha256"] for folder in self.upstream}
         if init_from:
@@ -192,6 +189,26 @@ class Recipe:
                                                      if name not in (*NO_MATTER, *unused)},
                        "data": {"train": self.data.manifest["fingerprints"]["train"],
                                 "image_size": self.data.image_size}, "upstream": hashes}
+        self.check()
+
+    def check(self) -> None:
+        """BadInput for what would only fail later: earlier stages of other people, a crop that does not halve."""
+        for folder in self.upstream:
+            if artifacts.manifest(folder)["data"] != self.wanted["data"]:
+                raise BadInput(folder, "a stage trained on other people or crops", "this run's: train it again first")
+        halved = 4 * 2 ** (0 if self.stage == "detector" else self.parameters["levels"])
+        if self.data.image_size % halved:
+            raise BadInput("image_size", self.data.image_size, f"a multiple of {halved}, for every level to be halved")
+
+    def reasons(self) -> list[str]:
+        """Why what the folder holds cannot be reused; [] if it can. Weights must fit the network as it is now."""
+        if reasons := artifacts.differences(self.folder, self.wanted):
+            return reasons
+        try:
+            artifacts.load_into(Cascade(self.network), self.folder)
+        except BadInput:
+            return ["its weights are of another network than this code makes"]
+        return []
 
     @property
     def network(self) -> dict:
@@ -200,12 +217,18 @@ class Recipe:
         return {name: self.parameters[name] for name in names} | {"image_size": self.data.image_size}
 
     def model(self) -> Cascade:
-        """The network as this stage begins: seeded, earlier weights loaded, detector frozen for the regressor."""
+        """The network as this stage begins: seeded, earlier weights loaded, detector frozen for the regressor.
+
+        A regressor's stage takes the detector of the stage before; of init_from it takes what is there.
+        """
         torch.manual_seed(self.parameters["seed"])
         model = Cascade(self.network, pretrained=self.parameters["pretrained"] and self.start is None)
         if self.start is not None:
-            part = model if self.stage == "joint" else model.detector
-            artifacts.load_into(part, cascade.stage_folder(self.start), "" if part is model else "detector.")
+            start = cascade.stage_folder(self.start)
+            whole = self.stage != "detector" and any(name.startswith("regressor.") for name in
+                                                     artifacts.load_weights(start))
+            part = model if whole or self.stage == "joint" else model.detector
+            artifacts.load_into(part, start, "" if part is model else "detector.")
         return model.to(memory_format=torch.channels_last).freeze_detector(self.stage == "regressor")
 
     def loader(self) -> DataLoader:
@@ -219,22 +242,24 @@ class Recipe:
 
     def train(self, scorer) -> Iterator[dict]:
         """Fit from the start; each record is on disk before it is yielded, the weights after the last."""
-        p, model, loader = self.parameters, self.model(), self.loader()
-        (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)
+        p, model, loader, environment = self.parameters, self.model(), self.loader(), artifacts.environment()
         learning = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = make_optimizer(p["optimizer"], learning, p["lr"], p["weight_decay"])
         steps = p["epochs"] * len(loader)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, steps, p["schedule"], p["lr_end"] / p["lr"], p["warmup"]))
         targets = Targets(p["map_stride"], p["radius"], p["sigma"], p["occluded"])
+        accelerator = Accelerator(mixed_precision=p["precision"])
+        (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)  # only now: nothing above touches what is there
         start, records = time.perf_counter(), []
         for record in fit(model, lambda maps, batch: OBJECTIVES[self.stage](maps, batch, targets), loader, optimizer,
-                          scheduler, p["epochs"], Accelerator(mixed_precision=p["precision"]), scorer):
+                          scheduler, p["epochs"], accelerator, scorer):
             records.append({"stage": self.stage, **record})
             self.append(records[-1], first=len(records) == 1)
             yield records[-1]
-        artifacts.save(self.folder, model.state_dict(), {**self.wanted, "settings": p, "network": self.network,
-                       "seed": p["seed"], "steps": steps, "wall_seconds": time.perf_counter() - start}, records)
+        made = {"settings": p, "network": self.network, "seed": p["seed"], "steps": steps,
+                "wall_seconds": time.perf_counter() - start}
+        artifacts.save(self.folder, model.state_dict(), {**environment, **self.wanted, **made}, records)
 
     def append(self, record: dict, first: bool) -> None:
         """One line more in history.jsonl, so that a closed browser or a killed run leaves what was measured."""
@@ -265,7 +290,7 @@ def read_targets(out: str | Path) -> dict:
 
 def line(record: dict) -> str:
     """An epoch as one line of plain text."""
-    extra = [f"{name} {record[name]:.1f}" for name in record if name.startswith("PCK")]
+    extra = [f"{name} {record[name]:.1f}" for name in record if name.startswith("PCK") and record[name] is not None]
     text = (f"{record['stage']} epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.3f}  lr "
             f"{record['lr']:.2g}  {record['images_per_second']:.0f} images/s  peak {record['peak']:.2f}")
     return "  ".join([text, *extra, *([f"WARNING {record['warning']}"] if "warning" in record else [])])

@@ -51,7 +51,8 @@ def stages(monkeypatch):
     resolved = {"01": {"dataset": "synthetic"}, "02": {"radius": 10.0}}
     resolved |= {"03": {"lr": 1.0}, "04": {"lr": 2.0}, "05": {"lr": 3.0}}
     record = {"stage": "x", "epoch": 1, "epochs": 1, "loss": 1.0, "lr": 1.0, "images_per_second": 9.0, "peak": 0.5}
-    monkeypatch.setattr(presets, "resolve", lambda preset, overrides: calls.append((preset, *overrides)) or resolved)
+    monkeypatch.setattr(presets, "resolve",
+                        lambda preset, overrides, running: calls.append((preset, *overrides)) or resolved)
     monkeypatch.setattr(datasets, "prepare", lambda out, **parameters: calls.append((str(out), parameters)))
     monkeypatch.setattr(training, "write_targets", lambda out, **parameters: calls.append((str(out), parameters)))
     monkeypatch.setattr(training, "train", lambda *a, **k: calls.append((a[0], str(a[1]), a[2], k)) or iter([record]))
@@ -61,8 +62,8 @@ def stages(monkeypatch):
 @pytest.mark.parametrize("stage, lr", [("detector", 1.0), ("regressor", 2.0), ("joint", 3.0)])
 def test_train_calls_what_the_notebooks_call(stages, capsys, stage, lr):
     assert called("train", stage, "--preset", "smoke", "-p", "lr=1", "--out", "x") == 0
-    assert stages == [("smoke", "lr=1"), ("x", {"dataset": "synthetic"}), ("x", {"radius": 10.0}),
-                      (stage, "x", {"lr": lr}, {"init_from": None})]
+    chosen = [("x", {"dataset": "synthetic"}), ("x", {"radius": 10.0})] if stage == "detector" else []
+    assert stages == [("smoke", "lr=1"), *chosen, (stage, "x", {"lr": lr}, {"init_from": None})]
     assert capsys.readouterr().out.count("\n") == 1
 
 
@@ -124,3 +125,20 @@ def test_evaluate_on_a_folder_takes_everyone_it_holds(weights, test_data, tmp_pa
     assert score["metric"] == "PCK@0.2" and score["persons"] + score["left_out"] == 30
     assert called("evaluate", "--weights", str(weights), "--data", "lspet", "--data-root", str(tmp_path)) == 2
     assert "joints.mat" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage, given, told", [
+    ("regressor", "train=1-12", "a parameter of notebook 01, which does not run now"),
+    ("regressor", "batch_size=2", "a parameter of notebook 03, which does not run now"),
+    ("joint", "04.lr=1", "a parameter of notebook 04, which does not run now"),
+])
+def test_a_later_stage_takes_people_targets_and_earlier_stages_as_they_are(tmp_path, capsys, stage, given, told):
+    assert called("train", stage, "--preset", "smoke", "-p", given, "--out", str(tmp_path / "x")) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1 and not (tmp_path / "x").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_line_and_status_2(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert called("train", "detector", "--preset", "smoke", "--out", str(tmp_path / "file" / "x")) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -223,3 +223,16 @@ def test_table_has_a_row_for_each_score():
     assert found.loc["perfect", "total"] == 100 > found.loc["ours", "total"]
     assert found.loc["perfect", "ci95"] == "100.0–100.0"
     assert list(found.columns)[:8] == [*MPII.groups, "total"] and "occluded" not in found  # nobody is: an empty column
+
+
+def test_joint_by_joint_tells_occluded_from_visible():
+    truth, predicted = crowd(10, spread=0.01)
+    wrist = MPII.index("left_wrist")
+    hidden = truth.visibility.copy()
+    hidden[:4, wrist] = OCCLUDED
+    predicted[:1, wrist] += 900
+    table = evaluation.by_joint({"one": predicted}, replace(truth, visibility=hidden))
+    assert table.loc["left_wrist", ("one", "occluded")] == 75 and table.loc["left_wrist", ("one", "visible")] == 100
+    assert table.loc["left_wrist", ("joints", "occluded")] == 4 and len(table) == 14
+    unlabelled = evaluation.by_joint({"one": predicted}, replace(truth, occlusion_labels=False))
+    assert list(unlabelled)[0] == ("one", "annotated")

@@ -142,8 +142,3 @@ def test_mirrored_maps_are_the_mirrored_person_s_targets(draw):
     width = tensor([1.0, 1.7, 2.2])
     assert torch.allclose(heatmaps.mirror(draw(points, present, 16, width)),
                           draw(mirrored, present[:, MPII.mirror], 16, width), atol=1e-5)
-
-
-def test_foreground_is_the_disc_s_share():
-    share = one(heatmaps.discs, 31.5, 31.5, 10.0, size=64).mean().item()
-    assert heatmaps.foreground(64, 10.0) == pytest.approx(share, rel=0.03)

@@ -137,3 +137,11 @@ def test_maps_for_pictures(people):
     pictures, probability, regressed = prediction.maps(Stub(symmetric), people, 64)
     assert pictures.shape == (5, 64, 64, 3) and pictures.dtype == np.uint8 and (pictures == people.crops(64)).all()
     assert probability.shape == regressed.shape == (5, 16, 32, 32) and 0 < probability.min() < probability.max() < 1
+
+
+def test_logits_are_read_as_the_logarithms_they_are():
+    """A parabola through 2, 5, 4 has its vertex a quarter cell on; their logarithms' would lie elsewhere."""
+    logits = torch.full((1, 16, 8, 8), -9.0)
+    logits[:, :, 3, 2:5] = torch.tensor([2.0, 5.0, 4.0])
+    joints, *_ = prediction.decode(Maps(logits, None), 1, "parabola")
+    assert joints[0, 0, 0] == pytest.approx(3.25, abs=1e-4)

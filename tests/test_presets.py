@@ -128,3 +128,27 @@ def test_every_preset_resolves_and_says_what_it_needs(name):
     presets.resolve(name)
     head = (presets.NOTEBOOKS / "presets" / f"{name}.yaml").read_text().splitlines()[:3]
     assert [line.split(":")[0] for line in head] == ["# Data", "# Hardware", "# Time"]
+
+
+@pytest.mark.parametrize("given", [
+    "epochs=0", "batch_size=-1", "03.lr=0", "radius=-3", "sigma=0", "scale_low=0", "levels=0", "bottlenecks=0",
+    "seed=-1",
+    "data_seed=-1", "workers=-1", "rotation=-5", "optimizer=adm", "schedule=cosin", "precision=half", "stem=pach",
+    "decoder=parabla", "occluded=maybe", "dataset=coco", "image_size=0", "image_size=50", "map_stride=3", "prior=0",
+    "prior=1", "03.warmup=1", "channels=7", "train=8-1", "train=0-3", "val=1-\u00b2", "val=5"])
+def test_a_value_that_would_fail_later_is_refused_before_anything_runs(given):
+    with pytest.raises(BadInput, match="found .*, expected ") as refused:
+        presets.resolve("synthetic", [given])
+    assert str(refused.value).startswith(f"-p {given}, {given.partition('=')[0].rpartition('.')[2]}: found ")
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_every_preset_keeps_the_limits(preset):
+    assert presets.resolve(preset)
+
+
+def test_an_override_must_reach_a_notebook_that_runs():
+    assert presets.resolve("synthetic", ["epochs=7"], running=["05"])["05"]["epochs"] == 7
+    assert presets.resolve("synthetic", ["epochs=7"], running=["05"])["03"]["epochs"] != 7
+    with pytest.raises(BadInput, match="notebook 03, which does not run now"):
+        presets.resolve("synthetic", ["03.epochs=7"], running=["04", "05"])

@@ -167,7 +167,8 @@ def test_pixels_and_labels_share_one_grid(scenes):
                 assert np.abs(np.array([(pixel % SIZE).mean(), (pixel // SIZE).mean()]) - place).max() < 0.3
 
 
-@pytest.mark.parametrize("name", ["trunk", "girdle", "left_upper_leg", "right_lower_arm", "right_shoe", "left_hand", "skull"])
+@pytest.mark.parametrize("name", ["trunk", "girdle", "left_upper_leg", "right_lower_arm", "right_shoe", "left_hand",
+                                  "skull"])
 def test_surface_of_a_part_against_brute_force(name):
     """The closed form against 400 squeezed balls strung along one part: every pixel that it covers, and its depth."""
     size = 96

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hpe_lib import artifacts, cascade, datasets, evaluation, heatmaps, prediction, training
+from hpe_lib import artifacts, cascade, datasets, detector, evaluation, heatmaps, prediction, training
 from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade, Maps
 from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
@@ -245,6 +245,35 @@ def test_damaged_weights_are_not_reused(out):
     assert not any(record.get("reused") for record in train("detector", out))
 
 
+def test_weights_that_no_longer_fit_the_network_are_not_reused(out, monkeypatch, capsys):
+    train("detector", out)
+    monkeypatch.setattr(detector.slim_trunk, "__defaults__", ((8, 8, 8, 8),))
+    assert not reused("detector", out) and "of another network" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("typo", [{"optimizer": "adm"}, {"schedule": "cosin"}, {"precision": "half"}])
+def test_a_typo_leaves_the_finished_artifact_as_it_was(out, typo):
+    train("detector", out)
+    before = artifacts.manifest(out / "detector")
+    with pytest.raises((BadInput, ValueError)):
+        train("detector", out, **typo)
+    assert artifacts.manifest(out / "detector") == before and reused("detector", out)
+
+
+def test_a_stage_of_other_people_is_no_upstream(out):
+    train("detector", out)
+    prepare(out, train="1-6")
+    with pytest.raises(BadInput, match="trained on other people or crops"):
+        train("regressor", out)
+
+
+def test_a_manifest_that_says_nothing_is_one_line(out):
+    train("detector", out)
+    artifacts.write_json(out / "detector" / "manifest.json", {})
+    with pytest.raises(BadInput, match="manifest.json: found no settings"):
+        train("regressor", out)
+
+
 def test_a_reused_stage_tells_its_history_again(out):
     first = train("detector", out, epochs=2)
     again = train("detector", out, epochs=2)
@@ -383,7 +412,7 @@ def test_learning_rates():
     assert [rate(step, 100, "cosine", 0.0, 0.04) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1])
     assert rate(4, 100, "cosine", 0.0, 0.04) == 1
     with pytest.raises(BadInput, match="geometric, step or cosine"):
-        rate(0, 1, "linear", 1)
+        rate(0, 100, "linear", 1, 0.5)  # at once, not when warm-up ends
 
 
 def test_optimizers_by_name():
