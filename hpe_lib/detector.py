@@ -58,7 +58,7 @@ def resnet_trunk(name: str, pretrained: bool = False) -> tuple[list[nn.Module], 
         net = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
     except OSError as error:
         raise BadInput(f"ImageNet weights of {name}", str(error).splitlines()[0],
-                       "a reachable download.pytorch.org, or the file in torch's hub cache") from None
+                       "torchvision's weights to be reachable, or the file in torch's hub cache") from None
     for layer in net.layer4.modules():
         if isinstance(layer, nn.Conv2d):
             layer.stride = (1, 1)
