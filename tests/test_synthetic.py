@@ -145,7 +145,7 @@ def test_left_and_right_agree_with_the_face_and_the_feet(scenes):
 def test_faces_are_seen_from_the_front_only(scenes):
     eyes = [list(PARTS).index(f"{side}_eye") for side in ("left", "right")]
     front, back = [], []
-    for scene in scenes[:150]:
+    for scene in scenes[:300]:
         facing = scene.turned[list(PARTS).index("skull")][2, 2]  # of the face's direction, the share to the viewer
         seen = np.isin(synthetic._surfaces(only(scene, slice(len(PARTS))), 256)[1], eyes).sum()
         (front if facing > 0.6 else back if facing < -0.75 else []).append(seen)
