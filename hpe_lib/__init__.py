@@ -3,9 +3,19 @@
 Reading order, which is also the order of imports (each room imports only from those before it):
 
 paper, artifacts, presets                      what the paper says; what a run leaves behind; parameters
-skeleton, geometry, heatmaps, synthetic,
-datasets                                       people: joints, frames, targets, images
-detector, regressor, cascade, rivals           networks, block by block
+skeleton, geometry, heatmaps, synthetic        joints, frames, targets; drawn people
+annotations, datasets, downloads               other people's files; people of any data set; how to get them
+detector, regressor, cascade, rivals           networks, block by block; what results stand beside
 losses, training, prediction, evaluation       eq. 1 and 2, the one `fit`, test time, PCKh and PCK
-figures, reproduce, cli                        showing it, running it
+figures, report, reproduce, bench, cli         showing it, running it, measuring it
 """
+
+
+def load(folder):
+    """The pose estimator of a run's folder, or one stage's: hpe_lib.load("runs/synthetic").predict("photo.jpg").
+
+    `predict(image, boxes=None)` is described at prediction.PoseEstimator. torch is imported here, not before.
+    """
+    from hpe_lib import prediction
+
+    return prediction.load(folder)

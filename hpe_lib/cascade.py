@@ -8,14 +8,20 @@ from torch import nn
 
 from hpe_lib import artifacts
 from hpe_lib.artifacts import BadInput
-from hpe_lib.detector import Detector, enlarge
-from hpe_lib.regressor import Hourglass
+from hpe_lib.detector import FCN8, VGGS, Detector, enlarge
+from hpe_lib.paper import N_JOINTS
+from hpe_lib.regressor import Convolutions, Hourglass
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0, 1]
+FIRST = ("detection", "regression")  # what the first network learns (F15)
+REGRESSORS = {"hourglass": (Hourglass, ("channels", "levels", "bottlenecks", "stem")),  # class, what makes one
+              "convolutions": (Convolutions, ("channels", "kernels", "std"))}
+STACKED = {"both": N_JOINTS + 3, "image": 3, "heatmaps": N_JOINTS}  # what the regressor reads, and its channels
 
 
 class Maps(NamedTuple):
-    """detector: logits (B, 16, h, w).  regressor: confidence maps (B, 16, h, w), None where there is no regressor."""
+    """detector: logits (B, 16, h, w) of a first network that detects, confidence maps of one that regresses.
+    regressor: confidence maps (B, 16, h, w), None where there is no regressor."""
 
     detector: torch.Tensor
     regressor: torch.Tensor | None
@@ -24,8 +30,10 @@ class Maps(NamedTuple):
 class Cascade(nn.Module):
     """uint8 RGB crops (B, S, S, 3) -> Maps.
 
-    network: the numbers that make it, as kept in the manifest of its weights: trunk, map_stride, prior (Detector)
-    and, with a regressor, channels, levels, bottlenecks, stem (Hourglass).
+    network: what makes it, as kept in the manifest of its weights: trunk, map_stride, prior (Detector, FCN8); first:
+    "detection" or "regression" (F15); and, with a regressor, regressor: "hourglass" or "convolutions", the numbers of
+    its class, and stacked: what it reads, "both", "image" or "heatmaps". What is absent is the first of its choices or
+    the printed number; with nothing said of a regressor there is none. BadInput on another value.
     frozen: the detector learns nothing, its batch-norm statistics included (F9).
     """
 
@@ -33,27 +41,38 @@ class Cascade(nn.Module):
         super().__init__()
         self.network = network
         self.map_stride = network["map_stride"]
-        self.detector = Detector(network["trunk"], self.map_stride, pretrained, network.get("prior", 0.5))
-        hourglass = {name: network[name] for name in ("channels", "levels", "bottlenecks", "stem") if name in network}
-        self.regressor = Hourglass(map_stride=self.map_stride, **hourglass) if hourglass else None
+        self.first = choice(network, "first", FIRST)
+        prior = network.get("prior", 0.5) if self.first == "detection" else 0.5  # a regression network starts at 0
+        first_network = FCN8 if network["trunk"] in VGGS else Detector
+        self.detector = first_network(network["trunk"], self.map_stride, pretrained, prior)
+        self.stacked = choice(network, "stacked", STACKED)
+        self.regressor = make_regressor(network, STACKED[self.stacked])
         self.frozen = False
         for name, value in (("mean", IMAGENET_MEAN), ("deviation", IMAGENET_DEVIATION)):
             self.register_buffer(name, 255 * torch.tensor(value).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> Maps:
         images = self.normalise(images)
-        logits = self.detector(images)
-        if self.regressor is None:
-            return Maps(logits, None)
-        return Maps(logits, self.regressor(self.stack(logits, images)))
+        maps = self.detector(images)
+        return Maps(maps, None if self.regressor is None else self.regressor(self.stack(maps, images)))
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 -> (B, 3, S, S) float, channels last in memory, ImageNet mean and deviation."""
         return (images.permute(0, 3, 1, 2) - self.mean) / self.deviation
 
-    def stack(self, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The regressor's input (B, 19, S, S): 16 sigmoid maps beside RGB, at the input's resolution (F8)."""
-        return torch.cat([enlarge(torch.sigmoid(logits), self.map_stride), images], dim=1)
+    def confidence(self, maps: torch.Tensor) -> torch.Tensor:
+        """What the first network claims: `confidence` of its maps (B, 16, h, w)."""
+        return confidence(maps, self.first)
+
+    def stack(self, maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """The regressor's input (B, 19, S, S): 16 confidence maps beside RGB, at the input's resolution (F8).
+
+        stacked "image" leaves RGB (3 channels), "heatmaps" the maps (16).
+        """
+        if self.stacked == "image":
+            return images
+        heatmaps = enlarge(self.confidence(maps), self.map_stride)
+        return heatmaps if self.stacked == "heatmaps" else torch.cat([heatmaps, images], dim=1)
 
     def freeze_detector(self, frozen: bool = True) -> "Cascade":
         """Stop (or resume) the detector's learning: neither its weights nor its norms' statistics move."""
@@ -66,6 +85,28 @@ class Cascade(nn.Module):
         if self.frozen:
             self.detector.eval()
         return self
+
+
+def confidence(maps: torch.Tensor, first: str) -> torch.Tensor:
+    """Sigmoid of a detection network's logits; the maps themselves of a regression network (F8)."""
+    return torch.sigmoid(maps) if first == "detection" else maps
+
+
+def choice(network: dict, name: str, allowed) -> str:
+    """The network's value of a name, the first of those allowed if absent. BadInput on another."""
+    value = network.get(name, next(iter(allowed)))
+    if value not in allowed:
+        raise BadInput(name, repr(value), " or ".join(allowed))
+    return value
+
+
+def make_regressor(network: dict, inputs: int) -> nn.Module | None:
+    """The regression network that `network` describes, reading so many channels; None if it describes none."""
+    make, names = REGRESSORS[choice(network, "regressor", REGRESSORS)]
+    numbers = {name: network[name] for name in names if name in network}
+    if not numbers and "regressor" not in network:
+        return None
+    return make(map_stride=network["map_stride"], inputs=inputs, **numbers)
 
 
 STAGES = {"joint": "cascade", "regressor": "regressor", "detector": "detector"}  # stage -> its folder, latest first

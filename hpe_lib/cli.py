@@ -51,8 +51,16 @@ def reproduce(preset: Preset = "synthetic",
               start: Annotated[str, typer.Option("--from", metavar="NN", help="Begin with this notebook.")] = None,
               only: Annotated[str, typer.Option(metavar="NN", help="Run this notebook only.")] = None,
               p: Parameters = (),
-              fresh: Annotated[bool, typer.Option("--fresh", help="Remove first what an earlier run left.")] = False):
+              fresh: Annotated[bool, typer.Option("--fresh", help="Remove first what an earlier run left.")] = False,
+              dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing: say what is found, and what time "
+                                                    "and memory it would take here.")] = False):
     """Run the notebooks in order and keep the executed copies, weights and numbers in the run's folder."""
+    if dry_run:
+        from hpe_lib import bench, presets
+
+        for line in bench.rehearse(presets.resolve(preset, p)):
+            print(line, flush=True)
+        return 0
     if fresh and (start or only):
         raise BadInput("--fresh", "--from or --only beside it", "--fresh alone: it removes what they would build on")
     from hpe_lib.reproduce import CellFailed, run
@@ -90,12 +98,13 @@ def train(stage: Literal["detector", "regressor", "joint"],
 
 @app.command()
 def evaluate(weights: Annotated[Path, typer.Option(help="A run's folder, or a trained stage's.")],
-             data: Annotated[Literal["synthetic", "lspet"], typer.Option()],
-             data_root: Annotated[Path, typer.Option(help="The folder that holds joints.mat and images/.",
-                                                     show_default=False)] = None,
+             data: Annotated[Literal["synthetic", "mpii", "lsp", "lspet"], typer.Option()],
+             data_root: Annotated[Path, typer.Option(help="The folder that holds images/ and joints.mat, for mpii the "
+                                                          "official .mat.", show_default=False)] = None,
              split: Annotated[Literal["all", "train", "val", "test"], typer.Option(
-                 help="train, val: the run's own people. test: those after them. all: everyone the folder holds, the "
-                      "default where people are files; val where they are drawn.", show_default=False)] = None,
+                 help="mpii, lsp: the published one. Else train, val: the run's own people, test: those after them. "
+                      "all: everyone the folder holds, the default; val where people are drawn.",
+                 show_default=False)] = None,
              only_present: Annotated[bool, typer.Option("--only-present", help="Leave out and count people whose "
                                                         "image is absent, instead of stopping.")] = False,
              as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False):
@@ -113,32 +122,96 @@ def evaluate(weights: Annotated[Path, typer.Option(help="A run's folder, or a tr
     print(json.dumps(artifacts.plain(score), indent=2) if as_json else report(str(folder), score, people))
 
 
+@app.command()
+def score(data: Literal["mpii", "lsp"],
+          truth: Annotated[Path, typer.Option(help="mpii: the official .mat, Newell's .h5, Tompson's .mat or HRNet or "
+                                              "MMPose JSON. lsp: joints.mat, PC or OC.")],
+          predictions: Annotated[Path, typer.Option(help="A .mat or .h5 with one array, people × joints × (x, y), in "
+                                                    "the truth's pixels.")],
+          rows: Annotated[Path, typer.Option(help="Newell's valid.h5: whose predictions they are, in its order.",
+                                             show_default=False)] = None,
+          as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False):
+    """Score anyone's predictions against annotation files, without images: see docs/scoring.md."""
+    from hpe_lib import artifacts, evaluation
+
+    found, people = evaluation.score_file(data, truth, predictions, rows)
+    print(json.dumps(artifacts.plain(found), indent=2) if as_json else
+          f"truth: {people.source}\n{report(predictions.name, found, people)}")
+
+
+@app.command()
+def predict(images: Annotated[list[Path], typer.Argument(help="Photographs.", show_default=False)],
+            weights: Annotated[Path, typer.Option(help="A run's folder, or a trained stage's.")],
+            out: Annotated[Path, typer.Option(help="The folder for STEM.png, the overlay, and STEM.json.")],
+            boxes: Annotated[Path, typer.Option(help="JSON: {image: [[x, y, side] or [x1, y1, x2, y2], …], …}, px.",
+                                                show_default=False)] = None,
+            people: Annotated[Literal["image", "detect"], typer.Option(
+                help="Without --boxes: each image is one person, or torchvision's detector finds them.")] = "image"):
+    """Find people's joints in photographs."""
+    from hpe_lib import artifacts, prediction
+
+    stems = prediction.output_stems(images, out, boxes)
+    estimator = prediction.load(weights)
+    for stem, found in zip(stems, prediction.photographs(estimator, images, boxes, people == "detect")):
+        image = prediction.read_image(Path(found["image"]))
+        artifacts.write_bytes(f"{stem}.png", prediction.encode_png(prediction.overlay(image, found["people"])))
+        artifacts.write_json(f"{stem}.json", found)
+        print(f"{found['image']}: people: {len(found['people'])}, {stem}.json and .png", flush=True)
+
+
+@app.command()
+def download(dataset: Literal["mpii", "lsp", "lspet"],
+             root: Annotated[Path, typer.Option(help="The folder to fill; what is in it is never overwritten.")]):
+    """Fetch a data set from whichever mirror gives it, going on where a transfer broke off."""
+    from hpe_lib import downloads
+
+    downloads.download(dataset, root, say=lambda line: print(line, flush=True))
+
+
+@app.command("check-data")
+def check_data(dataset: Literal["mpii", "lsp", "lspet"],
+               root: Annotated[Path, typer.Option(help="The folder that holds the annotations and images/.")],
+               as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False):
+    """Say what a data folder holds: people, joints, images that are missing or broken, copies between splits."""
+    from hpe_lib import downloads
+
+    found = downloads.check(dataset, root)
+    print(json.dumps(found, indent=2) if as_json else downloads.report(found), flush=True)
+    if found["broken"]:
+        faults = [f"{found[kind]['count']} images {kind}" for kind in ("missing", "unreadable")]
+        faults += [f"no people of {split}" for split in found["problems"]]
+        raise BadInput(root, ", ".join(faults), "every image of these people, whole")
+
+
 def people_to_score(data, data_root, split, run, image_size, only_present=False):
-    """The people of a split: by notebook 01's numbers in the run if they are of this data set, else in its preset."""
-    from hpe_lib import artifacts, datasets, presets
+    """The people of a split: as published (mpii, lsp), or by notebook 01's numbers: the run's own if they are of this
+    data set, else its preset's."""
+    from hpe_lib import annotations, artifacts, datasets, presets
 
     chosen = run / "data" / "manifest.json"
-    numbers = artifacts.read_json(chosen)["parameters"] if chosen.is_file() else {}
-    if numbers.get("dataset") != data:
-        numbers = presets.resolve(data)["01"]
+    own = artifacts.read_json(chosen)["parameters"] if chosen.is_file() else {}
+    numbers = own if own.get("dataset") == data else presets.resolve(data if data == "lspet" else "synthetic")["01"]
     root = data_root or numbers["data_root"]
     if data != "synthetic" and not root:
-        raise BadInput("--data-root", "nothing", f"the folder of {data}: joints.mat and images/")
+        raise BadInput("--data-root", "nothing", f"the folder of {data}: its annotation and images/")
     split = split or ("val" if data == "synthetic" else "all")
-    count = None if data == "synthetic" else len(datasets.lsp_joints(Path(root) / "joints.mat"))
-    return datasets.load(data, root, rows(split, numbers, count), image_size, numbers["data_seed"],
-                         only_present or numbers["only_present"], run.parent / "cache")
+    count = len(annotations.lsp(Path(root) / "joints.mat")) if data == "lspet" else None
+    people = split if data in ("mpii", "lsp") else rows(split, numbers, count)
+    return datasets.load(data, root, people, image_size, numbers["data_seed"], only_present or numbers["only_present"],
+                         own.get("margin", 1.25), cache=run.parent / "cache")
 
 
 def rows(split, numbers, count):
-    """A split as FIRST-LAST. count: people the folder holds, None where they are drawn and have no end."""
+    """A split that is not published, as FIRST-LAST. count: people the folder holds, None: drawn, so without end."""
+    from hpe_lib import presets
+
     if split in ("train", "val"):
         return numbers[split]
     if split == "all":
         if count is None:
             raise BadInput("--split all", "drawn people, who have no end", "train, val or test")
         return f"1-{count}"
-    first = 1 + max(int(numbers[part].partition("-")[2]) for part in ("train", "val"))
+    first = 1 + max(presets.person_range(numbers[part])[1].stop or count for part in ("train", "val"))
     if count is not None and first > count:
         raise BadInput("--split test", f"{count} people, none after train and val", f"people from {first} on")
     return f"{first}-{count or first + 999}"
@@ -150,7 +223,8 @@ def report(name, score, people):
 
     lines = [f"{score['metric']} of {score['persons']} people, {score['joints']} joints; ci95: bootstrap over people"]
     lines += [f"{score['left_out']} people left out: their normaliser is not annotated"] if score["left_out"] else []
+    lines += [f"{score['not_finite']} predictions not finite: wrong"] if score["not_finite"] else []
     lines += [f"{count} people skipped: {why}" for why, count in people.skipped.items() if count]
     if people.center_from_joints:
-        lines.append("the crops are centred on the annotated joints: a hint from the truth")
+        lines.append("the crops are placed by the annotation: a hint from the truth")
     return "\n".join([*lines, "", evaluation.table({name: score}).round(1).T.to_string()])

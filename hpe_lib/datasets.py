@@ -1,5 +1,6 @@
 """People: who is annotated where, and the crops of them. Datasets give joints; targets are drawn later, per batch."""
 
+import functools
 import hashlib
 import os
 import zipfile
@@ -13,25 +14,26 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from hpe_lib import artifacts, presets, synthetic
+from hpe_lib import annotations, artifacts, presets, synthetic
+from hpe_lib.annotations import Annotations
 from hpe_lib.artifacts import BadInput
 from hpe_lib.geometry import Frame
-from hpe_lib.skeleton import ABSENT, LSP_NAMES, LSP_ROWS, MPII, VISIBLE
-
-J = len(MPII.names)
+from hpe_lib.skeleton import ABSENT, MPII
 
 
 @dataclass(frozen=True)
 class People:
     """N annotated people and their images: one value for training and for scoring. Rows belong together.
 
-    keys: (N,) who, e.g. "im00001.jpg".  images: images[i] is person i's (H, W, 3) uint8 RGB.
+    keys: (N,) who, e.g. "im00001.jpg" or, where images hold several, "005808361.jpg 2".
+    images: images[i] is person i's (H, W, 3) uint8 RGB.
     joints: (N, 16, 2) float64, image px, (x, y), NaN where not annotated.  visibility: (N, 16) int8.
     center, side, body: (N, 2), (N,), (N,) the frame (geometry.Frame), image px.
     normaliser: (N,) image px, what errors are divided by (head size or torso), NaN where the truth cannot say.
     box: (N,) image px, the longer side of the annotated joints' box: another normaliser, there for everyone.
     metric: "PCKh@0.5" or "PCK@0.2".  occlusion_labels: does the data set say which joints are occluded?
-    center_from_joints: is the frame a hint from the truth?  skipped: reason -> people left out on reading.
+    center_from_joints: does the frame come from the annotation, so that it is a hint from the truth?
+    skipped: reason -> people left out on reading.
     """
 
     dataset: str
@@ -138,83 +140,171 @@ def read_image(path: Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def person_range(people: str) -> slice:
-    """"1-8000" (people, counted from 1, both ends included) as a slice. BadInput on anything else."""
+def person_range(people: str) -> tuple[str, slice]:
+    """"8-9", "val" or "val 8-9" as (split, slice), see presets.person_range. BadInput on anything else."""
     found = presets.person_range(people)
     if found is None:
-        raise BadInput("people", repr(people), "FIRST-LAST counted from 1, such as 1-8000")
+        raise BadInput("people", repr(people), presets.PEOPLE)
     return found
 
 
-def lsp_joints(path: Path) -> np.ndarray:
-    """(N, 14, 3) float64 (x, y, flag) of an LSPET joints.mat, whose `joints` is (14, 3, N).
+def _within(path: Path, people: str, found: Annotations) -> Annotations:
+    """Those of a split that `people` asks for. BadInput if there are none, or fewer than asked for."""
+    asked = person_range(people)[1]
+    if len(found) < (least := asked.stop or 1):
+        raise BadInput(path, f"{len(found)} people", f"at least the {least} of people {people}")
+    return found[asked]
 
-    BadInput if it cannot be read or has another shape, NaN among its coordinates, or flags other than 0 and 1.
+
+# ---- MPII Human Pose
+
+SPLIT_SIZES = {("mpii", "train"): 22246, ("mpii", "val"): 2958,  # of the published split (Tompson et al., CVPR 2015)
+               ("lsp", "train"): 1000, ("lsp", "val"): 1000, ("lsp", "test"): 1000}
+
+
+def load_mpii(root: Path, people: str = "all", only_present: bool = False) -> People:
+    """People of MPII Human Pose: one ROOT/*.mat in the official layout, ROOT/images; for train and val ROOT/valid.h5.
+
+    people: "val", the 2,958 of valid.h5 in its order, which is that of published prediction files; "train", everyone
+    with points in an img_train image that holds nobody of val (22,246); "test", everyone with points in the other
+    images; "all", in the file's order; or a range of these, "val 1-100" or "1-100".
+    Frame (F1): centre objpos + (0, 15 · scale), side 1.25 · 200 · scale, body 200 · scale: made by the annotators.
+    The file counts pixels from 1 and People from 0, so all points are moved by -1. Normaliser: the head size.
+    BadInput on a wrong file, a split that is not as published, absent images.
     """
-    expected = "a .mat file whose `joints` is (14, 3, N)"
-    if not path.is_file():
-        raise BadInput(path, "no such file", expected)
+    path = _official_file(root)
+    truth = _within(path, people, _mpii_split(root, path, person_range(people)[0]))
+    placed = (truth.scale > 0) & ~np.isnan(truth.center).any(1)
+    skipped = {**truth.skipped, "no position or scale": int((~placed).sum())}
+    return _present(_mpii_people(root, truth[placed], skipped), only_present)
+
+
+def _official_file(root: Path) -> Path:
+    found = [path for path in sorted(root.glob("*.mat")) if _has_release(path)]
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found)
+        raise BadInput(root, f"{len(found)} .mat files in MPII's official layout {names}".strip(), "one, with RELEASE")
+    return found[0]
+
+
+def _has_release(path: Path) -> bool:
     try:
-        joints = np.asarray(scipy.io.loadmat(path)["joints"])
-        joints = joints if joints.dtype == object else joints.astype(float)
-    except Exception as error:  # scipy raises many kinds on a broken file
-        raise BadInput(path, f"{type(error).__name__}: {error}".splitlines()[0], expected) from None
-    if joints.dtype == object or joints.ndim != 3 or joints.shape[:2] != (14, 3):
-        raise BadInput(path, f"joints of shape {joints.shape}, {joints.dtype}", expected)
-    joints = joints.transpose(2, 0, 1)
-    _check_joints(path, joints)
-    return joints
+        return "RELEASE" in [name for name, *_ in scipy.io.whosmat(path)]
+    except Exception:  # scipy raises many kinds on what is no .mat file of version 4 to 7
+        return False
 
 
-def _check_joints(path, joints):
-    wrong = ~np.isfinite(joints[..., :2]).all(-1) & (joints[..., 2] != 0)  # unannotated coordinates mean nothing
-    broken = np.flatnonzero(wrong.any(1))
-    if len(broken):
-        name = LSP_NAMES[np.flatnonzero(wrong[broken[0]])[0]]
-        raise BadInput(path, f"NaN or infinity in {len(broken)} people, first person {broken[0] + 1}, {name}",
-                       "finite coordinates")
-    flags = np.unique(joints[..., 2])
-    if not np.isin(flags, (0, 1)).all():
-        raise BadInput(path, f"flags {flags[:5]}", "flags 0 and 1")
+@functools.lru_cache(maxsize=1)
+def _official(path: Path, changed: int) -> Annotations:
+    """The official file, which takes seconds to read, once for train and val. changed: its time of change."""
+    return annotations.mpii_official(path)
 
 
-LSPET_SIDE, LSPET_BODY = 187.5, 150.0  # image px: "roughly 150 px in length"; the side is 1.25 of it, as on MPII
+def _mpii_split(root: Path, path: Path, split: str) -> Annotations:
+    truth = _official(path, path.stat().st_mtime_ns)
+    if split in ("all", "test"):
+        return truth[~truth.train | (split == "all")]
+    if split == "val":
+        found = annotations.in_order_of(path, truth, root / "valid.h5")
+    else:
+        found = truth[truth.train & ~np.isin(truth.image, annotations.mpii_rows(root / "valid.h5")[0])]
+    size = SPLIT_SIZES["mpii", split]
+    if len(truth) > 20000 and len(found) != size:  # fewer are a part of the official file's 40,000
+        raise BadInput(path, f"{len(found)} people of {split}", f"the {size} of the published split")
+    return found
 
 
-def load_lspet(root: Path, people: str, only_present: bool = False) -> People:
-    """People of Leeds Sports Pose Extended: ROOT/joints.mat and ROOT/images/im%05d.jpg.
+def _mpii_people(root, truth, skipped) -> People:
+    keys = np.array([f"{image} {person}" for image, person in zip(truth.image, truth.person)])
+    images = ImageFiles([root / "images" / name for name in truth.image], "mpii images")
+    body, box = 200 * truth.scale, np.nanmax(truth.joints, axis=1) - np.nanmin(truth.joints, axis=1)
+    return People("mpii", keys, images, truth.joints - 1, truth.visibility,
+                  truth.center + np.outer(truth.scale, (0, 15)) - 1, 1.25 * body, body, truth.head_size, box.max(1),
+                  "PCKh@0.5", occlusion_labels=True, center_from_joints=True, skipped=skipped)
+
+
+# ---- Leeds Sports Pose, and its extension
+
+LSP_SIDE, LSP_BODY = 178.0, 142.4  # image px: the authors' demo; on MPII, too, the side is 1.25 of the body
+LSPET_SIDE, LSPET_BODY = 187.5, 150.0  # image px: "roughly 150 px in length"
+LSP_SPLITS = {"train": slice(1000), "val": slice(1000, 2000), "test": slice(1000, 2000)}
+
+
+def load_lsp(root: Path, people: str = "all", only_present: bool = False) -> People:
+    """People of Leeds Sports Pose: ROOT/joints.mat, (3, 14, 2000), and ROOT/images/im%04d.jpg.
+
+    people: "train", 1-1000; "test" and "val", both 1001-2000; "all"; or a range of these. Third value 1 is occluded.
+    Whether left is the person's (PC, as in the paper) or the viewer's (OC) is as joints.mat has it: the original
+    file is OC; for PC labels, put lsp-joints-PC.mat there as joints.mat.
+    The frame is about the image's centre (F1), so it owes nothing to the joints. BadInput as load_lspet.
+    """
+    path, split = root / "joints.mat", person_range(people)[0]
+    truth = _lsp_truth(path, "lsp")
+    if split != "all" and len(truth) != 2000:
+        raise BadInput(path, f"{len(truth)} people", f"LSP's 2000, to know which are {split}")
+    truth = _within(path, people, truth[LSP_SPLITS.get(split, slice(None))])
+    found = _present(_lsp_people("lsp", root, truth, LSP_SIDE, LSP_BODY), only_present)
+    if only_present is None:
+        return found
+    sizes = np.array([found.images[row].shape[1::-1] for row in range(len(found))])
+    return replace(found, center=(sizes - 1) / 2, center_from_joints=False)
+
+
+def load_lspet(root: Path, people: str = "all", only_present: bool = False) -> People:
+    """People of Leeds Sports Pose Extended: ROOT/joints.mat, (14, 3, N), and ROOT/images/im%05d.jpg.
 
     Flag 1 is annotated, 0 not (the coordinates are garbage then). No occlusion labels: annotated counts as visible.
     The frame's centre is the middle of the annotated joints' box, a hint from the truth, as objpos is on MPII.
     People without a usable joint are skipped and counted. BadInput on a wrong file or absent images.
     """
-    table = lsp_joints(root / "joints.mat")
-    rows = np.arange(len(table))[person_range(people)]
-    if len(rows) < (asked := person_range(people)).stop - asked.start:
-        raise BadInput(root / "joints.mat", f"{len(table)} people", f"at least the {asked.stop} of people {people}")
-    annotated = table[rows, :, 2] == 1
-    usable = annotated.any(1)
+    if person_range(people)[0] != "all":
+        raise BadInput("people", repr(people), "FIRST-LAST or all: LSPET has no published split")
+    truth = _within(root / "joints.mat", people, _lsp_truth(root / "joints.mat", "lspet"))
+    return _present(_lsp_people("lspet", root, truth, LSPET_SIDE, LSPET_BODY), only_present)
+
+
+def _lsp_truth(path: Path, dataset: str) -> Annotations:
+    """What joints.mat says. BadInput if it is the other data set's, as its shape tells."""
+    truth, shapes = annotations.lsp(path), {"lsp": "(3, 14, {})", "lspet": "(14, 3, {})"}
+    found = "lsp" if truth.occlusion_labels else "lspet"
+    if found != dataset:
+        raise BadInput(path, f"joints of shape {shapes[found].format(len(truth))}, the layout of {found}",
+                       f"{shapes[dataset].format('N')}, that of {dataset}")
+    return truth
+
+
+def _lsp_people(dataset, root, truth, side, body) -> People:
+    usable = (truth.visibility != ABSENT).any(1)
     if not usable.any():
-        raise BadInput(root / "joints.mat", f"no annotated joint of people {people}", "people with annotated joints")
-    paths = [root / "images" / f"im{row + 1:05d}.jpg" for row in rows[usable]]
-    joints = np.full((usable.sum(), J, 2), np.nan)
-    joints[:, LSP_ROWS] = np.where(annotated, 1, np.nan)[usable, :, None] * table[rows[usable], :, :2]
-    skipped = {"no annotated joint": int((~usable).sum())}
-    return _present(_lspet_people(paths, joints, skipped), only_present)
-
-
-def _lspet_people(paths, joints, skipped) -> People:
+        raise BadInput(root / "joints.mat", f"no annotated joint of {len(truth)} people", "annotated people")
+    truth, skipped = truth[usable], {"no annotated joint": int((~usable).sum())}
+    joints, count = truth.joints, len(truth)
     low, high = np.nanmin(joints, axis=1), np.nanmax(joints, axis=1)
     torso = joints[:, MPII.index("left_shoulder")] - joints[:, MPII.index("right_hip")]
-    count = len(joints)
-    return People("lspet", np.array([path.name for path in paths]), ImageFiles(paths, "lspet images"), joints,
-                  np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE).astype(np.int8), (low + high) / 2,
-                  np.full(count, LSPET_SIDE), np.full(count, LSPET_BODY), np.linalg.norm(torso, axis=1),
-                  (high - low).max(1), "PCK@0.2", occlusion_labels=False, center_from_joints=True, skipped=skipped)
+    images = ImageFiles([root / "images" / name for name in truth.image], f"{dataset} images")
+    return People(dataset, truth.image, images, joints, truth.visibility, (low + high) / 2, np.full(count, side),
+                  np.full(count, body), np.linalg.norm(torso, axis=1), (high - low).max(1), "PCK@0.2",
+                  occlusion_labels=truth.occlusion_labels, center_from_joints=True, skipped=skipped)
 
 
-def _present(people: People, only_present: bool) -> People:
-    """The people whose image is there. BadInput with a count and the first name unless only_present."""
+def with_middle_points(people: People, invented: bool) -> People:
+    """The people without labels of pelvis and thorax, strategy (ii) of §3.1, or with invented ones, strategy (i).
+
+    Invented (F3, F18): the pelvis lies between the hips, the thorax between the shoulders, each as visible as the less
+    visible of its two and absent where one of them is. Neither is ever scored.
+    """
+    joints, visibility = people.joints.copy(), people.visibility.copy()
+    for name, part in (("pelvis", "hip"), ("thorax", "shoulder")):
+        pair = [MPII.index(f"{side}_{part}") for side in ("right", "left")]
+        joints[:, MPII.index(name)] = joints[:, pair].mean(1) if invented else np.nan
+        visibility[:, MPII.index(name)] = visibility[:, pair].min(1) if invented else ABSENT
+    return replace(people, joints=joints, visibility=visibility)
+
+
+def _present(people: People, only_present: bool | None) -> People:
+    """The people whose image is there. BadInput with a count and the first name unless only_present; None: all."""
+    if only_present is None:
+        return people
     there = np.array([path.is_file() for path in people.images.paths])
     if there.all():
         return people
@@ -227,7 +317,10 @@ def _present(people: People, only_present: bool) -> People:
 
 def load_synthetic(people: str, image_size: int, data_seed: int, cache: Path) -> People:
     """Drawn people (synthetic.draw), kept in CACHE so that they are drawn once. Everything about them is known."""
-    rows = np.arange((asked := person_range(people)).start, asked.stop)
+    split, asked = person_range(people)
+    if split != "all" or asked.stop is None:
+        raise BadInput("people", repr(people), "FIRST-LAST: drawn people have no splits and no end")
+    rows = np.arange(asked.start, asked.stop)
     code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
     source = f"synthetic-{code}-seed{data_seed}-{image_size}px-{people}"
     folder = cache / source
@@ -270,13 +363,26 @@ def _synthetic_people(rows, truth, images) -> People:
 
 
 def load(dataset: str, data_root: str | Path = "", people: str = "1-1000", image_size: int = 128, data_seed: int = 0,
-         only_present: bool = False, cache: Path = Path("runs/cache")) -> People:
-    """People of a data set by name: "synthetic" (drawn into `cache`) or "lspet" (read from data_root)."""
+         only_present: bool = False, margin: float = 1.25, missing_points: str = "as_labelled",
+         cache: Path = Path("runs/cache")) -> People:
+    """People of a data set by name: "synthetic" (drawn into `cache`), or "mpii", "lsp", "lspet", read from data_root.
+
+    only_present: leave out people whose image is absent, or else stop; None asks for no image, to look at annotations
+    (LSP's frames, centred on images, are not to be used then).
+    margin: side of the frame in body heights (F1); drawn people fill their frames as they are.
+    missing_points: pelvis and thorax, which LSP and LSPET lack: "as_labelled", "withheld" or "invented".
+    """
     if dataset == "synthetic":
-        return load_synthetic(people, image_size, data_seed, Path(cache))
-    if dataset == "lspet":
-        return load_lspet(Path(data_root), people, only_present)
-    raise BadInput("dataset", repr(dataset), "synthetic or lspet")
+        found = load_synthetic(people, image_size, data_seed, Path(cache))
+    elif dataset in LOADERS:
+        found = LOADERS[dataset](Path(data_root), people, only_present)
+        found = replace(found, side=margin * found.body)
+    else:
+        raise BadInput("dataset", repr(dataset), f"synthetic, {', '.join(LOADERS)}")
+    return found if missing_points == "as_labelled" else with_middle_points(found, missing_points == "invented")
+
+
+LOADERS = {"mpii": load_mpii, "lsp": load_lsp, "lspet": load_lspet}
 
 
 @dataclass(frozen=True)
@@ -292,13 +398,14 @@ class Data:
 def prepare(out: str | Path, **parameters) -> Data:
     """Choose a run's people: reads every image once, then writes OUT/data/manifest.json (notebook 01's cell).
 
-    parameters: dataset, data_root, train, val, image_size, data_seed, only_present. BadInput names the first file
-    that cannot be read, before anything is written.
+    parameters: dataset, data_root, train, val, image_size, data_seed, only_present, margin, missing_points. BadInput
+    names the first file that cannot be read, before anything is written; nor may train and val share a person or an
+    image.
     """
     data = _load_both(out, parameters)
-    overlap = set(data.train.keys) & set(data.val.keys)
-    if overlap:
-        raise BadInput("train and val", f"{len(overlap)} people in both, first {min(overlap)}", "no person in both")
+    train, val = ({key.partition(" ")[0] for key in people.keys} for people in (data.train, data.val))
+    if both := train & val:
+        raise BadInput("train and val", f"{len(both)} in both, first {min(both)}", "no person and no image in both")
     for people in (data.train, data.val):
         check_images(people)
     fingerprints = {name: getattr(data, name).fingerprint() for name in ("train", "val")}
@@ -327,10 +434,15 @@ def opened(out: str | Path) -> Data:
     return data
 
 
+NEWER = {"margin": 1.25, "missing_points": "as_labelled"}  # what runs without these parameters were made with
+
+
 def _load_both(out, parameters) -> Data:
-    p, cache = parameters, Path(out).parent / "cache"
-    train, val = (load(p["dataset"], p["data_root"], p[part], p["image_size"], p["data_seed"], p["only_present"], cache)
-                  for part in ("train", "val"))
+    p = NEWER | parameters
+    caches = [folder / "cache" for folder in Path(out).parents]  # an ablation's rows lie deeper than their run
+    cache = next((folder for folder in caches if folder.is_dir()), caches[0])
+    train, val = (load(p["dataset"], p["data_root"], p[part], p["image_size"], p["data_seed"], p["only_present"],
+                       p["margin"], p["missing_points"], cache) for part in ("train", "val"))
     return Data(train, val, p["image_size"], {})
 
 
@@ -346,17 +458,25 @@ class Augmentation:
 
     rotation: degrees, drawn from ±rotation.  scale_low, scale_high: the person's size, drawn between.
     flip: exchange left and right, half of the time.
+    rotation_step, scale_step: distance of the "predefined" values that are drawn (§3.1); 0: any value (§3.2).
     """
 
     rotation: float = 40.0
     scale_low: float = 0.7
     scale_high: float = 1.3
     flip: bool = True
+    rotation_step: float = 0.0
+    scale_step: float = 0.0
 
     def __call__(self, frame: Frame, random: np.random.Generator) -> Frame:
-        angle = random.uniform(-self.rotation, self.rotation)
-        scale = random.uniform(self.scale_low, self.scale_high)
+        angle = stepped(random.uniform(-self.rotation, self.rotation), 0, self.rotation_step)
+        scale = stepped(random.uniform(self.scale_low, self.scale_high), 1, self.scale_step)
         return frame.augmented(scale, angle, self.flip and random.random() < 0.5)
+
+
+def stepped(value: float, middle: float, step: float) -> float:
+    """The nearest of middle, middle ± step, middle ± 2 · step, …; the value itself where step is 0."""
+    return middle + step * round((value - middle) / step) if step else value
 
 
 class PoseDataset(Dataset):

@@ -6,25 +6,79 @@ ignored, a prediction that is not finite is wrong, and the total is pooled over 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from hpe_lib import annotations
+from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade
 from hpe_lib.datasets import People
 from hpe_lib.prediction import predict
-from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
 
 RESAMPLES = 1000
 AUC_THRESHOLDS = np.linspace(0, 0.5, 51)
 
 
-def score(predicted: np.ndarray, people: People, seed: int = 0) -> dict:
+@dataclass(frozen=True)
+class Truth:
+    """What scores are made from where there are no images: these fields of datasets.People, for N people.
+
+    source: whose annotations, and in which order.
+    """
+
+    joints: np.ndarray
+    visibility: np.ndarray
+    normaliser: np.ndarray
+    metric: str
+    occlusion_labels: bool
+    source: str
+    skipped: dict = field(default_factory=dict)
+    center_from_joints: bool = False
+
+    @property
+    def box(self) -> np.ndarray:
+        """(N,) px, the longer side of the annotated joints' box; NaN for people without any."""
+        low, high = (edge.reduce(self.joints, axis=1) for edge in (np.fmin, np.fmax))
+        return (high - low).max(1)
+
+
+def score_file(dataset: str, truth: Path, predictions: Path, rows: Path | None = None) -> tuple[dict, Truth]:
+    """(Score JSON, what it was scored against) of anyone's prediction file; all px are the files' own (F14).
+
+    dataset: "mpii", 16 joints, people in the order of `rows` (Newell's valid.h5) or else of the truth; "lsp", 14 joints
+    or 16, all people or, if there are as many, those of the test half. BadInput as the readers of annotations.
+    """
+    if dataset == "mpii":
+        found = annotations.mpii_truth(truth, rows)
+        source = f"{truth.name}, in the order of {rows.name}" if rows else f"{truth.name}, in its own order (no --rows)"
+        predicted = annotations.predictions(predictions, len(found), whose=source)
+        return _scored(predicted, found, found.head_size, "PCKh@0.5", source)
+    if rows:
+        raise BadInput("--rows", rows, "none: LSP's files are all in one order")
+    found, source = annotations.lsp(truth), truth.name
+    counts = tuple({len(found), (~found.train).sum() or len(found)})
+    predicted = annotations.predictions(predictions, counts, (len(LSP_NAMES), len(MPII.names)), whose=source)
+    if len(predicted) < len(found):
+        found, source = found[~found.train], f"{source}, its test half from {found.image[~found.train][0]} on"
+    torso = found.joints[:, MPII.index("left_shoulder")] - found.joints[:, MPII.index("right_hip")]
+    return _scored(predicted, found, np.linalg.norm(torso, axis=1), "PCK@0.2", source)
+
+
+def _scored(predicted, found, normaliser, metric, source):
+    truth = Truth(found.joints, found.visibility, normaliser, metric, found.occlusion_labels, source, found.skipped)
+    return score(predicted, truth), truth
+
+
+def score(predicted: np.ndarray, people: People | Truth, seed: int = 0) -> dict:
     """Score JSON of predicted joints (N, 16, 2) image px against people's truth; percentages, None where undefined.
 
     total is pooled over joints, total_macro the mean over joints, a group's number the mean over its joints. People
     without normaliser are left out and counted; box_normalised says what all of them would score were the longer side
-    of their joints' box the normaliser.
+    of their joints' box the normaliser. not_finite: predictions among the joints that are NaN or infinite, thus wrong.
     """
     if predicted.shape != people.joints.shape:
         raise ValueError(f"predictions of shape {predicted.shape}, expected {people.joints.shape}")
@@ -40,6 +94,7 @@ def score(predicted: np.ndarray, people: People, seed: int = 0) -> dict:
     report["auc"] = area(ratio, counts)
     report["box_normalised"] = box_normalised(predicted, people) if people.metric.startswith("PCK@") else None
     report["ci95"] = interval(hits, counts, seed)
+    report["not_finite"] = int((counts & ~np.isfinite(predicted).all(-1)).sum())
     return report | {"persons": int((~np.isnan(people.normaliser)).sum()), "joints": int(counts.sum()),
                      "left_out": int(np.isnan(people.normaliser).sum())}
 
@@ -106,8 +161,8 @@ def interval(hits: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float]
 
 def table(scores: dict[str, dict]) -> pd.DataFrame:
     """Scores by row name, one column a number, one decimal when shown; the interval as text."""
-    columns = [*MPII.groups, "total", "ci95", "visible", "occluded", "at_0.1", "auc", "total_macro", "box_normalised",
-               "persons", "left_out"]
+    columns = [*MPII.groups, "total", "ci95", "visible", "occluded", "at_0.1", "auc", "total_macro", "head_top",
+               "box_normalised", "persons", "left_out"]
     rows = {name: {column: report[column] for column in columns} for name, report in scores.items()}
     for row in rows.values():
         row["ci95"] = "–" if row["ci95"] is None else "{:.1f}–{:.1f}".format(*row["ci95"])

@@ -9,15 +9,18 @@ whose cells are `stride` crop px wide covers i * stride - 0.5 … (i + 1) * stri
 import io
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib import cm, colormaps, colors, lines, patches, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import nn
 
 from hpe_lib import heatmaps
 from hpe_lib.datasets import People, framed
 from hpe_lib.geometry import Frame
 from hpe_lib.paper import BODY
+from hpe_lib.prediction import middled
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -74,16 +77,6 @@ def pose(ax: Axes, joints: np.ndarray, visibility: np.ndarray, size: float = 4.0
         ax.plot(*joints[joint], marker, markersize=size, markerfacecolor=colour if seen else "white",
                 markeredgecolor="black" if seen else colour, markeredgewidth=0.08 * size if seen else 0.3 * size)
     return ax
-
-
-def middled(joints: np.ndarray) -> np.ndarray:
-    """Joints (16, 2) with an absent (NaN) pelvis or thorax in the middle of hips or shoulders, for limbs to meet there:
-    LSP and LSPET have neither."""
-    joints = np.array(joints, dtype=float)
-    for middle, group in (("pelvis", "hip"), ("thorax", "shoulder")):
-        if np.isnan(joints[MPII.index(middle)]).any():
-            joints[MPII.index(middle)] = np.mean([joints[MPII.index(name)] for name in MPII.groups[group]], axis=0)
-    return joints
 
 
 def pose_legend(figure: Figure, occlusion_labels: bool = True) -> None:
@@ -355,3 +348,22 @@ def peaks(maps: torch.Tensor, batch: dict, map_stride: int, radius: float = 10.0
         inside = heatmaps.discs(places, counts, maps.shape[-1], reach.clamp_min(0.75)) > 0  # never between two cells
         found[kind] = torch.where(inside, maps, -torch.inf).amax((-2, -1))[counts].numpy()
     return found
+
+
+def blocks(network: nn.Module, inputs: torch.Tensor) -> pd.DataFrame:
+    """A network's blocks by the labels of their table: parameters, and channels and sides of the maps they put out.
+
+    inputs: (B, C, S, S) for one pass. A block that is a list of modules has a side for each of them.
+    """
+    made, hooks = {}, []
+    for name, block in network.named_children():
+        for part in block if isinstance(block, nn.ModuleList) else [block]:
+            hooks.append(part.register_forward_hook(
+                lambda _, __, maps, name=name: made.setdefault(name, []).append(maps.shape)))
+    network(inputs)
+    for hook in hooks:
+        hook.remove()
+    rows = {name: {"parameters": sum(weight.numel() for weight in block.parameters()),
+                   "channels": made[name][0][1], "map, cells": ", ".join(str(shape[-1]) for shape in made[name])}
+            for name, block in network.named_children()}
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -47,10 +47,20 @@ READING = [
               "convolution, 1×1 score. Width, levels, modules and stem are parameters.",
      "why": "Table 4's numbers with what [19] prints around them; smaller numbers for a CPU.",
      "cost": "A small one has a small share of the printed one's 10.2 M weights; notebook 04 counts them."},
+    {"id": "F7", "topic": "VGG",
+     "paper": "Table 1 prints a 7×7 kernel in A6, the text a kernel of 1; C8 of Table 2 enlarges by 4 though no layer "
+              "before it strides; \"7 to 15\" in the text, 9, 13, 13, 15 in Table 2.",
+     "we_do": "The tables as printed. A: FCN-8s with the pool3 and pool4 scores of [13], learned 4×4/2 deconvolutions "
+              "that begin bilinear, a fixed bilinear from stride 8; dropout after A6 and A7 as in [13]. C: on the "
+              "stack's 4×4 means; C8 brings them back. Poolings round up and maps are cut to size, as 380 / 32 is "
+              "no whole number.",
+     "why": "7×7 is what VGG-16's fc6 is, whose weights it starts from; the text cites [13] for the rest.",
+     "cost": "144 M weights; slim_vgg and narrow convolutions have 0.6 M and 0.2 M."},
     {"id": "F8", "topic": "the stack",
      "paper": "Heatmaps stacked with the image in one place, with image or CNN features in another.",
-     "we_do": "16 sigmoid maps + red, green, blue = 19 channels at the input's resolution; gradients flow through "
-              "them in the joint stage.",
+     "we_do": "16 maps + red, green, blue = 19 channels at the input's resolution, sigmoids of a detection network's "
+              "logits, a regression network's maps as they are; gradients flow through them in the joint stage. "
+              "stacked = \"image\" or \"heatmaps\" leaves one of the two out.",
      "why": "Fig. 1 shows the image; the authors' released regressor takes 19 channels.",
      "cost": "-"},
     {"id": "F9", "topic": "recipe",
@@ -60,9 +70,17 @@ READING = [
               "are for two CPU cores. Frozen includes batch-norm statistics.",
      "why": "The printed recipe fine-tunes ImageNet weights for days; from random weights a minute has to count.",
      "cost": "Our scores are not the paper's: other data, size and budget."},
+    {"id": "F10", "topic": "recipe, VGG",
+     "paper": "Detector about 20 epochs, 1e-8 to 1e-9; regressor 20, 1e-5 then 1e-6, weights of N(0, 0.01), detector "
+              "frozen; joint 10. Batch and momentum are not printed.",
+     "we_do": "As printed, SGD with momentum 0.9, batch 8. Narrow convolutions start by He's rule and a zero score "
+              "(std = 0).",
+     "why": "0.01 fits layers of 10,000 inputs; through narrow ones next to nothing passes.",
+     "cost": "The printed rates belong to Caffe's VGG-16, which sees images in 0 to 255, and sums over pixels; with "
+             "torchvision's, which sees about -2 to 2, they may be far too small."},
     {"id": "F11", "topic": "joint stage",
      "paper": "Then both networks are trained jointly.",
-     "we_do": "Eq. 1 + eq. 2, weight 1 each.",
+     "we_do": "The loss of the first network + that of the second, weight 1 each: eq. 1 + eq. 2.",
      "why": "No weight is named.",
      "cost": "The larger sum leads: eq. 1 counts whole discs, eq. 2 small differences."},
     {"id": "F12", "topic": "augmentation",
@@ -83,4 +101,17 @@ READING = [
               "pooled over 14 joints; 95 % interval from resampled people.",
      "why": "The official evaluator's rule; other conventions stand beside it, never instead.",
      "cost": "People without an annotated normaliser are left out, and counted aloud."},
+    {"id": "F15", "topic": "ablation",
+     "paper": "Table 5: detection + regression, detection only, regression only, regression + regression, the idea "
+              "of [16].",
+     "we_do": "Values of three arguments: trunk, what the first network learns (first), whether there is a second. A "
+              "first network that regresses is taught all parts, one that detects the visible ones; first_sees "
+              "exchanges them.",
+     "why": "As [16] does. The control that separates the loss from what is seen is first_sees.",
+     "cost": "-"},
+    {"id": "F16", "topic": "budgets",
+     "paper": "Not said for the rows of Table 5.",
+     "we_do": "An equal budget is equal optimizer steps per network.",
+     "why": "A cascade's second network is trained on top of the first.",
+     "cost": "A detection-only row trained for the cascade's total steps is the honest control."},
 ]

@@ -19,26 +19,30 @@ from hpe_lib.artifacts import BadInput
 from hpe_lib.paper import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
+PEOPLE = "FIRST-LAST counted from 1, such as 1-8000, or train, val, test or all, or both, such as val 1-100"
 
 
 # What a value must be besides of its type, by the parameter's name: (said in words, asked in code).
 LIMITS = {
     **{name: ("a positive number", lambda value: value > 0) for name in (
-        "radius", "sigma", "epochs", "batch_size", "lr", "lr_end", "scale_low", "scale_high", "levels", "bottlenecks")},
+        "radius", "sigma", "batch_size", "lr", "margin", "lr_end", "scale_low", "scale_high", "levels", "bottlenecks")},
     **{name: ("0 or more", lambda value: value >= 0) for name in (
-        "data_seed", "seed", "weight_decay", "rotation", "workers")},
+        "data_seed", "seed", "epochs", "weight_decay", "rotation", "rotation_step", "scale_step", "workers")},
     **{name: (" or ".join(choices), choices.__contains__) for name, choices in {
-        "dataset": ("synthetic", "lspet"), "occluded": ("empty", "ignored"),
+        "dataset": ("synthetic", "mpii", "lsp", "lspet"), "missing_points": ("as_labelled", "withheld", "invented"),
+        "occluded": ("empty", "ignored"), "first": ("detection", "regression"), "first_sees": ("", "visible", "all"),
+        "regressor": ("hourglass", "convolutions"), "stacked": ("both", "image", "heatmaps"),
         "optimizer": ("adamw", "rmsprop", "sgd"), "schedule": ("cosine", "geometric", "step"),
         "precision": ("no", "fp16", "bf16"), "stem": ("patch", "conv7"),
         "decoder": ("argmax", "quarter", "parabola", "centroid")}.items()},
-    "image_size": ("a multiple of 16, at least 32", lambda value: value >= 32 and value % 16 == 0),
+    "image_size": ("a multiple of 4, at least 32", lambda value: value >= 32 and value % 4 == 0),
     "map_stride": ("1, 2 or 4", (1, 2, 4).__contains__),
     "prior": ("between 0 and 1, both excluded", lambda value: 0 < value < 1),
     "warmup": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
     "channels": ("a positive even number", lambda value: value > 0 and value % 2 == 0),
-    "train": ("FIRST-LAST counted from 1, such as 1-8000", lambda value: person_range(value) is not None),
-    "val": ("FIRST-LAST counted from 1, such as 1-8000", lambda value: person_range(value) is not None),
+    "kernels": ("four odd numbers", lambda value: len(value) == 4 and all(kernel % 2 for kernel in value)),
+    "train": (PEOPLE, lambda value: person_range(value) is not None),
+    "val": (PEOPLE, lambda value: person_range(value) is not None),
 }
 
 
@@ -136,10 +140,15 @@ def checked(name, value, kind, where):
 
 
 def person_range(people):
-    """"1-8000" (people, counted from 1, both ends included) as a slice; None if it is no such range."""
-    match = re.fullmatch(r"([0-9]+)-([0-9]+)", str(people))
-    first, last = map(int, match.groups()) if match else (0, 0)
-    return slice(first - 1, last) if 0 < first <= last else None
+    """"8-9" (people, counted from 1, both ends included), "val" or "val 8-9" as (split, slice); None if it is neither.
+
+    The split is "all" where only a range is given, the slice is slice(0, None) where only a split is.
+    """
+    match = re.fullmatch(r"(train|val|test|all)?(?:(?:^| )([0-9]+)-([0-9]+))?", str(people))
+    if not match or not match[0]:
+        return None
+    first, last = (int(match[2]), int(match[3])) if match[2] else (1, None)
+    return (match[1] or "all", slice(first - 1, last)) if 0 < first <= (last or first) else None
 
 
 def from_preset(preset, folder=NOTEBOOKS):

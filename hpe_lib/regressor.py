@@ -1,12 +1,17 @@
-"""The regression network (§3.2, Fig. 6, Table 4): heatmaps stacked with the image in, one confidence map a joint out.
+"""The regression networks: heatmaps stacked with the image in, one confidence map a joint out.
 
-An hourglass [19] whose way up is learned: deconvolutions D5 instead of nearest-neighbour enlargement.
+Hourglass (§3.2, Fig. 6, Table 4): that of [19] with a learned way up, deconvolutions D5 instead of nearest-neighbour
+enlargement. Convolutions (§3.1, Fig. 4, Table 2): seven in a row, the first four with large kernels.
 """
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from hpe_lib.detector import nearest_deconvolution, zero_score
+from hpe_lib.artifacts import BadInput
+from hpe_lib.detector import bilinear_deconvolution, check_stride, nearest_deconvolution, zero_score
 from hpe_lib.paper import N_JOINTS as J
 
 
@@ -40,17 +45,18 @@ class Hourglass(nn.Module):
 
     channels: width (256 in the paper).  levels: halvings below stride 4 (4).  bottlenecks: modules in a row (3).
     stem: "conv7", D1 as printed (7×7/2 then pooling), or "patch", one 4×4/4 convolution, made for a CPU.
-    ValueError if 4 is no multiple of map_stride or the stem is another.
+    inputs: channels of the stack (19).  BadInput on another map_stride than 1, 2, 4 or another stem.
     """
 
     def __init__(self, channels: int = 256, levels: int = 4, bottlenecks: int = 3, map_stride: int = 1,
-                 stem: str = "conv7"):
+                 stem: str = "conv7", inputs: int = J + 3):
         super().__init__()
-        if map_stride not in (1, 2, 4) or stem not in ("conv7", "patch"):
-            raise ValueError(f"map_stride {map_stride}, stem {stem!r}: expected 1, 2 or 4 and conv7 or patch")
+        check_stride(map_stride)
+        if stem not in ("conv7", "patch"):
+            raise BadInput("stem", repr(stem), "conv7 or patch")
         width = 64 if stem == "conv7" else channels
         row = (channels, channels, bottlenecks)
-        self.D1 = conv7_stem(J + 3, width) if stem == "conv7" else patch_stem(J + 3, width)
+        self.D1 = conv7_stem(inputs, width) if stem == "conv7" else patch_stem(inputs, width)
         self.D2 = modules(width, channels, bottlenecks)
         self.D3 = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), *modules(*row)) for _ in range(levels))  # way down
         self.D4 = nn.ModuleList(modules(*row) for _ in range(levels))  # skips
@@ -74,6 +80,46 @@ class Hourglass(nn.Module):
             return self.bottom(features)
         below = self.pyramid(self.D3[level](features), level + 1)
         return self.merged[level](self.D4[level](features) + self.D5[level](below))
+
+
+class Convolutions(nn.Module):
+    """The stack (B, 19, S, S) -> confidence maps (B, 16, S / map_stride, S / map_stride). Table 2 by its blocks.
+
+    It works on the stack's 4×4 means, at a quarter of the resolution, from which C8 enlarges as printed (F7).
+    channels: width of C1 and C2 (64); C3 has 2, C4 4, C5 and C6 8 times as many.  kernels: of C1 to C4 (9, 13, 13, 15).
+    std: of the Gaussian that weights are drawn from (0.01, F10); 0: He's rule, for narrow layers, which would pass
+    on next to nothing, and a score of zero.  inputs: channels of the stack (19).
+    BadInput on another map_stride than 1, 2, 4, or kernels that are not four odd numbers.
+    """
+
+    def __init__(self, channels: int = 64, kernels: Sequence[int] = (9, 13, 13, 15), map_stride: int = 1,
+                 std: float = 0.01, inputs: int = J + 3):
+        super().__init__()
+        check_stride(map_stride)
+        if len(kernels) != 4 or not all(kernel % 2 for kernel in kernels):
+            raise BadInput("kernels", kernels, "four odd numbers, of C1 to C4")
+        widths = (inputs, channels, channels, 2 * channels, 4 * channels)
+        self.C1, self.C2, self.C3, self.C4 = (convolution(*sizes, std) for sizes in zip(widths, widths[1:], kernels))
+        self.C5, self.C6 = (convolution(before * channels, 8 * channels, 1, std) for before in (4, 8))
+        self.C7 = nn.Conv2d(8 * channels, J, 1)
+        up = 4 // map_stride
+        self.C8 = nn.Identity() if up == 1 else nn.ConvTranspose2d(J, J, 2 * up, stride=up, padding=up // 2)
+        zero_score(self.C7)
+        nn.init.normal_(self.C7.weight, std=std)
+        if up > 1:
+            bilinear_deconvolution(self.C8)
+
+    def forward(self, stack: torch.Tensor) -> torch.Tensor:
+        features = self.C4(self.C3(self.C2(self.C1(nn.functional.avg_pool2d(stack, 4)))))
+        return self.C8(self.C7(self.C6(self.C5(features))))
+
+
+def convolution(before: int, after: int, kernel: int, std: float) -> nn.Sequential:
+    """A convolution that keeps the resolution, and its ReLU; weights of N(0, std), or He's if std is 0; biases 0."""
+    layer = nn.Conv2d(before, after, kernel, padding=kernel // 2)
+    nn.init.normal_(layer.weight, std=std or math.sqrt(2 / layer.weight[0].numel()))
+    nn.init.zeros_(layer.bias)
+    return nn.Sequential(layer, nn.ReLU(inplace=True))
 
 
 def conv7_stem(before: int, after: int) -> nn.Sequential:

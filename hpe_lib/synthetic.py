@@ -62,8 +62,8 @@ def draw_many(seed: int, indices, size: int = 128) -> tuple[np.ndarray, ...]:
 
 # ---- the body: frames, joints, parts ---------------------------------------------------------------------------
 
-FRAMES = ("pelvis", "chest", "head", "left_arm", "left_forearm", "right_arm", "right_forearm",
-          "left_thigh", "left_shin", "left_foot", "right_thigh", "right_shin", "right_foot")
+FRAMES = ("pelvis", "chest", "left_thigh", "right_thigh", "head", "left_arm", "right_arm", "left_shin", "right_shin",
+          "left_forearm", "right_forearm", "left_foot", "right_foot")  # level by level
 # frame -> (parent, origin in the parent's axes), for a standing height of about 1
 _TREE = {"chest": ("pelvis", (0, 0.10, 0)), "head": ("chest", (0, 0.205, -0.005)),
          "left_arm": ("chest", (0.105, 0.185, 0)), "left_forearm": ("left_arm", (0, -0.17, 0)),
@@ -76,7 +76,7 @@ _JOINTS = {"thorax": ("chest", (0, 0.195, 0)), "upper_neck": ("head", (0, 0.045,
            "left_shoulder": ("left_arm", (0, 0, 0)), "left_elbow": ("left_forearm", (0, 0, 0)),
            "pelvis": ("pelvis", (0, 0, 0)), "left_hip": ("left_thigh", (0, 0, 0)),
            "left_knee": ("left_shin", (0, 0, 0)), "left_ankle": ("left_foot", (0, 0, 0))}
-SKIN, HAIR, SHIRT, TROUSERS, SHOE, DARK = range(6)
+SKIN, HAIR, DARK, SHIRT, TROUSERS, SHOE = range(6)  # the first three are plain
 # part -> frame, ends a and b, radii there, stretch along x and z, material, bare skin beyond which sleeve (or None)
 _PARTS = {
     "hips": ("pelvis", (-0.03, 0, 0), (0.03, 0, 0), 0.066, 0.066, 1.0, 0.95, TROUSERS, None),
@@ -124,9 +124,7 @@ TREE = _both_sides(_TREE, lambda v: (_other(v[0]), _flip(v[1])))
 PARTS = _both_sides(_PARTS, lambda v: (_other(v[0]), _flip(v[1]), _flip(v[2]), *v[3:]))
 JOINTS = _both_sides(_JOINTS, lambda v: (_other(v[0]), _flip(v[1])))
 FLESH = _both_sides(_FLESH, lambda v: (tuple(map(_other, v[0])), v[1]))
-_LEVELS = [[FRAMES.index(f) for f in level] for level in (
-    ("chest", "left_thigh", "right_thigh"), ("head", "left_arm", "right_arm", "left_shin", "right_shin"),
-    ("left_forearm", "right_forearm", "left_foot", "right_foot"))]
+_LEVELS = slice(1, 4), slice(4, 9), slice(9, 13)
 _PARENT = np.array([0] + [FRAMES.index(TREE[f][0]) for f in FRAMES[1:]])
 _ORIGIN = np.array([(0, 0, 0)] + [TREE[f][1] for f in FRAMES[1:]])
 _PART_FRAME = np.array([FRAMES.index(p[0]) for p in PARTS.values()])
@@ -135,11 +133,22 @@ _PART_RADII = np.array([p[3:5] for p in PARTS.values()])
 _PART_STRETCH = np.array([(p[5], 1, p[6]) for p in PARTS.values()])
 _PART_MATERIAL = np.array([p[7] for p in PARTS.values()])
 _PART_COVER = np.array([(None, "sleeve", "cuff", "leg", "ankle").index(p[8]) for p in PARTS.values()])
-_JOINT_FRAME = np.array([FRAMES.index(JOINTS[name][0]) for name in MPII.names])
-_JOINT_PLACE = np.array([JOINTS[name][1] for name in MPII.names])
+# every point that is placed on a body: the 16 joints, then ends a and b of every part
+_POINT_FRAME = np.array([FRAMES.index(JOINTS[name][0]) for name in MPII.names] + np.repeat(_PART_FRAME, 2).tolist())
+_POINT_PLACE = np.concatenate([[JOINTS[name][1] for name in MPII.names], _PART_ENDS.reshape(-1, 3)])
 _HOLDS = np.array([[part in FLESH[name][0] for part in PARTS] for name in MPII.names])
 _DEPTH = np.array([FLESH[name][1] for name in MPII.names])
+_HEAD, _CORE, _FOREARMS = FRAMES.index("head"), [FRAMES.index("chest"), FRAMES.index("head")], slice(9, 11)
+# what normal numbers (legs as a whole, breadth, girth, trunk, head, arms, thighs, shins) add to the logarithms of the
+# lengths of the frames' axes
+_VARIES = np.zeros((8, len(FRAMES), 3))
+_VARIES[[3, 3, 6, 6, 4, 5, 5, 7, 7, 5, 5, 7, 7], np.arange(len(FRAMES))] = 0.05
+_VARIES[0, [2, 3, 7, 8, 11, 12]] = 0.05
+_VARIES[1, :2, 0] = 0.09
+_HEIGHTS = np.array([{"pelvis": 0.305, "head": _CROWN, "left_thigh": 0.24, "left_shin": 0.235 + _SOLE}.get(name, 0)
+                     for name in FRAMES])  # what the frames' y axes add to the standing height
 _HEAD_MARGIN = 1.27  # box around the skull -> MPII's, whose 0.6 * diagonal is an eighth of the body, on average
+_TO_SCENE, _PELVIS = np.array([1, -1, 1]), MPII.index("pelvis")
 _SKULL, _LOCKS = list(PARTS).index("skull"), list(PARTS).index("locks")
 
 
@@ -179,9 +188,26 @@ FAMILIES = {
     "sport": (0.09, ((-15, 25), (-28, 28)), _FREE_SPINE, _LOOSE_ARM, _LOOSE_ARM, _LOOSE_LEG, _LOOSE_LEG),
     "tumble": (0.03, ((-60, 60), (-180, 180)), _FREE_SPINE, _LOOSE_ARM, _LOOSE_ARM, _LOOSE_LEG, _LOOSE_LEG),
 }
-_RANGES = np.array([[pair for block in (f[1], f[2], _NECK, *f[3:], (_FOOT, _FOOT)) for pair in block]
-                    for f in FAMILIES.values()], float)  # (families, 26, low and high)
-_CHANCES = np.cumsum([f[0] for f in FAMILIES.values()])
+_CHANCES = np.cumsum([f[0] for f in FAMILIES.values()])[:-1]
+
+
+def _turns(root, spine, *limbs):
+    """(2, 13, 3) lowest turns of the frames against their parents and their widths; about x, z, y, radians."""
+    turns = np.zeros((len(FRAMES), 3, 2))
+    for frame, ranges in (("pelvis", root), ("chest", spine), ("head", _NECK)):
+        turns[FRAMES.index(frame), :len(ranges)] = ranges
+    limbs = zip(("left_arm", "right_arm", "left_thigh", "right_thigh"), (1, -1, 1, -1), np.array(limbs, float))
+    for frame, side, (flex, lift, inwards, hinge) in limbs:  # the left ones lift to +x and turn inwards to -x
+        lower = FRAMES.index(frame.replace("arm", "forearm").replace("thigh", "shin"))
+        turns[FRAMES.index(frame)] = -flex, side * lift, -side * inwards
+        turns[lower, 0] = -hinge if "arm" in frame else hinge
+    turns[FRAMES.index("left_foot"):, 0] = _FOOT
+    return np.deg2rad([turns[..., 0], turns[..., 1] - turns[..., 0]])
+
+
+# (2 * families, 2, 13, 3): of every family, a on the left and then a on the right
+_TURNS = np.array([_turns(*f[1:3], *limbs) for f in FAMILIES.values()
+                   for limbs in (f[3:], (f[4], f[3], f[6], f[5]))])
 _TRIES = 3  # poses thrown per person; the one with the fewest limbs inside the trunk is taken
 
 _FACING = 0.7  # concentration of the heading towards the viewer: 70 % face it more or less, as on MPII and LSPET
@@ -189,78 +215,61 @@ _FACING = 0.7  # concentration of the heading towards the viewer: 70 % face it m
 
 def _angles(rng, people):
     """(people * _TRIES, 13, 3) turns of every frame against its parent about x, z, y, radians."""
-    family = np.repeat(np.searchsorted(_CHANCES[:-1], rng.random(people)), _TRIES)
-    low, high = np.moveaxis(_RANGES[family], 2, 0)
-    value = np.deg2rad(low + (high - low) * rng.random(low.shape))
-    root, spine, neck, limbs, feet = np.split(value, [2, 5, 8, 24], axis=1)
-    limbs = limbs.reshape(-1, 2, 2, 4)  # arms and legs, sides, angles
-    swap = rng.random(len(limbs)) < 0.5
-    limbs[swap] = limbs[swap][:, :, ::-1]
-    turns = np.zeros((len(value), len(FRAMES), 3))
-    turns[:, 0, :2] = root
-    turns[:, 0, 2] = np.repeat(rng.vonmises(0, _FACING, people), _TRIES)
-    turns[:, 1], turns[:, 2] = spine, neck
-    for side, first in ((1, 0), (-1, 2)):  # the left limbs lift to +x and turn inwards to -x
-        sided = limbs[:, :, first // 2] * (-1, side, -side, 1)
-        turns[:, 3 + first], turns[:, 7 + first * 3 // 2] = sided[:, 0, :3], sided[:, 1, :3]
-        turns[:, 4 + first, 0], turns[:, 8 + first * 3 // 2, 0] = -sided[:, 0, 3], sided[:, 1, 3]
-        turns[:, 9 + first * 3 // 2, 0] = feet[:, first // 2]
+    family = _CHANCES.searchsorted(rng.random(people)).repeat(_TRIES)
+    ranges = _TURNS.take(2 * family + (rng.random(len(family)) < 0.5), axis=0)
+    turns = ranges[:, 0] + ranges[:, 1] * rng.random((len(family), len(FRAMES), 3))
+    turns[:, 0, 2] = rng.vonmises(0, _FACING, people).repeat(_TRIES)
     return turns
-
-
-def _matrices(turns):
-    """(..., 3) angles about x, z, y, radians -> (..., 3, 3) Rx Rz Ry."""
-    (sx, sz, sy), (cx, cz, cy) = np.moveaxis(np.sin(turns), -1, 0), np.moveaxis(np.cos(turns), -1, 0)
-    rows = (cz * cy, -sz, cz * sy, cx * sz * cy + sx * sy, cx * cz, cx * sz * sy - sx * cy,
-            sx * sz * cy - cx * sy, sx * cz, sx * sz * sy + cx * cy)
-    return np.stack(rows, -1).reshape(*turns.shape[:-1], 3, 3)
 
 
 def _proportions(rng, people):
     """(people, 13, 3) lengths of every frame's axes, (people, 24) girths of the parts; standing height is 1."""
-    length, broad, girth = np.exp(rng.standard_normal((people, 3)) * (0.05, 0.09, 0.13)).T[:, :, None]
-    single = np.exp(rng.normal(0, 0.05, (people, 5)))  # trunk, head, arms, thighs, shins
-    axes = np.repeat(single[:, [0, 0, 1, 2, 2, 2, 2, 3, 4, 4, 3, 4, 4], None], 3, axis=2)
-    axes[:, 7:] *= length[:, :, None]
-    axes[:, :2, 0] *= broad
-    girths = np.where(_PART_FRAME == 2, single[:, 1:2], girth * np.where(_PART_FRAME < 2, 0.5 + broad / 2, 1))
-    tall = axes[:, 0, 1] * 0.305 + axes[:, 2, 1] * _CROWN + axes[:, 7, 1] * 0.24 + axes[:, 8, 1] * (0.235 + _SOLE)
+    normal = rng.standard_normal((people, 8))
+    axes = np.exp(normal @ _VARIES.reshape(8, -1)).reshape(people, -1, 3)
+    broad, girth, head = np.exp(normal[:, [1, 2, 4]] * (0.09, 0.13, 0.05)).T[:, :, None]
+    girths = np.where(_PART_FRAME == _HEAD, head, girth * np.where(_PART_FRAME < 2, 0.5 + broad / 2, 1))
+    tall = axes[:, :, 1] @ _HEIGHTS
     return axes / tall[:, None, None], girths / tall[:, None]
 
 
 def _forward(turns, axes):
-    """Forward kinematics: (B, 13, 3, 3) orientations and (B, 13, 3) origins of the frames, the pelvis at 0."""
-    turned, origins = _matrices(turns), np.zeros(turns.shape)
+    """Forward kinematics: (B, 13, 3, 3) orientations and (B, 13, 3) origins of the frames, the pelvis at 0.
+
+    A frame's turn against its parent is Rx Rz Ry; its place in it is the fourth column.
+    """
+    (sx, sz, sy), (cx, cz, cy) = np.sin(turns).transpose(2, 0, 1), np.cos(turns).transpose(2, 0, 1)
+    x, y, z = (_ORIGIN * axes[:, _PARENT]).transpose(2, 0, 1)
+    frames = np.array([cz * cy, -sz, cz * sy, x, cx * sz * cy + sx * sy, cx * cz, cx * sz * sy - sx * cy, y,
+                       sx * sz * cy - cx * sy, sx * cz, sx * sz * sy + cx * cy, z])
+    frames = frames.transpose(1, 2, 0).reshape(*turns.shape[:2], 3, 4)
     for level in _LEVELS:
-        parent = _PARENT[level]
-        place = (_ORIGIN[level] * axes[:, parent])[..., None]
-        origins[:, level] = origins[:, parent] + (turned[:, parent] @ place)[..., 0]
-        turned[:, level] = turned[:, parent] @ turned[:, level]
-    return turned, origins
+        parent = frames[:, _PARENT[level]]
+        frames[:, level] = parent[..., :3] @ frames[:, level]
+        frames[:, level, :, 3] += parent[..., 3]
+    return frames[..., :3], frames[..., 3]
 
 
 def _clashes(turned, origins):
     """(B,) how far elbows, wrists and hands sink into trunk and head."""
-    points = origins[:, [4, 6, 4, 6]] - turned[:, [4, 6, 4, 6]][..., 1] * np.array([[0], [0], [0.145], [0.145]])
-    inside = ((points - origins[:, 1:2]) @ turned[:, 1] - (0, 0.05, 0)) / (0.10, 0.19, 0.075)
-    skull = (points - origins[:, 2:3] - 0.11 * turned[:, 2:3, :, 1]) / 0.085
-    return sum(np.maximum(0, 1 - (p**2).sum(2)).sum(1) for p in (inside, skull))
+    along = turned[..., 1]
+    points = origins[:, None, _FOREARMS] - along[:, None, _FOREARMS] * np.array([[[0]], [[0.145]]])
+    points = points.reshape(-1, 4, 1, 3) - (origins[:, _CORE] + along[:, _CORE] * ((0.05,), (0.11,)))[:, None]
+    inside = points @ turned[:, None, 1] / ((0.10, 0.19, 0.075), (0.085, 0.085, 0.085))
+    return np.maximum(0, 1 - (inside * inside).sum(3)).sum((1, 2))
 
 
 def _bodies(rng, people):
-    """Joints (P, 16, 3) and parts of posed people in body axes with y up: ends (P, n, 2, 3), radii (P, n, 2),
-    orientation (P, n, 3, 3)."""
+    """Posed people in body axes with y up: joints and ends of the parts (P, 64, 3) as in _POINT_FRAME, radii
+    (P, 24, 2), orientation of the parts (P, 24, 3, 3)."""
     axes, girths = _proportions(rng, people)
-    turned, origins = _forward(_angles(rng, people), np.repeat(axes, _TRIES, axis=0))
-    best = np.argmin(_clashes(turned, origins).reshape(people, _TRIES), axis=1) + np.arange(people) * _TRIES
+    turned, origins = _forward(_angles(rng, people), axes.repeat(_TRIES, axis=0))
+    best = _clashes(turned, origins).reshape(people, _TRIES).argmin(1) + np.arange(people) * _TRIES
     turned, origins = turned[best], origins[best]
-    place = _PART_ENDS * axes[:, _PART_FRAME, None]
-    ends = origins[:, _PART_FRAME, None] + place @ turned[:, _PART_FRAME].swapaxes(2, 3)
-    spot = (_JOINT_PLACE * axes[:, _JOINT_FRAME])[..., None]
-    joints = origins[:, _JOINT_FRAME] + (turned[:, _JOINT_FRAME] @ spot)[..., 0]
+    spot = (_POINT_PLACE * axes[:, _POINT_FRAME])[..., None]
+    points = origins[:, _POINT_FRAME] + (turned[:, _POINT_FRAME] @ spot)[..., 0]
     radii = _PART_RADII * girths[..., None]
-    radii[:, _LOCKS] *= (rng.random((people, 1)) < 0.4)  # long hair, or none
-    return joints, ends, radii, turned[:, _PART_FRAME]
+    radii[:, _LOCKS] *= rng.random((people, 1)) < 0.4  # long hair, or none
+    return points, radii, turned[:, _PART_FRAME]
 
 
 # ---- the scene: everything that is drawn, in units of the image ---------------------------------------------------
@@ -268,6 +277,7 @@ def _bodies(rng, people):
 _PLAIN, _TEXTURES, _SHADES = 0, 34, 32
 _TILE = 128  # texels a side of a texture; a texture covers 1 / zoom of the image's side
 _SKINS = np.array([(255, 224, 196), (241, 194, 155), (214, 160, 118), (172, 117, 78), (120, 78, 50), (72, 46, 32)])
+_DARKER, _FADE = np.diff(_SKINS, axis=0), np.array([[[-0.14]], [[-0.18]], [[-0.20]]])
 _HAIRS = np.array([(25, 20, 18), (58, 38, 26), (105, 70, 40), (190, 150, 90), (150, 75, 40), (170, 168, 165)])
 _BACK, _FRONT, _STRAYS = 12, 5, 4  # at most so many flat shapes behind, in front, and loose capsules
 
@@ -285,41 +295,42 @@ class _Scene:
     skins: np.ndarray  # (n, 3) material up to the cover's end, material beyond, where it ends (share of the length)
     back: np.ndarray  # (k, 20, 2) polygons behind everybody; materials 0 .. k - 1
     front: np.ndarray  # (l, 20, 2) polygons in front of everybody; materials k .. k + l - 1
-    looks: dict  # material -> texture, mapping, colours
-    light: np.ndarray  # direction (3,), ambient share, then the field of light (4, 4, 3)
+    looks: dict  # of materials: texture, its turn (and zoom) and shift as complex numbers, colours
+    light: tuple  # direction (3,), ambient share, field of light (4, 4), tint (3,)
     finish: tuple  # blur, noise, places in the noise
 
 
 def _colours(rng, count):
-    """(count, 3) 0 .. 255, of things and clothes; a fifth near skin, so that the colour of skin proves nothing."""
-    red_green_blue, bright, vivid, kind, dim = np.split(rng.random((count, 7)), [3, 4, 5, 6], axis=1)
-    value = red_green_blue * (0.35 + 0.65 * bright)
-    grey = value.mean(1, keepdims=True)
+    """(3, count) 0 .. 255, of things and clothes; a fifth near skin, so that the colour of skin proves nothing."""
+    roll = rng.random((7, count))
+    value, (bright, vivid, kind, dim) = roll[:3], roll[3:]
+    value *= 0.35 + 0.65 * bright
+    grey = value.sum(0) / 3
     value = 255 * (grey + (value - grey) * (0.1 + 1.2 * vivid))
-    tone = _SKINS[(kind[:, 0] * 5 * len(_SKINS)).astype(int) % len(_SKINS)] * (0.7 + 0.4 * dim)
+    tone = _SKINS.T[:, (kind * 5 * len(_SKINS)).astype(int) % len(_SKINS)] * (0.7 + 0.4 * dim)
     return np.where(kind < 0.2, tone, value)
 
 
 def _looks(rng, count, people):
-    """Materials: `count` of things, then six of every person (SKIN ... DARK)."""
+    """Materials: `count` of things, then six of every person (SKIN ... SHOE)."""
     total = count + 6 * people
-    first, other = _colours(rng, 2 * total).reshape(2, total, 3)
-    texture = rng.integers(_TEXTURES, size=total)
-    own = np.arange(people)[:, None] * 6 + count
-    other = first + (other - first) * rng.uniform(0.1, 1, (total, 1)) ** 1.5  # mostly faint patterns
-    tone = rng.random((people, 1)) * (len(_SKINS) - 1.001)
+    first, other = _colours(rng, 2 * total).reshape(3, 2, total).swapaxes(0, 1)
+    texture, faint, angle, zoom, across, down = rng.random((6, total))
+    texture = (texture * _TEXTURES).astype(int)
+    step = (other - first) * (0.1 + 0.9 * faint) ** 1.5  # mostly faint patterns
+    own = first[:, count:].reshape(3, people, 6)
+    tone, dye = rng.random((2, people)) * ((len(_SKINS) - 1.001,), (len(_HAIRS),))
     low = tone.astype(int)
-    first[own + SKIN] = _SKINS[low] + (tone - low)[..., None] * (_SKINS[low + 1] - _SKINS[low])
-    first[own + HAIR] = _HAIRS[rng.integers(len(_HAIRS), size=(people, 1))]
-    first[own + DARK] = first[own + SKIN] * 0.25
-    plain = own + (SKIN, HAIR, DARK)
-    other[plain] = first[plain] * (0.86, 0.82, 0.8)
-    texture[plain] = _PLAIN
-    angle, zoom = rng.uniform(0, np.pi, total), np.exp(rng.uniform(-0.5, 0.9, total)) * _TILE
+    own[..., SKIN] = (_SKINS[low] + (tone - low)[:, None] * _DARKER[low]).T
+    own[..., HAIR] = _HAIRS[dye.astype(int)].T
+    own[..., DARK] = own[..., SKIN] * 0.25
+    step[:, count:].reshape(own.shape)[..., :SHIRT] = own[..., :SHIRT] * _FADE
+    texture[count:].reshape(-1, 6)[:, :SHIRT] = _PLAIN
     angle[count:] *= 0.1  # clothes: nearly upright
-    mapping = np.stack([np.cos(angle) * zoom, np.sin(angle) * zoom, *rng.uniform(1e3, 2e3, (2, total))])
-    return {"texture": texture * _TILE**2, "mapping": mapping.astype(np.float32),
-            "first": first.T.astype(np.float32), "step": (other - first).T.astype(np.float32)}
+    turn = np.exp(1.4 * zoom - 0.5 - 1j * np.pi * angle) * _TILE
+    shift = 1e3 * (1 + across + 1j * (1 + down))
+    return {"texture": texture * _TILE**2, "turn": turn.astype(np.complex64), "shift": shift.astype(np.complex64),
+            "first": first.astype(np.float32), "step": step.astype(np.float32)}
 
 
 def _outline(power):
@@ -328,99 +339,98 @@ def _outline(power):
     return np.sign(ring) * np.abs(ring) ** power
 
 
-_OUTLINES = np.stack([_outline(0.12), _outline(1.0)])  # box, ellipse
+_OUTLINES = np.stack([_outline(0.12), _outline(1.0)]).transpose(0, 2, 1)  # (2, 2, 20) x and y of box and ellipse
 
 
 def _shapes(rng):
     """Polygons (k, 20, 2) behind everybody and (l, 20, 2) in front, from bars to discs, uniformly over the image."""
     behind, before = rng.integers(3, _BACK + 1), rng.integers(1, _FRONT + 1)
-    total = behind + before
-    kind, turn, size, slim, x, y = rng.random((6, total))
+    kind, turn, size, slim, x, y = rng.random((6, behind + before, 1))
     size[:behind], size[behind:] = 0.04 * np.exp(2.4 * size[:behind]), 0.045 * np.exp(1.5 * size[behind:])
-    outline = _OUTLINES[(kind * 2).astype(int)] * size[:, None, None]
+    across, along = _OUTLINES[(kind[:, 0] * 2).astype(int)].swapaxes(0, 1)
     slim = np.exp(0.95 * slim)  # sides up to 1 : 6.7
-    cosine, sine = np.cos(turn * np.pi), np.sin(turn * np.pi)
-    frame = np.stack([cosine / slim, sine / slim, -sine * slim, cosine * slim], 1).reshape(total, 2, 2)
-    shapes = outline @ frame + (np.stack([x, y], 1) * 1.1 - 0.55)[:, None]
+    shapes = (across / slim + 1j * slim * along) * (size * np.exp(1j * np.pi * turn))  # x + iy
+    shapes += (x + 1j * y) * 1.1 - (0.55 + 0.55j)
+    shapes = shapes.view(float).reshape(-1, 20, 2)
     return shapes[:behind], shapes[behind:]
 
 
 def _strays(rng):
     """Loose limb-like capsules, behind or in front: ends (n, 2, 3), radii (n, 2). They know of nobody."""
-    count = rng.integers(_STRAYS + 1)
-    middle = rng.uniform(-0.55, 0.55, (count, 3))
-    middle[:, 2] += np.where(rng.random(count) < 0.3, 3.0, -3.0)
-    half = rng.normal(0, 0.055, (count, 3))
-    thick = 0.012 * np.exp(1.3 * rng.random((count, 1)))
-    return np.stack([middle - half, middle + half], 1), thick * rng.uniform(0.55, 1, (count, 2))
+    roll = rng.random((rng.integers(_STRAYS + 1), 7))
+    middle = 1.1 * roll[:, :3] - 0.55
+    middle[:, 2] += np.where(roll[:, 3] < 0.3, 3.0, -3.0)
+    half = 0.055 * rng.standard_normal((len(roll), 3))
+    thick = 0.012 * np.exp(1.3 * roll[:, 4:5])
+    return np.array([middle - half, middle + half]).swapaxes(0, 1), thick * (0.55 + 0.45 * roll[:, 5:])
 
 
 def _places(rng, people):
     """Body height (P,) and place (P, 3) of every person. The others stand beside the middle, never on it."""
-    body = 0.8 * np.exp(rng.normal(0, 0.08, people).clip(-0.2, 0.2))
-    body[1:] *= np.exp(rng.uniform(-0.5, 0.25, people - 1))
-    loose = rng.random((people, 1)) < 0.4  # badly framed: heads and feet leave the image
-    centre = (rng.standard_normal((people, 2)) * np.where(loose, (0.09, 0.20), 0.03)).clip(-0.4, 0.4)
-    side, up, near = rng.random((3, people - 1))
-    place = np.concatenate([centre, np.zeros((people, 1))], 1)
+    normal, roll = rng.standard_normal((people, 3)), rng.random((people, 5))
+    body = 0.8 * np.exp((0.08 * normal[:, 0]).clip(-0.2, 0.2))
+    body[1:] *= np.exp(0.75 * roll[1:, 0] - 0.5)
+    loose = roll[:, 1:2] < 0.4  # badly framed: heads and feet leave the image
+    place = np.zeros((people, 3))
+    place[:, :2] = (normal[:, 1:] * np.where(loose, (0.09, 0.20), 0.03)).clip(-0.4, 0.4)
+    side, up, near = roll[1:, 2:].T
     place[1:, 0] = np.where(side < 0.5, 0.24 + 0.76 * side, -0.24 - 0.76 * (side - 0.5))
     place[1:, 1], place[1:, 2] = 0.7 * up - 0.35, np.where(near < 0.4, 1.5, -1.5)
     return body, place
 
 
-def _projected(rng, body, joints, ends, radii):
-    """Bodies brought to the scene's axes: middle of the pose at 0, mild perspective about it."""
-    low, high = joints.min(1), joints.max(1)
-    middle = (0.5 * (low + high) * 0.7 + 0.3 * joints[:, MPII.index("pelvis")])[:, None]
-    distance = rng.uniform(3, 9, (len(body), 1))
-    flip = np.array([1, -1, 1])
-    joints, ends = (joints - middle) * flip, (ends - middle[:, None]) * flip
-    near, nearer = distance / (distance - joints[..., 2]), distance[..., None] / (distance[..., None] - ends[..., 2])
-    tall = body[:, None, None]
-    return joints * near[..., None] * tall, ends * nearer[..., None] * tall[..., None], radii * nearer * tall
+def _projected(rng, body, place, points, radii):
+    """Bodies brought to the scene's axes: middle of the pose at their place, mild perspective about it."""
+    joints = points[:, :16]
+    middle = (joints.min(1) + joints.max(1)) * 0.35 + 0.3 * joints[:, _PELVIS]
+    points = (points - middle[:, None]) * _TO_SCENE
+    distance = 3 + 6 * rng.random((len(body), 1))
+    grown = body[:, None] * distance / (distance - points[..., 2])  # points nearer to the viewer look larger
+    return points * grown[..., None] + place[:, None], radii * grown[:, 16:].reshape(radii.shape)
 
 
 def _scene(rng):
     """Everything of one drawing, from one random stream. Occluders are thrown first: they cannot know the joints."""
     back, front = _shapes(rng)
     loose, thick = _strays(rng)
-    people = 1 + (rng.random(2) < (0.55, 0.3)).sum()
+    people = 1 + (rng.random() < 0.55) + (rng.random() < 0.3)
     body, place = _places(rng, people)
     things = len(back) + len(front) + len(loose)
     looks = _looks(rng, things, people)
-    joints, ends, radii, turned = _bodies(rng, people)
-    joints, ends, radii = _projected(rng, body, joints, ends, radii)
-    offset = place[:, None]
-    covers = _covers(rng, people)[:, _PART_COVER]
-    own = np.arange(people)[:, None] * 6 + things
-    skins = np.stack([_PART_MATERIAL + own, own + SKIN + 0 * _PART_MATERIAL, covers], -1).reshape(-1, 3)
-    stray = np.arange(things - len(loose), things)[:, None] * (1, 1, 0) + (0, 0, 2)
-    turned = (turned * np.array([1, -1, 1])[:, None]).reshape(-1, 3, 3)
+    points, radii, turned = _bodies(rng, people)
+    points, radii = _projected(rng, body, place, points, radii)
+    turned = np.concatenate([(turned * _TO_SCENE[:, None]).reshape(-1, 3, 3), _STRAIGHT[:len(loose)]])
+    own = _PART_MATERIAL + 6 * np.arange(people)[:, None] + things
+    skins = np.array([own, own + SKIN - _PART_MATERIAL, _covers(rng, people)[_PART_COVER].T]).reshape(3, -1)
+    stray = np.arange(things - len(loose), things) * _SAME + _ALL
+    blur, noise, x, y = rng.random(4)
     return _Scene(
-        joints[0] + offset[0], (*place[0, :2], body[0]),
-        np.concatenate([(ends + offset[:, None]).reshape(-1, 2, 3), loose]),
-        np.concatenate([radii.reshape(-1, 2), thick]),
-        np.concatenate([turned, np.broadcast_to(np.eye(3), (len(loose), 3, 3))]),
-        np.concatenate([np.tile(_PART_STRETCH, (people, 1)), np.ones((len(loose), 3))]),
-        np.concatenate([skins, stray]), back, front, looks, _light(rng),
-        (rng.uniform(0.3, 0.8), rng.uniform(1, 12), *rng.integers(_TILE, size=2)))
+        points[0, :16], (*place[0, :2], body[0]),
+        np.concatenate([points[:, 16:].reshape(-1, 2, 3), loose]), np.concatenate([radii.reshape(-1, 2), thick]),
+        turned, np.concatenate([*[_PART_STRETCH] * people, _UNSTRETCHED[:len(loose)]]),
+        np.concatenate([skins, stray], 1).T, back, front, looks, _light(rng),
+        (0.3 + 0.5 * blur, 1 + 11 * noise, int(x * _TILE), int(y * _TILE)))
 
 
+_STRAIGHT, _UNSTRETCHED = np.tile(np.eye(3), (_STRAYS, 1, 1)), np.ones((_STRAYS, 3))
+_SAME, _ALL = np.array([[1], [1], [0]]), np.array([[0], [0], [2]])  # of a stray one: one material, up to any share
 _LENGTHS = np.array([(0.0, 0.4), (0.35, 0.75), (0.55, 2.0), (2.0, 2.0), (2.0, 2.0)])  # of sleeves, of trousers
 
 
 def _covers(rng, people):
-    """(people, 5) share under clothes: of anything else (all), upper arm, forearm, thigh and shin."""
-    sleeve, leg = _LENGTHS[rng.integers(5, size=(2, people)), [[0], [1]]] + rng.uniform(0, 0.17, (2, people))
-    return np.stack([0 * leg + 2, sleeve, sleeve - 1, leg, leg - 1], 1)
+    """(5, people) share under clothes: of anything else (all), upper arm, forearm, thigh and shin."""
+    kind, more = rng.random((2, 2, people))
+    sleeve, leg = _LENGTHS[(5 * kind).astype(int), [[0], [1]]] + 0.17 * more
+    return np.array([0 * leg + 2, sleeve, sleeve - 1, leg, leg - 1])
 
 
 def _light(rng):
-    """Direction (3), ambient share (1), brightness of a 4 x 4 field by channel (48)."""
-    direction = rng.normal(0, 1, 3) + (0, -0.7, 1.0)
-    direction[2] = abs(direction[2]) + 0.2
-    field = rng.uniform(0.8, 1.25) * (1 + rng.normal(0, 0.09, (4, 4, 1))) * (1 + rng.normal(0, 0.04, (1, 1, 3)))
-    return np.concatenate([direction / np.linalg.norm(direction), [rng.uniform(0.4, 0.7)], field.ravel()])
+    """Direction (3,), ambient share, brightness of a field (4, 4), tint (3,)."""
+    (even, ambient), normal = rng.random(2), rng.standard_normal(22)
+    x, y, z = normal[:3]
+    direction = np.array([x, y - 0.7, abs(z + 1) + 0.2])
+    field = (0.8 + 0.45 * even) * (1 + 0.09 * normal[3:19].reshape(4, 4))
+    return direction / np.sqrt(direction @ direction), 0.4 + 0.3 * ambient, field, 1 + 0.04 * normal[19:]
 
 
 # ---- drawing ------------------------------------------------------------------------------------------------------
@@ -454,104 +464,139 @@ def _grain(size):
     return np.random.default_rng(1).standard_normal((size + _TILE, size + _TILE, 3), np.float32)
 
 
+@lru_cache(maxsize=4)
+def _grid(size):
+    """(size * size,) complex64 x + iy of the pixels' places in the scene."""
+    place = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
+    return (place + 1j * place[:, None]).ravel()
+
+
+def _reach(scene):
+    """(2, 2, n) half widths of the parts' ends (a and b; in x and y), share of the image's side."""
+    spread = scene.turned[:, :2] * scene.stretch[:, None]
+    return np.sqrt((spread * spread).sum(2)).T * scene.radii.T[:, None]
+
+
 def _boxes(flat, reach, size):
-    """Pixels near every part, row by row: part, flat pixel, dx and dy from its end a, all (T,). flat, reach: (n, 2, 2)
-    places and half widths of both ends, px."""
-    low = np.floor((flat - reach)[..., 1].min(1)).clip(0, size).astype(np.int32)
-    high = np.ceil((flat + reach)[..., 1].max(1) + 1).clip(0, size).astype(np.int32)
-    part = np.repeat(np.arange(len(low)), high - low)
-    y = _ranges(high - low) + low[part]
-    ax, ay, lean, tall, wide = np.take(np.stack([*flat[:, 0].T, *(flat[:, 1] - flat[:, 0]).T, reach.max((1, 2))]), part,
-                                       axis=1)
-    tall[np.abs(tall) < 1e-6] = 1e-6
-    one, two = (ax + lean * ((y - ay + w) / tall).clip(0, 1) for w in (-wide, wide))  # the axis crosses between these
-    left = np.floor(np.minimum(one, two) - wide).clip(0, size)
-    width = (np.ceil(np.maximum(one, two) + wide + 1).clip(left, size) - left).astype(np.int32)
-    run = _ranges(width)
-    start, dx, dy = y * size + left.astype(int), (left - ax).astype(np.float32), (y - ay).astype(np.float32)
-    part, pixel, dx, dy = (np.repeat(row, width) for row in (part, start, dx, dy))
-    return part, pixel + run, dx + run.astype(np.float32), dy
+    """Pixels near every part, part by part and row by row: how many (n,), then flat pixel, dx and dy from the part's
+    end a, all (T,). flat, reach: (2, 2, n) x and y of ends a and b and half widths there, px."""
+    (ax, ay), (_, by) = flat
+    (left, top), (left_b, top_b) = flat - reach
+    (right, bottom), (right_b, bottom_b) = flat + reach
+    top = np.maximum(np.ceil(np.minimum(top, top_b)), 0)
+    bottom = np.minimum(np.floor(np.maximum(bottom, bottom_b)), size - 1)
+    rows = np.maximum(bottom - top + 1, 0).astype(int)
+    tall = np.where(np.abs(by - ay) < 1e-6, 1e-6, by - ay)
+    high = np.maximum(*reach[:, 1])
+    table = np.array([top + _starts(rows), ax, ay, (ay + high) / tall, (ay - high) / tall, 1 / tall,
+                      left, left_b - left, right, right_b - right])
+    y, ax, ay, *ends, pace, left, left_lean, right, right_lean = table.repeat(rows, axis=1)
+    y += np.arange(len(y))
+    share = (y * pace - ends).clip(0, 1)  # the axis crosses the row between these
+    left = np.maximum(np.ceil(np.minimum(*(left + share * left_lean))), 0)
+    right = np.minimum(np.floor(np.maximum(*(right + share * right_lean))), size - 1)
+    width = np.maximum(right - left + 1, 0).astype(int)
+    count = np.bincount(np.arange(len(rows)).repeat(rows), width, len(rows)).astype(int)
+    pixel, start, dy = np.array([y * size + left + _starts(width), y * size + ax, y - ay]).repeat(width, axis=1)
+    pixel += np.arange(len(pixel))
+    return count, pixel.astype(int), (pixel - start).astype(np.float32), dy.astype(np.float32)
 
 
-def _ranges(counts):
-    """0 .. c - 1 for every c of counts, in one array."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+def _starts(counts):
+    """What is to be added to 0, 1, 2 ... in runs of these lengths for every run to begin with 0."""
+    return counts - counts.cumsum()
 
 
-def _dot(a, b):
-    return (a * b).sum(-1)
-
-
-def _surfaces(scene, size):
-    """The nearest part at every pixel that a part covers: flat pixel, part, z (px), share of its length, light, and
-    place on the part (2 numbers, share of the image's side); all (T,).
+def _surfaces(scene, size, hidden=slice(0)):
+    """The nearest part at every pixel that a part covers, but for the `hidden` ones (mask): flat pixel, part, z (px),
+    share of its length, light, and place on the part (2 numbers, share of the image's side); all (T,).
 
     A part is a sphere swept from end a to end b while its radius changes, squeezed by its stretch: in the axes of
     the part, divided by the stretch, the line of sight meets it where a quadratic has a root (cone and two spheres).
+    A line starts where it passes end a most closely: at dx * across[0] + dy * across[1] from it.
     """
-    scaled = (scene.turned / scene.stretch[:, None]).swapaxes(1, 2).astype(np.float32)  # image axes -> the part's
-    a, b = (scene.ends * size).swapaxes(0, 1)
-    radii = scene.radii * size
-    flat = (scene.ends[:, :, :2] + 0.5) * size - 0.5
-    spread = np.sqrt(((scene.turned[:, :2] * scene.stretch[:, None]) ** 2).sum(2))
-    part, pixel, dx, dy = _boxes(flat, spread[:, None] * radii[..., None], size)
-    axis = (scaled @ (b - a).astype(np.float32)[..., None])[..., 0]
-    mx, my, mz = np.moveaxis(scaled, 2, 0)
-    pace = np.sqrt(_dot(mz, mz))
-    sight = -mz / pace[:, None]
-    table = np.stack([*radii.T, _dot(axis, mx), _dot(axis, my), _dot(sight, mx), _dot(sight, my),
-                      _dot(mx, mx), 2 * _dot(mx, my), _dot(my, my), _dot(axis, axis), _dot(axis, sight)])
-    table = np.take(table.astype(np.float32), part, axis=1)
-    travel, share = _meet(dx, dy, *table)
-    hit = np.flatnonzero(travel == travel)  # the others are NaN
-    part, pixel = part[hit], pixel[hit]
-    z = np.take(a[:, 2].astype(np.float32), part) - travel[hit] / np.take(pace, part)
+    squeezed = scene.turned / scene.stretch[:, None]
+    flat = scene.ends.T[:2].swapaxes(0, 1) * size + (size - 1) / 2
+    count, pixel, dx, dy = _boxes(flat, _reach(scene) * size, size)
+    pace = np.sqrt((squeezed[:, 2] ** 2).sum(1))[:, None]
+    sight = -squeezed[:, 2] / pace
+    lean = squeezed[:, :2] @ sight[..., None]
+    axis = (scene.ends[:, 1] - scene.ends[:, 0])[:, None] * size @ squeezed
+    basis = np.concatenate([squeezed[:, :2] - lean * sight[:, None], sight[:, None], axis], 1)  # across, sight, axis
+    height = (scene.ends[:, 0, 2] * size, *(lean[..., 0] / pace).T, -1 / pace[:, 0])
+    travel, share, z = _meet(dx, dy, basis, scene.radii.T * size, height, count)
+    hit = np.flatnonzero(z == z)  # NaN: missed
+    won = hit[_foremost(pixel[hit], z[hit], size, hidden)]
+    part = np.arange(len(count)).repeat(count)[won]
+    share = share[won].clip(0, 1)
+    normal, spot = _looked_at(scene, squeezed, basis, part, np.array([dx[won], dy[won], travel[won], share]))
+    return pixel[won], part, z[won], share, _shade(normal, scene.light), spot / size
+
+
+def _foremost(pixel, z, size, hidden):
+    """Which of the points (T,) are the nearest of their pixel, where it is not hidden."""
     nearest = np.full(size * size, -np.inf, np.float32)
+    nearest[hidden] = np.inf
     np.maximum.at(nearest, pixel, z)
-    won = np.flatnonzero(z >= nearest[pixel])
-    part, pixel, z, hit = part[won], pixel[won], z[won], hit[won]
-    light = scaled @ scene.light[:3].astype(np.float32)
-    rows = np.concatenate([mx, my, sight, axis, scene.stretch, light, mz], axis=1, dtype=np.float32).T
-    rows = np.take(rows, part, axis=1).reshape(7, 3, -1)
-    spot = dx[hit] * rows[0] + dy[hit] * rows[1] + travel[hit] * rows[2]
-    bright = _shade(spot - share[hit] * rows[3], scene.light[3], *rows[4:])
-    return pixel, part, z, share[hit], bright, spot * rows[4] / size
+    return np.flatnonzero(z >= nearest[pixel])
 
 
-def _meet(dx, dy, ra, rb, ux, uy, vx, vy, xx, xy, yy, m0, m2):
-    """Way along the line of sight to a part's surface (NaN: missed) and the share of the length where it is met.
+def _meet(dx, dy, basis, radii, height, count):
+    """Ways along the lines of sight to the parts' surfaces, the shares of the length met there and z, all (T,), NaN
+    where missed. height: z of end a, what dx, dy and the way add to it.
 
-    The line starts at (dx, dy) from end a, beside it; the rest are the dot products of the part's axis, of the line
-    of sight and of the image's axes. With a at 0 and the line o + t v: m1 = axis.o, m3 = v.o, m5 = o.o.
+    With a at 0, the line o + t v (o.v = 0) and the axis m, all that is needed are dot products of o, v and m: the
+    sphere around the share s of the length is met at t = s m.v - sqrt(ra² - o.o + 2 s room level - s² k2). The cone
+    is met where that is least.
     """
-    m1, m3, m5 = ux * dx + uy * dy, vx * dx + vy * dy, (xx * dx + xy * dy) * dx + yy * dy * dy
+    (xx, xy, _, ux), (_, yy, _, uy), (_, _, _, mv), (*_, mm) = (basis @ basis.swapaxes(1, 2)).transpose(1, 2, 0)
+    ra, rb = radii
     taper = ra - rb
-    d2 = m0 - taper * taper
-    k2 = d2 - m2 * m2
-    k1 = d2 * m3 - m1 * m2 + m2 * taper * ra
-    k0 = d2 * m5 - m1 * m1 + 2 * taper * ra * m1 - m0 * ra * ra
-    along = m1 - taper * ra
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cone = -(np.sqrt(k1 * k1 - k0 * k2) + k1) / k2
-        share = along + cone * m2
-        cone[~((share > 0) & (share < d2) & (k2 > 0))] = np.nan
-        first = -m3 - np.sqrt(m3 * m3 - m5 + ra * ra)
-        second = m2 - m3 - np.sqrt((m3 - m2) ** 2 - m5 + 2 * m1 - m0 + rb * rb)
-        travel = np.fmin(np.fmin(cone, first), second)
-        return travel, ((along + travel * m2) / np.maximum(d2, 1e-3)).clip(0, 1)
+    room = np.maximum(mm - taper * taper, 1e-3)  # below 0 one sphere lies in the other, and there is no cone
+    k2 = mm - taper * taper - mv * mv
+    k = np.where(k2 > 0, k2, np.nan)  # at 0 one sphere's outline lies in the other's
+    table = np.array([ux / room, uy / room, taper * ra / room, xx, 2 * xy, yy, ra * ra, mv * room / k, room**3 / k**2,
+                      room / k, mv / room, mv, 2 * room, k2, *height], np.float32)
+    ux, uy, u, xx, xy, yy, rr, p, q, r, pace, mv, d, k2, za, zx, zy, zt = table.repeat(count, axis=1)
+    level = ux * dx + uy * dy - u
+    inside = rr - (xx * dx + xy * dy) * dx - yy * dy * dy  # ra² - o.o
+    with np.errstate(invalid="ignore"):
+        cone = p * level - np.sqrt(q * level * level + r * inside)
+        share = level + pace * cone
+        cone = np.where((share > 0) & (share < 1), cone, np.nan)
+        second = mv - np.sqrt(inside + d * level - k2)
+        travel = np.fmin(np.fmin(cone, -np.sqrt(inside)), second)
+    return travel, level + pace * travel, za + zx * dx + zy * dy + zt * travel
 
 
-def _shade(normal, ambient, stretch, light, sight):
-    """(T,) Lambert's light, darker towards the outline, of normals (3, T) in the parts' axes."""
-    length = np.sqrt(((normal / stretch) ** 2).sum(0)) + 1e-6
-    lambert, facing = (normal * light).sum(0) / length, (normal * sight).sum(0) / length
-    return (ambient + (1.1 - ambient) * lambert.clip(0)) * (0.72 + 0.28 * facing)
+def _looked_at(scene, squeezed, basis, part, along):
+    """Normals (3, T) in the scene's axes, of any length, and places on the parts (2, T), px, of points of parts.
+
+    along (4, T): what is gone from end a in the directions of the basis, the axis last; a normal points away from it.
+    """
+    to = np.concatenate([squeezed.swapaxes(1, 2), scene.stretch[..., None] * _UNROLL], 2)
+    table = (basis @ to * _AXIS_BACK).reshape(-1, 20).T.astype(np.float32)
+    table = table.repeat(np.bincount(part, minlength=len(basis)), axis=1).reshape(4, 5, -1)
+    table *= along[:, None]
+    table = table.sum(0)
+    return table[:3], table[3:]
+
+
+_UNROLL = np.array([(1, 0), (0, 1), (0.6, 0)])  # x, y and z on a part -> u and v of its texture
+_AXIS_BACK = np.array([(1, 1, 1, 1, 1)] * 3 + [(-1, -1, -1, 0, 0)])
+
+
+def _shade(normal, light):
+    """(T,) Lambert's light, darker towards the outline, of normals (3, T)."""
+    (direction, ambient, *_), length = light, np.sqrt((normal * normal).sum(0)) + 1e-6
+    lambert = direction.astype(np.float32) @ normal / length
+    return (ambient + (1.1 - ambient) * np.maximum(lambert, 0)) * (0.72 + 0.28 * normal[2] / length)
 
 
 def _flat(polygons, first, canvas):
     """Polygons painted into a (size, size) int16 map of materials, in order."""
     size = len(canvas)
-    corners = np.round(((polygons + 0.5) * size - 0.5) * 16).astype(np.int32)
+    corners = np.rint((polygons + 0.5) * (16 * size) - 8).astype(np.int32)
     for number, corner in enumerate(corners, first):
         cv2.fillConvexPoly(canvas, corner, number, cv2.LINE_8, 4)
     return canvas.reshape(-1)
@@ -559,49 +604,52 @@ def _flat(polygons, first, canvas):
 
 def _draw(scene, size):
     """The drawing of a scene: flat things behind, surfaces, flat things in front; then who is nearest where."""
-    material = _flat(scene.back, 0, np.zeros((size, size), np.int16))
-    front = _flat(scene.front, len(scene.back), np.full((size, size), -1, np.int16))
-    pixel, part, z, *look = _surfaces(scene, size)
-    owner, depth = np.full(size * size, -1), np.full(size * size, -np.inf)
+    flat = _flat(np.concatenate([scene.back, scene.front]), 0, np.zeros((size, size), np.int16))
+    front = flat >= len(scene.back)
+    pixel, part, z, *look = _surfaces(scene, size, front)
+    owner, depth = np.full(size * size, -1, np.int16), np.full(size * size, -np.inf, np.float32)
     owner[pixel], depth[pixel] = part, z
-    owner[front >= 0] = len(scene.ends)
-    image = _coloured(scene, size, np.where(front < 0, material, front), front, pixel, part, *look)
-    joints = (scene.joints[:, :2] + 0.5) * size - 0.5
+    owner[front] = len(scene.ends)
+    image = _coloured(scene, size, flat, pixel, part, *look)
+    joints = scene.joints[:, :2] * size + (size - 1) / 2
     return Drawing(image, joints, _states(scene, joints, owner, depth, size), _head_box(scene, size),
                    (np.array(scene.scales[:2]) + 0.5) * size - 0.5, float(scene.scales[2] * size))
 
 
-def _coloured(scene, size, material, front, pixel, part, share, light, spot):
-    """(size, size, 3) uint8 RGB from the materials of the flat things and, where nothing is in front, the surfaces."""
-    seen = np.flatnonzero(front[pixel] < 0)
-    pixel, part = pixel[seen], part[seen]
-    near, beyond, cover = (np.take(row, part) for row in scene.skins.T)
-    material = material.astype(np.intp)
-    material[pixel] = np.where(share[seen] > cover, beyond, near)
-    bright = np.ones(size * size, np.float32)
-    bright[pixel] = light[seen]
-    grid = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
-    u, v = np.tile(grid, size), np.repeat(grid, size)
-    u[pixel], v[pixel] = (spot[0] + 0.6 * spot[2])[seen], spot[1][seen]
-    colour = _textured(scene.looks, material, u, v)
-    return _finished(scene, cv2.merge([(plane * bright).reshape(size, size) for plane in colour]))
+def _coloured(scene, size, flat, pixel, part, share, light, spot):
+    """(size, size, 3) uint8 RGB from the materials of the flat things and of the surfaces that are seen."""
+    near, beyond, cover = scene.skins.T
+    material = flat.astype(np.intp)
+    material[pixel] = np.where(share > cover.take(part), beyond.take(part), near.take(part))
+    bright = cv2.resize(scene.light[2].astype(np.float32), (size, size))
+    bright.reshape(-1)[pixel] *= light
+    place = _grid(size).copy()
+    place[pixel] = spot[0] + 1j * spot[1]
+    colour = _textured(scene.looks, scene.light[3], material, place).reshape(size, size, 4)
+    return _finished(scene, cv2.cvtColor(colour, cv2.COLOR_RGBA2RGB), bright)
 
 
-def _textured(looks, material, u, v):
-    """Three (T,) planes of colour of materials at places u, v of their textures, shares of the image's side."""
-    cosine, sine, du, dv = (np.take(row, material) for row in looks["mapping"])
-    texel_u = (cosine * u + sine * v + du).astype(np.int32) & (_TILE - 1)
-    texel_v = (cosine * v - sine * u + dv).astype(np.int32) & (_TILE - 1)
-    shade = np.take(_textures(), np.take(looks["texture"], material) + texel_v * _TILE + texel_u)
-    steps = np.arange(_SHADES, dtype=np.float32) / (_SHADES - 1)
-    palette = looks["first"][:, :, None] + looks["step"][:, :, None] * steps
-    return [np.take(plane, material * _SHADES + shade) for plane in palette.reshape(3, -1)]
+def _textured(looks, tint, material, place):
+    """(T, 4) RGB0 of materials at places u + iv of their textures, shares of the image's side."""
+    place = place * looks["turn"].take(material)
+    place += looks["shift"].take(material)
+    texel = looks["texture"].take(material)
+    texel += (place.imag.astype(np.intp) & (_TILE - 1)) * _TILE
+    texel += place.real.astype(np.intp) & (_TILE - 1)
+    shade = _textures().take(texel)
+    palette = np.zeros((len(looks["turn"]) * _SHADES, 4), np.float32)  # four: rows of 16 bytes are taken fast
+    shades = looks["first"][..., None] + looks["step"][..., None] * _STEPS
+    palette[:, :3] = shades.reshape(3, -1).T * tint
+    return palette.take(material * _SHADES + shade, axis=0)
 
 
-def _finished(scene, colour):
-    """Field of light, blur of the lens and noise of the sensor."""
+_STEPS = np.arange(_SHADES, dtype=np.float32) / (_SHADES - 1)
+
+
+def _finished(scene, colour, bright):
+    """Light, noise of the sensor and blur of the lens."""
     size = len(colour)
-    colour *= cv2.resize(scene.light[4:].reshape(4, 4, 3).astype(np.float32), (size, size))
+    colour *= cv2.cvtColor(bright, cv2.COLOR_GRAY2RGB)
     blur, noise, x, y = scene.finish
     colour = cv2.addWeighted(colour, 1, _grain(size)[y:y + size, x:x + size], noise, 0, dtype=cv2.CV_8U)
     return cv2.GaussianBlur(colour, (0, 0), blur * size / _TILE)
@@ -610,24 +658,22 @@ def _finished(scene, colour):
 def _states(scene, joints, owner, depth, size):
     """(16,) int8 states: whose surface is nearest at the joint's pixel, and how far in front of the joint."""
     column, row = np.rint(joints).astype(int).T
-    inside = (joints >= -0.5).all(1) & (joints < size - 0.5).all(1)
+    inside = (np.abs(joints - (size - 1) / 2) < size / 2).all(1)
     pixel = np.where(inside, row * size + column, 0)
     part, parts = owner[pixel], len(PARTS)
-    lead = (depth[pixel] - scene.joints[:, 2] * size) / (scene.scales[2] * size)  # in body heights
-    held = (part < parts) & _HOLDS[np.arange(16), part.clip(0, parts - 1)]
+    lead = (depth[pixel] - scene.joints[:, 2] * size) / (scene.scales[2] * size)  # in body heights; nothing: -inf
+    held = _HOLDS[np.arange(16), part % parts]
     own = np.where(lead <= np.where(held, _DEPTH, 0.6 * _DEPTH), IN_SIGHT, SELF_OCCLUDED)
-    state = np.where(part >= parts, np.where(lead > 0, OTHER_OCCLUDED, IN_SIGHT), own)
-    state[(part == -1)] = IN_SIGHT
+    state = np.where(part < parts, own, np.where(lead > 0, OTHER_OCCLUDED, IN_SIGHT))
     state[part == len(scene.ends)] = OTHER_OCCLUDED
     return np.where(inside, state, OUTSIDE).astype(np.int8)
 
 
 def _head_box(scene, size):
     """(4,) box around the skull's outline, widened to MPII's proportion of head size and body."""
-    stretch, turned = scene.stretch[_SKULL], scene.turned[_SKULL]
-    spread = np.sqrt(((turned[:2] * stretch) ** 2).sum(1))
-    reach = scene.radii[_SKULL][:, None] * spread
-    ends = scene.ends[_SKULL][:, :2]
-    low, high = (ends - reach).min(0), (ends + reach).max(0)
+    spread = scene.turned[_SKULL, :2] * scene.stretch[_SKULL]
+    reach = np.sqrt((spread * spread).sum(1)) * scene.radii[_SKULL][:, None]
+    ends = scene.ends[_SKULL, :, :2]
+    low, high = np.minimum(*(ends - reach)), np.maximum(*(ends + reach))
     middle, half = (low + high) / 2, (high - low) / 2 * _HEAD_MARGIN
     return (np.concatenate([middle - half, middle + half]) + 0.5) * size - 0.5

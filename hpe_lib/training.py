@@ -18,33 +18,48 @@ from hpe_lib.paper import BODY
 from hpe_lib.skeleton import ABSENT, VISIBLE
 
 UPSTREAM = {"detector": (), "regressor": ("detector",), "joint": ("regressor",)}
-NETWORK = ("trunk", "map_stride", "prior", "channels", "levels", "bottlenecks", "stem")
-NO_MATTER = ("workers", "decoder", "flip_test")  # parameters that leave the weights as they are
+DETECTOR = ("trunk", "map_stride", "prior", "first")  # parameters that make the first network
+NETWORK = (*DETECTOR, "regressor", "channels", "levels", "bottlenecks", "stem", "kernels", "std", "stacked")
+TARGETS = ("map_stride", "radius", "sigma", "occluded", "first", "first_sees")  # the numbers that make Targets
+NO_MATTER = ("workers", "decoder", "flip_test", "init_from")  # leave the weights as they are, or are hashed instead
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
 
 
 class Targets:
     """What the two networks learn from a batch, drawn on the batch's device (notebook 02 shows it).
 
-    radius, sigma: px at a body of 200 px (F1).  occluded: what an occluded joint is to the detector (F2), "empty":
-    an empty map that counts, or "ignored".  map_stride: crop px per map cell.
+    radius, sigma: px at a body of 200 px (F1).  map_stride: crop px per map cell.
+    first: what the first network learns, "detection" (discs) or "regression" (Gaussians).  first_sees: of which parts,
+    "visible", "all", or "" for the usual: visible for detection (§3), all for regression, as in [16] (F15).
+    occluded: what an occluded joint is where it sees visible parts only (F2), "empty": an empty map that counts, or
+    "ignored".  BadInput on another value.
     """
 
-    def __init__(self, map_stride: int, radius: float = 10.0, sigma: float = 5.0, occluded: str = "empty"):
-        if occluded not in ("empty", "ignored"):
-            raise BadInput("occluded", repr(occluded), "empty or ignored")
-        self.map_stride, self.radius, self.sigma, self.occluded = map_stride, radius, sigma, occluded
+    def __init__(self, map_stride: int, radius: float = 10.0, sigma: float = 5.0, occluded: str = "empty",
+                 first: str = "detection", first_sees: str = ""):
+        said = {"occluded": occluded, "first": first, "first_sees": first_sees}
+        for name, allowed in (("occluded", ("empty", "ignored")), ("first", cascade.FIRST),
+                              ("first_sees", ("", "visible", "all"))):
+            cascade.choice(said, name, allowed)
+        self.map_stride, self.radius, self.sigma, self.occluded, self.first = (
+            map_stride, radius, sigma, occluded, first)
+        self.first_sees = first_sees or ("visible" if first == "detection" else "all")
 
     def _geometry(self, batch):
         points = heatmaps.to_map(batch["joints"], self.map_stride)
         return points, batch["image"].shape[1] // self.map_stride, batch["body"] / BODY / self.map_stride
 
     def detector(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-        """(discs (B, 16, h, w), counts (B, 16) bool): visible parts only."""
+        """What the first network learns: (discs (B, 16, h, w), counts (B, 16) bool), of visible parts only.
+
+        With first "regression" Gaussians instead; with first_sees "all" occluded parts are drawn as visible ones are.
+        """
         points, size, unit = self._geometry(batch)
-        visible = batch["visibility"] == VISIBLE
-        counts = visible if self.occluded == "ignored" else batch["visibility"] != ABSENT
-        return heatmaps.discs(points, visible, size, self.radius * unit), counts
+        present = batch["visibility"] != ABSENT
+        drawn = present if self.first_sees == "all" else batch["visibility"] == VISIBLE
+        draw, extent = ((heatmaps.discs, self.radius) if self.first == "detection"
+                        else (heatmaps.gaussians, self.sigma))
+        return draw(points, drawn, size, extent * unit), drawn if self.occluded == "ignored" else present
 
     def regressor(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """(Gaussians (B, 16, h, w), counts (B, 16) bool): all parts, be they visible or not."""
@@ -54,9 +69,10 @@ class Targets:
 
 
 def detector_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
-    """Eq. 1 on the detector's logits."""
-    labels, counts = targets.detector(batch)
-    return losses.average(losses.detection_losses(maps.detector, labels), counts)
+    """Eq. 1 on a first network's logits; eq. 2 on its maps if it learns by regression (F15)."""
+    wanted, counts = targets.detector(batch)
+    each = losses.detection_losses if targets.first == "detection" else losses.regression_losses
+    return losses.average(each(maps.detector, wanted), counts)
 
 
 def regressor_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
@@ -66,7 +82,7 @@ def regressor_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
 
 
 def joint_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
-    """Eq. 1 + eq. 2, weight 1 each (F11)."""
+    """The first network's loss + the second's, weight 1 each (F11): eq. 1 + eq. 2."""
     return detector_loss(maps, batch, targets) + regressor_loss(maps, batch, targets)
 
 
@@ -98,7 +114,7 @@ def fit(model: Cascade, objective: Callable[[Maps, dict], torch.Tensor], loader:
         seconds = time.perf_counter() - start
         record = {"epoch": epoch, "epochs": epochs, "loss": total / len(loader), "lr": scheduler.get_last_lr()[0],
                   "seconds": seconds, "images_per_second": len(loader) * len(batch["image"]) / seconds,
-                  "peak": peak(maps, batch)}
+                  "peak": peak(accelerator.unwrap_model(model), maps, batch)}
         if record["peak"] < EMPTY_PEAK:
             record["warning"] = f"maps are nearly empty: mean peak {record['peak']:.3f} after {epoch} epochs"
         yield record | (scorer(accelerator.unwrap_model(model)) if scorer else {})
@@ -111,10 +127,10 @@ def finite(loss: float, epoch: int) -> float:
     return loss
 
 
-def peak(maps: Maps, batch: dict) -> float:
-    """Mean over joints of the highest value of the last network's maps: visible joints for a detector, else all."""
+def peak(model: Cascade, maps: Maps, batch: dict) -> float:
+    """Mean over joints of the highest value of the last network's maps: visible joints for the first, else all."""
     if maps.regressor is None:
-        values, rows = torch.sigmoid(maps.detector), batch["visibility"] == VISIBLE
+        values, rows = model.confidence(maps.detector), batch["visibility"] == VISIBLE
     else:
         values, rows = maps.regressor, batch["visibility"] != ABSENT
     return values.detach().float().amax((-2, -1))[rows].mean().item() if rows.any() else 0.0
@@ -140,7 +156,7 @@ def learning_rate(step: int, steps: int, schedule: str, last: float, warmup: flo
         raise BadInput("schedule", repr(schedule), "geometric, step or cosine")
     done = step / max(steps, 1)
     if done < warmup:
-        return (step + 1) / (warmup * steps)
+        return min(1.0, (step + 1) / max(warmup * steps, 1))
     done = (done - warmup) / (1 - warmup)
     if schedule == "geometric":
         return last ** done
@@ -179,12 +195,14 @@ class Recipe:
         self.parameters = {}
         for folder in self.upstream:
             self.parameters |= artifacts.manifest(folder, "settings", "data", "weights_sha256")["settings"]
-        self.parameters |= read_targets(out) | parameters
-        self.start = Path(init_from) if init_from else (self.upstream[0] if self.upstream else None)
+        self.parameters |= read_targets(out) | {"init_from": ""} | parameters  # no stage inherits where another began
+        init_from = self.init_from = init_from or self.parameters["init_from"]
+        self.parameters["init_from"] = str(init_from)
         hashes = {folder.name: artifacts.manifest(folder)["weights_sha256"] for folder in self.upstream}
         if init_from:
             hashes["init_from"] = artifacts.manifest(cascade.stage_folder(init_from))["weights_sha256"]
-        unused = ("sigma",) if stage == "detector" else ()
+        detects = self.parameters.get("first", "detection") == "detection"
+        unused = () if stage != "detector" else ("sigma",) if detects else ("radius",)
         self.wanted = {"kind": stage, "parameters": {name: value for name, value in self.parameters.items()
                                                      if name not in (*NO_MATTER, *unused)},
                        "data": {"train": self.data.manifest["fingerprints"]["train"],
@@ -196,7 +214,8 @@ class Recipe:
         for folder in self.upstream:
             if artifacts.manifest(folder)["data"] != self.wanted["data"]:
                 raise BadInput(folder, "a stage trained on other people or crops", "this run's: train it again first")
-        halved = 4 * 2 ** (0 if self.stage == "detector" else self.parameters["levels"])
+        convolutions = self.stage == "detector" or self.parameters.get("regressor") == "convolutions"
+        halved = 4 * 2 ** (0 if convolutions else self.parameters["levels"])
         if self.data.image_size % halved:
             raise BadInput("image_size", self.data.image_size, f"a multiple of {halved}, for every level to be halved")
 
@@ -213,22 +232,24 @@ class Recipe:
     @property
     def network(self) -> dict:
         """The numbers that make this stage's cascade; image_size comes along for whoever loads the weights."""
-        names = NETWORK[:3] if self.stage == "detector" else NETWORK
-        return {name: self.parameters[name] for name in names} | {"image_size": self.data.image_size}
+        names = DETECTOR if self.stage == "detector" else NETWORK
+        chosen = {name: self.parameters[name] for name in names if name in self.parameters}  # an older run has fewer
+        return chosen | {"image_size": self.data.image_size}
 
     def model(self) -> Cascade:
         """The network as this stage begins: seeded, earlier weights loaded, detector frozen for the regressor.
 
-        A regressor's stage takes the detector of the stage before; of init_from it takes what is there.
+        A regressor's stage takes the detector of the stage before, and of init_from the regressor.
         """
         torch.manual_seed(self.parameters["seed"])
-        model = Cascade(self.network, pretrained=self.parameters["pretrained"] and self.start is None)
-        if self.start is not None:
-            start = cascade.stage_folder(self.start)
-            whole = self.stage != "detector" and any(name.startswith("regressor.") for name in
-                                                     artifacts.load_weights(start))
-            part = model if whole or self.stage == "joint" else model.detector
-            artifacts.load_into(part, start, "" if part is model else "detector.")
+        begins = [self.init_from] if self.init_from else []
+        model = Cascade(self.network, self.parameters["pretrained"] and self.stage == "detector" and not begins)
+        if self.stage == "joint":
+            artifacts.load_into(model, cascade.stage_folder((begins or self.upstream)[0]))
+        elif begins:
+            artifacts.load_into(getattr(model, self.stage), cascade.stage_folder(begins[0]), f"{self.stage}.")
+        if self.stage == "regressor":
+            artifacts.load_into(model.detector, self.upstream[0], "detector.")
         return model.to(memory_format=torch.channels_last).freeze_detector(self.stage == "regressor")
 
     def loader(self) -> DataLoader:
@@ -248,7 +269,7 @@ class Recipe:
         steps = p["epochs"] * len(loader)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, steps, p["schedule"], p["lr_end"] / p["lr"], p["warmup"]))
-        targets = Targets(p["map_stride"], p["radius"], p["sigma"], p["occluded"])
+        targets = Targets(**{name: p[name] for name in TARGETS if name in p})
         accelerator = Accelerator(mixed_precision=p["precision"])
         (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)  # only now: nothing above touches what is there
         start, records = time.perf_counter(), []

@@ -127,6 +127,25 @@ def test_evaluate_on_a_folder_takes_everyone_it_holds(weights, test_data, tmp_pa
     assert "joints.mat" in capsys.readouterr().err
 
 
+def test_evaluate_on_published_splits(weights, test_data, monkeypatch, capsys):
+    asked = []
+    load = datasets.load
+    monkeypatch.setattr(datasets, "load", lambda *given, **named: asked.append(given[2]) or load(*given, **named))
+    line = ["evaluate", "--weights", str(weights), "--data", "mpii", "--data-root", str(test_data / "mpii"), "--json"]
+    assert called(*line, "--split", "val", "--only-present") == 0
+    score = json.loads(capsys.readouterr().out)
+    assert (score["metric"], score["persons"], score["left_out"]) == ("PCKh@0.5", 5, 0)
+    assert called(*line) == 2 and "2953 of 2958 people's images absent" in capsys.readouterr().err
+    assert called(*line, "--split", "train") == 2 and "found 0 people" in capsys.readouterr().err
+    assert asked == ["val", "all", "train"]
+
+
+@pytest.mark.parametrize("data", ["mpii", "lsp", "lspet"])
+def test_evaluate_asks_for_the_folder(weights, data, capsys):
+    assert called("evaluate", "--weights", str(weights), "--data", data) == 2
+    assert f"--data-root: found nothing, expected the folder of {data}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stage, given, told", [
     ("regressor", "train=1-12", "a parameter of notebook 01, which does not run now"),
     ("regressor", "batch_size=2", "a parameter of notebook 03, which does not run now"),

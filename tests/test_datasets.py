@@ -97,6 +97,101 @@ def test_real_people_s_range_is_counted_from_one(lspet, test_data):
         datasets.load_lspet(test_data / "lspet", "1-10000")
 
 
+def test_lspet_has_all_its_people_but_no_splits(lspet, test_data):
+    assert datasets.load("lspet", test_data / "lspet", "all").fingerprint() == lspet.fingerprint()
+    with pytest.raises(BadInput, match="people: found 'val 1-5', expected FIRST-LAST or all"):
+        datasets.load("lspet", test_data / "lspet", "val 1-5")
+
+
+# ---- Leeds Sports Pose: the labels are real, the images are made
+
+
+@pytest.fixture(scope="session")
+def lsp_root(test_data, tmp_path_factory):
+    """LSP's person-centric labels and images of 2-4 and 1002-1004, each of another size."""
+    root = tmp_path_factory.mktemp("lsp")
+    (root / "joints.mat").symlink_to(test_data / "lsp" / "lsp-joints-PC.mat")
+    (root / "images").mkdir()
+    for number in (2, 3, 4, 1002, 1003, 1004):
+        image = np.full((150 + number % 7, 120 + number % 5, 3), 90, np.uint8)
+        cv2.imwrite(str(root / "images" / f"im{number:04d}.jpg"), image)
+    return root
+
+
+def test_lsp_s_halves(lsp_root):
+    for people, wanted in (("train", (2, 3, 4)), ("val", (1002, 1003, 1004)), ("test", (1002, 1003, 1004)),
+                           ("test 3-999", (1003, 1004)), ("3-1003", (3, 4, 1002, 1003))):
+        found = datasets.load("lsp", lsp_root, people, only_present=True)
+        assert found.keys.tolist() == [f"im{number:04d}.jpg" for number in wanted]
+    with pytest.raises(BadInput, match="997 of 1000 people's images absent"):
+        datasets.load("lsp", lsp_root, "train")
+    with pytest.raises(BadInput, match="found 1000 people, expected at least the 1001 of people train 1-1001"):
+        datasets.load("lsp", lsp_root, "train 1-1001")
+
+
+def test_lsp_s_frame_owes_nothing_to_the_joints(lsp_root):
+    people = datasets.load("lsp", lsp_root, "2-4")
+    sizes = np.array([image.shape[1::-1] for image in map(people.images.__getitem__, range(3))])
+    assert np.array_equal(people.center, (sizes - 1) / 2) and len(set(people.center[:, 0])) == 3
+    assert not people.center_from_joints and (people.side == 178).all()
+    assert people.frame(0, 256).body_in_crop == pytest.approx(204.8)  # as on MPII, whose weights are fine-tuned
+
+
+def test_lsp_says_who_is_occluded(lsp_root, test_data):
+    table = scipy.io.loadmat(test_data / "lsp" / "lsp-joints-PC.mat")["joints"]
+    people = datasets.load("lsp", lsp_root, "all", only_present=True)
+    rows = [MPII.index(name) for name in LSP_NAMES]
+    for place, row in enumerate((1, 2, 3, 1001, 1002, 1003)):
+        assert np.array_equal(people.joints[place, rows], table[:2, :, row].T)
+        assert np.array_equal(people.visibility[place, rows] == OCCLUDED, table[2, :, row] == 1)
+    assert people.occlusion_labels and set(np.unique(people.visibility[:, rows])) == {OCCLUDED, VISIBLE}
+    torso = people.joints[:, MPII.index("left_shoulder")] - people.joints[:, MPII.index("right_hip")]
+    assert np.allclose(people.normaliser, np.hypot(*torso.T)) and people.metric == "PCK@0.2"
+
+
+def test_lsp_and_lspet_are_told_apart(folder, lsp_root):
+    with pytest.raises(BadInput) as error:
+        datasets.load("lsp", folder, "all")
+    says(error, "joints.mat", "(14, 3, 5), the layout of lspet", "(3, 14, N), that of lsp")
+    with pytest.raises(BadInput) as error:
+        datasets.load("lspet", lsp_root, "all")
+    says(error, "joints.mat", "(3, 14, 2000), the layout of lsp", "(14, 3, N), that of lspet")
+
+
+def test_halves_of_another_number_of_people_are_unknown(folder):
+    scipy.io.savemat(folder / "joints.mat", {"joints": table(folder).transpose(1, 0, 2) % 1})
+    for number in range(1, 6):
+        (folder / "images" / f"im{number:05d}.jpg").rename(folder / "images" / f"im{number:04d}.jpg")
+    assert len(datasets.load("lsp", folder, "all")) == 5
+    with pytest.raises(BadInput, match="found 5 people, expected LSP's 2000, to know which are test"):
+        datasets.load("lsp", folder, "test")
+
+
+@pytest.mark.parametrize("part, sides", [("pelvis", ("left_hip", "right_hip")),
+                                         ("thorax", ("left_shoulder", "right_shoulder"))])
+def test_missing_points_can_be_invented(lsp_root, lspet, test_data, part, sides):
+    """Strategies (i) and (ii) of §3.1: between the two, as visible as the lesser of them, absent if one is."""
+    row, (left, right) = MPII.index(part), map(MPII.index, sides)
+    for name, root, rows, plain in (("lsp", lsp_root, "2-4", datasets.load("lsp", lsp_root, "2-4")),
+                                    ("lspet", test_data / "lspet", "1-9000", lspet)):
+        made = datasets.load(name, root, rows, missing_points="invented")
+        assert (plain.visibility[:, row] == ABSENT).all() and np.isnan(plain.joints[:, row]).all()
+        both = (plain.visibility[:, [left, right]] != ABSENT).all(1)
+        assert ((made.visibility[:, row] != ABSENT) == both).all() and np.isnan(made.joints[~both, row]).all()
+        assert np.allclose(made.joints[both, row], (plain.joints[both, left] + plain.joints[both, right]) / 2)
+        assert np.array_equal(made.joints[:, MPII.scored], plain.joints[:, MPII.scored], equal_nan=True)
+        assert (made.center == plain.center).all() and made.fingerprint() != plain.fingerprint()
+    assert both.any() and not both.all()
+
+
+def test_an_invented_point_is_occluded_if_one_of_its_two_is(folder):
+    people = datasets.load("lspet", folder, "1-5")
+    people.visibility[0, MPII.index("left_hip")] = OCCLUDED
+    seen = datasets.with_middle_points(people, invented=True).visibility[:, MPII.index("pelvis")]
+    assert seen.tolist() == [OCCLUDED, ABSENT, VISIBLE, VISIBLE, VISIBLE]
+    assert people.visibility[0, MPII.index("pelvis")] == ABSENT  # the given ones stay as they are
+
+
 # ---- what the decoder makes of the truth (DESIGN F13, users' trap T16)
 
 
@@ -297,7 +392,14 @@ def says(error, *parts):
     assert "\n" not in line and all(part in line for part in ("found", "expected", *parts)), line
 
 
-@pytest.mark.parametrize("people", ["0-5", "5", "5-3", "a-b", "-4", "1-", "1.5-3"])
+def test_people_ranges():
+    assert datasets.person_range("3-5") == datasets.person_range("all 3-5") == ("all", slice(2, 5))
+    assert datasets.person_range("val 1-1") == ("val", slice(0, 1))
+    assert datasets.person_range("test") == ("test", slice(0, None))
+
+
+@pytest.mark.parametrize("people", ["0-5", "5", "5-3", "a-b", "-4", "1-", "1.5-3", "", "vall", "val1-3", "val 0-3",
+                                    "1-3 val", "val, 1-3"])
 def test_people_ranges_that_are_none(people):
     with pytest.raises(BadInput) as error:
         datasets.person_range(people)
@@ -307,7 +409,14 @@ def test_people_ranges_that_are_none(people):
 def test_unknown_data_set():
     with pytest.raises(BadInput) as error:
         datasets.load("coco")
-    says(error, "coco", "synthetic or lspet")
+    says(error, "coco", "synthetic", "mpii", "lsp", "lspet")
+
+
+@pytest.mark.parametrize("people", ["all", "val", "val 1-3"])
+def test_drawn_people_have_neither_splits_nor_an_end(people, tmp_path):
+    with pytest.raises(BadInput) as error:
+        datasets.load("synthetic", "", people, 32, cache=tmp_path)
+    says(error, people, "drawn people")
 
 
 @pytest.mark.parametrize("shape", [(3, 14, 5), (14, 3), (14, 2, 5), (16, 3, 5)])
@@ -427,7 +536,20 @@ def test_prepared_people_are_opened_again(tmp_path):
 def test_train_and_val_may_not_share_people(tmp_path):
     with pytest.raises(BadInput) as error:
         datasets.prepare(tmp_path / "run", **SYNTHETIC, train="1-6", val="6-9")
-    says(error, "1 people in both", "00000006")
+    says(error, "1 in both", "00000006")
+
+
+def test_how_missing_points_were_treated_is_kept(tmp_path, folder):
+    """Manifests without the parameter are of a time before it: they left the points out."""
+    given = {"dataset": "lspet", "data_root": folder, "train": "1-3", "val": "4-5", "image_size": 64, "data_seed": 0,
+             "only_present": False}
+    plain, made = (datasets.prepare(tmp_path / name, **given, **more) for name, more in
+                   (("plain", {}), ("made", {"missing_points": "invented"})))
+    pelvis = MPII.index("pelvis")
+    assert (datasets.opened(tmp_path / "plain").train.visibility[:, pelvis] == ABSENT).all()
+    assert (datasets.opened(tmp_path / "made").train.visibility[:, pelvis] != ABSENT).any()
+    same = datasets.prepare(tmp_path / "said", **given, missing_points="as_labelled")
+    assert same.manifest["fingerprints"] == plain.manifest["fingerprints"] != made.manifest["fingerprints"]
 
 
 def test_a_run_without_people_or_with_changed_ones(tmp_path, folder):

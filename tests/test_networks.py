@@ -1,3 +1,9 @@
+import re
+import sys
+import urllib.request
+from pathlib import Path
+from urllib.error import URLError
+
 import pytest
 import torch
 import torchvision
@@ -6,9 +12,10 @@ from torch import nn
 from hpe_lib import artifacts, cascade, detector
 from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade
-from hpe_lib.detector import Detector
-from hpe_lib.regressor import Bottleneck, Hourglass
+from hpe_lib.detector import FCN8, Detector
+from hpe_lib.regressor import Bottleneck, Convolutions, Hourglass
 
+VGG = {"trunk": "slim_vgg", "map_stride": 4, "regressor": "convolutions", "channels": 8, "kernels": [5, 5, 5, 7]}
 SMALL = {"trunk": "slim", "map_stride": 4, "channels": 16, "levels": 2, "bottlenecks": 1, "stem": "patch"}
 
 
@@ -35,6 +42,50 @@ def test_parameters_of_the_hourglass_by_block():
     assert count(net.D5) == 4 * 2 * 2 * 256 * 256
     assert count(net.D6) == 256 * 512 + 2 * 512 and count(net.D7) == 512 * 16 + 16
     assert count(net.to_input) == 4 * 4 * 16 * 16 + 16
+
+
+def test_parameters_of_vgg_16_are_the_ones_of_table_1():
+    """A1–A5 as torchvision's features; A6 7·7·512·4096 + 4096, A7 4096·4096 + 4096, A8 4096·16 + 16 (F7)."""
+    with torch.device("meta"):
+        net = FCN8()
+        features = torchvision.models.vgg16().features
+    blocks = [net.A1, net.A2, net.A3, net.A4, net.A5]
+    assert sum(map(count, blocks)) == count(features) == 14_714_688
+    assert [sum(isinstance(layer, nn.Conv2d) for layer in block) for block in blocks] == [2, 2, 3, 3, 3]
+    assert (count(net.A6), count(net.A7), count(net.A8)) == (102_764_544, 16_781_312, 65_552)
+    assert net.A6[0].kernel_size == (7, 7) and count(net.A9) == 2 * 4 * 4 * 16 * 16
+
+
+def test_parameters_of_the_convolutions_are_the_ones_of_table_2():
+    with torch.device("meta"):
+        net = Convolutions()
+    assert [count(block) for block in net.children()] == [
+        98_560, 692_288, 1_384_576, 7_373_056, 131_584, 262_656, 8_208, 16_400]
+    assert [name for name, _ in net.named_children()] == [f"C{n}" for n in range(1, 9)]
+    assert (net.C8.kernel_size, net.C8.stride) == ((8, 8), (4, 4))
+
+
+@pytest.mark.parametrize("network, side, channels", [
+    ({"trunk": "vgg16", "regressor": "convolutions"}, 380, 19), ({"trunk": "resnet152", "channels": 256}, 256, 19),
+    ({"trunk": "vgg16", "regressor": "convolutions", "stacked": "image"}, 256, 3),
+    ({"trunk": "resnet152", "regressor": "hourglass", "stacked": "heatmaps"}, 256, 16)])
+def test_the_printed_cascades_at_their_printed_sizes(network, side, channels):
+    """380 is no multiple of 32: maps still have the crop's size, at every map_stride."""
+    for stride in (1, 2, 4):
+        with torch.device("meta"):
+            net = Cascade({**network, "map_stride": stride})
+            maps = net(torch.empty(1, side, side, 3, dtype=torch.uint8))
+        assert maps.detector.shape == maps.regressor.shape == (1, 16, side // stride, side // stride)
+        first = net.regressor.C1[0] if hasattr(net.regressor, "C1") else net.regressor.D1[0]
+        assert first.in_channels == channels and first.weight.device.type == "meta"
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("side", [64, 76, 96, 100])
+def test_a_slim_vgg_pair_s_maps_have_their_stride(side, stride):
+    with torch.device("meta"):
+        maps = Cascade({**VGG, "map_stride": stride})(torch.empty(2, side, side, 3, dtype=torch.uint8))
+    assert maps.detector.shape == maps.regressor.shape == (2, 16, side // stride, side // stride)
 
 
 @pytest.mark.parametrize("trunk, stride, side", [("slim", 4, 64), ("slim", 2, 64), ("slim", 1, 64),
@@ -85,16 +136,84 @@ def test_torchvision_s_weights_fit_the_trunk_by_block(trunk):
 def test_unknown_trunks_and_strides():
     with pytest.raises(BadInput, match="resnet152"):
         Detector("vgg19")
-    with pytest.raises(ValueError, match="map_stride"):
-        Hourglass(16, 1, 1, map_stride=3)
+    for make in (lambda: Hourglass(16, 1, 1, map_stride=3), lambda: Convolutions(8, map_stride=3),
+                 lambda: FCN8("slim_vgg", 3)):
+        with pytest.raises(BadInput, match="map_stride: found 3"):
+            make()
 
 
-def test_unreachable_imagenet_weights(monkeypatch):
+@pytest.mark.parametrize("name, value", [("first", "classification"), ("regressor", "transformer"), ("stacked", "rgb"),
+                                         ("kernels", [5, 5, 5]), ("kernels", [5, 5, 5, 8])])
+def test_unknown_choices_of_a_cascade(name, value):
+    with pytest.raises(BadInput, match=f"{name}: found"):
+        Cascade({**VGG, name: value})
+
+
+# ---- ImageNet's weights
+
+
+@pytest.mark.parametrize("trunk", ["resnet18", "vgg16"])
+def test_unreachable_imagenet_weights(trunk, monkeypatch, tmp_path):
     def unreachable(*_, **__):
-        raise OSError("no route\nto host")
-    monkeypatch.setattr(torchvision.models, "get_model", unreachable)
-    with pytest.raises(BadInput, match="found no route, expected"):
-        Detector("resnet18", pretrained=True)
+        raise URLError("no route\nto host")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(torch.hub, "urlopen", unreachable)
+    with torch.device("meta"), pytest.raises(BadInput, match=f"ImageNet weights of {trunk}: found .*no route") as error:
+        Cascade({"trunk": trunk, "map_stride": 4}, pretrained=True)
+    assert "\n" not in str(error.value) and "hub cache" in str(error.value)
+
+
+def in_the_hub_s_cache(trunk, folder):
+    """A state dict of torchvision's own layout under the name it downloads to: each tensor one number, so the file is
+    small, but fc6's rows, which count their inputs. Returns {name: number}."""
+    with torch.device("meta"):
+        layout = torchvision.models.get_model(trunk).state_dict()
+    numbers = {name: 1.0 + place for place, name in enumerate(layout)}
+    made = {name: torch.tensor(numbers[name], dtype=like.dtype).expand(like.shape) for name, like in layout.items()}
+    if trunk == "vgg16":
+        made["classifier.0.weight"] = torch.arange(25088.0).expand(4096, 25088)
+    url = torchvision.models.get_model_weights(trunk)["IMAGENET1K_V1"].url
+    (folder / "checkpoints").mkdir()
+    torch.save(made, folder / "checkpoints" / url.rpartition("/")[2])
+    return numbers
+
+
+def test_imagenet_weights_of_a_resnet_arrive_in_the_trunk(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    numbers = in_the_hub_s_cache("resnet50", tmp_path)
+    net = Cascade({"trunk": "resnet50", "map_stride": 4}, pretrained=True).detector
+    blocks = {"conv1": net.B1[0], "bn1": net.B1[1], "layer1": net.B2, "layer2": net.B3, "layer3": net.B4,
+              "layer4": net.B5}
+    found = {f"{name}.{rest}": value for name, block in blocks.items() for rest, value in block.state_dict().items()}
+    assert set(found) == {name for name in numbers if not name.startswith("fc.")}
+    assert all((value == numbers[name]).all() for name, value in found.items())
+    assert (net.B6.weight == 0).all()
+
+
+def test_imagenet_weights_of_vgg_16_arrive_in_the_trunk_and_in_a6_and_a7(monkeypatch, tmp_path):
+    """fc6 saw 512 × 7 × 7 features, flattened: channel, row, column."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    numbers = in_the_hub_s_cache("vgg16", tmp_path)
+    net = Cascade({"trunk": "vgg16", "map_stride": 4}, pretrained=True).detector
+    layers = [layer for block in (net.A1, net.A2, net.A3, net.A4, net.A5) for layer in block]
+    found = {f"features.{n}.{kind}": value for n, layer in enumerate(layers) for kind, value in
+             layer.state_dict().items()}
+    assert set(found) == {name for name in numbers if name.startswith("features.")}
+    assert all((value == numbers[name]).all() for name, value in found.items())
+    assert all(net.A6[0].weight[unit, 3, 2, 5] == 3 * 49 + 2 * 7 + 5 for unit in (0, 4095))
+    assert (net.A7[0].weight == numbers["classifier.3.weight"]).all()
+    assert (net.A6[0].bias == numbers["classifier.0.bias"]).all() and (net.A8.weight == 0).all()
+
+
+def test_a6_is_fc6_at_the_size_it_was_trained_for():
+    """A fully connected layer over 3 × 3 features of 2 channels, and the middle of the convolution made of it."""
+    layer, features = nn.Linear(18, 4), torch.randn(5, 2, 3, 3)
+    made = detector.as_convolution(layer, 3).eval()
+    assert torch.allclose(made(features)[:, :, 1, 1], layer(features.flatten(1)).relu(), atol=1e-6)
+
+
+# ---- shapes and starts of the blocks
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -118,7 +237,10 @@ def test_untrained_networks_claim_nothing():
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     maps = Cascade(SMALL).eval()(images)
     assert (torch.sigmoid(maps.detector) == 0.5).all() and (maps.regressor == 0).all()
-    assert torch.sigmoid(Cascade({**SMALL, "prior": 0.01}).eval()(images).detector).mean().item() == pytest.approx(0.01)
+    for network in ({**SMALL, "prior": 0.01}, {**VGG, "prior": 0.01}):
+        claimed = torch.sigmoid(Cascade(network).eval()(images).detector)
+        assert claimed.min().item() == pytest.approx(0.01) == claimed.max().item()
+    assert (Cascade({**VGG, "prior": 0.01, "first": "regression"}).eval()(images).detector == 0).all()
 
 
 def test_nearest_deconvolution_enlarges_each_channel_by_itself():
@@ -133,6 +255,61 @@ def test_fixed_enlargement_follows_the_pixel_rule():
     ramp = torch.arange(8.0).expand(1, 1, 8, 8)
     fine = detector.enlarge(ramp, 4)[0, 0, 16]
     assert torch.allclose(fine[2:-2], ((torch.arange(32) + 0.5) / 4 - 0.5)[2:-2]) and detector.enlarge(ramp, 1) is ramp
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_bilinear_deconvolutions_begin_as_the_fixed_enlargement(factor):
+    """So neither moves anything; they differ at the border only, where a deconvolution reads zeros."""
+    layer = nn.ConvTranspose2d(3, 3, 2 * factor, stride=factor, padding=factor // 2)
+    detector.bilinear_deconvolution(layer)
+    maps = torch.randn(2, 3, 7, 7)
+    inside = slice(factor, -factor)
+    assert torch.allclose(layer(maps)[..., inside, inside], detector.enlarge(maps, factor)[..., inside, inside],
+                          atol=1e-6)
+
+
+def test_the_convolutions_begin_as_printed():
+    """N(0, 0.01), F10; C8 bilinear, so a ramp of C7's passes through it by the pixel rule."""
+    net = Convolutions(16, (5, 5, 5, 7))
+    for block in (net.C1, net.C2, net.C3, net.C4, net.C5, net.C6):
+        assert block[0].weight.std().item() == pytest.approx(0.01, rel=0.05) and (block[0].bias == 0).all()
+    ramp = net.C8(torch.arange(8.0).expand(1, 16, 8, 8))[0, 3, 16, 6:-6]
+    assert torch.allclose(ramp, (torch.arange(6, 26) + 0.5) / 4 - 0.5, atol=1e-5)
+    he = Convolutions(16, (5, 5, 5, 7), std=0.0)
+    assert he.C2[0].weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.05) and (he.C7.weight == 0).all()
+
+
+@pytest.mark.parametrize("side", [96, 76])
+def test_scores_of_every_pooling_come_out_where_they_belong(side):
+    """FCN8's way up, fed a ramp at each of its three strides: x of a map cell is x of the crop, also where 76 px
+    leave 2.4 cells of 32."""
+    net = FCN8("slim_vgg", 1).eval()
+    for score, stride in ((net.A8, 32), (net.score4, 16), (net.score3, 8)):
+        def ramp(_, __, given, stride=stride):
+            return (((torch.arange(given.shape[-1]) + 0.5) * stride - 0.5)).expand_as(given)
+        hook = score.register_forward_hook(ramp)
+        with torch.no_grad():
+            maps = net(torch.zeros(1, 3, side, side))
+        hook.remove()
+        middle = slice(stride, side // stride * stride - stride)
+        if stride == 32:
+            middle = slice(32, 44)  # of 3 cells; outside a deconvolution reads zeros
+        assert torch.allclose(maps[0, 0, side // 2, middle], torch.arange(float(side))[middle], atol=1e-3)
+
+
+@pytest.mark.parametrize("network", [SMALL, VGG, {**VGG, "map_stride": 1}])
+def test_maps_follow_the_image(network):
+    """An image moved by 32 px moves the maps of both networks by as much, away from the borders: nothing is cut on
+    the wrong side. Norms' statistics are fixed and the networks woken, or there would be nothing to see."""
+    net, stride = woken(network).eval(), network["map_stride"]
+    images = torch.full((1, 288, 288, 3), 124, dtype=torch.uint8)
+    images[:, 112:144, 112:144] = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        for one, other in zip(net(images), net(images.roll((32, 32), (1, 2)))):
+            moved = one.roll((32 // stride, 32 // stride), (2, 3))
+            part = slice(112 // stride, 208 // stride)
+            one, other = moved[..., part, part], other[..., part, part]
+            assert one.std() > 0 and torch.allclose(one, other, atol=0.02 * one.std().item())
 
 
 def test_modules_start_as_their_skip():
@@ -172,6 +349,17 @@ def test_every_parameter_of_the_regressor_has_a_gradient_within_two_steps(stem):
     assert min(found.values()) > 1e-9, min(found, key=found.get)
 
 
+@pytest.mark.parametrize("stride", [1, 4])
+def test_every_parameter_of_a_slim_vgg_pair_has_a_gradient_within_two_steps(stride):
+    torch.manual_seed(0)
+    target = torch.rand(2, 16, 64 // stride, 64 // stride, dtype=torch.double)
+    for net, inputs in ((FCN8("slim_vgg", stride), 3), (Convolutions(8, (5, 5, 5, 7), stride), 19),
+                        (Convolutions(8, (5, 5, 5, 7), stride, std=0.0), 19)):
+        images = torch.randn(2, inputs, 64, 64, dtype=torch.double)
+        found = gradients_within_two_steps(net.double(), images, target)
+        assert min(found.values()) > 1e-9, min(found, key=found.get)
+
+
 def test_literal_zeros_pass_no_gradient_to_any_weight():
     """F5: "all layers zero-initialised except the deconvolutions": nothing but the last biases would ever learn."""
     torch.manual_seed(0)
@@ -195,7 +383,9 @@ def woken(network=SMALL):
     """A cascade whose score layers are not zero, so that everything flows."""
     torch.manual_seed(0)
     net = Cascade(network)
-    for layer in (net.detector.B6, net.regressor.D7):
+    scores = ([net.detector.A8, net.detector.score4, net.detector.score3] if network["trunk"] == "slim_vgg"
+              else [net.detector.B6])
+    for layer in (*scores, net.regressor.D7 if hasattr(net.regressor, "D7") else net.regressor.C7):
         nn.init.normal_(layer.weight, std=0.1)
     return net
 
@@ -211,6 +401,35 @@ def test_the_stack_is_16_probabilities_and_the_image_at_the_input_s_resolution()
     assert stack.shape == (2, 19, 64, 64) and torch.equal(stack[:, 16:], normal)
     assert stack[:, :16].min() >= 0 and stack[:, :16].max() <= 1
     assert torch.allclose(stack[:, :16].mean((2, 3)), torch.sigmoid(logits).mean((2, 3)), atol=0.02)
+
+
+def test_a_regression_network_s_maps_are_stacked_as_they_are():
+    net, images = woken({**SMALL, "first": "regression", "map_stride": 1}), crops()
+    normal = net.normalise(images)
+    maps = net.detector(normal)
+    assert torch.equal(net.stack(maps, normal)[:, :16], maps) and torch.equal(net.confidence(maps), maps)
+    assert maps.min() < 0 and torch.equal(woken().confidence(maps), torch.sigmoid(maps))
+
+
+@pytest.mark.parametrize("network", [SMALL, VGG])
+@pytest.mark.parametrize("stacked, part", [("both", slice(0, 19)), ("image", slice(16, 19)),
+                                           ("heatmaps", slice(0, 16))])
+def test_what_the_regressor_reads(network, stacked, part):
+    net, images = woken({**network, "stacked": stacked}), crops()
+    normal = net.normalise(images)
+    maps = net.detector(normal)
+    assert torch.equal(net.stack(maps, normal), woken(network).stack(maps, normal)[:, part])
+    net(images).regressor.sum().backward()
+    reached = net.detector.B6 if network is SMALL else net.detector.A8
+    assert (reached.weight.grad is None) == (stacked == "image")
+
+
+def test_what_older_manifests_leave_out_means_what_it_meant():
+    """No word of first, regressor, stacked: a detector, an hourglass, both; no regressor without its numbers."""
+    net = Cascade(SMALL)
+    assert (net.first, net.stacked, type(net.regressor)) == ("detection", "both", Hourglass)
+    assert Cascade({"trunk": "slim", "map_stride": 4, "first": "regression", "stacked": "both"}).regressor is None
+    assert type(Cascade({"trunk": "slim", "map_stride": 4, "regressor": "convolutions"}).regressor) is Convolutions
 
 
 def test_images_are_normalised_as_torchvision_does():
@@ -288,3 +507,47 @@ def test_weights_of_another_architecture(tmp_path):
 def test_no_weights_at_all(tmp_path):
     with pytest.raises(BadInput, match="no weights.safetensors"):
         cascade.load(tmp_path)
+
+
+# ---- a trunk the library does not know: what docs/backbones.md says
+
+
+@pytest.fixture
+def my_trunks(tmp_path, monkeypatch):
+    """The page's file beside the notebooks, so to speak."""
+    page = (Path(__file__).parent.parent / "docs" / "backbones.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_trunks.py").write_text(first, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield second
+    sys.modules.pop("my_trunks", None)
+
+
+def test_a_trunk_of_one_s_own_in_python(my_trunks):
+    found = {}
+    exec(my_trunks, found)
+    net = found["net"].eval()
+    assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 16, 16, 16) and net.B7.stride == (8, 8)
+    assert net(torch.zeros(1, 3, 76, 76)).shape == (1, 16, 19, 19)
+
+
+def test_a_trunk_of_one_s_own_is_saved_and_loaded_by_its_place(my_trunks, tmp_path, monkeypatch):
+    network = {**SMALL, "trunk": "my_trunks:mobilenet_trunk"}
+    net = woken(network).eval()
+    saved(tmp_path / "run" / "cascade", net)
+    again = cascade.load(tmp_path / "run")
+    assert isinstance(again.detector.B1[0][0], nn.Conv2d) and again.network["trunk"] == network["trunk"]
+    for one, other in zip(net(crops()), again(crops()), strict=True):
+        assert torch.allclose(one, other, atol=1e-3)
+    assert "detector.B5.9.block.0.0.weight" in artifacts.load_weights(tmp_path / "run" / "cascade")
+    monkeypatch.setattr(sys, "path", [])
+    sys.modules.pop("my_trunks")
+    with pytest.raises(BadInput, match="my_trunks:mobilenet_trunk.*No module named") as error:
+        cascade.load(tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_a_manifest_calls_no_function_that_is_no_trunk():
+    for name in ("os:system", "my_trunks:", "os:no_trunk", ":x_trunk"):
+        with pytest.raises(BadInput, match="trunk: found"):
+            Detector(name)

@@ -131,11 +131,12 @@ def test_every_preset_resolves_and_says_what_it_needs(name):
 
 
 @pytest.mark.parametrize("given", [
-    "epochs=0", "batch_size=-1", "03.lr=0", "radius=-3", "sigma=0", "scale_low=0", "levels=0", "bottlenecks=0",
+    "epochs=-1", "batch_size=-1", "03.lr=0", "radius=-3", "sigma=0", "scale_low=0", "levels=0", "bottlenecks=0",
     "seed=-1",
     "data_seed=-1", "workers=-1", "rotation=-5", "optimizer=adm", "schedule=cosin", "precision=half", "stem=pach",
     "decoder=parabla", "occluded=maybe", "dataset=coco", "image_size=0", "image_size=50", "map_stride=3", "prior=0",
-    "prior=1", "03.warmup=1", "channels=7", "train=8-1", "train=0-3", "val=1-\u00b2", "val=5"])
+    "prior=1", "03.warmup=1", "channels=7", "train=8-1", "train=0-3", "val=1-\u00b2", "val=5",
+    "train=training", "val=val1-5"])
 def test_a_value_that_would_fail_later_is_refused_before_anything_runs(given):
     with pytest.raises(BadInput, match="found .*, expected ") as refused:
         presets.resolve("synthetic", [given])

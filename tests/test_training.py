@@ -179,6 +179,117 @@ def test_a_stage_may_begin_from_weights_of_another_run(out, tmp_path):
     assert "init_from" in artifacts.manifest(tmp_path / "other" / "detector")["upstream"]
 
 
+def test_init_from_as_a_parameter_is_not_inherited_and_keeps_this_run_s_detector(out, tmp_path, capsys):
+    """LSP after MPII (F18): the detector goes on from there and is fine-tuned here; the regressor's stage takes the
+    regressor from there and the detector from here; the joint stage says nothing and goes on from here."""
+    still = {"lr": 1e-12, "lr_end": 1e-12}
+    for stage in STAGES:
+        train(stage, out)
+    prepare(other := tmp_path / "other", train="9-16")
+    train("detector", other, init_from=str(out))
+    train("regressor", other, init_from=str(out), **still)
+    train("joint", other, **still)
+    there, here, second = weights(out / "cascade"), weights(other / "detector"), weights(other / "regressor")
+    assert not torch.equal(there["detector.B6.weight"], here["detector.B6.weight"])
+    assert torch.equal(second["detector.B6.weight"], here["detector.B6.weight"])
+    assert torch.allclose(second["regressor.D7.weight"], there["regressor.D7.weight"], atol=1e-6)
+    found = artifacts.manifest(other / "cascade")
+    assert found["settings"]["init_from"] == "" and set(found["upstream"]) == {"regressor"}
+    found = artifacts.manifest(other / "regressor")
+    assert found["settings"]["init_from"] == str(out) and "init_from" not in found["parameters"]
+    assert reused("regressor", other, init_from=str(out / "cascade"), **still)  # the same weights by another name
+    train("joint", out, lr=1e-3)
+    assert not reused("regressor", other, init_from=str(out), **still)
+    assert "upstream: init_from" in capsys.readouterr().out
+
+
+def test_an_init_from_without_a_regressor_is_no_start_for_one(out):
+    train("detector", out)
+    with pytest.raises(BadInput, match="regressor|D1"):
+        train("regressor", out, init_from=str(out / "detector"))
+
+
+# ---- first networks that regress, and the VGG pair
+
+
+@pytest.mark.parametrize("first", [{"first": "regression"}, {"first": "regression", "first_sees": "visible"}])
+@pytest.mark.parametrize("pair", [{}, {"trunk": "slim_vgg", "regressor": "convolutions", "channels": 8,
+                                       "kernels": [5, 5, 5, 7], "std": 0.0}])
+def test_a_cascade_that_regresses_twice_trains_and_decodes(out, first, pair):
+    for stage in STAGES:
+        records = train(stage, out, **({**first, **pair} if stage == "detector" else pair))
+        assert np.isfinite(records[-1]["loss"])
+        net = cascade.load(out / cascade.STAGES[stage])
+        assert net.first == "regression" and (net.regressor is None) == (stage == "detector")
+        found = prediction.predict(net, datasets.opened(out).val, SIZE)
+        assert np.isfinite(found.joints).all() and np.isfinite(found.detector_peak).all()
+    assert artifacts.manifest(out / "cascade")["settings"]["first"] == "regression"
+
+
+def test_a_first_network_that_regresses_is_overfitted_alone(tmp_path):
+    """Regression only (Table 5): occluded joints too, read from its raw maps."""
+    people = prepare(tmp_path / "run", "1-4", TARGETS | {"sigma": 30.0}).train  # 1.7 cells: B7 begins in blocks of 2
+    records = train("detector", tmp_path / "run", first="regression", epochs=120, lr=4e-3, **STILL)
+    found = prediction.predict(cascade.load(tmp_path / "run"), people, SIZE, flip_test=False)
+    assert evaluation.score(found.joints, people)["total"] > 75 and (found.joints == found.detector_joints).all()
+    assert evaluation.score(found.detector_centroids, people)["total"] > 95
+    assert 0.7 < records[-1]["peak"] < 1.1 and 0.7 < found.detector_peak.mean() < 1.1
+
+
+def test_settings_of_an_older_run_have_no_word_of_the_new_parameters(out):
+    train("detector", out), train("regressor", out)
+    for folder in ("detector", "regressor"):
+        found = artifacts.manifest(out / folder)
+        assert not {"first", "first_sees", "stacked", "kernels"} & set(found["settings"])
+        found["settings"].pop("init_from")
+        artifacts.write_json(out / folder / "manifest.json", found)
+    assert reused("detector", out) and reused("regressor", out)
+    assert "reused" not in train("joint", out)[-1]
+
+
+def test_convolutions_need_no_crop_that_halves(tmp_path):
+    """380 px are 4 · 95: no level of an hourglass could halve them."""
+    prepare(out := tmp_path / "run", train="1-4")
+    data = artifacts.read_json(next((out / "data").glob("*.json")))
+    train("detector", out)
+    odd = training.Recipe("regressor", out, REGRESSOR | {"regressor": "convolutions", "levels": 9})
+    assert odd.network["regressor"] == "convolutions" and data
+    with pytest.raises(BadInput, match="multiple of 2048"):
+        training.Recipe("regressor", out, REGRESSOR | {"levels": 9})
+
+
+FULL = {
+    "paper-res": (256, {"trunk": "resnet152", "optimizer": "rmsprop", "lr": 1e-3, "lr_end": 2.5e-5},
+                  {"regressor": "hourglass", "channels": 256, "levels": 4, "bottlenecks": 3, "stem": "conv7",
+                   "lr": 1e-4, "lr_end": 2.5e-5}),
+    "paper-vgg": (380, {"trunk": "vgg16", "optimizer": "sgd", "lr": 1e-8, "lr_end": 1e-9},
+                  {"regressor": "convolutions", "channels": 64, "kernels": [9, 13, 13, 15], "std": 0.01, "lr": 1e-5,
+                   "lr_end": 1e-6})}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_a_full_size_cascade_makes_one_step_of_every_stage(tmp_path, name):
+    """At its printed input size, batch 2, maps at the input's resolution, from random weights (minutes, 10 GB)."""
+    side, first, second = FULL[name]
+    datasets.prepare(tmp_path, dataset="synthetic", data_root="", train="1-2", val="3-4", image_size=side, data_seed=0,
+                     only_present=False)
+    training.write_targets(tmp_path, radius=10.0, sigma=5.0, occluded="empty")
+    printed = {"detector": {**DETECTOR, **first, "map_stride": 1, "prior": 0.5, "batch_size": 2,
+                            "schedule": "geometric"},
+               "regressor": {**second, "schedule": "step"}, "joint": {"lr": second["lr_end"]}}
+    for stage, folder in (("detector", "detector"), ("regressor", "regressor"), ("joint", "cascade")):
+        record, = training.train(stage, tmp_path, printed[stage])
+        made = artifacts.manifest(tmp_path / folder)
+        assert made["steps"] == 1 and np.isfinite(record["loss"])
+        print(f"\n{name}, {stage}: loss {record['loss']:.1f}, {record['seconds']:.1f} s a step, "
+              f"peak memory so far {artifacts.peak_memory_mb() / 1024:.1f} GiB")
+    before, frozen, joint = (weights(tmp_path / folder) for folder in ("detector", "regressor", "cascade"))
+    assert all(torch.equal(before[key], frozen[key]) for key in before)
+    moved = [key for key in joint if not torch.equal(joint[key], frozen[key])]
+    assert {key.partition(".")[0] for key in moved} == {"detector", "regressor"}
+
+
 def test_weights_of_another_architecture_are_no_start(out, tmp_path):
     train("detector", out)
     prepare(tmp_path / "other")
@@ -286,6 +397,8 @@ def test_a_reused_stage_tells_its_history_again(out):
 class Constant(nn.Module):
     """A detector that answers one logit everywhere."""
 
+    confidence = staticmethod(torch.sigmoid)
+
     def __init__(self, value):
         super().__init__()
         self.value = nn.Parameter(torch.tensor(value))
@@ -330,6 +443,14 @@ def test_each_epoch_has_its_own_augmentations():
     _, epochs = fit(Constant(0.0), lambda maps, batch: seen.append(batch["body"].tolist()) or maps.detector.sum(), 2)
     list(epochs)
     assert len(seen) == 4 and seen[:2] != seen[2:]
+
+
+def test_the_peak_of_a_regression_network_is_read_from_its_maps():
+    one = batch(VISIBLE, OCCLUDED)
+    maps = Maps(torch.full((1, 16, 4, 4), 0.25), None)
+    for first, height in (("detection", 1 / (1 + math.exp(-0.25))), ("regression", 0.25)):
+        net = Cascade({"trunk": "slim", "map_stride": 4, "first": first})
+        assert training.peak(net, maps, one) == pytest.approx(height)
 
 
 def test_the_scorer_s_numbers_are_in_the_record_and_training_goes_on_in_train_mode():
@@ -378,9 +499,38 @@ def test_radius_and_sigma_are_of_a_body_of_200_px():
     assert targets.regressor(batch(VISIBLE))[0][0, 0, 3, 3].item() == pytest.approx(math.exp(-0.5 / (2 * 0.5**2)))
 
 
-def test_unknown_reading_of_occluded():
-    with pytest.raises(BadInput, match="empty or ignored"):
-        training.Targets(1, occluded="maybe")
+def test_unknown_readings_of_targets():
+    for name in ("occluded", "first", "first_sees"):
+        with pytest.raises(BadInput, match=f"{name}: found 'maybe', expected .*(ignored|regression|all)"):
+            training.Targets(1, **{name: "maybe"})
+
+
+def test_what_a_first_network_is_taught():
+    """F15: loss and visibility are two choices. (first, first_sees, occluded) -> drawn and counted of a visible, an
+    occluded and an absent joint."""
+    one = batch(VISIBLE, OCCLUDED, ABSENT)
+    gaussians = training.Targets(1).regressor(one)[0]
+    discs = training.Targets(1).detector(one)[0]
+    for first, sees, occluded, shown, counted in (
+            ("detection", "", "empty", [1, 0, 0], [1, 1, 0]), ("detection", "all", "empty", [1, 1, 0], [1, 1, 0]),
+            ("regression", "", "empty", [1, 1, 0], [1, 1, 0]), ("regression", "all", "ignored", [1, 1, 0], [1, 1, 0]),
+            ("regression", "visible", "empty", [1, 0, 0], [1, 1, 0]),
+            ("regression", "visible", "ignored", [1, 0, 0], [1, 0, 0])):
+        maps, counts = training.Targets(1, occluded=occluded, first=first, first_sees=sees).detector(one)
+        full = (discs if first == "detection" else gaussians)[0, 0]
+        for joint in range(3):
+            assert torch.equal(maps[0, joint], full * shown[joint]), (first, sees, occluded)
+        assert counts[0, :3].tolist() == [bool(count) for count in counted]
+
+
+def test_a_first_network_that_regresses_pays_squared_error():
+    one, targets = batch(VISIBLE, OCCLUDED), training.Targets(1, first="regression")
+    maps = Maps(torch.randn(1, 16, 16, 16), torch.randn(1, 16, 16, 16))
+    wanted, _ = targets.regressor(one)
+    assert training.detector_loss(maps, one, targets).item() == pytest.approx(
+        ((maps.detector - wanted)[0, :2] ** 2).sum().item() / 16)
+    both = training.detector_loss(maps, one, targets) + training.regressor_loss(maps, one, targets)
+    assert training.joint_loss(maps, one, targets).item() == pytest.approx(both.item())
 
 
 def test_the_joint_loss_is_the_sum_of_both():

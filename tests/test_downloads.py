@@ -1,0 +1,269 @@
+"""Mirrors that lie, break off or are gone, against a server on this machine; nothing outside is asked."""
+
+import hashlib
+import io
+import stat
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from hpe_lib import artifacts, cli, downloads
+from hpe_lib.artifacts import BadInput
+from hpe_lib.downloads import File
+
+MAT = b"MATLAB 5.0 " + np.random.default_rng(0).bytes(400_000)
+PAGE = b"<!DOCTYPE html><html>moved</html>"
+
+
+class Server(ThreadingHTTPServer):
+    """files: {path: bytes}. Sets of paths: short breaks off half way, once; crumbs after 70,000 bytes, always; stubborn
+    half way, always, and knows no Range, as plain; moved leads to "/"; wrong answers a Range with another.
+    asked: (path, Range) of every request."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.asked = {"/": PAGE}, []
+        self.short, self.stubborn, self.plain, self.moved, self.wrong, self.crumbs = (set() for _ in range(6))
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, path, asked = self.server, self.path, self.headers.get("Range")
+        server.asked.append((path, asked))
+        if path in server.moved:
+            self.send_response(302)
+            self.send_header("Location", "/")
+            self.end_headers()
+            return
+        if path not in server.files:
+            self.send_error(404)
+            return
+        content, start = server.files[path], 0
+        if asked and path not in server.stubborn | server.plain and path != "/":
+            start = int(asked.removeprefix("bytes=").rstrip("-")) - (path in server.wrong)
+            if start >= len(content):
+                self.send_error(416)
+                return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        end = len(content) // 2 if path in server.short | server.stubborn else None
+        server.short.discard(path)
+        self.wfile.write(content[start:start + 70_000 if path in server.crumbs else end])
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(downloads, "PAUSE", 0)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def fetched(server, tmp_path, monkeypatch):
+    """fetched(File, …) runs the download of these files into a folder and returns the folder and what was said."""
+    def run(*files):
+        said = []
+        monkeypatch.setitem(downloads.FILES, "lsp", files)
+        downloads.download("lsp", tmp_path / "data", said.append)
+        return tmp_path / "data", "\n".join(said)
+
+    return run
+
+
+def joints(server, *paths):
+    return File("joints.mat", "labels", len(MAT), tuple(map(server.url, paths)), hashlib.sha256(MAT).hexdigest())
+
+
+def images(server, *paths, count=2, **known):
+    return File("images/im????.jpg", "images", 1000, tuple(map(server.url, paths)), count=count, **known)
+
+
+def zipped(link=None, **files):
+    with zipfile.ZipFile(packed := io.BytesIO(), "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        if link:
+            (info := zipfile.ZipInfo("images/im0003.jpg")).external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(info, link)
+    return packed.getvalue()
+
+
+def tarred(*members):
+    with tarfile.open(fileobj=(packed := io.BytesIO()), mode="w:gz") as archive:
+        for name, content, kind in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.size, member.linkname = kind, len(content), "im0001.jpg"
+            archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+GOOD = {"lsp/images/im0001.jpg": b"one", "lsp/images/im0002.jpg": b"two", "lsp/visualized/im0001.jpg": b"drawn on"}
+
+
+def left(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_mirrors_are_asked_in_turn_and_nothing_is_fetched_twice(server, fetched):
+    server.files |= {"/wrong.mat": MAT[:-1] + b"?", "/page.mat": PAGE, "/joints.mat": MAT}
+    server.moved.add("/home.mat")
+    file = joints(server, "/gone.mat", "/page.mat", "/home.mat", "/wrong.mat", "/joints.mat")
+    folder, said = fetched(file)
+    assert (folder / "joints.mat").read_bytes() == MAT
+    assert left(folder) == ["downloads.json", "joints.mat"]
+    told = [line for line in said.splitlines() if line.startswith("  no:")]
+    assert [word in line for word, line in zip(("404", "an HTML page", "an HTML page", "expected"), told)] == [True] * 4
+    assert server.url("/") in told[2]  # where the dead address led
+    record = artifacts.read_json(folder / "downloads.json")["joints.mat"]
+    assert record["url"] == server.url("/joints.mat") and record["sha256"] == file.sha256
+    asked = len(server.asked)
+    assert fetched(file)[1] == f"{folder / 'joints.mat'}: there"
+    assert len(server.asked) == asked
+
+
+def test_a_broken_transfer_goes_on_where_it_broke(server, fetched):
+    server.files["/joints.mat"] = MAT
+    server.short.add("/joints.mat")
+    folder, _ = fetched(joints(server, "/joints.mat"))
+    assert (folder / "joints.mat").read_bytes() == MAT
+    first, second = (place for _, place in server.asked)
+    assert first is None and 0 < int(second.removeprefix("bytes=").rstrip("-")) <= len(MAT) // 2
+
+
+def test_breaks_are_no_matter_while_each_transfer_brings_something(server, fetched):
+    server.files["/joints.mat"] = MAT
+    server.crumbs.add("/joints.mat")
+    folder, _ = fetched(joints(server, "/joints.mat"))
+    assert (folder / "joints.mat").read_bytes() == MAT and len(server.asked) > 1 + downloads.TRIES
+
+
+@pytest.mark.parametrize("kind", ["whole", "wrong", "plain"])
+def test_a_part_of_an_earlier_run(server, fetched, tmp_path, kind):
+    """Goes on from it; from the start if the server gives another range, no range, or says that there is no more."""
+    server.files["/joints.mat"] = MAT
+    if kind != "whole":
+        getattr(server, kind).add("/joints.mat")
+    (tmp_path / "data").mkdir()
+    beginning = MAT[:1000] if kind == "wrong" else bytes(1000) if kind == "plain" else MAT + b"more"
+    (tmp_path / "data" / "joints.mat.part").write_bytes(beginning)
+    folder, _ = fetched(joints(server, "/joints.mat"))
+    assert (folder / "joints.mat").read_bytes() == MAT and left(folder) == ["downloads.json", "joints.mat"]
+    assert server.asked[0][1] == f"bytes={len(beginning)}-"
+
+
+def test_a_part_is_used(server, fetched, tmp_path):
+    server.files["/joints.mat"] = MAT
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "joints.mat.part").write_bytes(MAT[:399_000])
+    fetched(joints(server, "/joints.mat"))
+    assert server.asked == [("/joints.mat", "bytes=399000-")]
+
+
+def test_a_server_that_always_breaks_off_is_given_up(server, fetched):
+    server.files |= {"/joints.mat": MAT, "/good.mat": MAT}
+    server.stubborn.add("/joints.mat")
+    folder, said = fetched(joints(server, "/joints.mat", "/good.mat"))
+    assert (folder / "joints.mat").read_bytes() == MAT
+    assert 1 < sum(path == "/joints.mat" for path, _ in server.asked) <= 1 + downloads.TRIES
+
+
+def test_one_line_and_status_2_when_no_mirror_gives_it(server, tmp_path, monkeypatch, capsys):
+    server.files |= {"/page.mat": PAGE, "/wrong.mat": MAT + b"?", "/lsp.zip": zipped(**GOOD)}
+    files = (joints(server, "/gone.mat", "/page.mat", "/wrong.mat"), images(server, "/lsp.zip"))
+    monkeypatch.setitem(downloads.FILES, "lsp", files)
+    with pytest.raises(SystemExit) as error:
+        cli.main(["download", "lsp", "--root", str(tmp_path / "data")])
+    told = capsys.readouterr()
+    assert error.value.code == 2 and told.err.startswith("hpe: ") and told.err.count("\n") == 1
+    assert all(word in told.err for word in ("joints.mat", "404", "an HTML page", "expected", "kaggle.com"))
+    assert "images" not in told.err.split("expected joints.mat")[0]
+    assert left(tmp_path / "data") == ["downloads.json", "images/im0001.jpg", "images/im0002.jpg"]  # the rest came
+
+
+@pytest.mark.parametrize("packed", [zipped, lambda **files: tarred(
+    *((name, content, tarfile.REGTYPE) for name, content in files.items()))], ids=["zip", "tar.gz"])
+def test_archives_are_unpacked_as_the_loaders_read_them(server, fetched, packed):
+    path = "/lsp.zip" if packed is zipped else "/lsp.tar.gz"
+    server.files[path] = packed(**GOOD)
+    file = images(server, path, md5="0" * 32)
+    folder, said = fetched(file)
+    assert left(folder) == ["downloads.json", "images/im0001.jpg", "images/im0002.jpg"]
+    assert (folder / "images" / "im0001.jpg").read_bytes() == b"one"
+    assert f"md5 {hashlib.md5(server.files[path]).hexdigest()} - warning" in said
+    (folder / "images" / "im0001.jpg").write_bytes(b"mine")
+    assert "2 files" in fetched(file)[1] and len(server.asked) == 1
+    (folder / "images" / "im0002.jpg").unlink()
+    fetched(file)
+    assert (folder / "images" / "im0002.jpg").read_bytes() == b"two" and len(server.asked) == 2
+    assert (folder / "images" / "im0001.jpg").read_bytes() == b"mine"  # never overwritten
+
+
+EVIL = {
+    "up.zip": zipped(**GOOD, **{"lsp/images/../../../im9999.jpg": b"evil"}),
+    "root.zip": zipped(**GOOD, **{"/tmp/images/im9999.jpg": b"evil"}),
+    "windows.zip": zipped(**GOOD, **{"C:\\images\\im9999.jpg": b"evil"}),
+    "cut.zip": zipped(**GOOD)[:-30],
+    "bytes.zip": zipped(**GOOD).replace(b"two", b"owt", 1),
+    "empty.zip": zipped(readme=b"nothing"),
+    "up.tar.gz": tarred(("images/im0001.jpg", b"one", tarfile.REGTYPE), ("../im9999.jpg", b"evil", tarfile.REGTYPE)),
+    "root.tar.gz": tarred(("/im9999.jpg", b"evil", tarfile.REGTYPE)),
+    "link.tar.gz": tarred(("images/im0001.jpg", b"one", tarfile.REGTYPE), ("images/im0002.jpg", b"", tarfile.SYMTYPE)),
+    "link.zip": zipped(**GOOD, link=b"images/im0001.jpg"),
+    "cut.tar.gz": tarred(*((name, bytes(9999), tarfile.REGTYPE) for name in GOOD))[:-20],
+}
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_unsafe_and_damaged_archives_leave_nothing(server, fetched, tmp_path, name):
+    server.files[f"/{name}"] = EVIL[name]
+    with pytest.raises(BadInput, match="unsafe|outside|absolute|damaged|without images|link") as error:
+        fetched(images(server, f"/{name}"))
+    assert str(error.value).count("\n") == 0
+    assert left(tmp_path) == [] and not list(tmp_path.rglob("im9999.jpg"))
+
+
+def test_an_archive_put_there_by_hand_is_taken(server, fetched, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "lsp.zip").write_bytes(zipped(**GOOD))
+    folder, _ = fetched(images(server, "/lsp.zip"))
+    assert left(folder) == ["downloads.json", "images/im0001.jpg", "images/im0002.jpg"] and server.asked == []
+
+
+def test_a_file_with_another_content_is_not_overwritten(server, fetched, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "joints.mat").write_bytes(b"mine")
+    with pytest.raises(BadInput, match="move this one away"):
+        fetched(joints(server, "/joints.mat"))
+    assert (tmp_path / "data" / "joints.mat").read_bytes() == b"mine" and server.asked == []
+
+
+def test_a_disk_that_is_too_small_is_found_out_beforehand(server, fetched, tmp_path):
+    with pytest.raises(BadInput, match=r"GB free on its disk, expected 10000000.0 GB free"):
+        fetched(File("images/im????.jpg", "images", 5 * 10**15, (server.url("/lsp.zip"),), count=2))
+    assert server.asked == []
+
+
+def test_the_table_says_what_the_loaders_need():
+    for dataset, files in downloads.FILES.items():
+        assert {".mat", ".jpg"} <= {file.name[-4:] for file in files}
+        assert dataset in downloads.TERMS and dataset in downloads.ELSEWHERE
+        for file in files:
+            assert file.sha256 or file.count > 1 or file.urls[0].endswith(".zip")
+            assert all(downloads.SIGNATURES[url[url.rindex("."):]] for url in file.urls)
+            assert len(file.sha256 or "0" * 64) == 64
