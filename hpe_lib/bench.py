@@ -43,7 +43,7 @@ def training_step(stage: str, parameters: dict, image_size: int) -> dict:
     batch = parameters["batch_size"] if accelerator.device.type == "cuda" else min(2, parameters["batch_size"])
     names = training.DETECTOR if stage == "detector" else training.NETWORK
     model = Cascade({name: parameters[name] for name in names if name in parameters})
-    model.to(memory_format=torch.channels_last).freeze_detector(stage == "regressor")
+    model.laid_out().freeze_detector(stage == "regressor")
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = training.make_optimizer(parameters["optimizer"], learning, 1e-9, parameters["weight_decay"])
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)

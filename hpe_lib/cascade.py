@@ -74,6 +74,14 @@ class Cascade(nn.Module):
         heatmaps = enlarge(self.confidence(maps), self.map_stride)
         return heatmaps if self.stacked == "heatmaps" else torch.cat([heatmaps, images], dim=1)
 
+    def laid_out(self) -> "Cascade":
+        """Itself, channels last in memory, the fastest for all but the convolutions of Table 2: with those, oneDNN
+        needs minutes for one weight gradient of C4 (seconds otherwise)."""
+        self.to(memory_format=torch.channels_last)
+        if isinstance(self.regressor, Convolutions):
+            self.regressor.to(memory_format=torch.contiguous_format)
+        return self
+
     def freeze_detector(self, frozen: bool = True) -> "Cascade":
         """Stop (or resume) the detector's learning: neither its weights nor its norms' statistics move."""
         self.frozen = frozen
@@ -126,4 +134,4 @@ def load(folder: str | Path) -> Cascade:
     folder = stage_folder(folder)
     cascade = Cascade(artifacts.manifest(folder, "network", "weights_sha256")["network"])
     artifacts.load_into(cascade, folder)
-    return cascade.to(memory_format=torch.channels_last).eval()
+    return cascade.laid_out().eval()

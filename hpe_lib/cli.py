@@ -52,9 +52,12 @@ def reproduce(preset: Preset = "synthetic",
               only: Annotated[str, typer.Option(metavar="NN", help="Run this notebook only.")] = None,
               p: Parameters = (),
               fresh: Annotated[bool, typer.Option("--fresh", help="Remove first what an earlier run left.")] = False,
+              seeds: Annotated[str, typer.Option(metavar="0,1,2", help="Train the rows of notebook 06 with these seeds.",
+                                                 show_default=False)] = "",
               dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing: say what is found, and what time "
                                                     "and memory it would take here.")] = False):
     """Run the notebooks in order and keep the executed copies, weights and numbers in the run's folder."""
+    p = [*p, f"06.seeds={seeds}"] if seeds else p
     if dry_run:
         from hpe_lib import bench, presets
 
@@ -134,7 +137,8 @@ def score(data: Literal["mpii", "lsp"],
     """Score anyone's predictions against annotation files, without images: see docs/scoring.md."""
     from hpe_lib import artifacts, evaluation
 
-    found, people = evaluation.score_file(data, truth, predictions, rows)
+    predicted, people = evaluation.read_files(data, truth, predictions, rows)
+    found = evaluation.score(predicted, people)
     print(json.dumps(artifacts.plain(found), indent=2) if as_json else
           f"truth: {people.source}\n{report(predictions.name, found, people)}")
 

@@ -105,9 +105,10 @@ def named_trunk(name: str, pretrained: bool = False) -> Trunk:
     if not function:
         return slim_trunk() if name == "slim" else resnet_trunk(name, pretrained)
     try:
-        return getattr(importlib.import_module(module), function if function.endswith("_trunk") else "")(pretrained)
+        make = getattr(importlib.import_module(module), function if function.endswith("_trunk") else "")
     except (ImportError, AttributeError, ValueError) as error:
         raise BadInput("trunk", f"{name!r}: {error}", "module:function, importable and named …_trunk") from None
+    return make(pretrained)
 
 
 def resnet_trunk(name: str, pretrained: bool = False) -> Trunk:
@@ -157,7 +158,7 @@ def as_convolution(layer: nn.Linear, kernel: int) -> nn.Sequential:
     return nn.Sequential(made, nn.ReLU(inplace=True), nn.Dropout())
 
 
-def slim_vgg(widths: tuple[int, ...] = (16, 32, 64, 96, 96)) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
+def slim_vgg(widths: tuple[int, ...] = (12, 24, 48, 64, 64)) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
     """(features, A6, A7) for small images: one convolution before the first pooling, two before each other."""
     features = make_layers([widths[0], "M", *(layer for w in widths[1:] for layer in (w, w, "M"))], batch_norm=True)
     A6, A7 = (make_layers([2 * widths[-1]], batch_norm=True) for _ in range(2))

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from hpe_lib import annotations
 from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade
 from hpe_lib.datasets import People
-from hpe_lib.prediction import predict
+from hpe_lib.prediction import cover, locate, predict
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
 
 RESAMPLES = 1000
@@ -46,8 +47,8 @@ class Truth:
         return (high - low).max(1)
 
 
-def score_file(dataset: str, truth: Path, predictions: Path, rows: Path | None = None) -> tuple[dict, Truth]:
-    """(Score JSON, what it was scored against) of anyone's prediction file; all px are the files' own (F14).
+def read_files(dataset: str, truth: Path, predictions: Path, rows: Path | None = None) -> tuple[np.ndarray, Truth]:
+    """(joints (N, 16, 2), what to score them against) of anyone's prediction file; all px are the files' own (F14).
 
     dataset: "mpii", 16 joints, people in the order of `rows` (Newell's valid.h5) or else of the truth; "lsp", 14 joints
     or 16, all people or, if there are as many, those of the test half. BadInput as the readers of annotations.
@@ -56,7 +57,7 @@ def score_file(dataset: str, truth: Path, predictions: Path, rows: Path | None =
         found = annotations.mpii_truth(truth, rows)
         source = f"{truth.name}, in the order of {rows.name}" if rows else f"{truth.name}, in its own order (no --rows)"
         predicted = annotations.predictions(predictions, len(found), whose=source)
-        return _scored(predicted, found, found.head_size, "PCKh@0.5", source)
+        return predicted, _truth(found, found.head_size, "PCKh@0.5", source)
     if rows:
         raise BadInput("--rows", rows, "none: LSP's files are all in one order")
     found, source = annotations.lsp(truth), truth.name
@@ -65,12 +66,32 @@ def score_file(dataset: str, truth: Path, predictions: Path, rows: Path | None =
     if len(predicted) < len(found):
         found, source = found[~found.train], f"{source}, its test half from {found.image[~found.train][0]} on"
     torso = found.joints[:, MPII.index("left_shoulder")] - found.joints[:, MPII.index("right_hip")]
-    return _scored(predicted, found, np.linalg.norm(torso, axis=1), "PCK@0.2", source)
+    return predicted, _truth(found, np.linalg.norm(torso, axis=1), "PCK@0.2", source)
 
 
-def _scored(predicted, found, normaliser, metric, source):
-    truth = Truth(found.joints, found.visibility, normaliser, metric, found.occlusion_labels, source, found.skipped)
-    return score(predicted, truth), truth
+def _truth(found, normaliser, metric, source):
+    return Truth(found.joints, found.visibility, normaliser, metric, found.occlusion_labels, source, found.skipped)
+
+
+def conventions(predicted: np.ndarray, people: People | Truth) -> pd.Series:
+    """The same predictions under each convention that published numbers use, percent; the first is ours (F14)."""
+    (ratio, counts), limit = errors(predicted, people), float(people.metric.partition("@")[2])
+    every = (people.visibility != ABSENT) & ~np.isnan(people.normaliser)[:, None]
+    with np.errstate(invalid="ignore"):
+        moved = errors(predicted + 1, people)[0] <= limit
+        all_joints = distances(predicted, people) <= limit * people.normaliser[:, None]
+    hits, pckh = ratio <= limit, people.metric.startswith("PCKh")
+    found = {"pooled over 14 joints": share(hits, counts), "mean over 14 joints": macro(hits, counts),
+             "mean of the 7 columns": np.mean([macro(hits, only(counts, names)) for names in MPII.groups.values()]),
+             "head column: head top only": share(hits, only(counts, ("head_top",))),
+             "head column: mean with upper neck": macro(hits, only(counts, MPII.groups["head"])),
+             "pelvis and thorax pooled too": share(all_joints, every),
+             "visible joints only": share(hits, counts & (people.visibility == VISIBLE)),
+             "moved by one pixel": share(moved, counts), "threshold 0.1": share(ratio <= 0.1, counts),
+             "missing truth counted as wrong": 100 * float((hits & counts).sum()) / (len(counts) * len(MPII.scored))}
+    found |= ({"head size without its 0.6": share(ratio <= limit / annotations.HEAD, counts)} if pckh else
+              {"longer side of the joints' box": box_normalised(predicted, people)})
+    return pd.Series(found, dtype=float)
 
 
 def score(predicted: np.ndarray, people: People | Truth, seed: int = 0) -> dict:
@@ -122,6 +143,11 @@ def errors(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarra
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = distances(predicted, people) / people.normaliser[:, None]
     return np.where(counts, ratio, np.inf), counts
+
+
+def hit(predicted: np.ndarray, people: People) -> np.ndarray:
+    """(N, 16) bool: is the joint within the metric's threshold? False where it does not count."""
+    return errors(predicted, people)[0] <= float(people.metric.partition("@")[2])
 
 
 def only(counts: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
@@ -198,3 +224,70 @@ def monitor(people: People, image_size: int, count: int = 200) -> Callable[[Casc
         return {people.metric: found["total"], **parts}
 
     return scorer
+
+
+def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed: int = 0) -> dict:
+    """What the predictions `plus` score above `minus`, each (N, 16, 2) image px, on the same people, in points.
+
+    [a], [b] is a's lead over b; [a, d], [b, c] how much larger a's lead over b is than c's over d. Keys total, visible,
+    occluded and occluded_minus_visible, each {"difference", "ci95"}, None where undefined. The interval resamples
+    people for all at once, so what is hard for everybody falls out.
+    """
+    counts = errors(plus[0], people)[1]
+    gained = sum(sign * hit(answer, people).astype(int) for sign, answers in ((1, plus), (-1, minus))
+                 for answer in answers)
+    drawn = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
+    drawn = np.concatenate([np.ones((1, len(counts)), int), drawn])  # first everybody once, then the resamples
+    parts = {"total": counts}
+    if people.occlusion_labels:
+        parts |= {name: counts & (people.visibility == value) for name, value in
+                  (("visible", VISIBLE), ("occluded", OCCLUDED))}
+    with np.errstate(invalid="ignore"):
+        points = {name: 100 * (drawn @ (gained * part).sum(1)) / (drawn @ part.sum(1)) for name, part in parts.items()}
+    points |= {name: np.array([np.nan]) for name in ("visible", "occluded") if name not in points}
+    points["occluded_minus_visible"] = points["occluded"] - points["visible"]
+    return {name: difference(values) for name, values in points.items()}
+
+
+def difference(points: np.ndarray) -> dict | None:
+    """{"difference", "ci95"} of a quantity measured on everybody (first) and on resamples of people; None if undefined.
+    """
+    if not np.isfinite(points).all():
+        return None
+    low, high = np.percentile(points[1:], (2.5, 97.5))
+    return {"difference": float(points[0]), "ci95": [float(low), float(high)]}
+
+
+def verdict(found: dict | None) -> str:
+    """A `paired` difference in words: does it hold, with its whole interval above 0?"""
+    if found is None:
+        return "not measurable"
+    low, high = found["ci95"]
+    return "holds" if low > 0 else "fails" if high < 0 else "undecided"
+
+
+def said(found: dict | None) -> str:
+    """A `paired` difference as text, "+5.1 [4.0, 6.3]"; a dash where it is undefined."""
+    return "–" if found is None else "{:+.1f} [{:.1f}, {:.1f}]".format(found["difference"], *found["ci95"])
+
+
+def covering(cascade: Cascade, people: People, image_size: int, sides: list[float], seed: int = 0,
+             decoder: str = "parabola") -> pd.DataFrame:
+    """What a patch over one joint does to it: % of the covered joints that are right, by the patch's side.
+
+    Each person has one visible scored joint covered, drawn by seed. sides: in body heights, the index. Columns detector
+    and cascade, then each one's mean peak in the covered joint's map. No flip test, which would mirror the patch.
+    """
+    choices = scored(people) & (people.visibility == VISIBLE) & ~np.isnan(people.normaliser)[:, None]
+    people, choices, random = people[choices.any(1)], choices[choices.any(1)], np.random.default_rng(seed)
+    person, joint = np.arange(len(people)), [random.choice(np.flatnonzero(row)) for row in choices]
+    frames, crops, rows = people.frames(image_size), people.crops(image_size), []
+    points = np.stack([frame.to_crop(place) for frame, place in zip(frames, people.joints[person, joint])])
+    for side in sides:
+        covered = cover(crops, points, side * np.array([frame.body_in_crop for frame in frames]))
+        found = locate(cascade, torch.from_numpy(covered).split(64), frames, False, decoder)
+        right = {name: hit(joints, people)[person, joint].mean() * 100 for name, joints in
+                 (("detector", found.detector_joints), ("cascade", found.joints))}
+        rows.append(right | {"detector's peak": found.detector_peak[person, joint].mean(),
+                             "cascade's peak": found.confidence[person, joint].mean()})
+    return pd.DataFrame(rows, index=pd.Index(sides, name="side of the patch, body heights"))

@@ -367,3 +367,48 @@ def blocks(network: nn.Module, inputs: torch.Tensor) -> pd.DataFrame:
                    "channels": made[name][0][1], "map, cells": ", ".join(str(shape[-1]) for shape in made[name])}
             for name, block in network.named_children()}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def gaps(against: dict[str, dict], printed: pd.Series) -> Figure:
+    """Each row's distance from the full cascade in points: `against` (evaluation.paired by row) with its interval,
+    beside the differences of the paper's printed totals where it has the row."""
+    names = [name for name in against if name != printed.index[0]]
+    figure = Picture(8, 0.9 + 0.35 * len(names))
+    ax = figure.subplots()
+    for row, name in enumerate(names):
+        found = against[name]["total"]
+        ax.plot(found["ci95"], [row - 0.12] * 2, color=BLUE)
+        ax.plot(found["difference"], row - 0.12, "o", color=BLUE, label=None if row else "ours, 95 % over people")
+        if name in printed:
+            ax.plot(printed[name] - printed.iloc[0], row + 0.12, "D", color=ORANGE, label="paper" if not row else None)
+    ax.axvline(0, color=BLACK, lw=0.8)
+    ax.set(yticks=range(len(names)), yticklabels=names, xlabel=f"points against {printed.index[0]}")
+    ax.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def covering(covered: pd.DataFrame, metric: str) -> Figure:
+    """evaluation.covering as curves by the patch's side: share of covered joints that are right, and the map's peak."""
+    figure = Picture(9, 3)
+    labels = (f"{metric} of the covered joint, %", "mean peak")
+    for ax, ending, label in zip(figure.subplots(1, 2), ("", "'s peak"), labels):
+        for name, colour, marker in (("detector", ORANGE, "o"), ("cascade", BLUE, "s")):
+            ax.plot(covered.index, covered[name + ending], marker + "-", color=colour, label=name)
+        ax.set(xlabel=covered.index.name, ylabel=label, ylim=0)
+        ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def standing(tables: dict[str, pd.Series], rescored: dict[str, dict]) -> Figure:
+    """Printed totals as dots, a line of them for each table; predictions scored here as diamonds with intervals."""
+    figure = Picture(9, 0.8 + 0.4 * (len(tables) + len(rescored)))
+    ax, names = figure.subplots(), [*tables, *rescored]
+    for row, totals in enumerate(tables.values()):
+        ax.plot(totals, [row] * len(totals), "o", color=BLUE, alpha=0.6)
+    for row, score in enumerate(rescored.values(), len(tables)):
+        ax.plot(score["ci95"], [row] * 2, color=ORANGE)
+        ax.plot(score["total"], row, "D", color=ORANGE)
+    ax.set(yticks=range(len(names)), yticklabels=names, xlabel="total, %")
+    ax.invert_yaxis()
+    return figure

@@ -55,7 +55,7 @@ READING = [
               "stack's 4×4 means; C8 brings them back. Poolings round up and maps are cut to size, as 380 / 32 is "
               "no whole number.",
      "why": "7×7 is what VGG-16's fc6 is, whose weights it starts from; the text cites [13] for the rest.",
-     "cost": "144 M weights; slim_vgg and narrow convolutions have 0.6 M and 0.2 M."},
+     "cost": "144 M weights; slim_vgg and convolutions as narrow have a few hundred thousand."},
     {"id": "F8", "topic": "the stack",
      "paper": "Heatmaps stacked with the image in one place, with image or CNN features in another.",
      "we_do": "16 maps + red, green, blue = 19 channels at the input's resolution, sigmoids of a detection network's "
@@ -114,4 +114,17 @@ READING = [
      "we_do": "An equal budget is equal optimizer steps per network.",
      "why": "A cascade's second network is trained on top of the first.",
      "cost": "A detection-only row trained for the cascade's total steps is the honest control."},
+    {"id": "F17", "topic": "published tables",
+     "paper": "Table 5 is of MPII's validation people, Table 6 of its test people, yet five columns of the residual "
+              "row are equal in both; Table 5's residual total lies a point below the mean of its columns.",
+     "we_do": "Printed numbers as printed, each table with its people; never one column with ours. Notebook 07 audits.",
+     "why": "A total is a mean of columns (LSP) or pooled over joints (MPII); this one is neither.",
+     "cost": "Which of the two tables the five columns belong to cannot be told from the paper."},
+    {"id": "F18", "topic": "LSP",
+     "paper": "The networks trained on MPII are fine-tuned on LSP's 1,000 training people; of pelvis and thorax, which "
+              "LSP lacks, stopping the gradient worked better than made-up points.",
+     "we_do": "Presets paper-res-lsp and paper-vgg-lsp: init_from takes the MPII run's weights over, all 16 outputs "
+              "stay, LSP's neck is the upper neck. missing_points chooses between the two strategies.",
+     "why": "As printed; the authors' released model keeps the 16 outputs.",
+     "cost": "Needs a finished run on MPII."},
 ]

@@ -102,6 +102,15 @@ def maps(cascade: Cascade, people: People, image_size: int, flip_test: bool = Fa
     return crops, confidence(found.detector, cascade.first).cpu().numpy(), regressed
 
 
+def cover(crops: np.ndarray, points: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Crops (N, S, S, 3) with a square of their own mean colour about the points (N, 2), of the sides (N,), crop px."""
+    covered = crops.copy()
+    for crop, point, side in zip(covered, points, sides):
+        (left, top), (right, bottom) = (np.rint(point + 0.5 + way * side / 2).astype(int).clip(0) for way in (-1, 1))
+        crop[top:bottom, left:right] = crop.mean((0, 1))
+    return covered
+
+
 @dataclass(frozen=True)
 class PoseEstimator:
     """A trained cascade for photographs, with its run's own settings: the crop's side in px, decoder and flip test."""

@@ -27,7 +27,8 @@ LIMITS = {
     **{name: ("a positive number", lambda value: value > 0) for name in (
         "radius", "sigma", "batch_size", "lr", "margin", "lr_end", "scale_low", "scale_high", "levels", "bottlenecks")},
     **{name: ("0 or more", lambda value: value >= 0) for name in (
-        "data_seed", "seed", "epochs", "weight_decay", "rotation", "rotation_step", "scale_step", "workers")},
+        "data_seed", "seed", "epochs", "weight_decay", "rotation", "rotation_step", "scale_step", "std",
+        "workers")},
     **{name: (" or ".join(choices), choices.__contains__) for name, choices in {
         "dataset": ("synthetic", "mpii", "lsp", "lspet"), "missing_points": ("as_labelled", "withheld", "invented"),
         "occluded": ("empty", "ignored"), "first": ("detection", "regression"), "first_sees": ("", "visible", "all"),

@@ -79,8 +79,9 @@ def cost(out: Path, manifest: dict) -> pd.DataFrame:
 
 def commands(out: Path, manifest: dict) -> str:
     """The run's command, then for every trained folder the one that scores it."""
-    data = artifacts.read_json(out / "data" / "manifest.json")["parameters"]
-    root = " --data-root DIR" if data["data_root"] else ""
-    return "\n".join([manifest["command"], *(
-        f"hpe evaluate --weights runs/{out.name}/{name} --data {data['dataset']}{root} --split val"
-        for name in trained(out))])
+    lines, chosen = [manifest["command"]], out / "data" / "manifest.json"
+    if chosen.is_file():
+        data = artifacts.read_json(chosen)["parameters"]
+        people = f"{data['dataset']}{' --data-root DIR' if data['data_root'] else ''} --split val"
+        lines += [f"hpe evaluate --weights runs/{out.name}/{name} --data {people}" for name in trained(out)]
+    return "\n".join(lines)

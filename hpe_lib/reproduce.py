@@ -19,7 +19,7 @@ import psutil
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError, strip_color
 
-from hpe_lib import artifacts, presets
+from hpe_lib import artifacts, presets, report
 from hpe_lib.artifacts import BadInput, one_line
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -47,6 +47,7 @@ def run(preset, out, overrides=(), start=None, only=None, fresh=False, notebooks
             artifacts.write_json(out / "manifest.json", manifest)
         manifest["finished"] = artifacts.now()
         artifacts.write_json(out / "manifest.json", manifest)
+        print(f"the report is {report.write(out)}", flush=True)
     return manifest
 
 
@@ -63,6 +64,7 @@ def choose(found, start, only):
 def begun(out, preset, parameters):
     """The run's manifest as it stands before the first notebook; what an earlier run executed stays listed."""
     earlier = artifacts.read_json(out / "manifest.json") if (out / "manifest.json").is_file() else {}
+    (out / "report.html").unlink(missing_ok=True)  # it would tell of the run before
     manifest = {"kind": "run", "command": command(), "preset": str(preset),
                 "parameters": earlier.get("parameters", {}) | parameters,
                 **artifacts.environment(), "started": artifacts.now(), "finished": None,
@@ -112,9 +114,9 @@ def remove_artifacts(out):
         return
     if artifacts.manifest(out).get("kind") != "run":
         raise BadInput(marker, "the manifest of something else", "a run's, for --fresh to empty its folder")
-    for folder in [path.parent for path in out.glob("*/manifest.json")]:
-        shutil.rmtree(folder)
-    for path in [*out.glob("[0-9][0-9]_*.ipynb"), out / "metrics.json", marker]:
+    for folder in [path.parent for path in out.glob("*/manifest.json")] + [out / "rows"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in [*out.glob("[0-9][0-9]_*.ipynb"), out / "metrics.json", out / "report.html", marker]:
         path.unlink(missing_ok=True)
 
 

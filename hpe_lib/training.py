@@ -1,6 +1,7 @@
 """The one `fit` and the three stages it serves: detector, then regressor on a frozen detector, then both (§3)."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -250,7 +251,7 @@ class Recipe:
             artifacts.load_into(getattr(model, self.stage), cascade.stage_folder(begins[0]), f"{self.stage}.")
         if self.stage == "regressor":
             artifacts.load_into(model.detector, self.upstream[0], "detector.")
-        return model.to(memory_format=torch.channels_last).freeze_detector(self.stage == "regressor")
+        return model.laid_out().freeze_detector(self.stage == "regressor")
 
     def loader(self) -> DataLoader:
         """Augmented training batches in an order that the seed decides."""
@@ -315,3 +316,34 @@ def line(record: dict) -> str:
     text = (f"{record['stage']} epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.3f}  lr "
             f"{record['lr']:.2g}  {record['images_per_second']:.0f} images/s  peak {record['peak']:.2f}")
     return "  ".join([text, *extra, *([f"WARNING {record['warning']}"] if "warning" in record else [])])
+
+
+def variant(out: str | Path, name: str, changes: dict, stages: tuple[str, ...], scorer=None) -> Iterator[dict]:
+    """One row of an ablation, in OUT/rows/NAME: the run's own stages, some parameters changed (F15). Epoch records.
+
+    changes: {parameter: value}, or {"joint.epochs": value} for one stage only; all else is as the run's stages have
+    it, budgets included (F16). Parameters of the people choose them anew. What the run itself or another row has
+    trained from the same is taken over, not trained again.
+    """
+    out, row = Path(out), Path(out) / "rows" / name
+    data = artifacts.read_json(out / "data" / "manifest.json")
+    chosen = {key: value for key, value in changes.items() if key in data["parameters"]}
+    if chosen:
+        datasets.prepare(row, **data["parameters"] | chosen)
+    else:
+        artifacts.write_json(row / "data" / "manifest.json", data)
+    artifacts.write_json(row / "targets" / "manifest.json", artifacts.read_json(out / "targets" / "manifest.json"))
+    for stage in stages:
+        own = {key.rpartition(".")[2]: value for key, value in changes.items()
+               if key not in chosen and key.rpartition(".")[0] in ("", stage)}
+        parameters = artifacts.manifest(out / STAGES[stage], "settings")["settings"] | own
+        take_over(out, Recipe(stage, row, parameters))
+        yield from train(stage, row, parameters, scorer)
+
+
+def take_over(out: Path, recipe: Recipe) -> None:
+    """Copy into the recipe's folder what the run, or another of its rows, has made from the very same."""
+    stage = recipe.folder.name
+    for folder in (out / stage, *sorted(out.glob(f"rows/*/{stage}"))):
+        if folder != recipe.folder and recipe.reasons() and not artifacts.differences(folder, recipe.wanted):
+            shutil.copytree(folder, recipe.folder, dirs_exist_ok=True)

@@ -88,7 +88,7 @@ def test_a_run_leaves_weights_numbers_and_executed_notebooks(run):
 def test_every_executed_notebook_shows_pictures(run):
     for number in NOTEBOOKS:
         shown = outputs(run, number)
-        assert sum(pictures(outs) for _, outs in shown) >= 4, number
+        assert sum(pictures(outs) for _, outs in shown) >= (1 if number == "07" else 4), number
         assert not [out for _, outs in shown for out in outs if out.output_type == "error"]
 
 

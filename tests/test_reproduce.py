@@ -36,13 +36,13 @@ def test_a_run_is_whole(notebook, run, tmp_path, capfd):
     notebook("03_b", TYPED, SAY)
     manifest = run(folder, ["03.lr=1e-4"])
     out = tmp_path / "runs" / "x"
-    assert kinds(out) == ["01_a.ipynb", "03_b.ipynb", "manifest.json", "seen.txt"]
+    assert kinds(out) == ["01_a.ipynb", "03_b.ipynb", "manifest.json", "report.html", "seen.txt"]
     assert eval((out / "seen.txt").read_text()) == (1e-4, 4, str(out))  # the declared type; out absolute
     text = (out / "01_a.ipynb").read_text()
     assert "widgets" not in nbformat.reads(text, 4).metadata and reproduce.WIDGET not in text
     told = capfd.readouterr()
     assert all(said in told.out for said in (f"{tmp_path}\n{sys.executable}\n", "epoch 4\n", "notebook 03_b done in"))
-    assert told.err == "" and len(told.out.splitlines()) == 7  # no progress bar, nothing of Jupyter's
+    assert told.err == "" and len(told.out.splitlines()) == 8  # no progress bar, nothing of Jupyter's
     assert manifest == json.loads((out / "manifest.json").read_text())
     assert manifest["parameters"]["03"] == {"lr": 1e-4, "epochs": 4} and manifest["finished"]
     assert manifest["notebooks"]["01"]["wall_seconds"] > 0 and manifest["notebooks"]["01"]["peak_memory_mb"] > 20
@@ -69,7 +69,7 @@ def test_a_failing_cell_is_one_line_and_no_notebook_poses_as_executed(notebook, 
     assert json.loads((tmp_path / "runs" / "x" / "manifest.json").read_text())["finished"] is None
     notebook("01_a", "a: int = 1", "a")
     run(folder)  # mended: the failed copy goes
-    assert kinds(tmp_path / "runs" / "x") == ["01_a.ipynb", "02_b.ipynb", "manifest.json"]
+    assert kinds(tmp_path / "runs" / "x") == ["01_a.ipynb", "02_b.ipynb", "manifest.json", "report.html"]
 
 
 def test_a_bare_assert_is_told_by_its_line(notebook, run):
@@ -97,7 +97,7 @@ def test_from_and_only_leave_the_others_as_they_are(notebook, run, tmp_path):
     notebook("02_b", TYPED, SAY)
     notebook("03_c", TYPED, SAY)
     run(folder, start="02")
-    assert kinds(tmp_path / "runs" / "x") == ["02_b.ipynb", "03_c.ipynb", "manifest.json", "seen.txt"]
+    assert kinds(tmp_path / "runs" / "x") == ["02_b.ipynb", "03_c.ipynb", "manifest.json", "report.html", "seen.txt"]
     manifest = run(folder, only="01")
     assert sorted(manifest["notebooks"]) == ["01", "02", "03"]
 

@@ -41,7 +41,8 @@ def scored(mpii, truths, monkeypatch):
     """scored("official", "newell.h5"): the score of a prediction file; each truth is read once."""
     def score(truth, predictions):
         monkeypatch.setattr(annotations, "mpii_truth", lambda path, rows: truths[truth])
-        return evaluation.score_file("mpii", mpii / OFFICIAL, mpii / "predictions" / predictions, mpii / ROWS)[0]
+        files = evaluation.read_files("mpii", mpii / OFFICIAL, mpii / "predictions" / predictions, mpii / ROWS)
+        return evaluation.score(*files)
     return score
 
 
@@ -176,11 +177,11 @@ def test_lsp_predictions_of_everybody_or_of_16_joints(test_data, tmp_path):
     wide = np.zeros((1000, 16, 2))
     wide[:, LSP_ROWS] = guess
     scipy.io.savemat(tmp_path / "wide.mat", {"wide": wide})
-    assert round(evaluation.score_file("lsp", truth, tmp_path / "wide.mat")[0]["total"], 2) == 73.56
+    assert round(evaluation.score(*evaluation.read_files("lsp", truth, tmp_path / "wide.mat"))["total"], 2) == 73.56
     joints = scipy.io.loadmat(truth)["joints"][:2]
     joints[:, :, 1000:] = guess.transpose(2, 1, 0)
     scipy.io.savemat(tmp_path / "all.mat", {"all": joints})
-    found = evaluation.score_file("lsp", truth, tmp_path / "all.mat")[0]
+    found = evaluation.score(*evaluation.read_files("lsp", truth, tmp_path / "all.mat"))
     assert found["persons"] == 2000 and found["total"] == pytest.approx(50 + 73.56 / 2, abs=0.005)
 
 
@@ -249,6 +250,7 @@ def test_a_truth_without_normaliser_scores_nobody(tiny):
     joints[2, 2] = 0
     scipy.io.savemat(tiny / "joints.mat", {"joints": joints})
     scipy.io.savemat(tiny / "p.mat", {"p": np.ones((4, 14, 2))})
-    found, known = evaluation.score_file("lsp", tiny / "joints.mat", tiny / "p.mat")
+    predicted, known = evaluation.read_files("lsp", tiny / "joints.mat", tiny / "p.mat")
+    found = evaluation.score(predicted, known)
     assert found["total"] is None and found["left_out"] == 4 and found["box_normalised"] == 100
     assert not known.occlusion_labels and (known.visibility == VISIBLE).sum() == 4 * 13

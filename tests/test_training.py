@@ -65,7 +65,7 @@ def overfitted(tmp_path_factory):
     out = tmp_path_factory.mktemp("overfit") / "run"
     people = prepare(out).train
     stages = {"detector": {"epochs": 130, "lr": 4e-3, "batch_size": 8, **STILL},
-              "regressor": {"epochs": 100, "lr": 5e-3, "channels": 32, "levels": 3}, "joint": {"epochs": 15}}
+              "regressor": {"epochs": 150, "lr": 5e-3, "channels": 32, "levels": 3}, "joint": {"epochs": 15}}
     return Overfitted(people, out, {stage: train(stage, out, **changes) for stage, changes in stages.items()})
 
 
