@@ -52,7 +52,7 @@ def reproduce(preset: Preset = "synthetic",
               only: Annotated[str, typer.Option(metavar="NN", help="Run this notebook only.")] = None,
               p: Parameters = (),
               fresh: Annotated[bool, typer.Option("--fresh", help="Remove first what an earlier run left.")] = False,
-              seeds: Annotated[str, typer.Option(metavar="0,1,2", help="Train the rows of notebook 06 with these seeds.",
+              seeds: Annotated[str, typer.Option(metavar="0,1,2", help="Train notebook 06's rows with these seeds.",
                                                  show_default=False)] = "",
               dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing: say what is found, and what time "
                                                     "and memory it would take here.")] = False):

@@ -110,7 +110,7 @@ def test_fresh_removes_the_runs_artifacts_and_nothing_else(notebook, run, tmp_pa
     (out / "02_b.failed.ipynb").write_text("{}")
     (out / "mine").mkdir()
     run(folder, fresh=True)
-    assert kinds(out) == ["01_a.ipynb", "manifest.json", "mine", "seen.txt"]
+    assert kinds(out) == ["01_a.ipynb", "manifest.json", "mine", "report.html", "seen.txt"]
 
 
 def test_fresh_does_not_touch_a_folder_that_is_no_run(notebook, run, tmp_path):
