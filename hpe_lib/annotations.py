@@ -13,7 +13,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import scipy.io
 
 from hpe_lib.artifacts import BadInput
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, LSP_ROWS, MPII, OCCLUDED, VISIBLE
@@ -82,6 +81,13 @@ def _reading(path, expected):
         raise BadInput(path, f"{type(error).__name__}: {error}"[:200], expected) from None
 
 
+def _mat_file(path) -> dict:
+    """The variables of a .mat file, version 4 to 7."""
+    from scipy.io import loadmat  # here: importing it takes half a second, and photographs need none
+
+    return loadmat(path)
+
+
 # ---- MPII, the official layout
 
 
@@ -93,7 +99,7 @@ def mpii_official(path: Path) -> Annotations:
     BadInput if the file cannot be read or is of another layout.
     """
     with _reading(path, "a .mat file in MPII's official layout, with RELEASE"):
-        return _official(scipy.io.loadmat(path)["RELEASE"].ravel()[0])
+        return _official(_mat_file(path)["RELEASE"].ravel()[0])
 
 
 def _official(release) -> Annotations:
@@ -174,7 +180,7 @@ def mpii_truth(path: Path, rows: Path | None = None) -> Annotations:
         elif Path(path).read_bytes()[:1] == b"[":
             found = _json(json.loads(Path(path).read_text()))
         else:
-            found = _mat(scipy.io.loadmat(path))
+            found = _mat(_mat_file(path))
     return found if rows is None else in_order_of(path, found, rows)
 
 
@@ -242,7 +248,7 @@ def lsp(path: Path) -> Annotations:
     """
     expected = "a .mat file whose `joints` is (14, 3, N) or (3, 14, N)"
     with _reading(path, expected):
-        joints = scipy.io.loadmat(path)["joints"]
+        joints = _mat_file(path)["joints"]
     if joints.dtype.kind not in "iuf" or joints.ndim != 3 or joints.shape[:2] not in ((14, 3), (3, 14)):
         raise BadInput(path, f"joints of shape {joints.shape}, {joints.dtype}", expected)
     original = joints.shape[0] == 3
@@ -297,7 +303,7 @@ def predictions(path: Path, count: int | tuple, joints: int | tuple = J, whose: 
 def _arrays(path) -> list[tuple[str, np.ndarray]]:
     """Names and values of a file's numeric arrays; v7.3 keeps axes in reverse, they are put back."""
     if not h5py.is_hdf5(path):
-        return [found for name, value in scipy.io.loadmat(path).items() if not name.startswith("__")
+        return [found for name, value in _mat_file(path).items() if not name.startswith("__")
                 for found in _numeric(name, value)]
     names = []
     with h5py.File(path) as file:

@@ -134,8 +134,9 @@ def starts(parameters: dict[str, dict]) -> list[str]:
                 lines.append(f"{stage}: starts from {cascade.stage_folder(folder)}")
             except BadInput as error:
                 lines.append(f"{stage}: NOT FOUND: {error}")
-    if parameters["03"]["pretrained"] and not parameters["03"]["init_from"]:
-        url = torchvision.models.get_model_weights(parameters["03"]["trunk"]).IMAGENET1K_V1.url
+    trunk, pretrained = parameters["03"]["trunk"], parameters["03"]["pretrained"]
+    if pretrained and not parameters["03"]["init_from"] and trunk in torchvision.models.list_models():
+        url = torchvision.models.get_model_weights(trunk).IMAGENET1K_V1.url
         file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
         lines.append(f"ImageNet weights: {'found' if file.is_file() else 'to be fetched from ' + url}")
     return lines

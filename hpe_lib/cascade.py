@@ -43,6 +43,8 @@ class Cascade(nn.Module):
         self.map_stride = network["map_stride"]
         self.first = choice(network, "first", FIRST)
         prior = network.get("prior", 0.5) if self.first == "detection" else 0.5  # a regression network starts at 0
+        if pretrained and str(network["trunk"]).startswith("slim"):
+            raise BadInput("pretrained", f"true with trunk {network['trunk']!r}", "a trunk that has ImageNet weights")
         first_network = FCN8 if network["trunk"] in VGGS else Detector
         self.detector = first_network(network["trunk"], self.map_stride, pretrained, prior)
         self.stacked = choice(network, "stacked", STACKED)

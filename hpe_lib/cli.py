@@ -231,4 +231,4 @@ def report(name, score, people):
     lines += [f"{count} people skipped: {why}" for why, count in people.skipped.items() if count]
     if people.center_from_joints:
         lines.append("the crops are placed by the annotation: a hint from the truth")
-    return "\n".join([*lines, "", evaluation.table({name: score}).round(1).T.to_string()])
+    return "\n".join([*lines, "", evaluation.table({name: score}).round(2).T.to_string()])

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import scipy.io
 import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -120,24 +119,32 @@ class Pixels:
         return self.array[row]
 
 
-ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how a complete JPEG or PNG ends
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a broken image is said once, by us
 
 
 def read_image(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB, EXIF orientation honoured. BadInput if absent, not an image, or cut off.
 
-    OpenCV fills what a truncated JPEG lacks with grey and says nothing, so the end marker is asked for first.
+    OpenCV fills what a truncated JPEG lacks with grey and says nothing, so the end marker is asked for first. Cameras
+    may write more behind it.
     """
     if not path.is_file():
         raise BadInput(path, "no such file", "an image")
     data = path.read_bytes()
-    ending = ENDINGS.get(data[:2], b"")
-    if ending not in data[-4096:]:
+    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[scan(data):] or data[:2] == b"\x89P" and b"IEND" not in data:
         raise BadInput(path, f"{len(data)} bytes without the image's end", "a complete image file")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if image is None:
         raise BadInput(path, f"{len(data)} bytes that are no readable image", "a JPEG or PNG image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def scan(data: bytes) -> int:
+    """Where a JPEG's compressed scan begins: behind its headers, which may hold a thumbnail with an end of its own."""
+    place = 2
+    while data[place:place + 1] == b"\xff" and data[place:place + 2] != b"\xff\xda":
+        place += 2 + int.from_bytes(data[place + 2:place + 4], "big")
+    return place
 
 
 def person_range(people: str) -> tuple[str, slice]:
@@ -188,8 +195,10 @@ def _official_file(root: Path) -> Path:
 
 
 def _has_release(path: Path) -> bool:
+    from scipy.io import whosmat  # here: see annotations
+
     try:
-        return "RELEASE" in [name for name, *_ in scipy.io.whosmat(path)]
+        return "RELEASE" in [name for name, *_ in whosmat(path)]
     except Exception:  # scipy raises many kinds on what is no .mat file of version 4 to 7
         return False
 
@@ -202,13 +211,17 @@ def _official(path: Path, changed: int) -> Annotations:
 
 def _mpii_split(root: Path, path: Path, split: str) -> Annotations:
     truth = _official(path, path.stat().st_mtime_ns)
-    if split in ("all", "test"):
-        return truth[~truth.train | (split == "all")]
-    if split == "val":
+    if split == "all":
+        return truth
+    if split == "test":
+        found = truth[~truth.train]
+    elif split == "val":
         found = annotations.in_order_of(path, truth, root / "valid.h5")
     else:
         found = truth[truth.train & ~np.isin(truth.image, annotations.mpii_rows(root / "valid.h5")[0])]
-    size = SPLIT_SIZES["mpii", split]
+    if not len(found):
+        raise BadInput(path, f"nobody of {split} among its {len(truth)} people", f"a file that holds {split}")
+    size = SPLIT_SIZES.get(("mpii", split), len(found))
     if len(truth) > 20000 and len(found) != size:  # fewer are a part of the official file's 40,000
         raise BadInput(path, f"{len(found)} people of {split}", f"the {size} of the published split")
     return found

@@ -6,7 +6,6 @@ hashes: those of files in public repositories are of the copies we read.
 
 import fnmatch
 import gzip
-import hashlib
 import os
 import shutil
 import stat
@@ -16,10 +15,12 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, combinations
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -113,9 +114,14 @@ def download(dataset: str, root: str | Path, say=print) -> None:
     lacking = [file for file in FILES[dataset] if not whole(root, file, say)]
     if lacking:
         say(f"to fetch: about {sum(file.size for file in lacking) / 1e6:,.0f} MB; {TERMS[dataset]}")
-        check_space(root, sum(file.size * (1 + (file.count > 1)) for file in lacking))  # archives and what is in them
+    needed = sum(file.size * (1 + (file.count > 1)) for file in lacking)  # archives and what is in them
+    if (free := shutil.disk_usage(root).free) < needed:
+        raise BadInput(root, f"{free / 1e9:.1f} GB free on its disk", f"{needed / 1e9:.1f} GB free")
     for file in lacking:
         failures += obtain(root, file, say)
+    for folder in (root / "predictions", root):
+        with suppress(OSError):  # not empty
+            folder.rmdir()
     if failures:
         raise BadInput(root, "; ".join(failures), ELSEWHERE[dataset])
 
@@ -144,24 +150,18 @@ def obtain(root: Path, file: File, say=print) -> list[str]:
         try:
             path = fetch(url, root, file)
             entry = {"url": url, "bytes": path.stat().st_size, "sha256": artifacts.file_hash(path)}
-            say(f"  {entry['bytes']:,} bytes, sha256 {entry['sha256']}" + hint(path, file))
+            say(f"  {entry['bytes']:,} bytes, sha256 {entry['sha256']}")
+            if file.md5 and (md5 := pooch.file_hash(str(path), "md5")) != file.md5:
+                say(f"  md5 {md5} - warning: a third party published {file.md5}")
             entry["files"] = 1 if path == root / file.name else unpack(path, root, file.name)
         except (Refused, requests.RequestException) as error:
-            say(f"  no: {one_line(error)}")
-            answers.append(f"{url}: {one_line(error)[:200]}")
+            said = one_line(error) if isinstance(error, Refused) else f"no connection ({type(error).__name__})"
+            say(f"  no: {said}")
+            answers.append(f"{urlsplit(url).netloc}: {said}")
             continue
         artifacts.write_json(root / RECORD, {**recorded(root), file.name: {**entry, "fetched": artifacts.now()}})
         return []
     return [f"{file.name} from no mirror: {', '.join(answers)}"]
-
-
-def hint(path: Path, file: File) -> str:
-    """The MD5 beside the one that a third party published: a warning at most."""
-    if not file.md5:
-        return ""
-    with open(path, "rb") as content:
-        found = hashlib.file_digest(content, "md5").hexdigest()
-    return f", md5 {found}" + ("" if found == file.md5 else f" - warning: a third party published {file.md5}")
 
 
 def fetch(url: str, root: Path, file: File) -> Path:
@@ -219,7 +219,6 @@ def append(answer, part: Path, have: int) -> None:
     if not have and not first.startswith(SIGNATURES[kind]):
         page = first.lstrip()[:15].lower().startswith((b"<!doctype", b"<html"))
         raise Refused(f"{'an HTML page' if page else 'something else'} instead of a {kind} file, from {answer.url}")
-    check_space(part.parent, length)
     bar = tqdm(total=have + length or None, initial=have, unit="B", unit_scale=True, disable=None, leave=False)
     with open(part, "ab" if have else "wb") as file, bar:
         for chunk in chain([first], chunks):
@@ -227,12 +226,6 @@ def append(answer, part: Path, have: int) -> None:
             bar.update(len(chunk))
     if size(part) < have + length:
         raise requests.ConnectionError(f"{size(part)} of {have + length} bytes")
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """BadInput unless so many bytes are free where the folder lies."""
-    if (free := shutil.disk_usage(folder).free) < needed:
-        raise BadInput(folder, f"{free / 1e9:.1f} GB free on its disk", f"{needed / 1e9:.1f} GB free")
 
 
 def unpack(path: Path, root: Path, pattern: str) -> int:
@@ -280,7 +273,6 @@ def members(path: Path) -> Iterator[tuple]:
     else:
         with tarfile.open(path) as archive:
             for info in archive:
-                tarfile.data_filter(info, str(path.parent))  # raises a TarError of its own
                 if safe(info.name, info.isfile() or info.isdir()) and info.isfile():
                     yield info.name, partial(archive.extractfile, info)
 
@@ -329,7 +321,7 @@ def check(dataset: str, root: str | Path, splits: dict | None = None) -> dict:
     read = {name: [path for path in there if path in looked] for name, there in paths.items()}
     found = {"dataset": dataset, "problems": problems,
              "splits": {name: {"asked": splits[name], **contents(p)} for name, p in people.items()},
-             "missing": {"count": len(missing), "first": [path.name for path in missing[:FIRST]]},
+             "missing": {"count": len(missing), "first": missing[:FIRST]},
              "unreadable": {"count": len(unreadable), "first": unreadable[:FIRST]},
              "near_duplicates": [pair for a, b in combinations(people, 2)
                                  for pair in copies({a: read[a], b: read[b]}, looked)]}
@@ -347,16 +339,16 @@ def contents(people: datasets.People) -> dict:
 
 
 def look(paths: list[Path]) -> tuple[dict, list, list]:
-    """Read every image: {path: thumbnail (16, 16) float32, mean 0, length 1}, absent paths, {"file", "found"}."""
+    """Read every image: {path: thumbnail (16, 16) float32, mean 0, length 1}, absent names, "NAME (fault)"."""
     thumbnails, missing, unreadable = {}, [], []
     for path in tqdm(paths, desc="reading images", disable=None, leave=False, mininterval=5):
         if not path.is_file():
-            missing.append(path)
+            missing.append(path.name)
             continue
         try:
             grey = cv2.cvtColor(datasets.read_image(path), cv2.COLOR_RGB2GRAY)
         except BadInput as error:
-            unreadable.append({"file": path.name, "found": error.args[1]})
+            unreadable.append(f"{path.name} ({error.args[1]})")
             continue
         small = cv2.resize(grey, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32)
         small -= small.mean()
@@ -374,10 +366,9 @@ def copies(paths: dict, thumbnails: dict) -> list[dict]:
     (a, b), found = paths, []
     many, few = (np.stack([thumbnails[path] for path in paths[name]]) for name in (a, b))
     for seen in (few, few[:, :, ::-1]):
-        for start in range(0, len(seen), 1000):  # MPII's 14,679 × 2,729 at once would be 160 MB
-            alike = seen[start:start + 1000].reshape(-1, 256) @ many.reshape(-1, 256).T
-            found += [{"files": [paths[a][j].name, paths[b][start + i].name], "splits": [a, b],
-                       "correlation": round(float(alike[i, j]), 4)} for i, j in np.argwhere(alike > COPY)]
+        alike = many.reshape(-1, 256) @ seen.reshape(-1, 256).T  # MPII's 14,679 × 2,729: 160 MB
+        found += [{"files": [paths[a][i].name, paths[b][j].name], "splits": [a, b],
+                   "correlation": round(float(alike[i, j]), 4)} for i, j in np.argwhere(alike > COPY)]
     return sorted(found, key=lambda pair: -pair["correlation"])
 
 
@@ -391,8 +382,8 @@ def report(found: dict) -> str:
             lines += [f"  {lost:,} ({lost / split['people']:.0%}) have no normaliser: left out of {split['metric']}"]
         lines += [f"  {count:,} left out: {why}" for why, count in split["left out"].items()]
     for kind in ("missing", "unreadable"):
-        names = [one if isinstance(one, str) else f"{one['file']} ({one['found']})" for one in found[kind]["first"]]
-        lines += [f"{found[kind]['count']:,} images {kind}" + (f", first {', '.join(names)}" if names else "")]
+        names = ", ".join(found[kind]["first"])
+        lines += [f"{found[kind]['count']:,} images {kind}" + (f", first {names}" if names else "")]
     pairs = found["near_duplicates"]
     lines += [f"{len(pairs)} near-duplicates between splits (thumbnails that correlate above {COPY})"]
     lines += [f"  {pair['files'][1]} ({pair['splits'][1]}) is like {pair['files'][0]} ({pair['splits'][0]}): "

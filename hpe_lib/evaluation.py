@@ -127,7 +127,8 @@ def box_normalised(predicted: np.ndarray, people: People) -> float | None:
 
 def distances(predicted: np.ndarray, people: People) -> np.ndarray:
     """(N, 16) image px from prediction to truth; infinite where the prediction is not finite."""
-    distance = np.linalg.norm(predicted - people.joints, axis=-1)
+    with np.errstate(over="ignore"):
+        distance = np.linalg.norm(predicted - people.joints, axis=-1)
     return np.where(np.isfinite(predicted).all(-1), distance, np.inf)
 
 

@@ -161,3 +161,49 @@ def test_a_place_that_cannot_be_written_is_one_line_and_status_2(tmp_path, capsy
     (tmp_path / "file").write_text("")
     assert called("train", "detector", "--preset", "smoke", "--out", str(tmp_path / "file" / "x")) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+# ---- reproduce --dry-run and --seeds
+
+
+@pytest.fixture
+def reproduced(monkeypatch, tmp_path):
+    """`hpe reproduce` from an empty folder, its library replaced by notes of how it was called."""
+    from hpe_lib import bench, reproduce
+
+    calls = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "run", lambda *given: calls.append(("run", *given)))
+    step = {"seconds": 2.0, "memory_mb": 512.0, "measured_batch": 2, "loss": 1.0}
+    monkeypatch.setattr(bench, "training_step", lambda stage, *_: calls.append(("step", stage)) or step)
+    return calls
+
+
+def test_a_dry_run_says_what_it_would_take_and_runs_nothing(reproduced, tmp_path, capsys):
+    (tmp_path / "x" / "detector").mkdir(parents=True)
+    (tmp_path / "x" / "detector" / "manifest.json").write_text("{}")
+    line = "reproduce --preset smoke --dry-run --fresh --out x -p 03.epochs=4"
+    assert called(*line.split()) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert reproduced == [("step", stage) for stage in ("detector", "regressor", "joint")]
+    assert told[0] == "train: 48 people of synthetic, 1-48" and told[2].startswith("detector: 12 steps of 16 people")
+    assert told[-1] == "all stages: 1 min on this device, without scoring"  # 12 + 6 + 3 steps of 2 s
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
+        "x", "x/detector", "x/detector/manifest.json"]
+
+
+@pytest.mark.parametrize("line", ["--preset nix", "-p lrr=1", "-p epochs=-1", "--seeds 1,x", "--seeds 0.5"])
+def test_a_dry_run_refuses_what_a_run_would(reproduced, capsys, line):
+    assert called("reproduce", "--dry-run", *line.split()) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith("hpe: ") and told.err.count("\n") == 1 and not reproduced
+
+
+def test_seeds_are_notebook_06_s(reproduced, capsys):
+    assert called("reproduce", "--preset", "smoke", "--seeds", "0,1,2", "-p", "03.lr=1e-3", "--out", "x") == 0
+    (_, preset, out, given, *_), = reproduced
+    assert (preset, str(out), given) == ("smoke", "x", ["03.lr=1e-3", "06.seeds=0,1,2"])
+    assert presets.resolve(preset, given)["06"]["seeds"] == [0, 1, 2]
+    assert presets.resolve("smoke")["06"]["seeds"] == []
+    reproduced.clear()
+    assert called("reproduce", "--preset", "smoke") == 0 and list(reproduced[0][3]) == []

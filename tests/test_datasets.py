@@ -563,3 +563,112 @@ def test_a_run_without_people_or_with_changed_ones(tmp_path, folder):
     with pytest.raises(BadInput) as error:
         datasets.opened(tmp_path / "run")
     says(error, "val people that have changed", "notebook 01")
+
+
+# ---- complete images with more behind their end, and cut ones with an end in their headers
+
+
+@pytest.fixture
+def jpeg():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+    return cv2.imencode(".jpg", pixels)[1].tobytes()
+
+
+def test_bytes_behind_a_complete_jpeg_do_no_harm(tmp_path, jpeg):
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    (tmp_path / "b.jpg").write_bytes(jpeg + bytes(10_000))  # cameras put films there
+    assert np.array_equal(datasets.read_image(tmp_path / "a.jpg"), datasets.read_image(tmp_path / "b.jpg"))
+
+
+def test_a_thumbnail_s_end_is_not_the_image_s(tmp_path, jpeg):
+    header = b"\xff\xe1" + (2 + len(jpeg)).to_bytes(2, "big") + jpeg  # an APP1 segment that holds a whole JPEG
+    (tmp_path / "whole.jpg").write_bytes(jpeg[:2] + header + jpeg[2:])
+    assert datasets.read_image(tmp_path / "whole.jpg").shape == (64, 48, 3)
+    (tmp_path / "cut.jpg").write_bytes(jpeg[:2] + header + jpeg[2:-400])
+    with pytest.raises(BadInput, match="without the image's end"):
+        datasets.read_image(tmp_path / "cut.jpg")
+
+
+def test_opencv_keeps_its_mouth_shut(tmp_path, capfd):
+    whole = cv2.imencode(".bmp", np.zeros((64, 48, 3), np.uint8))[1].tobytes()
+    (tmp_path / "half.bmp").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(BadInput):
+        datasets.read_image(tmp_path / "half.bmp")
+    assert capfd.readouterr() == ("", "")
+
+
+# ---- frames of another margin, augmentation in steps, points withheld, images not asked for
+
+
+def test_the_margin_is_the_frame_s_side_in_bodies(folder, tmp_path):
+    usual, wide = (datasets.load("lspet", folder, "1-5", **given) for given in ({}, {"margin": 380 / 300}))
+    assert (usual.side == 1.25 * usual.body).all() and usual.frame(0, 256).body_in_crop == pytest.approx(204.8)
+    assert wide.frame(0, 380).body_in_crop == pytest.approx(300)  # VGG's: a body of 300 px in 380 (F1)
+    assert (wide.body == usual.body).all() and (wide.center == usual.center).all()
+    assert wide.fingerprint() != usual.fingerprint()
+    drawn = [datasets.load("synthetic", "", "1-2", 64, margin=margin, cache=tmp_path / "c") for margin in (1.25, 2.0)]
+    assert drawn[0].fingerprint() == drawn[1].fingerprint()  # drawn people fill their frames as they are
+
+
+def test_the_margin_of_a_run_is_kept(folder, tmp_path):
+    given = {"dataset": "lspet", "data_root": folder, "train": "1-3", "val": "4-5", "image_size": 64, "data_seed": 0,
+             "only_present": False}
+    datasets.prepare(tmp_path / "wide", **given, margin=2.0)
+    datasets.prepare(tmp_path / "older", **given)
+    assert [datasets.opened(tmp_path / name).train.side[0] for name in ("wide", "older")] == [300, 187.5]
+
+
+@pytest.mark.parametrize("value, middle, step, wanted", [
+    (14.9, 0, 10, 10), (-15.1, 0, 10, -20), (4.9, 0, 10, 0), (0.76, 1, 0.1, 0.8), (1.24, 1, 0.1, 1.2),
+    (1.3, 1, 0.25, 1.25), (17.3, 0, 0, 17.3), (-0.3, 1, 0, -0.3)])
+def test_values_in_steps(value, middle, step, wanted):
+    assert datasets.stepped(value, middle, step) == pytest.approx(wanted)
+
+
+def test_augmentation_in_predefined_steps():
+    """§3.1: every angle and size that the steps allow is drawn, and no other; the same draws as without steps."""
+    frame = Frame((50, 50), 100, 64, 80)
+    steps, any_ = (Augmentation(40, 0.7, 1.3, True, *given) for given in ((10, 0.1), ()))
+    stepped, free = ([one(frame, np.random.default_rng(seed)) for seed in range(400)] for one in (steps, any_))
+    assert {round(one.angle, 6) for one in stepped} == {10 * n for n in range(-4, 5)}
+    assert {round(one.side, 6) for one in stepped} == {round(1000 / n, 6) for n in range(7, 14)}
+    assert len({one.angle for one in free}) == 400 == len({one.side for one in free})
+    assert max(abs(one.angle - other.angle) for one, other in zip(stepped, free)) <= 5
+    assert [one.mirrored for one in stepped] == [one.mirrored for one in free]
+
+
+def test_points_can_be_withheld(tmp_path):
+    """Strategy (ii) of §3.1: no labels of pelvis and thorax, everything else as it was."""
+    drawn, withheld = (datasets.load("synthetic", "", "1-4", 64, missing_points=how, cache=tmp_path / "c")
+                       for how in ("as_labelled", "withheld"))
+    rows = [MPII.index("pelvis"), MPII.index("thorax")]
+    assert (drawn.visibility[:, rows] != ABSENT).all() and (withheld.visibility[:, rows] == ABSENT).all()
+    assert np.isnan(withheld.joints[:, rows]).all() and not np.isnan(drawn.joints).any()
+    assert (withheld.joints[:, MPII.scored] == drawn.joints[:, MPII.scored]).all()
+    assert (withheld.visibility[:, MPII.scored] == drawn.visibility[:, MPII.scored]).all()
+    assert withheld.fingerprint() != drawn.fingerprint()
+    item = PoseDataset(withheld, 64)[0]
+    assert (item["visibility"][rows] == ABSENT).all() and (item["joints"][rows] == 0).all()
+
+
+def test_annotations_can_be_looked_at_without_images(folder, monkeypatch):
+    whole = datasets.load("lspet", folder, "1-5")
+    shutil.rmtree(folder / "images")
+    bare = datasets.load("lspet", folder, "1-5", only_present=None)
+    assert bare.fingerprint() == whole.fingerprint() and len(bare) == 5
+    for only_present in (False, True):
+        with pytest.raises(BadInput, match="5 of 5 people's images absent"):
+            datasets.load("lspet", folder, "1-5", only_present=only_present)
+    scipy.io.savemat(folder / "joints.mat", {"joints": table(folder).transpose(1, 0, 2) % 1})
+    assert len(datasets.load("lsp", folder, "all", only_present=None)) == 5
+
+
+def test_rows_of_an_ablation_take_their_drawn_people_from_where_the_run_has_them(tmp_path, monkeypatch):
+    data = datasets.prepare(tmp_path / "runs" / "x", **SYNTHETIC, train="1-3", val="7-8")
+    assert [path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()].count("cache") == 1
+    monkeypatch.setattr(datasets.synthetic, "draw", None)  # nobody is drawn again
+    row = tmp_path / "runs" / "x" / "rows" / "some-row-seed0"
+    again = datasets.prepare(row, **data.manifest["parameters"])
+    assert again.manifest["fingerprints"] == data.manifest["fingerprints"]
+    assert datasets.opened(row).train.fingerprint() == data.train.fingerprint()
+    assert not list((tmp_path / "runs" / "x").rglob("cache"))

@@ -5,8 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
-from hpe_lib import evaluation
+from hpe_lib import datasets, evaluation
+from hpe_lib.cascade import Maps
 from hpe_lib.datasets import People, Pixels
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
@@ -208,3 +211,250 @@ def test_joint_by_joint_tells_occluded_from_visible():
     assert table.loc["left_wrist", ("joints", "occluded")] == 4 and len(table) == 14
     unlabelled = evaluation.by_joint({"one": predicted}, replace(truth, occlusion_labels=False))
     assert list(unlabelled)[0] == ("one", "annotated")
+
+
+# ---- hits, and differences on the same people
+
+
+def answered(truth, *wrong):
+    """The truth as predictions, but 99 px off at `wrong`: (people, joints), each an index or a slice."""
+    predicted = truth.joints.copy()
+    for persons, joints in wrong:
+        predicted[persons, joints] += 99
+    return predicted
+
+
+def half_hidden(count=10):
+    """Joint 0 of everybody occluded: of 10 people 10 joints, beside 130 visible ones that count."""
+    truth, _ = crowd(count)
+    visibility = truth.visibility.copy()
+    visibility[:, 0] = OCCLUDED
+    return replace(truth, visibility=visibility)
+
+
+def test_hits_are_what_the_score_counts():
+    truth, predicted = crowd(30, spread=4.0)
+    predicted[0, 0], visibility = np.nan, truth.visibility.copy()
+    visibility[1, 1] = ABSENT
+    normaliser = np.where(np.arange(30) == 2, np.nan, truth.normaliser)
+    truth = replace(truth, visibility=visibility, normaliser=normaliser)
+    hits = evaluation.hit(predicted, truth)
+    assert hits.shape == (30, 16) and hits.dtype == bool and not hits[0, 0] and not hits[1, 1] and not hits[2].any()
+    assert not hits[:, [PELVIS, THORAX]].any()
+    found = evaluation.score(predicted, truth)
+    assert 100 * hits.sum() / found["joints"] == pytest.approx(found["total"]) and 0 < found["total"] < 100
+
+
+def test_predictions_against_themselves_differ_by_nothing():
+    truth, (_, predicted) = half_hidden(50), crowd(50, spread=6.0)
+    assert 10 < evaluation.score(predicted, truth)["total"] < 90
+    for plus, minus in (([predicted], [predicted]), ([predicted, truth.joints], [truth.joints, predicted])):
+        found = evaluation.paired(plus, minus, truth)
+        assert list(found) == ["total", "visible", "occluded", "occluded_minus_visible"]
+        assert all(part == {"difference": 0, "ci95": [0, 0]} for part in found.values())
+
+
+def test_a_lead_is_counted_in_points_part_by_part():
+    """The other is wrong on 5 of 10 occluded joints and on one of 13 visible ones of each person."""
+    truth = half_hidden()
+    ours, other = answered(truth), answered(truth, (slice(5), 0), (slice(None), 1))
+    found = evaluation.paired([ours], [other], truth)
+    wanted = {"total": 1500 / 140, "visible": 100 / 13, "occluded": 50, "occluded_minus_visible": 50 - 100 / 13}
+    assert {name: part["difference"] for name, part in found.items()} == pytest.approx(wanted)
+    assert found["visible"]["ci95"] == pytest.approx([100 / 13] * 2)  # the same for everyone: nothing to resample
+    low, high = found["occluded"]["ci95"]
+    assert 10 <= low < 50 < high <= 90
+    turned = evaluation.paired([other], [ours], truth)
+    for name, part in found.items():
+        assert turned[name]["difference"] == pytest.approx(-part["difference"])
+        assert turned[name]["ci95"] == pytest.approx([-edge for edge in part["ci95"][::-1]])
+
+
+def test_a_lead_is_the_difference_of_the_scores():
+    truth, ours = crowd(40, spread=4.0)
+    other = np.where(np.arange(16)[:, None] < 3, np.nan, crowd(40, seed=1, spread=6.0)[1] - crowd(40, 1)[0].joints
+                     + truth.joints)
+    joints = truth.joints.copy()
+    joints[3], joints[4, :9] = np.nan, np.nan
+    truth = replace(half_hidden(40), joints=joints, normaliser=np.where(np.arange(40) == 7, np.nan, truth.normaliser))
+    scores = [evaluation.score(answer, truth) for answer in (ours, other)]
+    found = evaluation.paired([ours], [other], truth)
+    for part in ("total", "visible", "occluded"):
+        assert found[part]["difference"] == pytest.approx(scores[0][part] - scores[1][part])
+
+
+def test_how_much_larger_one_lead_is_than_another():
+    truth = half_hidden()
+    a, b = answered(truth), answered(truth, (slice(8), 1))  # a leads b by 8 of 140
+    c, d = answered(truth, (0, 2)), answered(truth, (slice(4), 2))  # c leads d by 3
+    lead = evaluation.paired([a, d], [b, c], truth)["total"]
+    assert lead["difference"] == pytest.approx(500 / 140)
+    single = [evaluation.paired([one], [other], truth)["total"]["difference"] for one, other in ((a, b), (c, d))]
+    assert single == pytest.approx([800 / 140, 300 / 140]) and lead["ci95"][0] < 500 / 140 < lead["ci95"][1]
+
+
+def test_what_is_hard_for_both_falls_out_of_the_interval_of_their_difference():
+    truth, _ = crowd(100)
+    ours = answered(truth, (slice(50), slice(1, None)))
+    other = answered(truth, (slice(50), slice(None)), (slice(50, None), 0))
+    low, high = evaluation.score(ours, truth)["ci95"]
+    found = evaluation.paired([ours], [other], truth)["total"]
+    assert high - low > 10 and found["ci95"] == pytest.approx([100 / 14] * 2)
+
+
+def test_every_resample_is_shared_by_its_own_joints():
+    """A lead on each joint that there is: 100 points, however many joints the people drawn have."""
+    truth, _ = crowd(40)
+    joints = truth.joints.copy()
+    joints[:20, 1:] = np.nan
+    truth = replace(truth, joints=joints)
+    found = evaluation.paired([np.nan_to_num(joints)], [np.full_like(joints, np.inf)], truth)
+    assert found["total"] == {"difference": 100, "ci95": [100, 100]}
+
+
+def test_the_interval_of_a_lead_is_seeded_and_as_wide_as_the_binomial_says():
+    """400 people of one joint, which one answer misses on 80: 20 ± 1.96 · sqrt(0.8 · 0.2 / 400)."""
+    joints = np.full((400, 16, 2), np.nan)
+    joints[:, 0] = 0
+    truth = replace(people(np.zeros((400, 16, 2)), 10.0), joints=joints)
+    right, other = np.zeros((400, 16, 2)), np.where(np.arange(400)[:, None, None] < 80, 99.0, np.zeros((400, 16, 2)))
+    found = evaluation.paired([right], [other], truth)["total"]
+    assert found["difference"] == 20
+    assert np.abs(np.array(found["ci95"]) - (20 - 3.92, 20 + 3.92)).max() < 0.5
+    assert evaluation.paired([right], [other], truth)["total"] == found
+    assert evaluation.paired([right], [other], truth, seed=1)["total"]["ci95"] != found["ci95"]
+
+
+def test_what_the_truth_cannot_tell_is_no_difference():
+    truth = half_hidden()
+    found = evaluation.paired([answered(truth)], [answered(truth, (0, 0))], replace(truth, occlusion_labels=False))
+    assert found["total"]["difference"] == pytest.approx(100 / 140)
+    assert found["visible"] is found["occluded"] is found["occluded_minus_visible"] is None
+    seen, _ = crowd(10)  # labels, but nobody is occluded
+    found = evaluation.paired([answered(seen)], [answered(seen, (0, 0))], seen)
+    assert found["visible"] == found["total"] and found["occluded"] is found["occluded_minus_visible"] is None
+    nobody = replace(truth, normaliser=np.full(10, np.nan))
+    assert set(evaluation.paired([truth.joints], [truth.joints], nobody).values()) == {None}
+
+
+def test_a_difference_is_what_everybody_says_between_what_resamples_say():
+    points = np.concatenate([[7.0], np.arange(1001) / 10])
+    assert evaluation.difference(points) == {"difference": 7, "ci95": pytest.approx([2.5, 97.5])}
+    assert evaluation.difference(np.array([np.nan, 1, 2])) is None
+
+
+@pytest.mark.parametrize("edges, word, text", [
+    ((0.1, 6.34), "holds", "+5.1 [0.1, 6.3]"), ((-1.0, 6.0), "undecided", "+5.1 [-1.0, 6.0]"),
+    ((0.0, 6.0), "undecided", "+5.1 [0.0, 6.0]"), ((-6.0, 0.0), "undecided", "+5.1 [-6.0, 0.0]"),
+    ((-6.0, -0.2), "fails", "+5.1 [-6.0, -0.2]"), (None, "not measurable", "–"),
+])
+def test_a_difference_in_words(edges, word, text):
+    found = edges and {"difference": 5.06, "ci95": list(edges)}
+    assert evaluation.verdict(found) == word and evaluation.said(found) == text
+
+
+def test_a_difference_has_its_sign():
+    assert evaluation.said({"difference": -0.06, "ci95": [-2, 1]}) == "-0.1 [-2.0, 1.0]"
+
+
+# ---- other people's conventions
+
+
+def test_the_same_predictions_under_every_convention():
+    """Two people, heads of 10 px, 27 joints that count: one 7 px off, one occluded and far off, one 4.5 px off."""
+    truth, _ = crowd(2)
+    visibility, joint = truth.visibility.copy(), MPII.index
+    visibility[1, joint("left_ankle")], visibility[0, joint("right_knee")] = ABSENT, OCCLUDED
+    truth = replace(truth, visibility=visibility)
+    predicted = answered(truth, (1, PELVIS), (0, joint("right_knee")))
+    predicted[0, joint("head_top")] += 7, 0
+    predicted[0, joint("left_wrist")] += 4.5, 0
+    found = evaluation.conventions(predicted, truth)
+    wanted = {"pooled over 14 joints": 25 / 27, "mean over 14 joints": 13 / 14, "mean of the 7 columns": 6.5 / 7,
+              "head column: head top only": 1 / 2, "head column: mean with upper neck": 3 / 4,
+              "pelvis and thorax pooled too": 28 / 31, "visible joints only": 25 / 26, "moved by one pixel": 24 / 27,
+              "threshold 0.1": 24 / 27, "missing truth counted as wrong": 25 / 28, "head size without its 0.6": 26 / 27}
+    assert (found / 100).to_dict() == pytest.approx(wanted) and list(found.index) == list(wanted)
+
+
+@pytest.mark.parametrize("metric, own", [("PCKh@0.5", "head size without its 0.6"),
+                                         ("PCK@0.2", "longer side of the joints' box")])
+def test_the_first_convention_is_ours(metric, own):
+    truth, predicted = crowd(30, spread=3.0)
+    predicted[0, 0] = np.nan
+    truth = replace(truth, metric=metric, normaliser=np.where(np.arange(30) < 3, np.nan, truth.normaliser))
+    found, score = evaluation.conventions(predicted, truth), evaluation.score(predicted, truth)
+    assert found.iloc[0] == score["total"] and found.iloc[1] == score["total_macro"] and found.index[-1] == own
+    assert found["threshold 0.1"] == score["at_0.1"] and found["head column: head top only"] == score["head_top"]
+    assert found["head column: mean with upper neck"] == score["head"]
+    if metric == "PCK@0.2":
+        assert found[own] == score["box_normalised"] != score["total"]
+
+
+# ---- a patch over a joint
+
+
+class Looking(nn.Module):
+    """Maps that have the truth's places, but where the crop is not as it was the detector looks into the corner."""
+
+    map_stride, first = 2, "detection"
+
+    def __init__(self, truth, image_size):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1))
+        self.plain, self.asked = torch.from_numpy(truth.crops(image_size)), []
+        self.points = np.stack([frame.to_crop(joints) for frame, joints in zip(truth.frames(image_size), truth.joints)])
+
+    def forward(self, images):
+        changed = (images != self.plain).any(-1)
+        self.asked.append(changed)
+        points = torch.from_numpy(self.points.round().astype(int)).clamp(0, images.shape[1] - 1)
+        person = torch.arange(len(images))[:, None]
+        blind = changed[person, points[..., 1], points[..., 0]]
+        cells, maps = points // 2, torch.full((2, len(images), 16, 32, 32), -9.0)
+        seen = torch.where(blind[..., None], 0, cells)
+        joint = torch.arange(16)
+        maps[0, person, joint, seen[..., 1], seen[..., 0]] = torch.where(blind, -2.0, 9.0)
+        maps[1, person, joint, cells[..., 1], cells[..., 0]] = torch.where(blind, 0.25, 0.75)
+        return Maps(maps[0], maps[1])
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return datasets.load("synthetic", "", "1-6", 64, cache=tmp_path_factory.mktemp("cache"))
+
+
+def test_a_patch_over_a_joint_is_put_where_the_joint_is(drawn):
+    seen = Looking(drawn, 64)
+    found = evaluation.covering(seen, drawn, 64, [0.0, 0.2], decoder="argmax")
+    assert found.index.tolist() == [0.0, 0.2] and found.index.name == "side of the patch, body heights"
+    assert list(found) == ["detector", "cascade", "detector's peak", "cascade's peak"]
+    assert found.loc[0.0].tolist() == pytest.approx([100, 100, 1 / (1 + np.exp(-9)), 0.75], abs=1e-4)
+    assert found.loc[0.2].tolist() == pytest.approx([0, 100, 1 / (1 + np.exp(2)), 0.25], abs=1e-4)
+    plain, patched = (changed.numpy() for changed in seen.asked)
+    assert not plain.any()
+    for row, changed in enumerate(patched):
+        rows, columns = np.nonzero(changed)
+        width, body = np.ptp(columns) + 1, drawn.frame(row, 64).body_in_crop
+        inside = columns.min() > 0 and columns.max() < 63 and rows.min() > 0 and rows.max() < 63
+        assert not inside or abs(width - 0.2 * body) <= 1.5 and abs(np.ptp(rows) - np.ptp(columns)) <= 1
+
+
+def test_only_visible_scored_joints_of_people_with_a_normaliser_are_covered(drawn):
+    """One joint of each is left to choose: the first visible one that is scored."""
+    visibility, normaliser = np.full_like(drawn.visibility, OCCLUDED), drawn.normaliser.copy()
+    visibility[:, [PELVIS, MPII.index("head_top")]], normaliser[2] = VISIBLE, np.nan
+    visibility[4] = OCCLUDED  # nothing of this one is visible
+    asked = replace(drawn, visibility=visibility, normaliser=normaliser)[:5]
+    seen = Looking(drawn[[0, 1, 3]], 64)
+    evaluation.covering(seen, asked, 64, [0.1], decoder="argmax")
+    heads = np.rint(seen.points[:, MPII.index("head_top")]).astype(int)
+    assert len(seen.asked[0]) == 3 and all(changed[y, x] for changed, (x, y) in zip(seen.asked[0], heads))
+
+
+def test_which_joint_is_covered_is_seeded(drawn):
+    seen = Looking(drawn, 64)
+    for seed in (0, 0, 1):
+        evaluation.covering(seen, drawn, 64, [0.1], seed)
+    one, again, other = seen.asked
+    assert torch.equal(one, again) and not torch.equal(one, other)

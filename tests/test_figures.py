@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -125,3 +126,75 @@ def test_the_others_draw():
              figures.joint_maps(CROP, {"detector": maps[0], "regressor": maps[1]}, [0, 1, 2], joints[0], states[0]),
              figures.stack(RANDOM.random((19, 16, 16)))]
     assert all(figure._repr_png_().startswith(PNG) for figure in drawn) and len(people) == 1
+
+
+# ---- notebooks 04, 06 and 07
+
+
+def test_blocks_are_told_by_their_table_s_labels():
+    class Small(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.A1 = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1)
+            self.A2 = torch.nn.ModuleList([torch.nn.MaxPool2d(2), torch.nn.Conv2d(4, 6, 1, bias=False)])
+
+        def forward(self, images):
+            maps = self.A1(images)
+            for part in self.A2:
+                maps = part(maps)
+            return maps
+
+    network = Small()
+    found = figures.blocks(network, torch.zeros(2, 3, 16, 16))
+    assert found.to_dict("index") == {"A1": {"parameters": 3 * 4 * 9 + 4, "channels": 4, "map, cells": "8"},
+                                      "A2": {"parameters": 24, "channels": 4, "map, cells": "4, 4"}}
+    assert not [part for part in network.modules() if part._forward_hooks]  # nothing is left on the network
+
+
+def points(ax, marker):
+    """(x, y, …) of every line of one marker, in the order they were drawn."""
+    return [tuple(np.ravel(line.get_xydata()).tolist()) for line in ax.lines if line.get_marker() == marker]
+
+
+def intervals(ax):
+    """[[x, y], [x, y]] of every level line from one place to another."""
+    ends = [line.get_xydata().tolist() for line in ax.lines if line.get_marker() == "None"]
+    return [pair for pair in ends if len(pair) == 2 and pair[0][1] == pair[1][1]]
+
+
+def test_gaps_stand_beside_the_paper_s():
+    """ours: b 3 below the full cascade, c 1 above; the paper: b 2 below, and c is no row of it."""
+    against = {name: {"total": {"difference": value, "ci95": [value - 1, value + 2]}}
+               for name, value in (("full", 0.0), ("b", -3.0), ("c", 1.0))}
+    ax = figures.gaps(against, pd.Series({"full": 89.7, "b": 87.7, "d": 50.0})).axes[0]
+    ours, paper = points(ax, "o"), points(ax, "D")
+    assert [x for x, _ in ours] == [-3, 1] and [x for x, _ in paper] == [pytest.approx(-2)]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "c"] and ax.get_yticks().tolist() == [0, 1]
+    assert [round(y) for _, y in ours] == [0, 1] and [round(y) for _, y in paper] == [0] and ours[0][1] != paper[0][1]
+    assert [[x for x, _ in line] for line in intervals(ax)] == [[-4, -1], [0, 3]]
+    assert [line[0][1] for line in intervals(ax)] == [y for _, y in ours]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1] and "full" in ax.get_xlabel()
+    legend, = ax.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ours, 95 % over people", "paper"]
+
+
+def test_covered_joints_as_curves():
+    table = pd.DataFrame({"detector": [90.0, 20.0], "cascade": [95.0, 60.0], "detector's peak": [0.8, 0.1],
+                          "cascade's peak": [0.9, 0.5]}, index=pd.Index([0.0, 0.2], name="side"))
+    figure = figures.covering(table, "PCKh@0.5")
+    drawn = {(ax.get_ylabel(), line.get_label()): line.get_xydata().tolist() for ax in figure.axes for line in ax.lines}
+    share, peak = "PCKh@0.5 of the covered joint, %", "mean peak"
+    assert drawn == {(share, "detector"): [[0, 90], [0.2, 20]], (share, "cascade"): [[0, 95], [0.2, 60]],
+                     (peak, "detector"): [[0, 0.8], [0.2, 0.1]], (peak, "cascade"): [[0, 0.9], [0.2, 0.5]]}
+    assert all(ax.get_ylim()[0] == 0 and ax.get_xlabel() == "side" for ax in figure.axes)
+    assert len({line.get_marker() for line in figure.axes[0].lines}) == 2  # told apart without colour, too
+
+
+def test_where_predictions_stand_among_printed_totals():
+    tables = {"Table 6": pd.Series({"a": 80.0, "b": 89.7}), "Table 7": pd.Series({"c": 73.0})}
+    ax = figures.standing(tables, {"file": {"total": 85.0, "ci95": [84.0, 86.5]}}).axes[0]
+    assert points(ax, "o") == [(80, 0, 89.7, 0), (73, 1)] and points(ax, "D") == [(85, 2)]
+    assert intervals(ax) == [[[84, 2], [86.5, 2]]]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Table 6", "Table 7", "file"]
+    assert ax.get_yticks().tolist() == [0, 1, 2] and ax.get_ylim()[0] > ax.get_ylim()[1]
+    assert figures.standing(tables, {})._repr_png_().startswith(PNG)  # nobody's predictions are there

@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 import torch
 
-from hpe_lib import annotations, cascade, datasets, heatmaps, prediction
+from hpe_lib import annotations, artifacts, cascade, datasets, heatmaps, prediction, presets, training
 from hpe_lib.artifacts import BadInput
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
@@ -205,7 +205,7 @@ def test_splits_share_no_image(folder, people, keys):
 def test_the_order_of_the_row_list_is_kept(folder):
     rows(folder / "valid.h5", ["e.jpg", "a.jpg", "b.jpg", "a.jpg"], [1, 3, 1, 1])
     assert list(datasets.load("mpii", folder, "val").keys) == ["e.jpg 1", "a.jpg 3", "b.jpg 1", "a.jpg 1"]
-    with pytest.raises(BadInput, match="found 0 people, expected at least the 1 of people train"):
+    with pytest.raises(BadInput, match="found nobody of train among its 7 people"):
         datasets.load("mpii", folder, "train")
 
 
@@ -279,3 +279,23 @@ def test_a_run_on_mpii_shares_neither_people_nor_images(folder, tmp_path):
     with pytest.raises(BadInput) as error:
         datasets.prepare(tmp_path / "other", **given, train="1-3", val="val")
     says(error, "1 in both", "b.jpg")
+
+
+# ---- the paper's presets on them
+
+
+@pytest.mark.slow  # 4 minutes (res) and 10 (vgg) on two cores
+@pytest.mark.parametrize("preset", ["paper-res", "paper-vgg"])
+def test_the_first_twelve_steps_of_the_papers_presets_on_real_people(preset, test_data, tmp_path):
+    """Full networks at printed sizes and rates, from random weights: four people whose photographs are at hand."""
+    own = ["01.train=val 1-4", "01.val=val 5-5", f"data_root={test_data / 'mpii'}", "only_present=true",
+           "pretrained=false", "batch_size=1", "workers=0", "epochs=3"]
+    resolved = presets.resolve(preset, own)
+    datasets.prepare(tmp_path, **resolved["01"])
+    training.write_targets(tmp_path, **resolved["02"])
+    for stage, number in (("detector", "03"), ("regressor", "04"), ("joint", "05")):
+        records = list(training.train(stage, tmp_path, resolved[number]))
+        made = artifacts.manifest(tmp_path / cascade.STAGES[stage])
+        assert made["steps"] == 12 and all(np.isfinite(record["loss"]) for record in records)
+        print(f"{preset} {stage}: losses {[round(record['loss'], 1) for record in records]}, "
+              f"{made['wall_seconds'] / 12:.1f} s a step, {made['peak_memory_mb'] / 1024:.1f} GiB")

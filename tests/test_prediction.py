@@ -145,3 +145,42 @@ def test_logits_are_read_as_the_logarithms_they_are():
     logits[:, :, 3, 2:5] = torch.tensor([2.0, 5.0, 4.0])
     joints, *_ = prediction.decode(Maps(logits, None), 1, "parabola")
     assert joints[0, 0, 0] == pytest.approx(3.25, abs=1e-4)
+
+
+# ---- a patch on a crop
+
+
+def patch(point, side, size=8):
+    """Columns and rows that `cover` changes of a black crop with one white pixel row below."""
+    crops = np.zeros((1, size + 1, size, 3), np.uint8)
+    crops[0, -1] = 255
+    changed = (prediction.cover(crops, np.array([point], float), np.array([side])) != crops).any(-1)[0]
+    rows, columns = np.nonzero(changed[:size])
+    assert changed.sum() == len(set(rows)) * len(set(columns)) + changed[size:].sum()  # a rectangle
+    return sorted(set(columns.tolist())), sorted(set(rows.tolist()))
+
+
+@pytest.mark.parametrize("point, side, columns, rows", [
+    ((3, 4), 1, [3], [4]), ((3, 4), 3, [2, 3, 4], [3, 4, 5]), ((1, 6), 3, [0, 1, 2], [5, 6, 7]),  # x is the column
+    ((3.5, 4.5), 2, [3, 4], [4, 5]), ((3.4, 4.4), 3, [2, 3, 4], [3, 4, 5]),  # (0, 0) is the first pixel's centre
+    ((0, 0), 3, [0, 1], [0, 1]), ((7, 3), 3, [6, 7], [2, 3, 4]), ((-0.5, 3), 2, [0], [2, 3]),
+    ((-4, 3), 3, [], []), ((3, -9), 3, [], []), ((20, 3), 3, [], []), ((3, 4), 0, [], []),
+])
+def test_a_patch_covers_exactly_its_square(point, side, columns, rows):
+    found = patch(point, side)
+    if point[1] == 3 and side == 2:  # between two rows either is right
+        assert found[0] == columns and len(found[1]) == 2
+    else:
+        assert found == (columns, rows)
+
+
+def test_a_patch_has_its_own_crop_s_mean_colour_and_leaves_the_crop_as_it_was():
+    given = crops(3).numpy()
+    before = given.copy()
+    covered = prediction.cover(given, np.array([[3.0, 4.0], [30.0, 1.0], [10.0, 20.0]]), np.array([3.0, 5.0, 99.0]))
+    assert (given == before).all() and covered.dtype == np.uint8 and covered.shape == given.shape
+    for plain, one in zip(given, covered):
+        changed = (one != plain).any(-1)
+        assert np.abs(one[changed] - plain.mean((0, 1))).max() <= 1
+    assert [int((one != plain).any(-1).sum()) for one, plain in zip(covered[:2], given)] == [9, 4 * 4]
+    assert (covered[2] == covered[2, 0, 0]).all()

@@ -153,3 +153,29 @@ def test_an_override_must_reach_a_notebook_that_runs():
     assert presets.resolve("synthetic", ["epochs=7"], running=["05"])["03"]["epochs"] != 7
     with pytest.raises(BadInput, match="notebook 03, which does not run now"):
         presets.resolve("synthetic", ["03.epochs=7"], running=["04", "05"])
+
+
+@pytest.mark.parametrize("given", [
+    "margin=0", "missing_points=maybe", "03.first=discs", "03.first_sees=none", "03.rotation_step=-1",
+    "03.scale_step=-0.1", "04.regressor=unet", "04.stacked=all", "04.kernels=9,13,13", "04.kernels=9,13,13,14",
+    "04.std=-1", "03.weight_decay=-1", "warmup=-0.1"])
+def test_a_value_of_a_newer_parameter_that_would_fail_later_is_refused(given):
+    with pytest.raises(BadInput, match="found .*, expected ") as refused:
+        presets.resolve("synthetic", [given])
+    assert str(refused.value).startswith(f"-p {given}, {given.partition('=')[0].rpartition('.')[2]}: found ")
+
+
+@pytest.mark.parametrize("given, wanted", [
+    ("01.margin=1.2667", 1.2667), ("01.missing_points=withheld", "withheld"), ("03.first=regression", "regression"),
+    ("03.first_sees=", ""), ("03.rotation_step=0", 0), ("03.scale_step=0.1", 0.1), ("04.stacked=heatmaps", "heatmaps"),
+    ("04.regressor=convolutions", "convolutions"), ("04.kernels=5, 5, 5, 7", [5, 5, 5, 7]), ("04.std=0", 0),
+    ("03.epochs=0", 0), ("01.train=val 1-100", "val 1-100")])
+def test_values_of_newer_parameters_at_the_edge_are_taken(given, wanted):
+    name, _, _ = given.partition("=")
+    number, _, name = name.partition(".")
+    assert presets.resolve("synthetic", [given])[number][name] == wanted
+
+
+@pytest.mark.parametrize("name", presets.LIMITS)
+def test_every_limit_is_of_a_parameter_that_there_is(name):
+    assert any(name in presets.declared(number) for number in presets.notebooks())

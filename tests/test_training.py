@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -572,3 +573,153 @@ def test_optimizers_by_name():
     assert made["sgd"].defaults["momentum"] == 0.9
     with pytest.raises(BadInput, match="rmsprop"):
         training.make_optimizer("lion", [], 0.1, 0.0)
+
+
+def test_a_stage_of_no_steps_has_a_learning_rate():
+    for schedule in ("geometric", "step", "cosine"):
+        for warmup in (0.0, 0.05):
+            assert training.learning_rate(0, 0, schedule, 0.01, warmup) == 1
+
+
+# ---- no epochs, and the rows of an ablation
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of all stages that no test changes."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    prepare(out)
+    for stage in STAGES:
+        train(stage, out)
+    return out
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of it, its people beside it."""
+    (tmp_path / "cache").symlink_to(finished.parent / "cache")
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def same_weights(one, other, prefix=""):
+    one, other = ({name: tensor for name, tensor in weights(folder).items() if name.startswith(prefix)}
+                  for folder in (one, other))
+    return len(one) > 0 and set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_no_epochs_take_weights_over_as_they_are(finished, tmp_path, capsys):
+    """Before LSP's fine-tuning (F18): running statistics too; the joint stage goes on from there."""
+    prepare(other := tmp_path / "other", train="9-14")
+    begin = {"epochs": 0, "init_from": str(finished)}
+    assert train("detector", other, **begin) == train("regressor", other, **begin) == []
+    assert same_weights(other / "detector", finished / "cascade", "detector.")  # of the latest stage there
+    assert same_weights(other / "regressor", finished / "cascade")
+    found = artifacts.manifest(other / "detector")
+    assert found["steps"] == 0 and training.history(other / "detector") == [] and "init_from" in found["upstream"]
+    assert (other / "detector" / "history.jsonl").is_file() and "detector: trained" in capsys.readouterr().out
+    assert train("detector", other, **begin) == [] and "detector: reused" in capsys.readouterr().out
+    assert len(train("joint", other, epochs=1)) == 1 and not same_weights(other / "cascade", finished / "cascade")
+    assert np.isfinite(prediction.predict(cascade.load(other), datasets.opened(other).val, SIZE).joints).all()
+
+
+def test_no_epochs_and_no_start_are_the_untrained_network(out):
+    assert train("detector", out, epochs=0, warmup=0.05) == []
+    begun = training.Recipe("detector", out, DETECTOR).model().state_dict()
+    found = weights(out / "detector")
+    assert set(found) == set(begun) and all(torch.equal(found[name], begun[name]) for name in begun)
+
+
+def varied(out, name, changes, stages=tuple(STAGES)):
+    """Stages of a row that were trained for it; the others were taken over."""
+    return {record["stage"]: record["epochs"] for record in training.variant(out, name, changes, stages)
+            if not record.get("reused")}
+
+
+def hashes(folder):
+    """{path: sha256} of the run's own files, its rows left aside."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "rows" not in path.parts]
+    return {path: artifacts.file_hash(path) for path in files}
+
+
+def test_a_row_that_changes_nothing_is_the_run(run):
+    before = hashes(run)
+    assert varied(run, "same", {"seed": 0, "joint.epochs": 1, "workers": 0}) == {}
+    assert all(same_weights(run / "rows" / "same" / folder, run / folder) for folder in cascade.STAGES.values())
+    assert hashes(run) == before
+    assert cascade.load(run / "rows" / "same").regressor is not None
+
+
+@pytest.mark.parametrize("changes, trained", [
+    ({"radius": 14.0}, {"detector": 1, "regressor": 1, "joint": 1}),
+    ({"sigma": 15.0}, {"regressor": 1, "joint": 1}),  # discs know nothing of it
+    ({"detector.sigma": 15.0}, {}),
+    ({"joint.epochs": 2}, {"joint": 2}),
+    ({"regressor.epochs": 2, "joint.lr": 1e-3}, {"regressor": 2, "joint": 1}),
+    ({"joint.radius": 14.0}, {"joint": 1}),
+])
+def test_a_row_trains_what_depends_on_its_changes_and_nothing_else(run, changes, trained):
+    assert varied(run, "row", changes) == trained
+    for key, value in changes.items():
+        stage, _, name = key.rpartition(".")
+        for one, folder in cascade.STAGES.items():
+            usual = artifacts.manifest(run / folder)["settings"].get(name)
+            found = artifacts.manifest(run / "rows" / "row" / folder)["settings"].get(name)
+            if one in trained:
+                assert found == (value if stage in ("", one) else usual), (key, one)
+    for earlier, later in (("detector", "regressor"), ("regressor", "cascade")):
+        upstream = artifacts.manifest(run / "rows" / "row" / later)["upstream"]
+        assert upstream[earlier] == artifacts.manifest(run / "rows" / "row" / earlier)["weights_sha256"]
+    assert varied(run, "row", changes) == {}  # again: nothing
+
+
+def test_rows_take_over_from_each_other(run):
+    assert varied(run, "one", {"radius": 14.0}, ("detector",)) == {"detector": 1}
+    assert not (run / "rows" / "one" / "regressor").exists()
+    assert varied(run, "two", {"radius": 14.0, "joint.epochs": 2}) == {"regressor": 1, "joint": 2}
+    assert same_weights(run / "rows" / "one" / "detector", run / "rows" / "two" / "detector")
+    assert varied(run, "three", {"radius": 14.0, "seed": 1}, ("detector",)) == {"detector": 1}
+    assert not same_weights(run / "rows" / "one" / "detector", run / "rows" / "three" / "detector")
+
+
+def test_a_row_of_other_labels_trains_everything_on_people_drawn_once(run, monkeypatch):
+    monkeypatch.setattr(datasets.synthetic, "draw", None)
+    data = artifacts.read_json(run / "data" / "manifest.json")
+    data["parameters"]["missing_points"] = "as_labelled"
+    artifacts.write_json(run / "data" / "manifest.json", data)
+    before = hashes(run)
+    assert varied(run, "withheld", {"missing_points": "withheld", "seed": 0}) == {stage: 1 for stage in STAGES}
+    row = datasets.opened(run / "rows" / "withheld")
+    assert row.manifest["parameters"]["missing_points"] == "withheld" and np.isnan(row.train.joints[:, 6]).all()
+    assert artifacts.manifest(run / "rows" / "withheld" / "cascade")["data"]["train"] == row.train.fingerprint()
+    assert hashes(run) == before and not np.isnan(datasets.opened(run).train.joints).any()
+    assert "missing_points" not in artifacts.manifest(run / "rows" / "withheld" / "detector")["settings"]
+
+
+def test_budgets_of_no_epochs_leave_everything_to_the_joint_stage(run):
+    at_once = {"detector.epochs": 0, "regressor.epochs": 0, "joint.epochs": 3}
+    assert varied(run, "at once", at_once) == {"joint": 3}
+    made = [artifacts.manifest(run / "rows" / "at once" / cascade.STAGES[stage]) for stage in STAGES]
+    assert [one["settings"]["epochs"] for one in made] == [0, 0, 3] and [one["steps"] for one in made] == [0, 0, 6]
+    untrained = training.Recipe("detector", run, DETECTOR).model().state_dict()
+    found = weights(run / "rows" / "at once" / "detector")
+    assert all(torch.equal(found[name], untrained[name]) for name in untrained)
+
+
+def test_damaged_weights_are_not_taken_over(run):
+    path = run / "detector" / "weights.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert varied(run, "row", {}, ("detector",)) == {"detector": 1}
+    assert artifacts.load_weights(run / "rows" / "row" / "detector")
+
+
+def test_what_a_row_has_already_is_left_alone(run):
+    varied(run, "row", {}, ("detector",))
+    mark = run / "rows" / "row" / "detector" / "mark"
+    mark.write_text("")
+    varied(run, "row", {}, ("detector",))
+    assert mark.exists()
+    recipe = training.Recipe("detector", run / "rows" / "row", DETECTOR | {"lr": 1e-3})
+    shutil.rmtree(recipe.folder)
+    training.take_over(run, recipe)  # nobody has that
+    assert not recipe.folder.exists()

@@ -1,0 +1,178 @@
+import math
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from torch.utils.data import default_collate
+
+from hpe_lib import artifacts, bench, presets, training
+from hpe_lib.artifacts import BadInput
+from hpe_lib.cascade import Maps
+
+STEP = {"seconds": 90.0, "memory_mb": 1536.0, "measured_batch": 2, "loss": 1.0}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def parameters(*overrides):
+    return presets.resolve("smoke", overrides)
+
+
+def of_stage(stage, *overrides):
+    """What a stage's recipe has: its own parameters over those of the stages before."""
+    resolved, found = parameters(*overrides), {}
+    for name, notebook in bench.STAGES.items():
+        found |= resolved["02"] | resolved[notebook]
+        if name == stage:
+            return found
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """training_step replaced: notes of (stage, parameters, image_size), no measuring."""
+    calls = []
+    monkeypatch.setattr(bench, "training_step", lambda *given: calls.append(given) or STEP)
+    return calls
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0 min"), (29, "0 min"), (90.1, "2 min"), (3599, "60 min"),
+                                           (3600, "1.0 h"), (5400, "1.5 h"), (360000, "100.0 h")])
+def test_durations(seconds, text):
+    assert bench.duration(seconds) == text
+
+
+# ---- one step
+
+
+@pytest.mark.parametrize("stage", bench.STAGES)
+def test_a_step_of_every_stage_is_measured(stage):
+    found = bench.training_step(stage, of_stage(stage, "channels=8", "levels=1", "batch_size=4"), 32)
+    assert found["measured_batch"] == 2 and found["seconds"] > 0 and math.isfinite(found["loss"])
+    assert found["memory_mb"] > 50
+
+
+def test_the_step_is_the_stage_s_own():
+    """An untrained detector claims `prior` everywhere, so eq. 1 on its discs says what the step's loss must be."""
+    given = of_stage("detector", "prior=0.1", "radius=100", "batch_size=2")
+    targets = training.Targets(4, 100.0, given["sigma"], given["occluded"])
+    batch = default_collate(bench.crops(2, 32))
+    maps = Maps(torch.full((2, 16, 8, 8), math.log(0.1 / 0.9)), None)
+    expected = training.detector_loss(maps, batch, targets).item()
+    assert bench.training_step("detector", given, 32)["loss"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_was_measured_on_two_is_said_of_the_batch(monkeypatch):
+    seen, used = {}, iter([100.0, 130.0])
+
+    def fit(model, objective, loader, optimizer, scheduler, epochs, accelerator):
+        seen.update(people=len(loader.dataset), epochs=epochs, lr=optimizer.param_groups[0]["lr"],
+                    frozen={name.partition(".")[0] for name, one in model.named_parameters() if not one.requires_grad})
+        yield {"seconds": 99.0, "loss": 9.0}
+        yield {"seconds": 1.5, "loss": 2.0}
+
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(bench, "peak_memory", lambda device: next(used))
+    found = bench.training_step("regressor", of_stage("regressor", "batch_size=8"), 32)
+    if torch.cuda.is_available():
+        pytest.skip("a GPU makes the whole step")
+    assert found == {"seconds": 6.0, "memory_mb": 100 + 4 * 30, "measured_batch": 2, "loss": 2.0}  # the second step
+    assert seen["people"] == 2 and seen["epochs"] == 2 and seen["lr"] < 1e-6 and "detector" in seen["frozen"]
+
+
+def test_crops_of_noise_are_as_a_dataset_gives_them():
+    one, two = bench.crops(2, 32)
+    assert one["image"].shape == (32, 32, 3) and one["image"].dtype == torch.uint8 and one["joints"].shape == (16, 2)
+    assert (one["joints"] >= 0).all() and (one["joints"] <= 31).all() and not torch.equal(one["image"], two["image"])
+    assert torch.equal(bench.crops(2, 32)[1]["image"], two["image"])
+
+
+# ---- rehearsals
+
+
+def test_a_rehearsal_counts_steps_and_adds_them_up(steps):
+    """48 people in batches of 16, 90 s a step: 2, 2 and 1 epochs of 3 steps."""
+    lines = list(bench.rehearse(parameters()))
+    told = "{}: {} steps of 16 people, 90.00 s each: {} min; 1.5 GiB of memory (measured with 2 people)"
+    assert lines == ["train: 48 people of synthetic, 1-48", "val: 24 people of synthetic, 100001-100024",
+                     told.format("detector", 6, 9), told.format("regressor", 6, 9), told.format("joint", 3, "4"),
+                     "all stages: 22 min on this device, without scoring"]
+    assert [(stage, size) for stage, _, size in steps] == [("detector", 64), ("regressor", 64), ("joint", 64)]
+    assert all(given["radius"] == 10 and given["batch_size"] == 16 for _, given, _ in steps)
+    assert steps[2][1]["channels"] == 16 and steps[2][1]["lr"] == parameters()["05"]["lr"]
+
+
+def test_steps_are_those_that_training_makes(steps):
+    """A last batch that is not full is dropped, unless it is the only one."""
+    for train, wanted in (("1-48", 3), ("1-49", 3), ("1-47", 2), ("1-16", 1), ("1-5", 1)):
+        lines = list(bench.rehearse(parameters(f"train={train}")))
+        assert f"joint: {wanted} steps" in lines[4]
+
+
+def test_no_epochs_are_weights_taken_over(steps, tmp_path):
+    artifacts.write_bytes(tmp_path / "run" / "cascade" / "weights.safetensors", b"")
+    lines = list(bench.rehearse(parameters("03.epochs=0", "04.epochs=0", f"init_from={tmp_path / 'run'}")))
+    assert lines[2:6] == [f"detector: starts from {tmp_path / 'run' / 'cascade'}",
+                          f"regressor: starts from {tmp_path / 'run' / 'cascade'}",
+                          "detector: 0 epochs, weights taken over", "regressor: 0 epochs, weights taken over"]
+    assert [stage for stage, *_ in steps] == ["joint"]
+
+
+def test_a_rehearsal_writes_nothing_and_draws_nobody(steps, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    list(bench.rehearse(parameters()))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_every_preset_can_be_rehearsed_where_nothing_is_there(steps, preset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    lines = list(bench.rehearse(presets.resolve(preset)))
+    assert lines[0].startswith("train: ") and lines[-1].startswith("all stages: ")
+    assert all("\n" not in line for line in lines) and not list(tmp_path.iterdir())
+
+
+def test_people_that_are_not_there_are_counted_as_published(tmp_path):
+    mpii = parameters("dataset=mpii", "train=train", "val=val 1-100", f"data_root={tmp_path}")["01"]
+    count, lines = bench.found_people(mpii)
+    assert count == 22246 and lines[0].startswith("train: NOT FOUND: ") and str(tmp_path) in lines[0]
+    assert lines[0].endswith("as published 22246 people") and lines[1].endswith("as published 100 people")
+    count, lines = bench.found_people({**mpii, "data_root": ""})
+    assert count == 22246 and "data_root: found nothing, expected the folder of mpii" in lines[0]
+
+
+def test_people_that_are_there_are_counted_in_the_folder(tmp_path):
+    joints = np.random.default_rng(0).uniform(5, 25, (14, 3, 5))
+    joints[:, 2] = 1
+    joints[:, 2, 1] = 0  # nobody can be seen there
+    scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints})
+    (tmp_path / "images").mkdir()
+    for number in range(1, 5):
+        cv2.imwrite(str(tmp_path / "images" / f"im{number:05d}.jpg"), np.zeros((30, 40, 3), np.uint8))
+    given = parameters("dataset=lspet", "train=1-4", "val=5-5", f"data_root={tmp_path}")["01"]
+    count, lines = bench.found_people(given)
+    assert count == 3 and lines[0] == "train: 3 people of lspet, 1-4"
+    assert lines[1].startswith("val: NOT FOUND: ") and "im00005.jpg" in lines[1] and "1 people" in lines[1]
+
+
+def test_weights_to_start_from_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert bench.starts(parameters()) == []
+    line, = bench.starts(parameters("trunk=resnet18", "pretrained=true"))
+    name = line.rpartition("/")[2]
+    assert line.startswith("ImageNet weights: to be fetched from https://") and name.startswith("resnet18")
+    artifacts.write_bytes(tmp_path / "checkpoints" / name, b"")
+    assert bench.starts(parameters("trunk=resnet18", "pretrained=true")) == ["ImageNet weights: found"]
+    absent = bench.starts(parameters("trunk=resnet18", "pretrained=true", f"init_from={tmp_path / 'nix'}"))
+    assert [line.partition(" ")[0] for line in absent] == ["detector:", "regressor:"]
+    with pytest.raises(BadInput) as error:
+        bench.cascade.stage_folder(tmp_path / "nix")
+    assert absent[0] == f"detector: NOT FOUND: {error.value}"

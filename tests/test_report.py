@@ -1,0 +1,142 @@
+import base64
+from html.parser import HTMLParser
+
+import nbformat
+import pandas as pd
+import pytest
+
+from hpe_lib import artifacts, paper, report
+from hpe_lib.artifacts import BadInput
+
+PNG = base64.b64encode(b"\x89PNG made for this test").decode()
+TABLE = "<table><tr><td>PCKh 61.5</td></tr></table>"
+
+
+def shown(source, data=None, text="", tags=("report",)):
+    """An executed cell."""
+    outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []
+    outputs += [nbformat.v4.new_output("display_data", data)] if data else []
+    return nbformat.v4.new_code_cell(source, outputs=outputs, metadata={"tags": list(tags)})
+
+
+def notebook(title, *cells):
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {title}\n\nSee https://example.org."),
+                                           *cells])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with two executed notebooks, one that told nothing, and a trained stage of a row."""
+    out = tmp_path / "runs" / "x"
+    first = notebook("05 · Does it <work>?", shown("secret_source()", {"image/png": PNG, "text/plain": "<Figure>"}),
+                     shown("unseen_source()", text="not told", tags=()),
+                     shown("table()", {"text/html": TABLE, "text/plain": "t"}, "said & printed\n"))
+    second = notebook("06 · Which part?", shown("other()", {"text/html": "<b>second</b>"}))
+    for name, made in (("05_a", first), ("06_b", second), ("07_c", notebook("07 · Nothing", shown("x", tags=())))):
+        artifacts.write_bytes(out / f"{name}.ipynb", nbformat.writes(made).encode())
+    entry = {"wall_seconds": 90.0, "peak_memory_mb": 512.25}
+    manifest = {"kind": "run", "command": "hpe reproduce -p 'a<b'", "preset": "smoke", "commit": "abc123",
+                "started": "2020-01-01T10:00:00+0000", "finished": None, "versions": {"torch": "9.9", "numpy": "8.8"},
+                "machine": {"cores": 2}, "notebooks": {
+                    "06": {"notebook": "06_b.ipynb", **entry}, "05": {"notebook": "05_a.ipynb", **entry},
+                    "07": {"notebook": "07_c.ipynb", "wall_seconds": 6.0, "peak_memory_mb": None},
+                    "08": {"notebook": "08_gone.ipynb", **entry}}}
+    artifacts.write_json(out / "manifest.json", manifest)
+    artifacts.write_json(out / "data" / "manifest.json", {"parameters": {"dataset": "synthetic", "data_root": ""}})
+    for name, seed in (("detector", 0), ("rows/wide-seed1/cascade", 1)):
+        artifacts.write_bytes(out / name / "weights.safetensors", b"")
+        artifacts.write_json(out / name / "manifest.json",
+                             {"wall_seconds": 120.0, "peak_memory_mb": 1000.0, "seed": seed, "steps": 33})
+    return out
+
+
+class Page(HTMLParser):
+    """Start tags with their attributes, texts, and the text of each heading."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.text, self.headings = [], "", []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+        if self.tags and self.tags[-1][0] in ("h1", "h2"):
+            self.headings.append(data)
+
+
+@pytest.fixture
+def source(run):
+    assert report.write(run) == run / "report.html"
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_report_opens_offline(source):
+    tags = Page(source).tags
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in tags}
+    for _, attributes in tags:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert name not in attributes or attributes[name].startswith(("data:", "#")), attributes
+    assert "@import" not in source and "url(" not in source
+
+
+def test_figures_are_in_it(source):
+    pictures = [attributes["src"] for tag, attributes in Page(source).tags if tag == "img"]
+    assert len(pictures) == 1 and "".join(pictures[0].split()) == f"data:image/png;base64,{PNG}"
+
+
+def test_it_shows_what_is_tagged_in_the_notebooks_order_and_no_code(source):
+    page = Page(source)
+    wanted = ["Part heatmap regression, preset smoke", "05 · Does it <work>?", "06 · Which part?",
+              "How the paper was read", "What it cost", "Commands"]
+    assert [heading for heading in page.headings if heading in wanted] == wanted
+    assert "07 · Nothing" not in page.text and "Does it <work>" not in source
+    assert TABLE in source and "said & printed" in page.text and source.index("PCKh 61.5") < source.index("second")
+    for word in ("secret_source", "unseen_source", "not told", "other()", "example.org"):
+        assert word not in source
+
+
+def test_it_says_what_made_it_and_how_the_paper_was_read(source):
+    text = Page(source).text
+    for said in ("hpe reproduce -p 'a<b'", "abc123", "2020-01-01T10:00:00+0000", "torch 9.9, numpy 8.8", "cores 2"):
+        assert said in text
+    assert all(entry["id"] in text and entry["we_do"] in text for entry in paper.READING)
+    assert "a<b" not in source and "finished" not in report.made({"command": "x", "finished": None})
+
+
+def test_what_it_cost(run):
+    found = report.cost(run, artifacts.manifest(run))
+    assert list(found.index) == ["05_a.ipynb", "06_b.ipynb", "07_c.ipynb", "08_gone.ipynb", "detector",
+                                 "rows/wide-seed1/cascade"]
+    assert found.loc["05_a.ipynb", ["minutes", "peak MB"]].tolist() == [1.5, 512.2]
+    assert found.loc["07_c.ipynb", "minutes"] == 0.1 and pd.isna(found.loc["07_c.ipynb", "peak MB"])
+    assert found.loc["rows/wide-seed1/cascade"].tolist() == [2, 1000, 1, 33]
+    assert pd.isna(found.loc["05_a.ipynb", "seed"])
+
+
+def test_commands_score_every_trained_folder(run):
+    manifest = artifacts.manifest(run)
+    assert report.commands(run, manifest).splitlines() == [
+        "hpe reproduce -p 'a<b'", "hpe evaluate --weights runs/x/detector --data synthetic --split val",
+        "hpe evaluate --weights runs/x/rows/wide-seed1/cascade --data synthetic --split val"]
+    artifacts.write_json(run / "data" / "manifest.json", {"parameters": {"dataset": "mpii", "data_root": "/here/mpii"}})
+    assert report.commands(run, manifest).splitlines()[1].endswith("--data mpii --data-root DIR --split val")
+    (run / "data" / "manifest.json").unlink()
+    assert report.commands(run, manifest) == "hpe reproduce -p 'a<b'"  # people were never chosen
+
+
+def test_a_section_is_what_one_notebook_tells():
+    assert report.section(notebook("05 · A", shown("x", tags=()))) == ""
+    made = report.section(notebook("05 · A", shown("code()", text="<i>raw</i>")))
+    assert made.startswith("<h2>05 · A</h2>") and "&lt;i&gt;raw" in made and "code()" not in made
+
+
+def test_a_folder_that_is_no_run_has_no_report(tmp_path):
+    with pytest.raises(BadInput, match="manifest.json"):
+        report.write(tmp_path)
+    artifacts.write_json(tmp_path / "manifest.json", {"kind": "data"})
+    with pytest.raises(BadInput, match="no command, notebooks"):
+        report.write(tmp_path)
+    assert not (tmp_path / "report.html").exists()
