@@ -108,7 +108,7 @@ def duration(seconds: float) -> str:
 
 def found_people(parameters: dict) -> tuple[int, list[str]]:
     """(people to train on, what was found of train and val). Images are looked for, not read."""
-    count, lines = None, []
+    counts, lines = {}, []
     for part in ("train", "val"):
         split, asked = presets.person_range(parameters[part])
         size = asked.stop - asked.start if asked.stop else datasets.SPLIT_SIZES.get((parameters["dataset"], split))
@@ -121,8 +121,8 @@ def found_people(parameters: dict) -> tuple[int, list[str]]:
             lines.append(f"{part}: {size} people of {parameters['dataset']}, {parameters[part]}")
         except BadInput as error:
             lines.append(f"{part}: NOT FOUND: {error}; as published {size or 'unknown'} people")
-        count = count or size
-    return count or 0, lines
+        counts[part] = size
+    return counts["train"] or 0, lines
 
 
 def starts(parameters: dict[str, dict]) -> list[str]:

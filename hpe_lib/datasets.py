@@ -450,10 +450,15 @@ def opened(out: str | Path) -> Data:
 NEWER = {"margin": 1.25, "missing_points": "as_labelled"}  # what runs without these parameters were made with
 
 
+def cache_of(out: str | Path) -> Path:
+    """Where a run keeps drawn people: beside its folder, for all runs there; an ablation's rows lie in their run."""
+    folder = Path(out).resolve().parent
+    return (folder.parents[1] if folder.name == "rows" else folder) / "cache"
+
+
 def _load_both(out, parameters) -> Data:
     p = NEWER | parameters
-    caches = [folder / "cache" for folder in Path(out).parents]  # an ablation's rows lie deeper than their run
-    cache = next((folder for folder in caches if folder.is_dir()), caches[0])
+    cache = cache_of(out)
     train, val = (load(p["dataset"], p["data_root"], p[part], p["image_size"], p["data_seed"], p["only_present"],
                        p["margin"], p["missing_points"], cache) for part in ("train", "val"))
     return Data(train, val, p["image_size"], {})

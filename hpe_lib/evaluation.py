@@ -81,8 +81,9 @@ def conventions(predicted: np.ndarray, people: People | Truth) -> pd.Series:
         moved = errors(predicted + 1, people)[0] <= limit
         all_joints = distances(predicted, people) <= limit * people.normaliser[:, None]
     hits, pckh = ratio <= limit, people.metric.startswith("PCKh")
+    columns = [macro(hits, only(counts, names)) for names in MPII.groups.values()]
     found = {"pooled over 14 joints": share(hits, counts), "mean over 14 joints": macro(hits, counts),
-             "mean of the 7 columns": np.mean([macro(hits, only(counts, names)) for names in MPII.groups.values()]),
+             "mean of the 7 columns": pd.Series(columns, dtype=float).mean(),
              "head column: head top only": share(hits, only(counts, ("head_top",))),
              "head column: mean with upper neck": macro(hits, only(counts, MPII.groups["head"])),
              "pelvis and thorax pooled too": share(all_joints, every),

@@ -41,7 +41,13 @@ LIMITS = {
     "prior": ("between 0 and 1, both excluded", lambda value: 0 < value < 1),
     "warmup": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
     "channels": ("a positive even number", lambda value: value > 0 and value % 2 == 0),
-    "kernels": ("four odd numbers", lambda value: len(value) == 4 and all(kernel % 2 for kernel in value)),
+    **{name: ("four odd positive numbers", lambda value: len(value) == 4 and all(
+        kernel > 0 and kernel % 2 for kernel in value)) for name in ("kernels", "vgg_kernels")},
+    "vgg_channels": ("a positive even number", lambda value: value > 0 and value % 2 == 0),
+    "vgg_std": ("0 or more", lambda value: value >= 0),
+    "seeds": ("numbers, each 0 or more", lambda value: all(seed >= 0 for seed in value)),
+    "stage_epochs": ("three numbers, each 0 or more, or none",
+                     lambda value: len(value) in (0, 3) and min([0, *value]) >= 0),
     "train": (PEOPLE, lambda value: person_range(value) is not None),
     "val": (PEOPLE, lambda value: person_range(value) is not None),
 }

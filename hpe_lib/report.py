@@ -64,7 +64,8 @@ def text_table(frame: pd.DataFrame) -> str:
 
 def trained(out: Path) -> dict[str, dict]:
     """The manifests of every stage that the run trained, by folder, the ablation's rows included."""
-    found = sorted(path.parent for path in out.rglob("weights.safetensors"))
+    found = sorted(path.parent for path in out.rglob("weights.safetensors")
+                   if path.with_name(artifacts.MANIFEST).is_file())  # else no artifact: a training was interrupted
     return {folder.relative_to(out).as_posix(): artifacts.manifest(folder) for folder in found}
 
 

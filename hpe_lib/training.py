@@ -203,7 +203,7 @@ class Recipe:
         if init_from:
             hashes["init_from"] = artifacts.manifest(cascade.stage_folder(init_from))["weights_sha256"]
         detects = self.parameters.get("first", "detection") == "detection"
-        unused = () if stage != "detector" else ("sigma",) if detects else ("radius",)
+        unused = (*NETWORK[len(DETECTOR):], "sigma" if detects else "radius") if stage == "detector" else ()
         self.wanted = {"kind": stage, "parameters": {name: value for name, value in self.parameters.items()
                                                      if name not in (*NO_MATTER, *unused)},
                        "data": {"train": self.data.manifest["fingerprints"]["train"],
@@ -256,7 +256,8 @@ class Recipe:
     def loader(self) -> DataLoader:
         """Augmented training batches in an order that the seed decides."""
         p = self.parameters
-        augmentation = datasets.Augmentation(p["rotation"], p["scale_low"], p["scale_high"], p["flip"])
+        augmentation = datasets.Augmentation(p["rotation"], p["scale_low"], p["scale_high"], p["flip"],
+                                             p.get("rotation_step", 0.0), p.get("scale_step", 0.0))
         people = datasets.PoseDataset(self.data.train, self.data.image_size, augmentation, p["seed"])
         order = torch.Generator().manual_seed(p["seed"])
         return DataLoader(people, p["batch_size"], shuffle=True, drop_last=len(people) > p["batch_size"],
@@ -327,7 +328,13 @@ def variant(out: str | Path, name: str, changes: dict, stages: tuple[str, ...], 
     """
     out, row = Path(out), Path(out) / "rows" / name
     data = artifacts.read_json(out / "data" / "manifest.json")
-    chosen = {key: value for key, value in changes.items() if key in data["parameters"]}
+    chosen = {key: value for key, value in changes.items() if key in data["parameters"] | datasets.NEWER}
+    settings = [artifacts.manifest(out / STAGES[stage], "settings")["settings"] for stage in stages]
+    known = {*NETWORK, *TARGETS}.union(*settings)
+    for key in changes.keys() - chosen.keys():
+        stage, _, parameter = key.rpartition(".")
+        if stage not in ("", *STAGES) or parameter not in known:
+            raise BadInput(f"row {name}", f"a change of {key}", "a parameter of the run's people or stages")
     if chosen:
         datasets.prepare(row, **data["parameters"] | chosen)
     else:

@@ -176,3 +176,13 @@ def test_weights_to_start_from_are_looked_for(tmp_path, monkeypatch):
     with pytest.raises(BadInput) as error:
         bench.cascade.stage_folder(tmp_path / "nix")
     assert absent[0] == f"detector: NOT FOUND: {error.value}"
+
+
+def test_a_trunk_without_imagenet_weights_is_no_traceback(steps):
+    """Such as "slim": `pretrained` means nothing to it."""
+    assert bench.starts(parameters("pretrained=true")) == []
+
+
+def test_an_unknown_number_of_people_is_not_that_of_the_others():
+    count, lines = bench.found_people(parameters("dataset=lspet", "train=all", "val=1-5")["01"])
+    assert count == 0 and "unknown people" in lines[0]

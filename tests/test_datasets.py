@@ -672,3 +672,10 @@ def test_rows_of_an_ablation_take_their_drawn_people_from_where_the_run_has_them
     assert again.manifest["fingerprints"] == data.manifest["fingerprints"]
     assert datasets.opened(row).train.fingerprint() == data.train.fingerprint()
     assert not list((tmp_path / "runs" / "x").rglob("cache"))
+
+
+def test_drawn_people_are_kept_beside_the_run_and_nowhere_else(tmp_path):
+    """A folder "cache" further up is somebody else's."""
+    (tmp_path / "cache").mkdir()
+    datasets.prepare(tmp_path / "work" / "runs" / "x", **SYNTHETIC, train="1-2", val="7-8")
+    assert not list((tmp_path / "cache").iterdir()) and (tmp_path / "work" / "runs" / "cache").is_dir()

@@ -458,3 +458,13 @@ def test_which_joint_is_covered_is_seeded(drawn):
         evaluation.covering(seen, drawn, 64, [0.1], seed)
     one, again, other = seen.asked
     assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_conventions_of_what_nobody_has_are_undefined():
+    truth, predicted = crowd(5)
+    visibility = truth.visibility.copy()
+    visibility[:, [MPII.index("left_wrist"), MPII.index("right_wrist")]] = ABSENT
+    found = evaluation.conventions(predicted, replace(truth, visibility=visibility))
+    assert found["mean of the 7 columns"] == pytest.approx(100)  # of those there are
+    nobody = evaluation.conventions(predicted, replace(truth, normaliser=np.full(5, np.nan)))
+    assert np.isnan(nobody["pooled over 14 joints"]) and np.isnan(nobody["mean of the 7 columns"])

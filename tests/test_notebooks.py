@@ -6,7 +6,7 @@ import nbformat
 import papermill
 import pytest
 
-from hpe_lib import presets, reproduce
+from hpe_lib import paper, presets, reproduce
 
 NOTEBOOKS = presets.notebooks()
 LINE = re.compile(r"\w+: [\w\[\] |]+ = [^=#]+  # .+")
@@ -98,3 +98,9 @@ def test_a_training_cell_keeps_one_picture_and_one_line_an_epoch(run):
         printed = "".join(out.text for out in outs if out.output_type == "stream" and out.name == "stdout")
         assert pictures(outs) == 1
         assert printed.count(f"{stage} epoch ") == epochs and len(printed.splitlines()) == epochs + 1
+
+
+def test_every_reading_of_the_paper_is_shown_in_some_notebook():
+    shown = {name for number in NOTEBOOKS for cell in cells(number) if "paper.READING" in cell.source
+             for name in re.findall(r'"(F\d+)"', cell.source)}
+    assert shown == {entry["id"] for entry in paper.READING}

@@ -179,3 +179,11 @@ def test_values_of_newer_parameters_at_the_edge_are_taken(given, wanted):
 @pytest.mark.parametrize("name", presets.LIMITS)
 def test_every_limit_is_of_a_parameter_that_there_is(name):
     assert any(name in presets.declared(number) for number in presets.notebooks())
+
+
+@pytest.mark.parametrize("given", [
+    "06.seeds=0,-1", "06.stage_epochs=1,1", "06.stage_epochs=1,1,-1", "06.vgg_channels=0", "06.vgg_kernels=4,4,4,4",
+    "06.vgg_std=-1", "04.kernels=-1,5,5,5"])
+def test_a_value_of_an_ablation_that_would_fail_after_hours_is_refused(given):
+    with pytest.raises(BadInput, match="found .*, expected "):
+        presets.resolve("synthetic", [given])

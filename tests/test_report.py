@@ -140,3 +140,9 @@ def test_a_folder_that_is_no_run_has_no_report(tmp_path):
     with pytest.raises(BadInput, match="no command, notebooks"):
         report.write(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_weights_without_a_manifest_are_no_artifact_and_no_obstacle(run):
+    """A training that was interrupted leaves the weights of the one before."""
+    (run / "detector" / "manifest.json").unlink()
+    assert list(report.trained(run)) == ["rows/wide-seed1/cascade"] and report.write(run).is_file()

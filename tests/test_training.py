@@ -723,3 +723,21 @@ def test_what_a_row_has_already_is_left_alone(run):
     shutil.rmtree(recipe.folder)
     training.take_over(run, recipe)  # nobody has that
     assert not recipe.folder.exists()
+
+
+def test_steps_of_augmentation_reach_the_training(out):
+    for given, wanted in (({}, (0, 0)), ({"rotation_step": 10.0, "scale_step": 0.1}, (10, 0.1))):
+        found = training.Recipe("detector", out, DETECTOR | given).loader().dataset.augmentation
+        assert (found.rotation_step, found.scale_step) == wanted and (found.rotation, found.flip) == (40, True)
+
+
+def test_what_only_the_second_network_has_leaves_the_detector_as_it_is(run):
+    """Rows such as "regressor reads the image": their detector is the run's."""
+    assert varied(run, "row", {"channels": 4, "stacked": "image"}) == {"regressor": 1, "joint": 1}
+
+
+@pytest.mark.parametrize("change", ["radus", "join.epochs", "missing_point"])
+def test_a_change_of_nothing_that_there_is_is_refused(run, change):
+    with pytest.raises(BadInput, match=change):
+        varied(run, "row", {change: 5.0})
+    assert not (run / "rows" / "row").exists()
