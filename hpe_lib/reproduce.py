@@ -123,7 +123,7 @@ def remove_artifacts(out):
 @contextlib.contextmanager
 def native_kernel():
     """Make "python3" the interpreter that runs this, whatever kernels the person has installed; progress bars off."""
-    spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"],
+    spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"],
             "display_name": "Python 3", "language": "python"}
     before = {name: os.environ.get(name) for name in ("JUPYTER_PATH", "TQDM_DISABLE")}
     with tempfile.TemporaryDirectory() as folder:

@@ -147,13 +147,13 @@ def test_ctrl_c_leaves_no_kernel_and_no_half_notebook(notebook, tmp_path):
     wait_for(lambda: (tmp_path / "x" / "here").exists())
     kernels = psutil.Process(process.pid).children()
     os.kill(process.pid, signal.SIGINT)
-    process.wait(20)
-    psutil.wait_procs(kernels, 10)
+    process.wait(60)
+    psutil.wait_procs(kernels, 60)
     assert process.returncode and not any(kernel.is_running() for kernel in kernels)
     assert kinds(tmp_path / "x") == ["01_a.failed.ipynb", "here", "manifest.json"]
 
 
-def wait_for(done, seconds=30):
+def wait_for(done, seconds=120):
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end
