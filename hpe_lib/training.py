@@ -329,8 +329,8 @@ def variant(out: str | Path, name: str, changes: dict, stages: tuple[str, ...], 
     out, row = Path(out), Path(out) / "rows" / name
     data = artifacts.read_json(out / "data" / "manifest.json")
     chosen = {key: value for key, value in changes.items() if key in data["parameters"] | datasets.NEWER}
-    settings = [artifacts.manifest(out / STAGES[stage], "settings")["settings"] for stage in stages]
-    known = {*NETWORK, *TARGETS}.union(*settings)
+    settings = {stage: artifacts.manifest(out / STAGES[stage], "settings")["settings"] for stage in stages}
+    known = {*NETWORK, *TARGETS}.union(*settings.values())
     for key in changes.keys() - chosen.keys():
         stage, _, parameter = key.rpartition(".")
         if stage not in ("", *STAGES) or parameter not in known:
@@ -343,14 +343,16 @@ def variant(out: str | Path, name: str, changes: dict, stages: tuple[str, ...], 
     for stage in stages:
         own = {key.rpartition(".")[2]: value for key, value in changes.items()
                if key not in chosen and key.rpartition(".")[0] in ("", stage)}
-        parameters = artifacts.manifest(out / STAGES[stage], "settings")["settings"] | own
-        take_over(out, Recipe(stage, row, parameters))
-        yield from train(stage, row, parameters, scorer)
+        take_over(out, Recipe(stage, row, settings[stage] | own))
+        yield from train(stage, row, settings[stage] | own, scorer)
 
 
 def take_over(out: Path, recipe: Recipe) -> None:
     """Copy into the recipe's folder what the run, or another of its rows, has made from the very same."""
+    if not recipe.reasons():
+        return
     stage = recipe.folder.name
     for folder in (out / stage, *sorted(out.glob(f"rows/*/{stage}"))):
-        if folder != recipe.folder and recipe.reasons() and not artifacts.differences(folder, recipe.wanted):
+        if folder != recipe.folder and not artifacts.differences(folder, recipe.wanted):
             shutil.copytree(folder, recipe.folder, dirs_exist_ok=True)
+            return
