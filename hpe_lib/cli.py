@@ -202,7 +202,7 @@ def people_to_score(data, data_root, split, run, image_size, only_present=False)
     count = len(annotations.lsp(Path(root) / "joints.mat")) if data == "lspet" else None
     people = split if data in ("mpii", "lsp") else rows(split, numbers, count)
     return datasets.load(data, root, people, image_size, numbers["data_seed"], only_present or numbers["only_present"],
-                         own.get("margin", 1.25), cache=datasets.cache_of(run))
+                         own.get("margin", datasets.NEWER["margin"]), cache=datasets.cache_of(run))
 
 
 def rows(split, numbers, count):

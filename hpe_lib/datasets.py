@@ -17,6 +17,7 @@ from hpe_lib import annotations, artifacts, presets, synthetic
 from hpe_lib.annotations import Annotations
 from hpe_lib.artifacts import BadInput
 from hpe_lib.geometry import Frame
+from hpe_lib.paper import MARGIN
 from hpe_lib.skeleton import ABSENT, MPII
 
 
@@ -232,14 +233,14 @@ def _mpii_people(root, truth, skipped) -> People:
     images = ImageFiles([root / "images" / name for name in truth.image], "mpii images")
     body, box = 200 * truth.scale, np.nanmax(truth.joints, axis=1) - np.nanmin(truth.joints, axis=1)
     return People("mpii", keys, images, truth.joints - 1, truth.visibility,
-                  truth.center + np.outer(truth.scale, (0, 15)) - 1, 1.25 * body, body, truth.head_size, box.max(1),
+                  truth.center + np.outer(truth.scale, (0, 15)) - 1, MARGIN * body, body, truth.head_size, box.max(1),
                   "PCKh@0.5", occlusion_labels=True, center_from_joints=True, skipped=skipped)
 
 
 # ---- Leeds Sports Pose, and its extension
 
-LSP_SIDE, LSP_BODY = 178.0, 142.4  # image px: the authors' demo; on MPII, too, the side is 1.25 of the body
-LSPET_SIDE, LSPET_BODY = 187.5, 150.0  # image px: "roughly 150 px in length"
+LSP_BODY = 142.4  # image px: with MARGIN the authors' demo's side of 178
+LSPET_BODY = 150.0  # image px: "roughly 150 px in length"
 LSP_SPLITS = {"train": slice(1000), "val": slice(1000, 2000), "test": slice(1000, 2000)}
 
 
@@ -256,7 +257,7 @@ def load_lsp(root: Path, people: str = "all", only_present: bool = False) -> Peo
     if split != "all" and len(truth) != 2000:
         raise BadInput(path, f"{len(truth)} people", f"LSP's 2000, to know which are {split}")
     truth = _within(path, people, truth[LSP_SPLITS.get(split, slice(None))])
-    found = _present(_lsp_people("lsp", root, truth, LSP_SIDE, LSP_BODY), only_present)
+    found = _present(_lsp_people("lsp", root, truth, LSP_BODY), only_present)
     if only_present is None:
         return found
     sizes = np.array([found.images[row].shape[1::-1] for row in range(len(found))])
@@ -273,7 +274,7 @@ def load_lspet(root: Path, people: str = "all", only_present: bool = False) -> P
     if person_range(people)[0] != "all":
         raise BadInput("people", repr(people), "FIRST-LAST or all: LSPET has no published split")
     truth = _within(root / "joints.mat", people, _lsp_truth(root / "joints.mat", "lspet"))
-    return _present(_lsp_people("lspet", root, truth, LSPET_SIDE, LSPET_BODY), only_present)
+    return _present(_lsp_people("lspet", root, truth, LSPET_BODY), only_present)
 
 
 def _lsp_truth(path: Path, dataset: str) -> Annotations:
@@ -286,7 +287,7 @@ def _lsp_truth(path: Path, dataset: str) -> Annotations:
     return truth
 
 
-def _lsp_people(dataset, root, truth, side, body) -> People:
+def _lsp_people(dataset, root, truth, body) -> People:
     usable = (truth.visibility != ABSENT).any(1)
     if not usable.any():
         raise BadInput(root / "joints.mat", f"no annotated joint of {len(truth)} people", "annotated people")
@@ -295,9 +296,10 @@ def _lsp_people(dataset, root, truth, side, body) -> People:
     low, high = np.nanmin(joints, axis=1), np.nanmax(joints, axis=1)
     torso = joints[:, MPII.index("left_shoulder")] - joints[:, MPII.index("right_hip")]
     images = ImageFiles([root / "images" / name for name in truth.image], f"{dataset} images")
-    return People(dataset, truth.image, images, joints, truth.visibility, (low + high) / 2, np.full(count, side),
-                  np.full(count, body), np.linalg.norm(torso, axis=1), (high - low).max(1), "PCK@0.2",
-                  occlusion_labels=truth.occlusion_labels, center_from_joints=True, skipped=skipped)
+    return People(dataset, truth.image, images, joints, truth.visibility, (low + high) / 2,
+                  np.full(count, MARGIN * body), np.full(count, body), np.linalg.norm(torso, axis=1),
+                  (high - low).max(1), "PCK@0.2", occlusion_labels=truth.occlusion_labels, center_from_joints=True,
+                  skipped=skipped)
 
 
 def with_middle_points(people: People, invented: bool) -> People:
@@ -369,14 +371,14 @@ def _draw_to(folder, rows, image_size, data_seed):
 def _synthetic_people(rows, truth, images) -> People:
     joints, count = truth["joints"], len(rows)
     corners, size = truth["head_box"].reshape(count, 2, 2), images.array.shape[1]
+    head_size = annotations.HEAD * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1)
     return People("synthetic", np.array([f"{index + 1:08d}" for index in rows]), images, joints,
                   truth["visibility"], np.full((count, 2), (size - 1) / 2), np.full(count, float(size)), truth["body"],
-                  0.6 * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1), np.ptp(joints, axis=1).max(1),
-                  "PCKh@0.5", occlusion_labels=True, center_from_joints=False)
+                  head_size, np.ptp(joints, axis=1).max(1), "PCKh@0.5", occlusion_labels=True, center_from_joints=False)
 
 
 def load(dataset: str, data_root: str | Path = "", people: str = "1-1000", image_size: int = 128, data_seed: int = 0,
-         only_present: bool = False, margin: float = 1.25, missing_points: str = "as_labelled",
+         only_present: bool = False, margin: float = MARGIN, missing_points: str = "as_labelled",
          cache: Path = Path("runs/cache")) -> People:
     """People of a data set by name: "synthetic" (drawn into `cache`), or "mpii", "lsp", "lspet", read from data_root.
 
@@ -447,7 +449,7 @@ def opened(out: str | Path) -> Data:
     return data
 
 
-NEWER = {"margin": 1.25, "missing_points": "as_labelled"}  # what runs without these parameters were made with
+NEWER = {"margin": MARGIN, "missing_points": "as_labelled"}  # what runs without these parameters were made with
 
 
 def cache_of(out: str | Path) -> Path:

@@ -75,7 +75,7 @@ def _truth(found, normaliser, metric, source):
 
 def conventions(predicted: np.ndarray, people: People | Truth) -> pd.Series:
     """The same predictions under each convention that published numbers use, percent; the first is ours (F14)."""
-    (ratio, counts), limit = errors(predicted, people), float(people.metric.partition("@")[2])
+    (ratio, counts), limit = errors(predicted, people), threshold(people)
     every = (people.visibility != ABSENT) & ~np.isnan(people.normaliser)[:, None]
     with np.errstate(invalid="ignore"):
         moved = errors(predicted + 1, people)[0] <= limit
@@ -104,9 +104,8 @@ def score(predicted: np.ndarray, people: People | Truth, seed: int = 0) -> dict:
     """
     if predicted.shape != people.joints.shape:
         raise ValueError(f"predictions of shape {predicted.shape}, expected {people.joints.shape}")
-    threshold = float(people.metric.partition("@")[2])
     ratio, counts = errors(predicted, people)
-    hits = ratio <= threshold
+    hits = ratio <= threshold(people)
     report = {"metric": people.metric, "total": share(hits, counts), "total_macro": macro(hits, counts)}
     report |= {group: macro(hits, only(counts, names)) for group, names in MPII.groups.items()}
     report["head_top"] = share(hits, only(counts, ("head_top",)))
@@ -147,9 +146,14 @@ def errors(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarra
     return np.where(counts, ratio, np.inf), counts
 
 
+def threshold(people: People | Truth) -> float:
+    """The metric's, in normalisers: 0.5 of PCKh@0.5."""
+    return float(people.metric.partition("@")[2])
+
+
 def hit(predicted: np.ndarray, people: People) -> np.ndarray:
     """(N, 16) bool: is the joint within the metric's threshold? False where it does not count."""
-    return errors(predicted, people)[0] <= float(people.metric.partition("@")[2])
+    return errors(predicted, people)[0] <= threshold(people)
 
 
 def only(counts: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
@@ -205,12 +209,12 @@ def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
     data set has no occlusion labels there is one column, "annotated".
     """
     kinds = {"visible": VISIBLE, "occluded": OCCLUDED} if people.occlusion_labels else {"annotated": VISIBLE}
-    threshold, columns = float(people.metric.partition("@")[2]), {}
+    columns = {}
     for name, predicted in answers.items():
         ratio, counts = errors(predicted, people)
         for kind, value in kinds.items():
             chosen = counts & (people.visibility == value)
-            columns[name, kind] = [share(ratio[:, j] <= threshold, chosen[:, j]) for j in MPII.scored]
+            columns[name, kind] = [share(ratio[:, j] <= threshold(people), chosen[:, j]) for j in MPII.scored]
             columns["joints", kind] = chosen.sum(0)[MPII.scored]
     table = pd.DataFrame(columns, index=[MPII.names[j] for j in MPII.scored])
     return table[[*answers, "joints"]]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # the folder that holds notebooks/
 N_JOINTS = 16  # N of eq. 1 and 2, also where fewer joints are annotated (F3)
+MARGIN = 1.25  # side of the square that the network sees / height of the person standing upright (F1)
 BODY = 200.0  # px: the body size in which §3 gives the disc's radius (10 px) and we read the Gaussian's sigma (5 px)
 
 # Where the paper is silent, contradicts itself or cannot be taken literally. The notebooks show the rows they meet.

@@ -19,9 +19,9 @@ from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade, Maps, confidence
 from hpe_lib.datasets import People, PoseDataset, read_image
 from hpe_lib.geometry import Frame
+from hpe_lib.paper import MARGIN
 from hpe_lib.skeleton import MPII
 
-WINDOW = 1.25  # side of the network's square / height of the person standing upright (F1)
 PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
 WHITE, SIDES = (255, 255, 255), {"right": ((213, 94, 0), 12), "left": ((0, 114, 178), 4)}  # RGB, as figures has them
 
@@ -169,14 +169,14 @@ def window(box: Sequence, shape: tuple, image_size: int, name: str = "boxes") ->
     try:
         x, y, *far = map(float, box)
         first, beyond = np.array([x, y]), np.array(far if len(far) == 2 else [x + far[0], y + far[0]])
-        side = (beyond - first).max() * (WINDOW if len(far) == 2 else 1)
+        side = (beyond - first).max() * (MARGIN if len(far) == 2 else 1)
         good = len(far) < 3 and (beyond > np.maximum(first, 0)).all() and (first < shape[1::-1]).all()
     except (TypeError, ValueError, IndexError):
         good = False
     if not good or not side <= 10 * max(shape[:2]):  # not: NaN too
         raise BadInput(name, f"the box {box}", f"[x, y, side > 0] or [x1, y1, x2 > x1, y2 > y1], px, on the image of "
                                                f"{shape[1]} × {shape[0]} px")
-    return Frame(tuple((first + beyond - 1) / 2), float(side), image_size, float(side / WINDOW))
+    return Frame(tuple((first + beyond - 1) / 2), float(side), image_size, float(side / MARGIN))
 
 
 def windows(boxes: Sequence | None, shape: tuple, image_size: int, name: str = "boxes") -> list[Frame]:
