@@ -112,16 +112,13 @@ def evaluate(weights: Annotated[Path, typer.Option(help="A run's folder, or a tr
                                                         "image is absent, instead of stopping.")] = False,
              as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False):
     """Score weights on people."""
-    import torch
-
     from hpe_lib import artifacts, cascade, evaluation, prediction
 
     folder = cascade.stage_folder(weights)
-    network = cascade.load(folder)
-    image_size = network.network["image_size"]
-    people = people_to_score(data, data_root, split, folder.parent, image_size, only_present)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
-    score = evaluation.score(prediction.predict(network, people, image_size).joints, people)
+    made = prediction.load(folder)
+    people = people_to_score(data, data_root, split, folder.parent, made.image_size, only_present)
+    found = prediction.predict(made.cascade, people, made.image_size, flip_test=made.flip_test, decoder=made.decoder)
+    score = evaluation.score(found.joints, people)
     print(json.dumps(artifacts.plain(score), indent=2) if as_json else report(str(folder), score, people))
 
 

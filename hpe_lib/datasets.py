@@ -124,19 +124,23 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a broken im
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, EXIF orientation honoured. BadInput if absent, not an image, or cut off.
+    """(H, W, 3) uint8 RGB of an image file, as `decode_image`. BadInput if absent, too."""
+    if not path.is_file():
+        raise BadInput(path, "no such file", "an image")
+    return decode_image(path, path.read_bytes())
+
+
+def decode_image(name: str | Path, data: bytes) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, EXIF orientation honoured. BadInput, with the file's name, if not an image, or cut off.
 
     OpenCV fills what a truncated JPEG lacks with grey and says nothing, so the end marker is asked for first. Cameras
     may write more behind it.
     """
-    if not path.is_file():
-        raise BadInput(path, "no such file", "an image")
-    data = path.read_bytes()
     if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[scan(data):] or data[:2] == b"\x89P" and b"IEND" not in data:
-        raise BadInput(path, f"{len(data)} bytes without the image's end", "a complete image file")
+        raise BadInput(name, f"{len(data)} bytes without the image's end", "a complete image file")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if image is None:
-        raise BadInput(path, f"{len(data)} bytes that are no readable image", "a JPEG or PNG image")
+        raise BadInput(name, f"{len(data)} bytes that are no readable image", "a JPEG or PNG image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

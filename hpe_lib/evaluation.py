@@ -156,6 +156,30 @@ def hit(predicted: np.ndarray, people: People) -> np.ndarray:
     return errors(predicted, people)[0] <= threshold(people)
 
 
+KEEP = ("everyone", "visible", "occluded", "right", "wrong")
+ORDER = ("as they come", "largest error", "smallest error")
+
+
+def selected(predicted: np.ndarray, people: People, joint: int | None = None, keep: str = "everyone",
+             order: str = "as they come") -> np.ndarray:
+    """Rows of the people to look at, by a joint or (None) by any of theirs and their mean error.
+
+    predicted: (N, 16, 2) image px.  keep: those whose joint is visible, occluded, right or wrong by the metric, or
+    everyone.  order: by error; whose error is unknown comes last. ValueError on another keep or order.
+    """
+    if keep not in KEEP or order not in ORDER:
+        raise ValueError(f"{keep!r}, {order!r}: expected one of {KEEP} and one of {ORDER}")
+    ratio, counts = errors(predicted, people)
+    right, wrong = counts & (ratio <= threshold(people)), counts & (ratio > threshold(people))
+    kinds = dict(zip(KEEP, (counts | True, people.visibility == VISIBLE, people.visibility == OCCLUDED, right, wrong)))
+    columns = slice(None) if joint is None else [joint]
+    rows, counts = np.flatnonzero(kinds[keep][:, columns].any(1)), counts[:, columns]
+    error = np.where(counts, ratio[:, columns], 0).sum(1) / np.where(counts.any(1), counts.sum(1), np.nan)
+    if order == "as they come":
+        return rows
+    return rows[np.argsort(error[rows] * (-1 if order == "largest error" else 1), kind="stable")]
+
+
 def only(counts: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """The counting joints among these names."""
     return counts & np.isin(MPII.names, names)

@@ -6,22 +6,28 @@ Crops and maps are drawn by the pixel-centre rule: (0, 0) is the centre of the c
 whose cells are `stride` crop px wide covers i * stride - 0.5 … (i + 1) * stride - 0.5.
 """
 
+import functools
 import io
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import cm, colormaps, colors, lines, patches, ticker
+from matplotlib import cm, colormaps, colors, font_manager, lines, patches, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from hpe_lib import heatmaps
+from hpe_lib import heatmaps, prediction
+from hpe_lib.cascade import Cascade
 from hpe_lib.datasets import People, framed
-from hpe_lib.geometry import Frame
+from hpe_lib.geometry import Frame, rescale
 from hpe_lib.paper import BODY
-from hpe_lib.prediction import middled
+from hpe_lib.prediction import WHITE, decode, middled
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.training import Targets
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -187,15 +193,8 @@ def scatter_poses(joints: np.ndarray, mean: np.ndarray, image_size: int) -> Figu
 
 
 def overlay(ax: Axes, image: np.ndarray, heat: np.ndarray, title: str = "", top: float = 1.0) -> Axes:
-    """A map (h, w) on its crop (S, S, 3), which turns light grey: nothing where the map is 0, yellow at `top`."""
-    size, stride = image.shape[0], image.shape[0] / heat.shape[0]
-    crop(ax, np.repeat(90 + 0.6 * image.mean(-1, keepdims=True), 3, axis=-1).astype(np.uint8), title)
-    level = np.clip(heat / top, 0, 1)
-    painted = cm.ScalarMappable(colors.Normalize(0, 1), HEAT).to_rgba(level, alpha=0.85 * np.sqrt(level))
-    extent = (-0.5, heat.shape[1] * stride - 0.5, heat.shape[0] * stride - 0.5, -0.5)
-    ax.imshow(painted, extent=extent, interpolation="nearest")
-    ax.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
-    return ax
+    """A map (h, w) on its crop (S, S, 3): `blend`."""
+    return crop(ax, blend(image, heat, top), title)
 
 
 def overlays(crops: np.ndarray, maps: np.ndarray, joints: np.ndarray, visibility: np.ndarray, titles: list[str],
@@ -289,6 +288,11 @@ class Curves:
             if ax.get_legend_handles_labels()[0]:
                 ax.legend(fontsize=8, frameon=False)
         return self.figure
+
+
+def curves(histories: dict[str, list[dict]]) -> Image.Image:
+    """`Curves` of finished or running stages as a picture."""
+    return Image.open(io.BytesIO(Curves(histories).figure._repr_png_()))
 
 
 def logarithmic(ax: Axes) -> None:
@@ -412,3 +416,221 @@ def standing(tables: dict[str, pd.Series], rescored: dict[str, dict]) -> Figure:
     ax.set(yticks=range(len(names)), yticklabels=names, xlabel="total, %")
     ax.invert_yaxis()
     return figure
+
+# ---- Pictures made of pixels alone, quick enough to be redrawn at every move of a hand (widgets)
+
+SIGNED = colormaps["PuOr"](np.linspace(1, 0, 256))  # orange: more, purple: less
+LAYERS = ("detector's target", "detector", "regressor's target", "regressor", "difference")
+FONT = font_manager.findfont("DejaVu Sans")
+
+
+def blend(image: np.ndarray, heat: np.ndarray, top: float = 1.0, opacity: float = 0.85,
+          signed: bool = False) -> np.ndarray:
+    """A map (h, w) on its crop (S, S, 3), which turns light grey: nothing where the map is 0, yellow at `top`.
+
+    S is a multiple of h. signed: from purple at -top to orange at top. Returns (S, S, 3) uint8.
+    """
+    level = np.clip(heat / top, -1 if signed else 0, 1).astype(np.float32)
+    table = SIGNED if signed else HEAT.colors
+    colour = (255 * table[:, :3]).astype(np.float32)[(255 * ((level + 1) / 2 if signed else level)).astype(np.uint8)]
+    alpha, size = (opacity * np.sqrt(np.abs(level)))[..., None], image.shape[:2]
+    colour, alpha = (cv2.resize(part, size, interpolation=cv2.INTER_NEAREST) for part in (colour * alpha, alpha))
+    grey = 90 + 0.6 * image.mean(-1, keepdims=True, dtype=np.float32)
+    return np.rint(grey * (1 - alpha[..., None]) + colour).astype(np.uint8)
+
+
+def filling(size: int, limit: int) -> int:
+    """The largest multiple of a crop's side that is at most `limit` px; `limit` if the crop is larger."""
+    return limit // size * size or limit
+
+
+def marked(image: np.ndarray, side: int, truth: np.ndarray, state: int, predicted: np.ndarray | None) -> np.ndarray:
+    """The image (S, S, 3) as (side, side, 3), the true joint ringed, dashed if it is occluded, the predicted one a
+    cross. truth, predicted: (2,) crop px; NaN, None or a state ABSENT: no mark."""
+    zoom, how = side / image.shape[0], cv2.INTER_NEAREST if side >= image.shape[0] else cv2.INTER_AREA
+    picture = cv2.resize(image, (side, side), interpolation=how)
+    radius, width = max(6.0, 0.05 * side), max(1, round(side / 250))
+    if state != ABSENT:
+        for start in range(0, 360, 60):
+            sweep = 60 if state == VISIBLE else 20
+            for colour, thick in ((BLACK_RGB, width + 2), (RING, width)):
+                _arc(picture, rescale(truth, zoom), radius, (start, start + sweep), colour, thick)
+    if predicted is not None and np.isfinite(predicted).all():
+        for colour, thick in ((BLACK_RGB, width + 2), (WHITE, width)):
+            for arm in np.array([[(-1, -1), (1, 1)], [(-1, 1), (1, -1)]]) * 0.5 * radius:
+                ends = np.rint(16 * (rescale(predicted, zoom) + arm)).astype(int).tolist()
+                cv2.line(picture, *ends, colour, thick, cv2.LINE_AA, shift=4)
+    return picture
+
+
+BLACK_RGB, RING = (0, 0, 0), tuple(round(255 * part) for part in colors.to_rgb(SKY))
+
+
+def _arc(picture, middle, radius, ends, colour, width):
+    center, axes = np.rint(16 * np.asarray(middle)).astype(int).tolist(), [round(16 * radius)] * 2
+    cv2.ellipse(picture, center, axes, 0, *ends, colour, width, cv2.LINE_AA, shift=4)
+
+
+@functools.cache
+def _font(size):
+    return ImageFont.truetype(FONT, size)
+
+
+TITLE = 18  # px above a tile for its title
+
+
+def tiled(tiles: list[np.ndarray], titles: list[str], columns: int, text: int = 12, gap: int = 6) -> Image.Image:
+    """Tiles (h, w, 3), all of one size, in rows of `columns`, a title in black above each; the rest is white."""
+    (high, wide), line = tiles[0].shape[:2], TITLE
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * (wide + gap) - gap, rows * (high + line + gap) - gap), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (tile, title) in enumerate(zip(tiles, titles)):
+        x, y = number % columns * (wide + gap), number // columns * (high + line + gap)
+        pen.text((x, y), title, "black", _font(text))
+        sheet.paste(Image.fromarray(tile), (x, y + line))
+    return sheet
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All maps of one person: crop (S, S, 3) uint8, maps layer -> (16, h, w), joints (16, 2) crop px and visibility
+    (16,) as labelled, found layer -> (16, 2) crop px as decoded."""
+
+    crop: np.ndarray
+    maps: dict[str, np.ndarray]
+    joints: np.ndarray
+    visibility: np.ndarray
+    found: dict[str, np.ndarray]
+
+
+@torch.no_grad()
+def seen(cascade: Cascade, crop: np.ndarray, decoder: str = "parabola") -> tuple[dict, dict]:
+    """What each network makes of a crop (S, S, 3): its maps (16, h, w), and where they point, (16, 2) crop px; without
+    flip test. Keys: "detector" and, where there is one, "regressor"."""
+    maps = cascade.eval()(torch.from_numpy(crop)[None].to(cascade.mean.device))
+    joints, _, from_logits, *_ = decode(maps, cascade.map_stride, decoder, cascade.first)
+    shown, found = {"detector": cascade.confidence(maps.detector)}, {"detector": from_logits[0]}
+    if maps.regressor is not None:
+        shown, found = shown | {"regressor": maps.regressor}, found | {"regressor": joints[0]}
+    return {name: part[0].float().cpu().numpy() for name, part in shown.items()}, found
+
+
+def layers(cascade: Cascade, targets: Targets, sample: dict, decoder: str = "parabola") -> Layers:
+    """What the networks should see and do see of one person, an item of PoseDataset; without flip test.
+
+    A layer is one of LAYERS; difference: regressor less detector, that is, what context adds and takes away. A cascade
+    without a regressor has the first two. The targets' maps have the networks' stride.
+    """
+    batch = torch.utils.data.default_collate([sample])
+    maps, found = seen(cascade, sample["image"].numpy(), decoder)
+    for name, draw in (("detector", targets.detector), ("regressor", targets.regressor)):
+        if name in maps:
+            maps[f"{name}'s target"] = draw(batch)[0][0].numpy()
+    if "regressor" in maps:
+        maps["difference"], found["difference"] = maps["regressor"] - maps["detector"], found["regressor"]
+    return Layers(sample["image"].numpy(), maps, sample["joints"].numpy(), sample["visibility"].numpy(), found)
+
+
+def one_map(person: Layers, layer: str, joint: int, opacity: float = 0.85, top: float | None = None) -> Image.Image:
+    """One joint's map on the crop, ring and cross (`marked`), at most about 560 px wide."""
+    heat, signed = person.maps[layer][joint], layer == "difference"
+    picture = blend(person.crop, heat, top or scale_of(person, layer), opacity, signed)
+    found = person.found.get(layer)
+    return Image.fromarray(marked(picture, filling(len(picture), 560), person.joints[joint], person.visibility[joint],
+                                  None if found is None else found[joint]))
+
+
+def all_maps(person: Layers, layer: str, opacity: float = 0.85, columns: int = 6) -> Image.Image:
+    """All joints' maps of a layer, one scale for all, each with its highest (for a difference: largest) value."""
+    top, tiles, titles = scale_of(person, layer), [], []
+    found = person.found.get(layer)
+    for joint, name in enumerate(MPII.names):
+        heat = person.maps[layer][joint]
+        tile = blend(person.crop, heat, top, opacity, layer == "difference")
+        tiles.append(marked(tile, 112, person.joints[joint], person.visibility[joint],
+                            None if found is None else found[joint]))
+        titles.append(f"{name} {heat.flat[np.abs(heat).argmax()]:.2f}")
+    return tiled(tiles, titles, columns, 10)
+
+
+def scale_of(person: Layers, layer: str) -> float:
+    """Where a layer's colours end: at 1 for targets, else at the highest value of any joint, 0.05 at least."""
+    return 1.0 if layer.endswith("target") else max(0.05, float(np.abs(person.maps[layer]).max()))
+
+
+def covered(image: np.ndarray, maps: dict[str, np.ndarray], found: dict[str, np.ndarray], joint: int,
+            truth: np.ndarray, state: int) -> Image.Image:
+    """A crop, maybe with a patch on it, beside one joint's map of each network (`seen`), on one scale.
+
+    Ring and cross as in `marked`; on the crop the cross is the last network's.
+    """
+    side, top = filling(len(image), 300), max(0.05, *(part[joint].max() for part in maps.values()))
+    tiles, titles = [marked(image, side, truth, state, list(found.values())[-1][joint])], ["the crop, to be covered"]
+    for name, part in maps.items():
+        tiles.append(marked(blend(image, part[joint], top), side, truth, state, found[name][joint]))
+        titles.append(f"{name}: peak {part[joint].max():.2f}")
+    return tiled(tiles, titles, len(tiles))
+
+
+def on_crop(box: list[float], image_size: int) -> tuple[int, ...]:
+    """A box [x1, y1, x2, y2] on the first tile of `covered`, picture px, in whole crop px, cut off at its edges."""
+    side = filling(image_size, 300)
+    return tuple(int(np.clip(round((edge - shift) * image_size / side), 0, image_size))
+                 for edge, shift in zip(box, (0, TITLE, 0, TITLE)))
+
+
+def moved_targets(people: People, row: int, image_size: int, targets: Targets, joint: int | None = None,
+                  scale: float = 1.0, angle: float = 0.0, mirrored: bool = False) -> Image.Image:
+    """Person `row` scaled, turned (degrees) and mirrored as training may, beside the disc and the Gaussian drawn anew.
+
+    joint: one joint's maps; None: the highest of all. Titles say radius and sigma in px of this crop.
+    """
+    frame = people.frame(row, image_size).augmented(scale, angle, mirrored)
+    joints, states = framed(frame, people.joints[row], people.visibility[row])
+    crop, body, side = frame.cut(people.images[row]), frame.body_in_crop, filling(image_size, 300)
+    batch = {"image": torch.from_numpy(crop)[None], "joints": torch.from_numpy(joints)[None],
+             "visibility": torch.from_numpy(states)[None], "body": torch.tensor([body], dtype=torch.float32)}
+    shown = range(len(states)) if joint is None else [joint]
+    maps = [draw(batch)[0][0].numpy()[shown].max(0) for draw in (targets.detector, targets.regressor)]
+    painted = [cv2.resize(blend(crop, part), (side, side), interpolation=cv2.INTER_NEAREST) for part in maps]
+    titles = [f"body {body:.0f} px of {image_size}", f"disc, radius {targets.radius * body / BODY:.1f} px",
+              f"Gaussian, sigma {targets.sigma * body / BODY:.1f} px"]
+    return tiled([pose_marks(crop, joints, states, side), *painted], titles, 3)
+
+
+def pose_marks(image: np.ndarray, joints: np.ndarray, visibility: np.ndarray, side: int) -> np.ndarray:
+    """The crop (S, S, 3) as (side, side, 3) with a dot on each labelled joint (16, 2) crop px: orange right, blue left,
+    green between; hollow if occluded."""
+    picture, zoom = cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST), side / image.shape[0]
+    for joint in np.flatnonzero(visibility != ABSENT):
+        colour = tuple(round(255 * part) for part in colors.to_rgb(side_style(joint)[0]))
+        for shade, width, radius in ((WHITE, -1, 4.5), (colour, -1 if visibility[joint] == VISIBLE else 2, 3.5)):
+            center = np.rint(16 * rescale(joints[joint], zoom)).astype(int).tolist()
+            cv2.circle(picture, center, round(16 * radius), shade, width, cv2.LINE_AA, shift=4)
+    return picture
+
+
+def sharpening(epochs: list[dict], joint: int | None = None, side: int = 104, across: bool = False) -> Image.Image:
+    """The watched people's maps (training.watched) as they become sharp: a column an epoch, nine at most; a row each.
+
+    joint: one joint's maps; None: the highest of all. Each epoch has its own scale, whose end is said above it.
+    across: people side by side, for a single epoch.
+    """
+    if not epochs:
+        return tiled([np.full((1, 300, 3), 255, np.uint8)], ["no epoch of this stage was watched"], 1)
+    chosen = [epochs[k] for k in np.unique(np.linspace(0, len(epochs) - 1, min(9, len(epochs))).round().astype(int))]
+    shown = [record["maps"].max(1) if joint is None else record["maps"][:, joint] for record in chosen]
+    tops = [max(0.05, float(maps.max())) for maps in shown]
+    tiles = [cv2.resize(blend(record["crops"][row], maps[row], top), (side, side), interpolation=cv2.INTER_AREA)
+             for row in range(len(chosen[0]["crops"])) for record, maps, top in zip(chosen, shown, tops)]
+    titles = [f"{record['stage']} {record['epoch']}: {top:.2f}" for record, top in zip(chosen, tops)]
+    return tiled(tiles, titles + [""] * (len(tiles) - len(titles)), len(tiles) if across else len(chosen), 10)
+
+
+def photograph(image: np.ndarray, people: list[dict], width: int = 600, height: int = 500) -> Image.Image:
+    """An image (H, W, 3) with people (PoseEstimator.predict) drawn on it (prediction.overlay), shrunk to fit."""
+    drawn = prediction.overlay(image, people)
+    factor = min(1.0, width / image.shape[1], height / image.shape[0])
+    size = [max(1, round(factor * length)) for length in image.shape[1::-1]]
+    return Image.fromarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA))

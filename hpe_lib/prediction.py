@@ -22,6 +22,7 @@ from hpe_lib.geometry import Frame
 from hpe_lib.paper import MARGIN
 from hpe_lib.skeleton import MPII
 
+SURE = 0.3  # a confidence from which on a joint is drawn as found
 PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
 WHITE, SIDES = (255, 255, 255), {"right": ((213, 94, 0), 12), "left": ((0, 114, 178), 4)}  # RGB, as figures has them
 
@@ -104,11 +105,17 @@ def maps(cascade: Cascade, people: People, image_size: int, flip_test: bool = Fa
 
 def cover(crops: np.ndarray, points: np.ndarray, sides: np.ndarray) -> np.ndarray:
     """Crops (N, S, S, 3) with a square of their own mean colour about the points (N, 2), of the sides (N,), crop px."""
-    covered = crops.copy()
-    for crop, point, side in zip(covered, points, sides):
-        (left, top), (right, bottom) = (np.rint(point + 0.5 + way * side / 2).astype(int).clip(0) for way in (-1, 1))
-        crop[top:bottom, left:right] = crop.mean((0, 1))
-    return covered
+    corners = [np.rint(np.concatenate([point + 0.5 - side / 2, point + 0.5 + side / 2]))
+               for point, side in zip(points, sides)]
+    return np.stack([patched(crop, box) for crop, box in zip(crops, corners)])
+
+
+def patched(crop: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """A crop (S, S, 3) with crop[y1:y2, x1:x2] of a box [x1, y1, x2, y2] painted in the crop's mean colour."""
+    left, top, right, bottom = np.clip(box, 0, len(crop)).astype(int)
+    crop = crop.copy()
+    crop[top:bottom, left:right] = crop.mean((0, 1))
+    return crop
 
 
 @dataclass(frozen=True)
@@ -247,7 +254,7 @@ def output_stems(images: Sequence[Path], out: Path, boxes: Path | None = None) -
     return [out / image.stem for image in images]
 
 
-def overlay(image: np.ndarray, people: list[dict], sure: float = 0.3, nothing: float = 0.01) -> np.ndarray:
+def overlay(image: np.ndarray, people: list[dict], sure: float = SURE, nothing: float = 0.01) -> np.ndarray:
     """A copy of the image (H, W, 3) with people (as `PoseEstimator.predict` gives them) and their squares on it.
 
     Right parts orange, circles; left blue, squares; the middle line green, diamonds. A joint whose confidence is below

@@ -5,6 +5,7 @@ stands around them. Nothing is computed here, so the report cannot say anything 
 """
 
 import html
+import shlex
 from pathlib import Path
 
 import nbformat
@@ -84,5 +85,6 @@ def commands(out: Path, manifest: dict) -> str:
     if chosen.is_file():
         data = artifacts.read_json(chosen)["parameters"]
         people = f"{data['dataset']}{' --data-root DIR' if data['data_root'] else ''} --split val"
-        lines += [f"hpe evaluate --weights runs/{out.name}/{name} --data {people}" for name in trained(out)]
+        lines += [f"hpe evaluate --weights {shlex.quote(f'runs/{out.name}/{name}')} --data {people}"
+                  for name in trained(out)]
     return "\n".join(lines)

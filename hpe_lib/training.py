@@ -1,5 +1,6 @@
 """The one `fit` and the three stages it serves: detector, then regressor on a frozen detector, then both (§3)."""
 
+import io
 import json
 import shutil
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -23,6 +25,7 @@ DETECTOR = ("trunk", "map_stride", "prior", "first")  # parameters that make the
 NETWORK = (*DETECTOR, "regressor", "channels", "levels", "bottlenecks", "stem", "kernels", "std", "stacked")
 TARGETS = ("map_stride", "radius", "sigma", "occluded", "first", "first_sees")  # the numbers that make Targets
 NO_MATTER = ("workers", "decoder", "flip_test", "init_from")  # leave the weights as they are, or are hashed instead
+WATCHED = 4  # held-out people whose maps are kept after every epoch, to be looked at
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
 
 
@@ -279,6 +282,7 @@ class Recipe:
                           scheduler, p["epochs"], accelerator, scorer):
             records.append({"stage": self.stage, **record})
             self.append(records[-1], first=len(records) == 1)
+            self.watch(model, records[-1])
             yield records[-1]
         made = {"settings": p, "network": self.network, "seed": p["seed"], "steps": steps,
                 "wall_seconds": time.perf_counter() - start}
@@ -290,11 +294,32 @@ class Recipe:
         with open(self.folder / artifacts.HISTORY, "w" if first else "a") as lines:
             lines.write(json.dumps(artifacts.plain(record)) + "\n")
 
+    @torch.no_grad()
+    def watch(self, model: Cascade, record: dict) -> None:
+        """The last network's maps of the first held-out people after this epoch, in watched/, 64 cells wide at most."""
+        if record["epoch"] == 1:
+            shutil.rmtree(self.folder / "watched", ignore_errors=True)
+        crops = self.data.val[:WATCHED].crops(self.data.image_size)
+        found = model.eval()(torch.from_numpy(crops).to(model.mean.device))
+        maps = model.confidence(found.detector) if found.regressor is None else found.regressor
+        maps = F.adaptive_max_pool2d(maps.float(), min(64, maps.shape[-1])).cpu().numpy().astype(np.float16)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, crops=crops, maps=maps)
+        artifacts.write_bytes(self.folder / "watched" / f"{record['epoch']:04d}.npz", buffer.getvalue())
+
 
 def history(folder: str | Path) -> list[dict]:
     """The epoch records of a stage's folder, finished or still running; empty if there are none."""
     path = Path(folder) / artifacts.HISTORY
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def watched(folder: str | Path) -> list[dict]:
+    """What `Recipe.watch` kept in a stage's folder, an epoch each: stage, epoch, crops (4, S, S, 3) uint8, maps (4, 16,
+    h, w). Empty if there is nothing."""
+    stage = {name: stage for stage, name in STAGES.items()}.get(Path(folder).name, "")
+    return [{"stage": stage, "epoch": int(path.stem), "crops": kept["crops"], "maps": kept["maps"].astype(np.float32)}
+            for path in sorted(Path(folder).glob("watched/*.npz")) for kept in [np.load(path)]]
 
 
 def write_targets(out: str | Path, **parameters) -> None:

@@ -23,6 +23,16 @@ def test_data():
     return Path(folder).resolve()
 
 
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory):
+    """The notebooks, all cells, in order, into one folder, with the preset `smoke`."""
+    from hpe_lib import reproduce
+
+    out = tmp_path_factory.mktemp("runs") / "smoke"
+    reproduce.run("smoke", out)
+    return out
+
+
 @pytest.fixture
 def notebook(tmp_path):
     """notebook("03_train", parameters, *cells) writes a small notebook into a folder and returns the folder."""

@@ -15,7 +15,8 @@ ROOMS = ("paper artifacts presets skeleton geometry heatmaps synthetic annotatio
 DATA = ROOMS[ROOMS.index("skeleton"):ROOMS.index("detector")]
 NETWORKS = ROOMS[ROOMS.index("detector"):ROOMS.index("losses")]
 CORE = set(ROOMS) - {"downloads", "widgets", "report", "reproduce", "cli"}
-CORE_PACKAGES = set("torch torchvision numpy scipy h5py pandas matplotlib cv2 yaml tqdm safetensors accelerate".split())
+CORE_PACKAGES = set("torch torchvision numpy scipy h5py pandas matplotlib PIL cv2 yaml tqdm safetensors "
+                    "accelerate".split())
 HERE = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
 
 

@@ -6,7 +6,7 @@ import nbformat
 import papermill
 import pytest
 
-from hpe_lib import paper, presets, reproduce
+from hpe_lib import paper, presets
 
 NOTEBOOKS = presets.notebooks()
 LINE = re.compile(r"\w+: [\w\[\] |]+ = [^=#]+  # .+")
@@ -56,12 +56,9 @@ class TestAsCommitted:
                     for cell in cells(number) if name in cell.source]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The notebooks, all cells, in order, into one folder, with the preset `smoke`."""
-    out = tmp_path_factory.mktemp("runs") / "smoke"
-    reproduce.run("smoke", out)
-    return out
+@pytest.fixture
+def run(smoke_run):
+    return smoke_run
 
 
 def outputs(run, number):
@@ -76,7 +73,7 @@ def pictures(outs):
 def test_a_run_leaves_weights_numbers_and_executed_notebooks(run):
     for stage in ("detector", "regressor", "cascade"):
         names = {path.name for path in (run / stage).iterdir()}
-        assert names == {"weights.safetensors", "manifest.json", "history.jsonl"}
+        assert names == {"weights.safetensors", "manifest.json", "history.jsonl", "watched"}
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"floors", "detector", "regressor", "cascade", "statements"} <= set(metrics)
     rows = [*metrics["floors"].values(), *metrics["detector"].values(), metrics["regressor"], metrics["cascade"]]

@@ -1,0 +1,92 @@
+// A picture that says where it was dragged over and which key was pressed on it. Boxes are [x1, y1, x2, y2] in pixels
+// of the picture, corners, not pixel centres. While the kernel is at work only the last box waits, and a key that is
+// held down is not repeated: no queue of moves.
+function render({ model, el }) {
+  const frame = document.createElement("div");
+  const image = document.createElement("img");
+  const band = document.createElement("div");
+  frame.className = "hpe-screen";
+  frame.tabIndex = 0;
+  frame.dataset.lmSuppressShortcuts = "true"; // JupyterLab would take the arrow keys
+  band.hidden = true;
+  frame.append(image, band);
+  el.append(frame);
+
+  let url = null, start = null, waiting = null, unanswered = 0;
+
+  function show() {
+    const fresh = URL.createObjectURL(new Blob([model.get("png")], { type: "image/png" }));
+    image.onload = () => {
+      if (url) URL.revokeObjectURL(url);
+      url = fresh;
+    };
+    image.src = fresh;
+  }
+  function describe() {
+    image.alt = model.get("alt");
+    frame.classList.toggle("hpe-drags", model.get("drags"));
+  }
+  function send(message) {
+    unanswered += 1;
+    model.send(message);
+  }
+  function sendLatest(message) {
+    if (unanswered) waiting = message;
+    else send(message);
+  }
+  function answered() {
+    unanswered = Math.max(0, unanswered - 1);
+    if (!waiting || unanswered) return;
+    send(waiting);
+    waiting = null;
+  }
+  function place(event) {
+    const box = image.getBoundingClientRect(), zoom = image.naturalWidth / box.width;
+    const inside = (value, most) => Math.min(Math.max(value, 0), most) * zoom;
+    return [inside(event.clientX - box.left, box.width), inside(event.clientY - box.top, box.height)];
+  }
+  function boxTo(event) {
+    const end = place(event), zoom = image.getBoundingClientRect().width / image.naturalWidth;
+    const box = [0, 1].map((k) => Math.min(start[k], end[k])).concat([0, 1].map((k) => Math.max(start[k], end[k])));
+    const edges = [box[0], box[1], box[2] - box[0], box[3] - box[1]].map((value) => `${value * zoom}px`);
+    [band.style.left, band.style.top, band.style.width, band.style.height] = edges;
+    return box;
+  }
+
+  image.draggable = false;
+  image.addEventListener("pointerdown", (event) => {
+    frame.focus({ preventScroll: true });
+    if (!model.get("drags") || event.button !== 0) return;
+    start = place(event);
+    image.setPointerCapture(event.pointerId);
+    boxTo(event);
+    band.hidden = false;
+  });
+  image.addEventListener("pointermove", (event) => {
+    if (start) sendLatest({ box: boxTo(event), done: false });
+  });
+  image.addEventListener("pointerup", (event) => {
+    if (!start) return;
+    sendLatest({ box: boxTo(event), done: true });
+    start = null;
+    band.hidden = true;
+  });
+  image.addEventListener("pointercancel", () => {
+    start = null;
+    band.hidden = true;
+  });
+  frame.addEventListener("keydown", (event) => {
+    if (!event.key.startsWith("Arrow")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (!event.repeat || !unanswered) send({ key: event.key });
+  });
+  model.on("change:png", show);
+  model.on("change:alt", describe);
+  model.on("change:answered", answered);
+  show();
+  describe();
+  return () => url && URL.revokeObjectURL(url);
+}
+
+export default { render };

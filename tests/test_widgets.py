@@ -1,0 +1,379 @@
+"""The panels with no browser: controls are moved and messages sent as a browser would, pictures compared as pixels."""
+
+import io
+import time
+from datetime import datetime
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hpe_lib import artifacts, cascade, datasets, evaluation, figures, prediction, training, widgets
+from hpe_lib.artifacts import BadInput
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+
+SIZE = 128
+NETWORK = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "regressor": "hourglass", "channels": 16, "levels": 2,
+           "bottlenecks": 1, "stem": "patch", "image_size": SIZE}
+TARGETS = training.Targets(4)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    return datasets.load("synthetic", people="1-12", image_size=SIZE, cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A cascade whose maps depend on what is to be seen: random weights, also where training begins at zero."""
+    torch.manual_seed(0)
+    made = cascade.Cascade(NETWORK)
+    for weight in made.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.3)
+    return made.laid_out().eval()
+
+
+@pytest.fixture(scope="module")
+def answer(model, people):
+    return prediction.predict(model, people, SIZE)
+
+
+@pytest.fixture
+def inspector(model, people, answer):
+    return widgets.Inspector(model, people, SIZE, answer, TARGETS)
+
+
+@pytest.fixture
+def cover(model, people):
+    return widgets.Cover(model, people, SIZE)
+
+
+def picture(panel):
+    return np.asarray(Image.open(io.BytesIO(panel.screen.png)))
+
+
+def send(panel, **message):
+    """What the browser sends, through the very handler of its messages."""
+    panel.screen._handle_custom_msg(message, [])
+
+
+def changed(panel, move):
+    """Did the picture change by the move?"""
+    before = picture(panel)
+    move()
+    after = picture(panel)
+    return before.shape != after.shape or (before != after).any()
+
+
+def put(control, value):
+    return lambda: setattr(control, "value", value)
+
+
+class TestInspector:
+    def test_every_control_changes_the_picture(self, inspector, people):
+        for layer in figures.LAYERS[::-1]:
+            if layer != inspector.layer.value:
+                assert changed(inspector, put(inspector.layer, layer)), layer
+        inspector.layer.value = "regressor"
+        assert changed(inspector, put(inspector.opacity, 0.3))
+        assert changed(inspector, put(inspector.place, 3))
+        assert changed(inspector, put(inspector.joint, 0))
+        assert changed(inspector, put(inspector.joint, widgets.ALL))
+        inspector.joint.value = MPII.index("left_wrist")
+        assert changed(inspector, put(inspector.order, "largest error")) or inspector.place.value != 3
+
+    def test_people_come_in_the_order_that_was_asked_for(self, inspector, people, answer):
+        joint = MPII.index("left_wrist")
+        error = evaluation.errors(answer.joints, people)[0][:, joint]
+        inspector.order.value = "largest error"
+        assert str(people.keys[np.argmax(error)]) in inspector.line.value
+        inspector.order.value = "smallest error"
+        assert str(people.keys[np.argmin(error)]) in inspector.line.value
+
+    def test_a_selection_holds_only_what_it_says(self, inspector, people):
+        inspector.keep.value = "occluded"
+        hidden = int((people.visibility[:, MPII.index("left_wrist")] == OCCLUDED).sum())
+        assert 0 < hidden < len(people) and inspector.place.max == hidden - 1
+        assert "occluded" in inspector.line.value
+
+    def test_an_empty_selection_is_said(self, model, people, answer):
+        visible = people.visibility.copy()
+        visible[:] = VISIBLE
+        seen = datasets.replace(people, visibility=visible)
+        panel = widgets.Inspector(model, seen, SIZE, answer, TARGETS)
+        panel.keep.value = "occluded"
+        assert "found nobody, expected people with left_wrist occluded" in panel.line.value
+        panel.keep.value = "visible"
+        assert "1 of 12" in panel.line.value
+
+    def test_keys_go_through_people_and_joints(self, inspector):
+        send(inspector, key="ArrowRight")
+        assert inspector.place.value == 1
+        send(inspector, key="ArrowLeft")
+        send(inspector, key="ArrowLeft")
+        assert inspector.place.value == 0
+        before = inspector.joint.index
+        send(inspector, key="ArrowUp")
+        assert inspector.joint.index == before - 1
+        for _ in range(3):
+            send(inspector, key="ArrowDown")
+        assert inspector.joint.index == (before + 2) % 17
+        assert inspector.screen.answered == 7
+
+    def test_the_line_tells_state_peak_and_error(self, inspector, model, people):
+        joint = MPII.index("left_wrist")
+        layers = figures.layers(model, TARGETS, datasets.PoseDataset(people, SIZE)[0])
+        distance = np.linalg.norm(layers.found["regressor"][joint] - layers.joints[joint])
+        share = distance / (people.normaliser[0] * SIZE / people.side[0])
+        peak = layers.maps["regressor"][joint].max()
+        assert f"regressor: peak {peak:.2f}, {share:.2f} head sizes off" in inspector.line.value
+        assert figures.STATES[people.visibility[0, joint]] in inspector.line.value
+
+    def test_a_detector_alone_has_two_layers(self, people, answer):
+        alone = cascade.Cascade({name: NETWORK[name] for name in ("trunk", "map_stride", "prior", "image_size")}).eval()
+        panel = widgets.Inspector(alone, people, SIZE, answer, TARGETS)
+        assert panel.layer.options == figures.LAYERS[:2] and panel.layer.value == "detector"
+
+    def test_a_model_of_another_size_is_said(self, people, model, answer):
+        other = cascade.Cascade(NETWORK | {"image_size": 64}).eval()
+        for panel in (widgets.Inspector(other, people, SIZE, answer, TARGETS), widgets.Cover(other, people, SIZE)):
+            assert "the cascade: found one trained on crops of 64 px, expected one of 128 px" in panel.line.value
+
+    def test_steps_are_quick_from_cached_maps(self, inspector):
+        def p95(moves):
+            took = []
+            for k in range(40):
+                start = time.perf_counter()
+                moves[k % 2]()
+                took.append(time.perf_counter() - start)
+            return np.percentile(took[2:], 95)
+
+        one = p95([put(inspector.joint, 3), put(inspector.joint, 5)])
+        inspector.joint.value = widgets.ALL
+        sheet = p95([put(inspector.layer, "detector"), put(inspector.layer, "regressor")])
+        print(f"p95 of a step: one map {1000 * one:.0f} ms, contact sheet {1000 * sheet:.0f} ms")
+        assert one < 0.06 * SLACK and sheet < 0.25 * SLACK
+
+
+SLACK = 3  # for a machine that does other things; the figures themselves are printed
+
+
+class TestCover:
+    def test_a_dragged_box_covers_these_pixels(self, cover, model, people):
+        crop = datasets.PoseDataset(people, SIZE)[0]["image"].numpy()
+        zoom = figures.filling(SIZE, 300) / SIZE
+        send(cover, box=[10 * zoom, 20 * zoom + figures.TITLE, 40 * zoom, 60 * zoom + figures.TITLE], done=True)
+        assert cover.box == (10, 20, 40, 60)
+        patch = prediction.patched(crop, cover.box)
+        assert (patch[20:60, 10:40] == patch[20, 10]).all() and (patch[:20] == crop[:20]).all()
+        maps, _ = figures.seen(model, patch)
+        peak = maps["regressor"][MPII.index("left_wrist")].max()
+        assert f"→ {peak:.2f}" in cover.line.value
+
+    def test_moving_the_patch_moves_the_maps_and_a_click_removes_it(self, cover):
+        before = picture(cover)
+        assert changed(cover, lambda: send(cover, box=[40, 60, 160, 200], done=False))
+        maps = picture(cover)[figures.TITLE:, figures.filling(SIZE, 300) + 6:]
+        assert (maps != before[figures.TITLE:, figures.filling(SIZE, 300) + 6:]).any()
+        send(cover, box=[50, 70, 50, 70], done=True)
+        assert (picture(cover) == before).all()
+
+    def test_a_box_beyond_the_crop_ends_at_its_edge(self, cover):
+        send(cover, box=[-50, -50, 5000, 5000], done=True)
+        assert cover.box == (0, 0, SIZE, SIZE)
+
+    def test_another_person_is_not_covered(self, cover):
+        send(cover, box=[40, 60, 160, 200], done=True)
+        send(cover, key="ArrowRight")
+        assert cover.box is None and cover.place.value == 1
+
+    def test_a_move_takes_less_than_half_a_second(self, cover):
+        took = []
+        for k in range(10):
+            start = time.perf_counter()
+            send(cover, box=[40 + k, 60, 160, 200], done=False)
+            took.append(time.perf_counter() - start)
+        print(f"a move: median {1000 * np.median(took):.0f} ms")
+        assert np.median(took) < 0.5
+
+
+class TestTargetExplorer:
+    def test_every_slider_draws_anew(self, people):
+        panel = widgets.TargetExplorer(people, SIZE, TARGETS)
+        moves = {"radius": 20.0, "sigma": 12.0, "angle": 30, "scale": 1.3, "mirrored": True, "place": 4,
+                 "joint": widgets.ALL}
+        for name, value in moves.items():
+            assert changed(panel, put(getattr(panel, name), value)), name
+
+    def test_the_pixels_are_those_of_the_targets(self, people):
+        """A disc in the picture has the area that the target has: one map's cell is a square of the picture."""
+        joint = int(np.flatnonzero(people.visibility[0] == VISIBLE)[0])
+        side = figures.filling(SIZE, 300)
+        shown = np.asarray(figures.moved_targets(people, 0, SIZE, TARGETS, joint))
+        shown = shown[figures.TITLE:, side + 6:2 * side + 6]
+        batch = torch.utils.data.default_collate([datasets.PoseDataset(people, SIZE)[0]])
+        cells = TARGETS.detector(batch)[0][0, joint].sum().item()
+        coloured = (np.ptp(shown.astype(int), axis=-1) > 40).sum()
+        assert coloured == cells * (4 * side / SIZE) ** 2
+
+
+class TestMonitor:
+    @pytest.fixture
+    def run(self, tmp_path):
+        datasets.prepare(tmp_path / "run", dataset="synthetic", data_root="", train="1-16", val="101-108",
+                         image_size=32, data_seed=0, only_present=False)
+        training.write_targets(tmp_path / "run", radius=10.0, sigma=5.0, occluded="empty")
+        return tmp_path / "run"
+
+    PARAMETERS = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "first": "detection", "first_sees": "",
+                  "pretrained": False, "seed": 0, "epochs": 2, "batch_size": 8, "optimizer": "adamw",
+                  "weight_decay": 0.0, "lr": 1e-3, "lr_end": 1e-4, "schedule": "cosine", "warmup": 0.0,
+                  "rotation": 0.0, "scale_low": 1.0, "scale_high": 1.0, "flip": False, "workers": 0, "precision": "no"}
+
+    def test_it_reads_the_disk_as_a_training_goes_on(self, run):
+        panel = widgets.Monitor(run)
+        assert "no epoch of any stage yet" in panel.line.value
+        pictures = []
+        for record in training.train("detector", run, self.PARAMETERS):
+            panel.refresh()
+            assert training.line(record).split("  ")[0] in panel.line.value
+            assert panel.epoch.value == panel.epoch.max == record["epoch"] - 1
+            pictures.append((picture(panel), panel.curves.png))
+        assert (pictures[0][0] != pictures[1][0]).any() and pictures[0][1] != pictures[1][1]
+        again = widgets.Monitor(run)  # a browser opened anew, a kernel that has trained nothing
+        assert (picture(again) == pictures[-1][0]).all()
+        assert changed(again, put(again.epoch, 0)) and changed(again, put(again.joint, 3))
+
+    def test_what_was_watched_are_the_maps_of_that_epoch(self, run):
+        for _ in training.train("detector", run, self.PARAMETERS):
+            pass
+        last = training.watched(run / "detector")[-1]
+        model = cascade.load(run / "detector")
+        val = datasets.opened(run).val[:training.WATCHED]
+        with torch.no_grad():
+            maps = model.confidence(model(torch.from_numpy(val.crops(32))).detector).numpy()
+        assert (last["crops"] == val.crops(32)).all() and last["maps"].shape == maps.shape
+        assert np.abs(last["maps"] - maps).max() < 1e-3  # kept as halves
+        assert [epoch["epoch"] for epoch in training.watched(run / "detector")] == [1, 2]
+
+
+class TestPhotograph:
+    @pytest.fixture
+    def panel(self, model, people, tmp_path):
+        image = np.kron(people.images[0], np.ones((6, 6, 1), np.uint8))
+        artifacts.write_bytes(tmp_path / "one.png", prediction.encode_png(image))
+        return widgets.Photograph(prediction.PoseEstimator(model, SIZE), str(tmp_path / "one.png"))
+
+    def test_it_says_what_predict_says(self, panel):
+        whole = panel.estimator.predict(panel.path.value)
+        assert panel.people == whole
+        shown = picture(panel)
+        zoom = 768 / shown.shape[1]
+        assert max(shown.shape[0] / 500, shown.shape[1] / 600) == pytest.approx(1, abs=0.01)
+        send(panel, box=[50, 60, 250, 400], done=False)
+        assert panel.people == whole
+        send(panel, box=[50, 60, 250, 400], done=True)
+        box = [edge * zoom for edge in (50, 60, 250, 400)]
+        assert panel.people == panel.estimator.predict(panel.path.value, [box])
+        panel.take(None)
+        assert panel.people == whole
+
+    def test_what_cannot_be_read_is_said(self, panel, tmp_path):
+        (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+        for path, found in ((tmp_path / "broken.jpg", "without the image"), (tmp_path / "absent.jpg", "no such file"),
+                            ("", "found none, expected an upload")):
+            panel.path.value = str(path)
+            assert found in panel.line.value and panel.people == []
+            assert picture(panel).shape == (60, 560, 3)
+        send(panel, box=[50, 60, 250, 400], done=True)  # a drag over nothing
+
+    def test_an_upload_is_read_and_named(self, panel, tmp_path):
+        data = (tmp_path / "one.png").read_bytes()
+        entry = {"name": "mine.png", "type": "image/png", "size": len(data), "content": memoryview(data),
+                 "last_modified": datetime.now()}
+        before = panel.people
+        panel.path.value = ""
+        panel.upload.value = (entry,)
+        assert panel.people == before
+        panel.upload.value = (entry | {"content": memoryview(data[:100])},)
+        assert "mine.png: found 100 bytes" in panel.line.value
+
+    def test_an_image_without_people_is_said(self, tmp_path, people):
+        torch.manual_seed(0)
+        quiet = prediction.PoseEstimator(cascade.Cascade(NETWORK).laid_out().eval(), SIZE)  # its maps are empty
+        artifacts.write_bytes(tmp_path / "grey.png", prediction.encode_png(np.full((90, 120, 3), 128, np.uint8)))
+        panel = widgets.Photograph(quiet, str(tmp_path / "grey.png"))
+        assert panel.line.value.startswith("nobody found here")
+
+    def test_a_broken_image_among_people_is_said(self, model, people, answer):
+        class Broken:
+            source = "broken"
+
+            def __getitem__(self, row):
+                raise BadInput("im0001.jpg", "3 bytes that are no readable image", "a JPEG or PNG image")
+
+        panel = widgets.Cover(model, datasets.replace(people, images=Broken()), SIZE)
+        assert panel.line.value == "im0001.jpg: found 3 bytes that are no readable image, expected a JPEG or PNG image"
+
+
+def test_no_panel_keeps_what_it_drew(inspector, cover):
+    import psutil
+
+    def moves(count):
+        for k in range(count):
+            inspector.joint.index = k % 17
+            send(cover, box=[40 + k % 50, 60, 160, 200], done=False)
+
+    moves(100)
+    before = psutil.Process().memory_info().rss
+    moves(300)
+    assert psutil.Process().memory_info().rss - before < 20 * 2**20
+
+
+def test_selected_leaves_unknown_errors_last(people):
+    predicted = people.joints.copy()
+    predicted[:, :, 0] += np.arange(12)[:, None] * people.normaliser[:, None] / 10
+    joint = MPII.index("left_knee")
+    visibility = people.visibility.copy()
+    visibility[:, joint] = VISIBLE
+    visibility[7, joint] = ABSENT
+    changed = datasets.replace(people, visibility=visibility)
+    rows = evaluation.selected(predicted, changed, joint, order="largest error")
+    assert rows[-1] == 7 and rows[:11].tolist() == [11, 10, 9, 8, 6, 5, 4, 3, 2, 1, 0]
+    assert evaluation.selected(predicted, changed, joint, "wrong").tolist() == [6, 8, 9, 10, 11]
+    assert evaluation.selected(predicted, changed, joint, "visible").tolist() == [k for k in range(12) if k != 7]
+    with pytest.raises(ValueError, match="expected one of"):
+        evaluation.selected(predicted, changed, joint, "somebody")
+
+
+def test_a_stage_of_no_epochs_has_nothing_to_show_and_says_so():
+    assert np.asarray(figures.sharpening([])).min() < 100  # words
+
+
+def test_blend_is_the_crop_in_grey_where_the_map_is_empty_and_yellow_at_the_top():
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    heat = np.zeros((2, 2))
+    heat[0, 1] = 0.5
+    shown = figures.blend(image, heat, top=0.5, opacity=1.0)
+    grey = np.rint(90 + 0.6 * image.mean(-1))
+    assert np.abs(shown[4:] - grey[4:, :, None]).max() <= 1 and (np.ptp(shown[4:], axis=-1) == 0).all()
+    assert (shown[:4, 4:] == np.rint(255 * np.array(figures.HEAT.colors[-1][:3])).astype(int)).all()
+    signed = figures.blend(image, -heat, top=0.5, opacity=1.0, signed=True)[0, 7].astype(int)
+    assert signed[2] > signed[1] + 20  # purple: less
+
+
+def test_marks_sit_on_the_joint():
+    """The ring's middle and the cross are where the pixel-centre rule puts the joint in the enlarged crop."""
+    plain = np.full((64, 64, 3), 100, np.uint8)
+    for point in ((20.0, 40.0), (33.25, 10.5)):
+        ring = figures.marked(plain, 256, np.array(point), VISIBLE, None)
+        cross = figures.marked(plain, 256, np.array(point), ABSENT, np.array(point))
+        for picture in (ring, cross):
+            rows, columns = np.nonzero((picture != 100).any(-1))
+            middle = np.array([columns.min() + columns.max(), rows.min() + rows.max()]) / 2
+            assert np.abs(middle - ((np.array(point) + 0.5) * 4 - 0.5)).max() <= 0.75
+    dashed = figures.marked(plain, 256, np.array((20.0, 40.0)), OCCLUDED, None)
+    solid = figures.marked(plain, 256, np.array((20.0, 40.0)), VISIBLE, None)
+    assert 0.3 < (dashed != 100).any(-1).sum() / (solid != 100).any(-1).sum() < 0.9
