@@ -453,22 +453,17 @@ def marked(image: np.ndarray, side: int, truth: np.ndarray, state: int, predicte
     if state != ABSENT:
         for start in range(0, 360, 60):
             sweep = 60 if state == VISIBLE else 20
-            for colour, thick in ((BLACK_RGB, width + 2), (RING, width)):
-                _arc(picture, rescale(truth, zoom), radius, (start, start + sweep), colour, thick)
+            center, axes = np.rint(16 * rescale(truth, zoom)).astype(int).tolist(), [round(16 * radius)] * 2
+            cv2.ellipse(picture, center, axes, 0, start, start + sweep, RING, width + 1, cv2.LINE_AA, shift=4)
     if predicted is not None and np.isfinite(predicted).all():
-        for colour, thick in ((BLACK_RGB, width + 2), (WHITE, width)):
+        for colour, thick in (((0, 0, 0), width + 2), (WHITE, width)):
             for arm in np.array([[(-1, -1), (1, 1)], [(-1, 1), (1, -1)]]) * 0.5 * radius:
                 ends = np.rint(16 * (rescale(predicted, zoom) + arm)).astype(int).tolist()
                 cv2.line(picture, *ends, colour, thick, cv2.LINE_AA, shift=4)
     return picture
 
 
-BLACK_RGB, RING = (0, 0, 0), tuple(round(255 * part) for part in colors.to_rgb(SKY))
-
-
-def _arc(picture, middle, radius, ends, colour, width):
-    center, axes = np.rint(16 * np.asarray(middle)).astype(int).tolist(), [round(16 * radius)] * 2
-    cv2.ellipse(picture, center, axes, 0, *ends, colour, width, cv2.LINE_AA, shift=4)
+RING = tuple(round(255 * part) for part in colors.to_rgb(SKY))
 
 
 @functools.cache
@@ -487,7 +482,7 @@ def tiled(tiles: list[np.ndarray], titles: list[str], columns: int, text: int = 
     pen = ImageDraw.Draw(sheet)
     for number, (tile, title) in enumerate(zip(tiles, titles)):
         x, y = number % columns * (wide + gap), number // columns * (high + line + gap)
-        pen.text((x, y), title, "black", _font(text))
+        pen.text((x + 2, y), title, "black", _font(text))
         sheet.paste(Image.fromarray(tile), (x, y + line))
     return sheet
 
@@ -629,8 +624,11 @@ def sharpening(epochs: list[dict], joint: int | None = None, side: int = 104, ac
 
 
 def photograph(image: np.ndarray, people: list[dict], width: int = 600, height: int = 500) -> Image.Image:
-    """An image (H, W, 3) with people (PoseEstimator.predict) drawn on it (prediction.overlay), shrunk to fit."""
-    drawn = prediction.overlay(image, people)
-    factor = min(1.0, width / image.shape[1], height / image.shape[0])
+    """An image (H, W, 3) as large as fits, people (PoseEstimator.predict) drawn on it (prediction.overlay)."""
+    factor = min(width / image.shape[1], height / image.shape[0])
     size = [max(1, round(factor * length)) for length in image.shape[1::-1]]
-    return Image.fromarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
+    moved = [{"box": [factor * edge for edge in person["box"]], "joints": {
+        name: joint | {axis: rescale(joint[axis], factor) for axis in "xy"} for name, joint in person["joints"].items()
+    }} for person in people]
+    return Image.fromarray(prediction.overlay(image, moved))

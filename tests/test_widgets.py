@@ -145,19 +145,16 @@ class TestInspector:
         def p95(moves):
             took = []
             for k in range(40):
-                start = time.perf_counter()
+                start = time.process_time()
                 moves[k % 2]()
-                took.append(time.perf_counter() - start)
+                took.append(time.process_time() - start)
             return np.percentile(took[2:], 95)
 
         one = p95([put(inspector.joint, 3), put(inspector.joint, 5)])
         inspector.joint.value = widgets.ALL
         sheet = p95([put(inspector.layer, "detector"), put(inspector.layer, "regressor")])
-        print(f"p95 of a step: one map {1000 * one:.0f} ms, contact sheet {1000 * sheet:.0f} ms")
-        assert one < 0.06 * SLACK and sheet < 0.25 * SLACK
-
-
-SLACK = 3  # for a machine that does other things; the figures themselves are printed
+        print(f"p95 of a step's CPU time: one map {1000 * one:.0f} ms, contact sheet {1000 * sheet:.0f} ms")
+        assert one < 0.06 and sheet < 0.25
 
 
 class TestCover:
@@ -192,10 +189,10 @@ class TestCover:
     def test_a_move_takes_less_than_half_a_second(self, cover):
         took = []
         for k in range(10):
-            start = time.perf_counter()
+            start = time.process_time()
             send(cover, box=[40 + k, 60, 160, 200], done=False)
-            took.append(time.perf_counter() - start)
-        print(f"a move: median {1000 * np.median(took):.0f} ms")
+            took.append(time.process_time() - start)
+        print(f"a move's CPU time: median {1000 * np.median(took):.0f} ms")
         assert np.median(took) < 0.5
 
 
@@ -279,6 +276,18 @@ class TestPhotograph:
         assert panel.people == panel.estimator.predict(panel.path.value, [box])
         panel.take(None)
         assert panel.people == whole
+
+    def test_the_pose_is_drawn_where_it_was_found(self, panel):
+        """The white frame of a box, in the enlarged or shrunk picture, lies where the box lies in the image."""
+        image = np.zeros((1000, 800, 3), np.uint8)
+        joints = {name: {"x": 0.0, "y": 0.0, "confidence": 0.0, "detector_peak": 0.0} for name in MPII.names}
+        for photo, box in ((image, [200, 300, 400]), (image[:100, :80], [20, 30, 40])):
+            shown = np.asarray(figures.photograph(photo, [{"box": box, "joints": joints}]))
+            rows, columns = np.nonzero(shown.any(-1))
+            zoom = shown.shape[0] / photo.shape[0]
+            assert shown.shape[:2] == (500, 400)
+            assert abs(columns.min() - box[0] * zoom) <= 3 and abs(columns.max() - (box[0] + box[2]) * zoom) <= 3
+            assert abs(rows.min() - box[1] * zoom) <= 3 and abs(rows.max() - (box[1] + box[2]) * zoom) <= 3
 
     def test_what_cannot_be_read_is_said(self, panel, tmp_path):
         (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
