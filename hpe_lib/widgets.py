@@ -25,6 +25,7 @@ from hpe_lib.prediction import SURE, PoseEstimator, Predictions
 from hpe_lib.skeleton import ABSENT, MPII
 from hpe_lib.training import Targets
 
+MARKS = "Ring: the labelled place, dashed if occluded; cross: where the map points"
 ALL = -1  # in a menu of joints: None there means that nothing is chosen
 
 
@@ -60,8 +61,10 @@ class Screen(anywidget.AnyWidget):
 class Panel(ui.VBox):
     """A screen, a line of text under it and controls beside it. A subclass says what to `draw` and what to `hear`.
 
-    title: what the picture is, for who cannot see it; the line of text is added.
+    title: what the picture is, for who cannot see it; the line of text is added.  legend: how to read it.
     """
+
+    legend = ""
 
     def __init__(self, title: str, controls: list, drags: bool = False):
         self.title, self.screen, self.line = title, Screen(drags=drags), ui.HTML()
@@ -69,9 +72,9 @@ class Panel(ui.VBox):
         for control in controls:
             if isinstance(control, ui.ValueWidget):
                 control.observe(self.refresh, "value")
-        side = ui.VBox(controls, layout=ui.Layout(width="300px"))
+        side = ui.VBox(controls, layout=ui.Layout(width="310px"))
         picture = ui.HBox([self.screen, side], layout=ui.Layout(flex_flow="row wrap", grid_gap="12px"))
-        super().__init__([picture, self.line])
+        super().__init__([picture, self.line, ui.HTML(f"<small>{self.legend}</small>")])
         self.refresh()
 
     def refresh(self, _=None) -> None:
@@ -109,7 +112,7 @@ class Browser(Panel):
     def __init__(self, title: str, people: People, image_size: int, controls: list, one_joint: bool = False,
                  drags: bool = False):
         self.people, self.image_size = people, image_size
-        self.place = ui.IntSlider(0, 0, max(0, len(people) - 1), description="person")
+        self.place = ui.IntSlider(1, 1, max(1, len(people)), description="person")
         self.joint = joints_menu("left_wrist", one_joint)
         buttons = [ui.Button(description=name, layout=ui.Layout(width="145px")) for name in ("◀ previous", "next ▶")]
         for button, by in zip(buttons, (-1, 1)):
@@ -118,7 +121,12 @@ class Browser(Panel):
 
     def go(self, by: int) -> None:
         """So many people on, or back; stops at the ends."""
-        self.place.value = min(max(self.place.value + by, 0), self.place.max)
+        self.place.value = min(max(self.place.value + by, 1), self.place.max)
+
+    @property
+    def row(self) -> int:
+        """Of the person, among those that are shown."""
+        return self.place.value - 1
 
     def hear(self, message: dict) -> None:
         key = message.get("key")
@@ -155,6 +163,10 @@ class Inspector(Browser):
     A layer is one of figures.LAYERS; all joints at once are a contact sheet. Maps are without flip test.
     """
 
+    legend = MARKS + ("; colours: from nothing at 0 to yellow at the highest value of any joint; difference: orange "
+                      "where the regressor says more than the detector, purple where less. Keys: ← → people, ↑ ↓ "
+                      "joints")
+
     def __init__(self, cascade: Cascade, people: People, image_size: int, answer: Predictions, targets: Targets):
         self.cascade, self.answer, self.targets = cascade, answer, targets
         self.person, self.samples = lru_cache(64)(self._person), PoseDataset(people, image_size)
@@ -165,7 +177,7 @@ class Inspector(Browser):
         self.keep = ui.Dropdown(options=evaluation.KEEP, description="show")
         self.order = ui.Dropdown(options=evaluation.ORDER, description="sort by")
         for choice in (self.keep, self.order):
-            choice.observe(lambda _: setattr(self.place, "value", 0), "value")  # others are the first now
+            choice.observe(lambda _: setattr(self.place, "value", 1), "value")  # others are the first now
         super().__init__("A joint's map on a person's crop", people, image_size,
                          [self.layer, self.opacity, self.keep, self.order])
 
@@ -176,11 +188,11 @@ class Inspector(Browser):
         fitting(self.cascade, self.image_size)
         joint, layer = chosen(self.joint), self.layer.value
         rows = evaluation.selected(self.answer.joints, self.people, joint, self.keep.value, self.order.value)
-        self.place.max = max(0, len(rows) - 1)
+        self.place.max = max(1, len(rows))
         if not len(rows):
             raise BadInput("this selection", "nobody", f"people with {self.joint.label} {self.keep.value}")
-        row = int(rows[self.place.value])
-        person, head = self.person(row), f"{self.place.value + 1} of {len(rows)}, {self.people.keys[row]}"
+        row = int(rows[self.row])
+        person, head = self.person(row), f"{self.row + 1} of {len(rows)}, {self.people.keys[row]}"
         if joint is None:
             return figures.all_maps(person, layer, self.opacity.value), f"{head} · {layer}"
         parts = [f"{head} · {MPII.names[joint]}, {figures.STATES[int(person.visibility[joint])]}"]
@@ -192,6 +204,8 @@ class Inspector(Browser):
 
 class Cover(Browser):
     """Drag a patch over a person: both networks' maps of a joint and the pose answer at once; a click removes it."""
+
+    legend = MARKS + "; colours: one scale for both networks. Keys: ← → people, ↑ ↓ joints"
 
     def __init__(self, cascade: Cascade, people: People, image_size: int, decoder: str = "parabola"):
         self.cascade, self.decoder, self.box = cascade, decoder, None
@@ -219,7 +233,7 @@ class Cover(Browser):
         fitting(self.cascade, self.image_size)
         if self.cascade.regressor is None:
             raise BadInput("the cascade", "a detector alone", "both networks")
-        row, joint = self.place.value, self.joint.value
+        row, joint = self.row, self.joint.value
         truth, state = (self.samples[row][name][joint].numpy() for name in ("joints", "visibility"))
         (_, before, _), (crop, maps, found) = self.seen(row, None), self.seen(row, self.box)
         parts = [f"{name}: peak {before[name][joint].max():.2f} → {maps[name][joint].max():.2f}, "
@@ -230,6 +244,9 @@ class Cover(Browser):
 
 class TargetExplorer(Browser):
     """Radius, σ, rotation, scale and mirroring by slider, the targets of notebook 02 drawn anew at each move."""
+
+    legend = ("Dots: orange right, blue left, green between; hollow: occluded, so without a disc. "
+              "Keys: ← → people, ↑ ↓ joints")
 
     def __init__(self, people: People, image_size: int, targets: Targets):
         self.targets = targets
@@ -244,10 +261,10 @@ class TargetExplorer(Browser):
     def draw(self):
         old, joint = self.targets, chosen(self.joint)
         targets = Targets(old.map_stride, self.radius.value, self.sigma.value, old.occluded, old.first, old.first_sees)
-        picture = figures.moved_targets(self.people, self.place.value, self.image_size, targets, joint,
+        picture = figures.moved_targets(self.people, self.row, self.image_size, targets, joint,
                                         self.scale.value, self.angle.value, self.mirrored.value)
-        state = "" if joint is None else ", " + figures.STATES[int(self.people.visibility[self.place.value, joint])]
-        return picture, (f"{self.people.keys[self.place.value]} · {self.joint.label}{state} · "
+        state = "" if joint is None else ", " + figures.STATES[int(self.people.visibility[self.row, joint])]
+        return picture, (f"{self.people.keys[self.row]} · {self.joint.label}{state} · "
                          f"radius and sigma: px at a body of {figures.BODY:.0f} px")
 
 
@@ -257,6 +274,8 @@ class Monitor(Panel):
     So it shows a training of another notebook, of a terminal, or of before the browser was closed; while the kernel is
     free it looks for new epochs every two seconds.
     """
+
+    legend = "Above a person: stage, epoch and the value at which the colours end"
 
     def __init__(self, out: str | Path):
         self.folders, self.curves, self.drawn = [Path(out) / name for name in reversed(STAGES.values())], Screen(), None
@@ -298,6 +317,9 @@ class Photograph(Panel):
 
     people: what it returned last, as in the JSON of `hpe predict`.
     """
+
+    legend = ("Right orange, circles; left blue, squares; between green, diamonds; hollow and thin: not sure. "
+              "White frame: what the network sees")
 
     def __init__(self, estimator: PoseEstimator, path: str = ""):
         self.estimator, self.box, self.people, self.image = estimator, None, [], None

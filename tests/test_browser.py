@@ -208,7 +208,7 @@ def inspect(page):
     seen(page, found, "contact_sheet")
     found.locator("select").nth(0).select_option(label="left_wrist")
     found.locator("select").nth(2).select_option(label="wrong")
-    playwright.expect(found.locator(".widget-html").last).to_contain_text("left_wrist")
+    playwright.expect(found.locator(".widget-html").first).to_contain_text("left_wrist")
     found.locator("select").nth(2).select_option(label="everyone")
     took = sorted(frame.evaluate(ROUND_TRIP) for _ in range(40))
     print(f"key to picture, kernel and browser: median {took[20]:.0f} ms, p95 {took[37]:.0f} ms")
@@ -220,7 +220,7 @@ def cover(page):
     image = found.locator(".hpe-screen img")
     image.scroll_into_view_if_needed()
     changes(found, lambda: drag(page, image, (0.08, 0.3), (0.2, 0.6)))
-    playwright.expect(found.locator(".widget-html").last).to_contain_text("→")
+    playwright.expect(found.locator(".widget-html").first).to_contain_text("→")
     seen(page, found, "cover")
     changes(found, lambda: image.click(position={"x": 60, "y": 100}))
     changes(found, lambda: found.locator("select").select_option(index=2))
@@ -229,16 +229,16 @@ def cover(page):
 
 def monitor(page):
     found = panel(page, "Maps of held-out people")
-    changes(found, slide(found, 0, "ArrowLeft"))
-    changes(found, lambda: found.locator("select").select_option(index=4))
     seen(page, found, "monitor")
+    changes(found, lambda: found.locator("select").select_option(index=4))
+    changes(found, slide(found, 0, "ArrowLeft"))
 
 
 def photograph(page, lab):
     import cv2
 
     found = panel(page, "A photograph and the pose")
-    text = found.locator(".widget-html").last
+    text = found.locator(".widget-html").first
     playwright.expect(text).to_contain_text("found none")
     folder = lab[2]
     cv2.imwrite(str(folder / "one.jpg"), np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8))

@@ -78,11 +78,11 @@ class TestInspector:
                 assert changed(inspector, put(inspector.layer, layer)), layer
         inspector.layer.value = "regressor"
         assert changed(inspector, put(inspector.opacity, 0.3))
-        assert changed(inspector, put(inspector.place, 3))
+        assert changed(inspector, put(inspector.place, 4))
         assert changed(inspector, put(inspector.joint, 0))
         assert changed(inspector, put(inspector.joint, widgets.ALL))
         inspector.joint.value = MPII.index("left_wrist")
-        assert changed(inspector, put(inspector.order, "largest error")) or inspector.place.value != 3
+        assert changed(inspector, put(inspector.order, "largest error")) or inspector.place.value != 4
 
     def test_people_come_in_the_order_that_was_asked_for(self, inspector, people, answer):
         joint = MPII.index("left_wrist")
@@ -95,7 +95,7 @@ class TestInspector:
     def test_a_selection_holds_only_what_it_says(self, inspector, people):
         inspector.keep.value = "occluded"
         hidden = int((people.visibility[:, MPII.index("left_wrist")] == OCCLUDED).sum())
-        assert 0 < hidden < len(people) and inspector.place.max == hidden - 1
+        assert 0 < hidden < len(people) and inspector.place.max == hidden
         assert "occluded" in inspector.line.value
 
     def test_an_empty_selection_is_said(self, model, people, answer):
@@ -110,10 +110,10 @@ class TestInspector:
 
     def test_keys_go_through_people_and_joints(self, inspector):
         send(inspector, key="ArrowRight")
+        assert inspector.place.value == 2
+        send(inspector, key="ArrowLeft")
+        send(inspector, key="ArrowLeft")
         assert inspector.place.value == 1
-        send(inspector, key="ArrowLeft")
-        send(inspector, key="ArrowLeft")
-        assert inspector.place.value == 0
         before = inspector.joint.index
         send(inspector, key="ArrowUp")
         assert inspector.joint.index == before - 1
@@ -184,14 +184,16 @@ class TestCover:
     def test_another_person_is_not_covered(self, cover):
         send(cover, box=[40, 60, 160, 200], done=True)
         send(cover, key="ArrowRight")
-        assert cover.box is None and cover.place.value == 1
+        assert cover.box is None and cover.place.value == 2
 
     def test_a_move_takes_less_than_half_a_second(self, cover):
+        torch.set_num_threads(1)  # several wait for each other where the machine is busy, and waiting counts, too
         took = []
         for k in range(10):
             start = time.process_time()
             send(cover, box=[40 + k, 60, 160, 200], done=False)
             took.append(time.process_time() - start)
+        torch.set_num_threads(2)
         print(f"a move's CPU time: median {1000 * np.median(took):.0f} ms")
         assert np.median(took) < 0.5
 
