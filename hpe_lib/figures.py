@@ -161,7 +161,10 @@ def shares(counts: dict[str, np.ndarray], total: int) -> Figure:
 
 
 def histograms(quantities: dict[str, dict[str, np.ndarray] | np.ndarray], bins=40, share: bool = False) -> Figure:
-    """One panel for each x label: an array, or several named ones (step lines). NaN is left out; share: in percent."""
+    """One panel for each x label: an array, or several named ones (step lines). NaN is left out.
+
+    share: in percent, on a logarithmic scale, since a bar at 0 may hold nearly everything.
+    """
     figure = Picture(4.6 * len(quantities), 2.9)
     for ax, (label, groups) in zip(np.atleast_1d(figure.subplots(1, len(quantities))), quantities.items()):
         groups = groups if isinstance(groups, dict) else {"": groups}
@@ -174,6 +177,9 @@ def histograms(quantities: dict[str, dict[str, np.ndarray] | np.ndarray], bins=4
             ax.hist(values, edges, weights=weights, histtype="step", color=colour, linestyle=dash, linewidth=1.6,
                     label=f"{name} ({len(values)})")
         ax.set(xlabel=label, ylabel="share, %" if share else "count")
+        if share:
+            ax.set(yscale="log", ylim=(0.05, 120))
+            ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         if len(groups) > 1:
             ax.legend(fontsize=8, frameon=False)
     return figure

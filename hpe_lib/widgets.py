@@ -136,6 +136,11 @@ class Browser(Panel):
             by = 1 if key == "ArrowDown" else -1
             self.joint.index = (self.joint.index + by) % len(self.joint.options)
 
+    def state(self, visibility: int) -> str:
+        """A joint's state in words; where the data set knows no occlusion, "annotated" is all there is to say."""
+        known = self.people.occlusion_labels or visibility == ABSENT
+        return figures.STATES[int(visibility)] if known else "annotated"
+
     def unit(self, row: int) -> tuple[float, str]:
         """(the metric's normaliser of a person in crop px, NaN if unknown; its name)."""
         name = "head sizes" if self.people.metric.startswith("PCKh") else "torsos"
@@ -195,7 +200,7 @@ class Inspector(Browser):
         person, head = self.person(row), f"{self.row + 1} of {len(rows)}, {self.people.keys[row]}"
         if joint is None:
             return figures.all_maps(person, layer, self.opacity.value), f"{head} · {layer}"
-        parts = [f"{head} · {MPII.names[joint]}, {figures.STATES[int(person.visibility[joint])]}"]
+        parts = [f"{head} · {MPII.names[joint]}, {self.state(person.visibility[joint])}"]
         parts += [f"{name}: peak {person.maps[name][joint].max():.2f}, "
                   + self.apart(row, found[joint], person.joints[joint], person.visibility[joint])
                   for name, found in person.found.items() if name != "difference"]
@@ -238,7 +243,7 @@ class Cover(Browser):
         (_, before, _), (crop, maps, found) = self.seen(row, None), self.seen(row, self.box)
         parts = [f"{name}: peak {before[name][joint].max():.2f} → {maps[name][joint].max():.2f}, "
                  + self.apart(row, found[name][joint], truth, state) for name in maps]
-        text = f"{self.people.keys[row]} · {MPII.names[joint]}, {figures.STATES[int(state)]} · "
+        text = f"{self.people.keys[row]} · {MPII.names[joint]}, {self.state(state)} · "
         return figures.covered(crop, maps, found, joint, truth, state), text + " · ".join(parts)
 
 
@@ -263,7 +268,7 @@ class TargetExplorer(Browser):
         targets = Targets(old.map_stride, self.radius.value, self.sigma.value, old.occluded, old.first, old.first_sees)
         picture = figures.moved_targets(self.people, self.row, self.image_size, targets, joint,
                                         self.scale.value, self.angle.value, self.mirrored.value)
-        state = "" if joint is None else ", " + figures.STATES[int(self.people.visibility[self.row, joint])]
+        state = "" if joint is None else ", " + self.state(self.people.visibility[self.row, joint])
         return picture, (f"{self.people.keys[self.row]} · {self.joint.label}{state} · "
                          f"radius and sigma: px at a body of {figures.BODY:.0f} px")
 

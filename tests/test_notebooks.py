@@ -89,6 +89,18 @@ def test_every_executed_notebook_shows_pictures(run):
         assert not [out for _, outs in shown for out in outs if out.output_type == "error"]
 
 
+def test_executed_copies_keep_pictures_where_panels_were(run):
+    """No state of a widget that nobody can move, but in the cell below it what the widget shows."""
+    for number, panels in (("02", 1), ("03", 2), ("04", 1), ("05", 4)):
+        executed = nbformat.read(run / NOTEBOOKS[number].name, 4)
+        assert "widgets" not in executed.metadata
+        code = [cell for cell in executed.cells if cell.cell_type == "code"]
+        places = [k for k, cell in enumerate(code) if re.search(r"^widgets\.", cell.source, re.MULTILINE)]
+        assert len(places) == panels
+        for k in places:
+            assert code[k].outputs == [] and pictures(code[k + 1].outputs) == 1
+
+
 def test_a_training_cell_keeps_one_picture_and_one_line_an_epoch(run):
     for number, stage, epochs in (("03", "detector", 2), ("04", "regressor", 2), ("05", "joint", 1)):
         (outs,) = [outs for source, outs in outputs(run, number) if "training.train(" in source]

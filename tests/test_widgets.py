@@ -131,6 +131,11 @@ class TestInspector:
         assert f"regressor: peak {peak:.2f}, {share:.2f} head sizes off" in inspector.line.value
         assert figures.STATES[people.visibility[0, joint]] in inspector.line.value
 
+    def test_where_occlusion_is_unknown_nothing_is_called_visible(self, model, people, answer):
+        panel = widgets.Inspector(model, datasets.replace(people, occlusion_labels=False), SIZE, answer, TARGETS)
+        panel.keep.value = "visible"
+        assert "left_wrist, annotated" in panel.line.value and "left_wrist, visible" not in panel.line.value
+
     def test_a_detector_alone_has_two_layers(self, people, answer):
         alone = cascade.Cascade({name: NETWORK[name] for name in ("trunk", "map_stride", "prior", "image_size")}).eval()
         panel = widgets.Inspector(alone, people, SIZE, answer, TARGETS)
