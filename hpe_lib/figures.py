@@ -298,7 +298,7 @@ class Curves:
 
 def curves(histories: dict[str, list[dict]]) -> Image.Image:
     """`Curves` of finished or running stages as a picture."""
-    return Image.open(io.BytesIO(Curves(histories).figure._repr_png_()))
+    return Image.open(io.BytesIO(Curves(histories).figure._repr_png_())).convert("RGB")
 
 
 def logarithmic(ax: Axes) -> None:

@@ -285,7 +285,7 @@ class Monitor(Panel):
     def __init__(self, out: str | Path):
         self.folders, self.curves, self.drawn = [Path(out) / name for name in reversed(STAGES.values())], Screen(), None
         self.joint = joints_menu("all joints")
-        self.epoch = ui.IntSlider(0, 0, 0, description="epoch")
+        self.epoch = ui.IntSlider(1, 1, 1, description="epoch")
         super().__init__("Maps of held-out people after an epoch", [self.epoch, self.joint])
         self.children = (self.curves, *self.children)
         try:
@@ -303,11 +303,11 @@ class Monitor(Panel):
         epochs = [epoch for folder in self.folders for epoch in training.watched(folder)]
         if not epochs:
             raise BadInput(self.folders[0].parent, "no watched maps", "a stage's watched/0001.npz, …")
-        last, self.epoch.max = self.epoch.value == self.epoch.max, len(epochs) - 1
+        last, self.epoch.max = self.epoch.value == self.epoch.max, len(epochs)
         if last:
             self.epoch.value = self.epoch.max
         line = training.line([record for found in records.values() for record in found][-1])
-        return figures.sharpening(epochs[self.epoch.value:][:1], chosen(self.joint), 160, across=True), f"last: {line}"
+        return figures.sharpening(epochs[self.epoch.value - 1:][:1], chosen(self.joint), 160, across=True), f"last: {line}"
 
     async def follow(self) -> None:
         """Refresh when the folder holds more epochs than are drawn."""

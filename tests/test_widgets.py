@@ -243,12 +243,14 @@ class TestMonitor:
         for record in training.train("detector", run, self.PARAMETERS):
             panel.refresh()
             assert training.line(record).split("  ")[0] in panel.line.value
-            assert panel.epoch.value == panel.epoch.max == record["epoch"] - 1
+            assert panel.epoch.value == panel.epoch.max == record["epoch"]
             pictures.append((picture(panel), panel.curves.png))
         assert (pictures[0][0] != pictures[1][0]).any() and pictures[0][1] != pictures[1][1]
+        curves = np.asarray(Image.open(io.BytesIO(panel.curves.png)))
+        assert (curves == [0, 114, 178]).all(-1).any() and (curves[0, 0] == 255).all()  # blue lines on white
         again = widgets.Monitor(run)  # a browser opened anew, a kernel that has trained nothing
         assert (picture(again) == pictures[-1][0]).all()
-        assert changed(again, put(again.epoch, 0)) and changed(again, put(again.joint, 3))
+        assert changed(again, put(again.epoch, 1)) and changed(again, put(again.joint, 3))
 
     def test_what_was_watched_are_the_maps_of_that_epoch(self, run):
         for _ in training.train("detector", run, self.PARAMETERS):
