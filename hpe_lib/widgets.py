@@ -307,7 +307,8 @@ class Monitor(Panel):
         if last:
             self.epoch.value = self.epoch.max
         line = training.line([record for found in records.values() for record in found][-1])
-        return figures.sharpening(epochs[self.epoch.value - 1:][:1], chosen(self.joint), 160, across=True), f"last: {line}"
+        shown = epochs[self.epoch.value - 1:self.epoch.value]
+        return figures.sharpening(shown, chosen(self.joint), 160, across=True), f"last: {line}"
 
     async def follow(self) -> None:
         """Refresh when the folder holds more epochs than are drawn."""
