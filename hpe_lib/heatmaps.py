@@ -18,7 +18,7 @@ def discs(points: torch.Tensor, present: torch.Tensor, size: int, radius: torch.
     """
     across, down = _squared_offsets(points, size)
     reach = torch.where(present, radius.clamp_min(0.71)[:, None] ** 2, -1)[..., None] - down
-    return (across[..., None, :] <= reach[..., :, None]).float()
+    return (reach[..., :, None] - across[..., None, :]).ge_(0)  # in place: no second tensor of this size
 
 
 def gaussians(points: torch.Tensor, present: torch.Tensor, size: int, sigma: torch.Tensor) -> torch.Tensor:
