@@ -227,7 +227,7 @@ def surroundings(image: np.ndarray, frame: Frame) -> tuple[np.ndarray, int, int,
 def with_crops(people: People, image_size: int, kind: str, cache: Path) -> People:
     """The people with their crops kept in CACHE, made now if they are not there; drawn people and kind "" as they are.
 
-    kind: "jpeg", quality 95, a tenth of the disk of "raw", which is read in half the time.
+    kind: "jpeg", of QUALITY, or "raw", about seven times as large, which needs no decoding. `hpe bench` measures both.
     """
     if not kind or isinstance(people.images, Pixels):
         return people
