@@ -1,18 +1,27 @@
-"""Measured on the device at hand: what a step of training takes, and so what a preset would."""
+"""Measured on the device at hand: the claims of speed, and what a step of training, and so a preset, would take."""
 
 import contextlib
-from collections.abc import Iterator
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pandas as pd
 import torch
 import torchvision
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
+from accelerate.state import AcceleratorState
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
 
-from hpe_lib import artifacts, cascade, datasets, presets, training
+from hpe_lib import artifacts, cascade, datasets, evaluation, heatmaps, prediction, presets, training
 from hpe_lib.artifacts import BadInput
-from hpe_lib.cascade import Cascade
-from hpe_lib.paper import N_JOINTS
+from hpe_lib.cascade import IMAGENET_DEVIATION, IMAGENET_MEAN, Cascade
+from hpe_lib.paper import MARGIN, N_JOINTS
 from hpe_lib.skeleton import VISIBLE
 
 
@@ -31,31 +40,36 @@ class Noise(list):
     epoch = 0
 
 
-def training_step(stage: str, parameters: dict, image_size: int) -> dict:
-    """One optimiser step of a stage at its printed size, by the same `fit`, after one that warms up.
+def training_step(stage: str, parameters: dict, image_size: int, steps: int = 1) -> dict:
+    """An optimiser step of a stage at its printed size, the mean of some made by the same `fit` after as many that warm
+    up.
 
     parameters: as training.Recipe has them, those of the earlier stages included; weights are random. On a CPU at most
     two people make the step, and the rest is extrapolated. Returns seconds a step and peak memory_mb, both for
     batch_size people, measured_batch and the loss of the step.
     """
-    torch.manual_seed(0)
     accelerator = Accelerator(mixed_precision=parameters["precision"])
     batch = parameters["batch_size"] if accelerator.device.type == "cuda" else min(2, parameters["batch_size"])
+    model, objective, optimizer, scheduler = beginning(stage, parameters)
+    loader = DataLoader(Noise(crops(batch * steps, image_size)), batch)
+    before = start_memory(accelerator.device)
+    *_, record = training.fit(model, objective, loader, optimizer, scheduler, 2, accelerator)
+    more, grown = parameters["batch_size"] / batch, peak_memory(accelerator.device) - before
+    return {"seconds": record["seconds"] / steps * more, "memory_mb": before + grown * more, "measured_batch": batch,
+            "loss": record["loss"]}
+
+
+def beginning(stage: str, parameters: dict) -> tuple:
+    """(model, objective, optimizer, scheduler) of a stage as `fit` takes them; weights are random and hardly move."""
+    torch.manual_seed(0)
     names = training.DETECTOR if stage == "detector" else training.NETWORK
     model = Cascade({name: parameters[name] for name in names if name in parameters})
     model.laid_out().freeze_detector(stage == "regressor")
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = training.make_optimizer(parameters["optimizer"], learning, 1e-9, parameters["weight_decay"])
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     targets = training.Targets(**{name: parameters[name] for name in training.TARGETS if name in parameters})
-    loader = DataLoader(Noise(crops(batch, image_size)), batch)
-    objective = training.OBJECTIVES[stage]
-    before = start_memory(accelerator.device)
-    *_, record = training.fit(model, lambda maps, batch: objective(maps, batch, targets), loader, optimizer, scheduler,
-                              2, accelerator)
-    more, grown = parameters["batch_size"] / batch, peak_memory(accelerator.device) - before
-    return {"seconds": record["seconds"] * more, "memory_mb": before + grown * more, "measured_batch": batch,
-            "loss": record["loss"]}
+    return (model, lambda maps, batch: training.OBJECTIVES[stage](maps, batch, targets), optimizer,
+            torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0))
 
 
 def start_memory(device: torch.device) -> float:
@@ -140,3 +154,278 @@ def starts(parameters: dict[str, dict]) -> list[str]:
         file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
         lines.append(f"ImageNet weights: {'found' if file.is_file() else 'to be fetched from ' + url}")
     return lines
+
+
+# ---- `hpe bench`: a row a claim, beside what it is claimed against, measured in turn in the same run
+
+
+def table(count: int = 48, rounds: int = 7, preset: str = "synthetic") -> pd.DataFrame:
+    """All claims, a row each: what, unit, ours, reference, against, ratio (how many times as fast), aim, met, note.
+
+    count: people or images in a round.  rounds: a figure is their median.  preset: whose network trains.
+    Nothing is read that is not made here first.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row for part in tqdm(ROWS, desc="measuring", disable=None, leave=False)
+                for row in part(Path(folder), count, rounds, preset)]
+    return pd.DataFrame(rows)
+
+
+def claim(what: str, unit: str, seconds: tuple[float, float], against: str, ratio: float | None = None,
+          limit: float | None = None, note: str = "") -> dict:
+    """A row. seconds: ours and the reference's, for one of what `unit` counts ("samples/s") or in all ("ms").
+
+    ratio: the aim, how many times as fast as the reference.  limit: the aim of ours, least of a rate, most of a time.
+    """
+    rate = unit.endswith("/s")
+    ours, reference = (1 / value if rate else 1000 * value for value in seconds)
+    found, aims = seconds[1] / seconds[0], []
+    if ratio:
+        aims.append((f"{ratio:.2g} times", found >= ratio))
+    if limit:
+        aims.append((f"{'≥' if rate else '≤'} {limit:g} {unit}", ours >= limit if rate else ours <= limit))
+    return {"what": what, "unit": unit, "ours": ours, "reference": reference, "against": against, "ratio": found,
+            "aim": ", ".join(text for text, _ in aims), "met": all(met for _, met in aims) if aims else None,
+            "note": note}
+
+
+def in_turn(rounds: int, *actions: Callable) -> tuple[float, ...]:
+    """Median seconds of each action; they take turns, so that what else the machine does strikes all alike."""
+    found = []
+    for _ in range(rounds + 1):
+        found.append([])
+        for action in actions:
+            start = time.perf_counter()
+            action()
+            found[-1].append(time.perf_counter() - start)
+    return tuple(statistics.median(column) for column in zip(*found[1:]))  # the first warms up
+
+
+@contextlib.contextmanager
+def one_core():
+    """As a DataLoader's worker computes."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
+def people_on_files(folder: Path, count: int, width: int, height: int, sides: np.ndarray) -> datasets.People:
+    """People in the middle of JPEGs of noise over something smooth, about 0.2 bytes a pixel as photographs have.
+
+    sides: (count,) of their frames, px. Every other image of 500 px and more is progressive, as many of MPII's are.
+    """
+    folder.mkdir()
+    random, paths = np.random.default_rng(0), [folder / f"{number}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        smooth, rough = (cv2.resize(random.integers(0, most, (*size, 3), np.uint8), (width, height),
+                                    interpolation=cv2.INTER_CUBIC)
+                         for most, size in ((256, (9, 12)), (40, (height // 2, width // 2))))
+        cv2.imwrite(str(path), cv2.add(smooth, rough), [
+            cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_PROGRESSIVE, number % 2 if width > 500 else 0])
+    middle = np.full((count, 2), ((width - 1) / 2, (height - 1) / 2))
+    joints = middle[:, None] + sides[:, None, None] * random.uniform(-0.4, 0.4, (count, N_JOINTS, 2))
+    return datasets.People("bench", np.array([path.name for path in paths]), datasets.ImageFiles(paths, "bench images"),
+                           joints, np.full((count, N_JOINTS), VISIBLE, np.int8), middle, sides, sides / MARGIN,
+                           sides / 10, sides / MARGIN, "PCKh@0.5", occlusion_labels=True, center_from_joints=False)
+
+
+def samples(people: datasets.People) -> Callable:
+    """What a worker does in an epoch, as an action: every augmented 256-px sample once."""
+    data = datasets.PoseDataset(people, 256, datasets.Augmentation())
+
+    def epoch():
+        data.epoch += 1
+        for row in range(len(data)):
+            data[row]
+    return epoch
+
+
+def augmented(people: datasets.People) -> list:
+    """(path, frame, joints in the crop) of everybody, for the references."""
+    draw = datasets.Augmentation()
+    frames = [draw(frame, np.random.default_rng(row)) for row, frame in enumerate(people.frames(256))]
+    return [(str(path), frame, frame.to_crop(joints))
+            for path, frame, joints in zip(people.images.paths, frames, people.joints)]
+
+
+def floor(path: str, frame, _) -> np.ndarray:
+    """What no sample can do without: decoding and one warp."""
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.warpAffine(image, frame.matrix, (256, 256))
+
+
+def naive(path: str, frame, joints: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sample as dataset classes commonly make it: all in floats and on the CPU, targets of 64 cells included."""
+    image = cv2.warpAffine(cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB), frame.matrix, (256, 256))
+    image = torch.from_numpy(image).permute(2, 0, 1).contiguous().float().div(255)
+    image = image.sub(torch.tensor(IMAGENET_MEAN)[:, None, None]).div(torch.tensor(IMAGENET_DEVIATION)[:, None, None])
+    return image, torch.from_numpy(stamped(joints / 4, 64, 2.0))
+
+
+def stamped(points: np.ndarray, size: int, sigma: float, disc: bool = False) -> np.ndarray:
+    """(J, size, size) targets as commonly drawn: joint by joint, a patch of 6 sigma pasted about the nearest cell."""
+    maps, reach = np.zeros((len(points), size, size), np.float32), int(3 * sigma)
+    for joint, (x, y) in enumerate((points + 0.5).astype(int)):
+        left, top, right, bottom = x - reach, y - reach, x + reach + 1, y + reach + 1
+        if left >= size or top >= size or right <= 0 or bottom <= 0:
+            continue
+        cells = np.arange(2 * reach + 1, dtype=np.float32) - reach
+        squares = cells ** 2 + cells[:, None] ** 2
+        patch = squares <= (2 * sigma) ** 2 if disc else np.exp(-squares / (2 * sigma ** 2))
+        maps[joint, max(top, 0):bottom, max(left, 0):right] = patch[max(-top, 0):size - top, max(-left, 0):size - left]
+    return maps
+
+
+def small_images(folder, count, rounds, _):
+    """Samples of images of LSPET's median size and window."""
+    people = people_on_files(folder / "small", count, 238, 252, np.full(count, 187.5))
+    rows = augmented(people)
+    with one_core():
+        ours, bare, common = in_turn(rounds, samples(people), lambda: [floor(*row) for row in rows],
+                                     lambda: [naive(*row) for row in rows])
+    yield claim("samples of 238 × 252 px", "samples/s", (ours / count, bare / count), "decode + warp", 1 / 1.3, 1300)
+    yield claim("samples of 238 × 252 px", "samples/s", (ours / count, common / count), "common dataset class")
+
+
+def photographs(folder, count, rounds, _):
+    """Samples of photographs of MPII's size, its people's sizes (median 690 px), without and with cached crops."""
+    sides = np.exp(np.random.default_rng(1).normal(np.log(690), 0.55, count)).clip(250, 1700)
+    people = people_on_files(folder / "large", count, 1280, 720, sides)
+    kinds = {kind: datasets.with_crops(people, 256, kind, folder) for kind in ("jpeg", "raw")}
+    rows = augmented(people)
+    with one_core():
+        plain, *cached, common = in_turn(rounds, samples(people), *map(samples, kinds.values()),
+                                         lambda: [naive(*row) for row in rows])
+    yield claim("samples of 1280 × 720 px", "samples/s", (plain / count, common / count), "common dataset class", 1.5)
+    for (kind, crops), seconds, least in zip(kinds.items(), cached, (600, 900)):
+        disk = crops.images.pixels.stat().st_size / count / 1024
+        away = np.mean([np.abs(crops.images.cut(row, frame).astype(int) - people.images.cut(row, frame)).mean()
+                        for row, (_, frame, _) in enumerate(rows)])
+        yield claim(f"the same, {kind} crops", "samples/s", (seconds / count, common / count), "common dataset class",
+                    limit=least, note=f"{disk:.0f} KiB a person on disk, {away:.1f} of 255 from the photograph")
+
+
+def targets(folder, count, rounds, _):
+    """Targets of 64 cells for a batch."""
+    points, present = torch.rand((count, N_JOINTS, 2)) * 63, torch.ones((count, N_JOINTS), dtype=torch.bool)
+    people, sigma = list(points.double().numpy()), torch.full((count,), 2.0)
+    with one_core():
+        for draw, extent in ((heatmaps.gaussians, sigma), (heatmaps.discs, 2 * sigma)):
+            seconds = in_turn(
+                3 * rounds, lambda draw=draw, extent=extent: draw(points, present, 64, extent),
+                lambda disc=draw is heatmaps.discs: np.stack([stamped(each, 64, 2.0, disc) for each in people]))
+            yield claim(f"{draw.__name__} of {count} people", "ms", seconds, "a patch of 6 sigma a joint", 4)
+
+
+def bare(model: Cascade, objective: Callable, optimizer, batch: dict, steps: int, bf16: bool = False) -> None:
+    """Forward, loss, backward and optimiser step of a resident batch, again and again."""
+    for _ in range(steps):
+        with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=bf16):
+            loss = objective(model(batch["image"]), batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    loss.item()  # waits for a GPU
+
+
+def of_preset(preset: str) -> tuple[int, dict]:
+    """(image_size, the parameters of its joint stage)."""
+    found = presets.resolve(preset)
+    return found["01"]["image_size"], found["02"] | found["03"] | found["04"] | found["05"]
+
+
+def resident(parameters: dict, image_size: int, device: torch.device) -> dict:
+    """A batch of a stage's size on the device."""
+    batch = default_collate(crops(parameters["batch_size"], image_size))
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def training_steps(folder, count, rounds, preset, steps=4):
+    """What `fit` adds to the network's own work, and what bf16 does to that."""
+    image_size, parameters = of_preset(preset)
+    accelerator = Accelerator()
+    batch = resident(parameters, image_size, accelerator.device)
+    model, objective, *rest = beginning("joint", parameters)
+    fit = training.fit(model, objective, DataLoader(Noise([batch] * steps), batch_size=None), *rest, 10**6, accelerator)
+    alone, *rest, _ = beginning("joint", parameters)
+    given = alone.to(accelerator.device).train(), *rest, batch, steps
+    seconds = [value / steps for value in in_turn(rounds, lambda: next(fit), lambda: bare(*given),
+                                                  lambda: bare(*given, bf16=True))]
+    yield claim(f"training step, {preset}", "ms", seconds[:2], "forward, loss, backward, optimiser", 1 / 1.05)
+    yield claim("that network's step in bf16", "ms", seconds[:0:-1], "in float32")
+
+
+def inference(folder, count, rounds, preset):
+    """The flip test, decoding, and photographs that are read while the network works."""
+    image_size, parameters = of_preset(preset)
+    model = beginning("joint", parameters)[0].eval()
+    images = torch.randint(0, 256, (16, image_size, image_size, 3), dtype=torch.uint8)
+    seconds = in_turn(rounds, lambda: prediction.forward(model, images),
+                      lambda: [prediction.forward(model, part, False) for part in (images, images.flip(2))])
+    yield claim("flip test of 16 people", "ms", seconds, "two passes")
+    maps = torch.rand((16, N_JOINTS, 64, 64))
+    seconds = in_turn(rounds, lambda: heatmaps.decode(maps, "argmax"),
+                      lambda: [np.unravel_index(heat.argmax(), heat.shape) for heat in maps.flatten(0, 1).numpy()])
+    yield claim("decoding of 16 people", "ms", seconds, "map by map")
+    estimator = prediction.PoseEstimator(model, image_size)
+    paths = people_on_files(folder / "whole", count, 1280, 720, np.full(count, 720.0)).images.paths
+
+    def one_after_the_other():
+        pixels = [datasets.read_image(path) for path in paths]
+        frames = [prediction.windows(None, image.shape, image_size)[0] for image in pixels]
+        estimator.people([frame.cut(image) for frame, image in zip(frames, pixels)], frames)
+
+    seconds = in_turn(rounds, lambda: prediction.photographs(estimator, paths), one_after_the_other)
+    yield claim(f"{count} photographs of 1280 × 720 px", "ms", seconds, "reading, then the network")
+
+
+def scores(folder, count, rounds, _, people=2958):
+    """Scores of as many people as MPII's validation set has, all conventions and the interval."""
+    random = np.random.default_rng(0)
+    joints, seen = random.uniform(0, 500, (people, N_JOINTS, 2)), random.integers(0, 3, (people, N_JOINTS))
+    joints[seen == 0] = np.nan
+    truth = evaluation.Truth(joints, seen, random.uniform(30, 90, people), "PCKh@0.5", True, "drawn")
+    predicted = joints + random.normal(0, 20, joints.shape)
+
+    def loop():
+        ratio, counts = evaluation.errors(predicted, truth)
+        for _ in range(evaluation.RESAMPLES):
+            rows = random.integers(0, people, people)
+            evaluation.share(ratio[rows] <= 0.5, counts[rows])
+
+    seconds = in_turn(rounds, lambda: (evaluation.score(predicted, truth), evaluation.conventions(predicted, truth)),
+                      loop)
+    yield claim(f"all scores of {people} people", "ms", seconds, "the resamples alone, in a loop", limit=500)
+
+
+BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}  # dense FLOP/s
+
+
+def on_a_gpu(folder, count, rounds, _, steps=10):
+    """The ResNet-152 cascade's stages in bf16, where there is a GPU, beside the plain loop in float32."""
+    if not torch.cuda.is_available():
+        return
+    resolved, parameters = presets.resolve("paper-res"), {}
+    name = torch.cuda.get_device_name()
+    peak = next((value for part, value in BF16_PEAK.items() if part in name), float("nan"))
+    for stage, notebook in STAGES.items():
+        parameters |= resolved["02"] | resolved[notebook] | {"precision": "bf16"}
+        AcceleratorState._reset_state()  # the rows above are in float32
+        ours, size = training_step(stage, parameters, 256, steps), parameters["batch_size"]
+        model, *rest, _ = beginning(stage, parameters)
+        model.to("cuda", memory_format=torch.contiguous_format).train()
+        given = model, *rest, resident(parameters, 256, torch.device("cuda"))
+        with FlopCounterMode(display=False) as counter:
+            bare(*given, 1)
+        plain, = in_turn(rounds, lambda given=given: bare(*given, steps))
+        share = counter.get_total_flops() / ours["seconds"] / peak
+        yield claim(f"ResNet-152, {stage}", "samples/s", (ours["seconds"] / size, plain / steps / size),
+                    "float32, eager", 4, note=f"{share:.0%} of {name}'s peak, {ours['memory_mb'] / 1024:.1f} GiB")
+
+
+ROWS = (small_images, photographs, targets, training_steps, inference, scores, on_a_gpu)

@@ -184,6 +184,16 @@ def check_data(dataset: Literal["mpii", "lsp", "lspet"],
         raise BadInput(root, ", ".join(faults), "every image of these people, whole")
 
 
+@app.command()
+def bench(as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False):
+    """Measure what is claimed of speed, here and now: ours beside a reference, in the same run. Takes minutes."""
+    from hpe_lib import artifacts, bench
+
+    rows = bench.table()
+    print(json.dumps(artifacts.plain(rows.to_dict("records")), indent=2, ensure_ascii=False) if as_json else
+          rows.round(2).to_string(index=False))
+
+
 def people_to_score(data, data_root, split, run, image_size, only_present=False):
     """The people of a split: as published (mpii, lsp), or by notebook 01's numbers: the run's own if they are of this
     data set, else its preset's."""

@@ -1,8 +1,10 @@
 """People: who is annotated where, and the crops of them. Datasets give joints; targets are drawn later, per batch."""
 
+import contextlib
 import functools
 import hashlib
 import os
+import shutil
 import zipfile
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -26,7 +28,7 @@ class People:
     """N annotated people and their images: one value for training and for scoring. Rows belong together.
 
     keys: (N,) who, e.g. "im00001.jpg" or, where images hold several, "005808361.jpg 2".
-    images: images[i] is person i's (H, W, 3) uint8 RGB.
+    images: images[i] is person i's (H, W, 3) uint8 RGB; images.cut(i, frame) the (S, S, 3) that a frame shows of it.
     joints: (N, 16, 2) float64, image px, (x, y), NaN where not annotated.  visibility: (N, 16) int8.
     center, side, body: (N, 2), (N,), (N,) the frame (geometry.Frame), image px.
     normaliser: (N,) image px, what errors are divided by (head size or torso), NaN where the truth cannot say.
@@ -63,7 +65,7 @@ class People:
 
     def frame(self, row: int, image_size: int) -> Frame:
         """The window on person `row` for a crop of image_size px."""
-        return Frame(tuple(self.center[row]), float(self.side[row]), image_size, float(self.body[row]))
+        return Frame(tuple(self.center[row].tolist()), float(self.side[row]), image_size, float(self.body[row]))
 
     def frames(self, image_size: int) -> list[Frame]:
         """(N,) windows on everybody."""
@@ -71,7 +73,7 @@ class People:
 
     def crops(self, image_size: int) -> np.ndarray:
         """(N, S, S, 3) uint8 RGB, everybody as the network sees them."""
-        return np.stack([frame.cut(self.images[row]) for row, frame in enumerate(self.frames(image_size))])
+        return np.stack([self.images.cut(row, frame) for row, frame in enumerate(self.frames(image_size))])
 
     def fingerprint(self) -> str:
         """sha256 over who they are, what is annotated and how images are framed; pixels enter through their names."""
@@ -93,6 +95,9 @@ class Rows:
     def __getitem__(self, row):
         return self.images[self.rows[row]]
 
+    def cut(self, row, frame):
+        return self.images.cut(self.rows[row], frame)
+
 
 class ImageFiles:
     """Images on disk, read when asked for. source: what they are, said without where they lie."""
@@ -105,6 +110,14 @@ class ImageFiles:
 
     def __getitem__(self, row: int) -> np.ndarray:
         return read_image(self.paths[row])
+
+    def cut(self, row: int, frame: Frame) -> np.ndarray:
+        """The frame's crop. Of a JPEG that is 2, 4 or 8 times finer than the crop no more is decoded than it needs: its
+        blocks give means of as many pixels, which costs less and aliases less than every second pixel."""
+        path, step = self.paths[row], 1
+        while step < 8 and frame.side >= 2 * step * frame.image_size and path.suffix.lower() in (".jpg", ".jpeg"):
+            step *= 2
+        return frame.on(step).cut(read_image(path, step)) if step > 1 else frame.cut(read_image(path))
 
 
 class Pixels:
@@ -119,37 +132,140 @@ class Pixels:
     def __getitem__(self, row: int) -> np.ndarray:
         return self.array[row]
 
+    def cut(self, row: int, frame: Frame) -> np.ndarray:
+        return frame.cut(self.array[row])
+
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a broken image is said once, by us
 
 
-def read_image(path: Path) -> np.ndarray:
+REDUCED = {1: cv2.IMREAD_COLOR_RGB, 2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,  # names of OpenCV's bits
+           4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+           8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8}
+
+
+def read_image(path: Path, step: int = 1) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an image file, as `decode_image`. BadInput if absent, too."""
-    if not path.is_file():
-        raise BadInput(path, "no such file", "an image")
-    return decode_image(path, path.read_bytes())
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise BadInput(path, "no such file", "an image") from None
+    return decode_image(path, data, step)
 
 
-def decode_image(name: str | Path, data: bytes) -> np.ndarray:
+def decode_image(name: str | Path, data: bytes, step: int = 1) -> np.ndarray:
     """(H, W, 3) uint8 RGB, EXIF orientation honoured. BadInput, with the file's name, if not an image, or cut off.
 
+    step: 2, 4 or 8 gives a JPEG as many times coarser, its sides rounded up.
     OpenCV fills what a truncated JPEG lacks with grey and says nothing, so the end marker is asked for first. Cameras
     may write more behind it.
     """
-    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[scan(data):] or data[:2] == b"\x89P" and b"IEND" not in data:
+    if data[:2] == b"\xff\xd8" and not ended(data) or data[:2] == b"\x89P" and b"IEND" not in data:
         raise BadInput(name, f"{len(data)} bytes without the image's end", "a complete image file")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[step]) if data else None
     if image is None:
         raise BadInput(name, f"{len(data)} bytes that are no readable image", "a JPEG or PNG image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
-def scan(data: bytes) -> int:
-    """Where a JPEG's compressed scan begins: behind its headers, which may hold a thumbnail with an end of its own."""
-    place = 2
+def ended(data: bytes) -> bool:
+    """Does a JPEG's end come after the beginning of its scan? Headers may hold a thumbnail with an end of its own."""
+    end, place = data.rfind(b"\xff\xd9"), 2
     while data[place:place + 1] == b"\xff" and data[place:place + 2] != b"\xff\xda":
         place += 2 + int.from_bytes(data[place + 2:place + 4], "big")
-    return place
+    return end >= place
+
+
+# ---- people cut out of large photographs, once
+
+WIDEST, LARGEST = 0.7, 1.3  # §3.1's sizes of a person; at any angle a cached crop is wide and fine enough for them
+QUALITY = 95  # of cached JPEGs
+
+
+class Crops:
+    """Images whose people were cut out into one file, to be augmented without reading the photographs again.
+
+    A frame that is wider or finer than the file was made for is cut from the photograph after all.
+    """
+
+    def __init__(self, images, folder: Path, kind: str):
+        self.images, self.source, self.kind = images, f"{images.source}, {kind} crops", kind
+        self.pixels, self.index = folder / "pixels", np.load(folder / "index.npy")
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.images[row]
+
+    def cut(self, row: int, frame: Frame) -> np.ndarray:
+        start, size, height, width, left, top, step, widest = self.index[row].tolist()
+        if frame.side > widest or frame.side < step * frame.image_size and step > 1:
+            return self.images.cut(row, frame)
+        pixels = np.fromfile(self.pixels, np.uint8, int(size), offset=int(start))
+        pixels = (pixels.reshape(int(height), int(width), 3) if self.kind == "raw"
+                  else cv2.imdecode(pixels, cv2.IMREAD_COLOR_RGB))
+        return frame.on(step, left, top).cut(pixels)
+
+
+def surroundings(image: np.ndarray, frame: Frame) -> tuple[np.ndarray, int, int, float]:
+    """All that augmentation can show of an image (H, W, 3): (pixels, left, top, step), see Frame.on.
+
+    The square that holds the frame of a person WIDEST as large at any angle, without what is outside the image, and no
+    finer, in quarters of a pixel, than the frame of a person LARGEST as large needs.
+    """
+    quarters = max(4, int(4 * frame.side / (LARGEST * frame.image_size)))
+    reach = frame.side / WIDEST / 2**0.5 + quarters
+    size = image.shape[1::-1]
+    left, top = np.clip([int(middle - reach) for middle in frame.center], 0, np.subtract(size, 1)).tolist()
+    right, bottom = np.clip([int(middle + reach) + 2 for middle in frame.center], (left + 1, top + 1), size).tolist()
+    pixels = image[top:bottom, left:right]
+    if quarters > 4:  # sides of as many pixels as the step has quarters, so that it is the same across and down
+        below, beside = (-n % quarters for n in pixels.shape[:2])
+        pixels = cv2.copyMakeBorder(pixels, 0, below, 0, beside, cv2.BORDER_CONSTANT)
+        size = [4 * n // quarters for n in pixels.shape[1::-1]]
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return pixels, left, top, quarters / 4
+
+
+def with_crops(people: People, image_size: int, kind: str, cache: Path) -> People:
+    """The people with their crops kept in CACHE, made now if they are not there; drawn people and kind "" as they are.
+
+    kind: "jpeg", of QUALITY, or "raw", about seven times as large, which needs no decoding. `hpe bench` measures both.
+    """
+    if not kind or isinstance(people.images, Pixels):
+        return people
+    made_from = repr((people.fingerprint(), image_size, WIDEST, LARGEST, QUALITY))
+    folder = cache / f"crops-{kind}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
+    if not folder.is_dir():
+        _cut_to(folder, people, image_size, kind)
+    return replace(people, images=Crops(people.images, folder, kind))
+
+
+def _cut_to(folder, people, image_size, kind):
+    """pixels and index.npy, in a folder that gets its name when both are whole."""
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    index, start = [], 0
+    try:
+        with open(part / "pixels", "wb") as file:
+            for row in tqdm(range(len(people)), desc="cutting people out", disable=None, mininterval=5):
+                pixels, *placed = surroundings(people.images[row], people.frame(row, image_size))
+                data = pixels.tobytes() if kind == "raw" else encoded(pixels)
+                file.write(data)
+                index.append((start, len(data), *pixels.shape[:2], *placed, people.side[row] / WIDEST + 1e-6))
+                start += len(data)
+        np.save(part / "index.npy", np.array(index))
+        with contextlib.suppress(OSError):  # another run has been first
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    """Pixels (H, W, 3) uint8 RGB as a JPEG of QUALITY."""
+    return cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
 
 
 def person_range(people: str) -> tuple[str, slice]:
@@ -417,16 +533,19 @@ class Data:
 def prepare(out: str | Path, **parameters) -> Data:
     """Choose a run's people: reads every image once, then writes OUT/data/manifest.json (notebook 01's cell).
 
-    parameters: dataset, data_root, train, val, image_size, data_seed, only_present, margin, missing_points. BadInput
-    names the first file that cannot be read, before anything is written; nor may train and val share a person or an
-    image.
+    parameters: dataset, data_root, train, val, image_size, data_seed, only_present, margin, missing_points, crop_cache
+    ("", "jpeg" or "raw": how people to train on are cut out, see `with_crops`; the others are scored on photographs).
+    BadInput names the first file that cannot be read, before anything is written; nor may train and val share a person
+    or an image.
     """
     data = _load_both(out, parameters)
     train, val = ({key.partition(" ")[0] for key in people.keys} for people in (data.train, data.val))
     if both := train & val:
         raise BadInput("train and val", f"{len(both)} in both, first {min(both)}", "no person and no image in both")
+    data = _with_crops(out, data, parameters)
     for people in (data.train, data.val):
-        check_images(people)
+        if not isinstance(people.images, Crops):  # read when they were cut out
+            check_images(people)
     fingerprints = {name: getattr(data, name).fingerprint() for name in ("train", "val")}
     skipped = {name: getattr(data, name).skipped for name in ("train", "val")}
     manifest = {"kind": "data", "parameters": {**parameters, "data_root": _absolute(parameters["data_root"])},
@@ -446,14 +565,15 @@ def opened(out: str | Path) -> Data:
     if not path.is_file():
         raise BadInput(path, "no such file", "the people of this run: notebook 01 chooses them")
     manifest = artifacts.manifest(path.parent, "parameters", "fingerprints")
-    data = replace(_load_both(out, manifest["parameters"]), manifest=manifest)
+    data = _with_crops(out, _load_both(out, manifest["parameters"]), manifest["parameters"])
     for name, fingerprint in manifest["fingerprints"].items():
         if getattr(data, name).fingerprint() != fingerprint:
             raise BadInput(path, f"{name} people that have changed since", "the same people: run notebook 01 again")
-    return data
+    return replace(data, manifest=manifest)
 
 
-NEWER = {"margin": MARGIN, "missing_points": "as_labelled"}  # what runs without these parameters were made with
+# What runs without these parameters were made with.
+NEWER = {"margin": MARGIN, "missing_points": "as_labelled", "crop_cache": ""}
 
 
 def cache_of(out: str | Path) -> Path:
@@ -468,6 +588,11 @@ def _load_both(out, parameters) -> Data:
     train, val = (load(p["dataset"], p["data_root"], p[part], p["image_size"], p["data_seed"], p["only_present"],
                        p["margin"], p["missing_points"], cache) for part in ("train", "val"))
     return Data(train, val, p["image_size"], {})
+
+
+def _with_crops(out, data, parameters) -> Data:
+    kind = (NEWER | parameters)["crop_cache"]
+    return replace(data, train=with_crops(data.train, data.image_size, kind, cache_of(out)))
 
 
 def check_images(people: People) -> None:
@@ -522,7 +647,7 @@ class PoseDataset(Dataset):
         if self.augmentation is not None:
             frame = self.augmentation(frame, np.random.default_rng((self.seed, self.epoch, row)))
         joints, visibility = framed(frame, self.people.joints[row], self.people.visibility[row])
-        return {"image": torch.from_numpy(frame.cut(self.people.images[row])),
+        return {"image": torch.from_numpy(self.people.images.cut(row, frame)),
                 "joints": torch.from_numpy(joints), "visibility": torch.from_numpy(visibility),
                 "body": np.float32(frame.body_in_crop), "row": row}
 
@@ -534,8 +659,8 @@ def framed(frame: Frame, joints: np.ndarray, visibility: np.ndarray) -> tuple[np
     """
     joints = frame.to_crop(joints)
     if frame.mirrored:
-        joints, visibility = joints[MPII.mirror], visibility[MPII.mirror]
-    with np.errstate(invalid="ignore"):
-        inside = ((joints >= -0.5) & (joints < frame.image_size - 0.5)).all(-1)
-    visibility = np.where(inside, visibility, ABSENT).astype(np.int64)
-    return np.where((visibility == ABSENT)[:, None], 0, joints).astype(np.float32), visibility
+        joints, visibility = joints.take(MPII.mirror, 0), visibility.take(MPII.mirror)
+    inside = (joints >= -0.5) & (joints < frame.image_size - 0.5)
+    there = inside[:, 0] & inside[:, 1] & (visibility != ABSENT)
+    return (np.where(there[:, None], joints, 0).astype(np.float32),
+            np.where(there, visibility, ABSENT).astype(np.int64))

@@ -16,8 +16,9 @@ def discs(points: torch.Tensor, present: torch.Tensor, size: int, radius: torch.
     points (B, J, 2) map px; present (B, J) bool, an absent joint gets an empty map; radius (B,) map px.
     Returns (B, J, size, size) float32. No disc is smaller than 0.71 cells, or a part could fall between the cells.
     """
-    inside = _squared_distance(points, size) <= radius.clamp_min(0.71)[:, None, None, None] ** 2
-    return (inside & present[..., None, None]).float()
+    across, down = _squared_offsets(points, size)
+    reach = torch.where(present, radius.clamp_min(0.71)[:, None] ** 2, -1)[..., None] - down
+    return (reach[..., :, None] - across[..., None, :]).ge_(0)  # in place: no second tensor of this size
 
 
 def gaussians(points: torch.Tensor, present: torch.Tensor, size: int, sigma: torch.Tensor) -> torch.Tensor:
@@ -27,7 +28,7 @@ def gaussians(points: torch.Tensor, present: torch.Tensor, size: int, sigma: tor
     Returns (B, J, size, size) float32. A Gaussian is separable: two rows of exponentials, one outer product.
     """
     across, down = (torch.exp(-d / (2 * sigma[:, None, None] ** 2)) for d in _squared_offsets(points, size))
-    return torch.einsum("bjh,bjw,bj->bjhw", down, across, present.float())
+    return across[..., None, :] * (down * present[..., None])[..., :, None]
 
 
 def _squared_offsets(points, size):
@@ -35,11 +36,6 @@ def _squared_offsets(points, size):
     cells = torch.arange(size, device=points.device, dtype=torch.float32)
     offsets = cells - torch.nan_to_num(points, nan=1e6)[..., None]
     return offsets.square().unbind(dim=2)
-
-
-def _squared_distance(points, size):
-    across, down = _squared_offsets(points, size)
-    return down[..., :, None] + across[..., None, :]
 
 
 def to_map(points, stride: float):

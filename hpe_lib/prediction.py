@@ -1,7 +1,9 @@
 """Test time: crops through the cascade, with the flipped image, back to points of the image (F13)."""
 
 import importlib.util
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +65,26 @@ def predict(cascade: Cascade, people: People, image_size: int, batch_size: int =
     return locate(cascade, (batch["image"] for batch in loader), people.frames(image_size), flip_test, decoder)
 
 
+def ahead(items: Iterable) -> Iterator:
+    """The items, each made in a thread while the one before it is used: OpenCV and files do not hold Python up."""
+    items, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item
+
+
 @torch.no_grad()
 def locate(cascade: Cascade, batches: Iterable[torch.Tensor], frames: list[Frame], flip_test: bool,
            decoder: str) -> Predictions:
-    """Poses in N crops, given as batches (B, S, S, 3) uint8, said in the images that their N frames cut them from."""
+    """Poses in N crops, given as batches (B, S, S, 3) uint8, said in the images that their N frames cut them from.
+
+    The next batch is made while the network works on one; the frames may become known as the batches do.
+    """
     cascade.eval()
     rows = []
-    for images in batches:
+    for images in ahead(batches):
         found = forward(cascade, images.to(cascade.mean.device), flip_test)
         rows.append(decode(found, cascade.map_stride, decoder, cascade.first))
     joints, peaks, *detector = (np.concatenate(part) for part in zip(*rows))
@@ -140,12 +155,14 @@ class PoseEstimator:
         frames = windows(boxes, pixels.shape, self.image_size, name)
         return self.people([frame.cut(pixels) for frame in frames], frames)
 
-    def people(self, crops: list[np.ndarray], frames: list[Frame], batch_size: int = 16) -> list[dict]:
+    def people(self, crops: Iterable[np.ndarray], frames: list[Frame], batch_size: int = 16) -> list[dict]:
         """The same of crops (S, S, 3) uint8 and the frames that cut them, of whatever images, in common batches."""
-        if not crops:
+        crops = iter(crops)
+        batches = iter(lambda: list(itertools.islice(crops, batch_size)), [])
+        if not (first := next(batches, [])):
             return []
-        batches = torch.from_numpy(np.stack(crops)).split(batch_size)
-        found = locate(self.cascade, batches, frames, self.flip_test, self.decoder)
+        stacks = (torch.from_numpy(np.stack(batch)) for batch in itertools.chain([first], batches))
+        found = locate(self.cascade, stacks, frames, self.flip_test, self.decoder)
         numbers = np.dstack([found.joints, found.confidence, found.detector_peak]).tolist()
         keys = ("x", "y", "confidence", "detector_peak")
         return [{"box": [*(np.array(frame.center) - (frame.side - 1) / 2).tolist(), frame.side],
@@ -199,19 +216,24 @@ def photographs(estimator: PoseEstimator, images: Sequence[Path], boxes: Path | 
     """Predict JSON {"image", "people"} of image files; the people of all images go through in common batches.
 
     Where people are says the boxes file (`read_boxes`) or torchvision's person detector, else each image is one person.
-    Every image is read and every box checked before the cascade runs, so BadInput leaves nothing behind.
+    Images are read while the cascade works on those before. BadInput leaves nothing behind: all are given at the end.
     """
     if boxes and detect:
         raise BadInput("--boxes", "--people detect beside it", "one of the two")
     wanted = read_boxes(boxes, images) if boxes else [None] * len(images)
-    finder, crops, frames = person_detector() if detect else None, [], []
-    for path, found in zip(images, wanted):
+    finder, frames, counts = person_detector() if detect else None, [], []
+
+    def crops(path, found):
         pixels = read_image(path)
         found = detect_people(finder, pixels) if detect else found
-        frames.append(windows(found, pixels.shape, estimator.image_size, f"{boxes or '--people'}: {path.name}"))
-        crops += [frame.cut(pixels) for frame in frames[-1]]
-    people = iter(estimator.people(crops, [frame for part in frames for frame in part]))
-    return [{"image": str(path), "people": [next(people) for _ in part]} for path, part in zip(images, frames)]
+        found = windows(found, pixels.shape, estimator.image_size, f"{boxes or '--people'}: {path.name}")
+        frames.extend(found)
+        counts.append(len(found))
+        return [frame.cut(pixels) for frame in found]
+
+    people = iter(estimator.people(itertools.chain.from_iterable(map(crops, images, wanted)), frames))
+    return [{"image": str(path), "people": [next(people) for _ in range(count)]}
+            for path, count in zip(images, counts)]
 
 
 def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:

@@ -35,7 +35,7 @@ LIMITS = {
         "regressor": ("hourglass", "convolutions"), "stacked": ("both", "image", "heatmaps"),
         "optimizer": ("adamw", "rmsprop", "sgd"), "schedule": ("cosine", "geometric", "step"),
         "precision": ("no", "fp16", "bf16"), "stem": ("patch", "conv7"),
-        "decoder": ("argmax", "quarter", "parabola", "centroid")}.items()},
+        "crop_cache": ("", "jpeg", "raw"), "decoder": ("argmax", "quarter", "parabola", "centroid")}.items()},
     "image_size": ("a multiple of 4, at least 32", lambda value: value >= 32 and value % 4 == 0),
     "map_stride": ("1, 2 or 4", (1, 2, 4).__contains__),
     "prior": ("between 0 and 1, both excluded", lambda value: 0 < value < 1),

@@ -1,6 +1,7 @@
 """The 16 joints of MPII, by name: order, limbs, mirror pairs and the groups that the paper's tables report."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 ABSENT, OCCLUDED, VISIBLE = 0, 1, 2  # visibility of a joint; ABSENT: not annotated
 
@@ -22,7 +23,7 @@ class Skeleton:
         """Row of the named joint. ValueError if the skeleton has no such joint."""
         return self.names.index(name)
 
-    @property
+    @cached_property
     def mirror(self) -> list[int]:
         """(J,) permutation: row i of a mirrored person is row mirror[i] of the original."""
         swap = {"left": "right", "right": "left"}

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -208,7 +209,8 @@ class Recipe:
         detects = self.parameters.get("first", "detection") == "detection"
         unused = (*NETWORK[len(DETECTOR):], "sigma" if detects else "radius") if stage == "detector" else ()
         self.wanted = {"kind": stage, "parameters": {name: value for name, value in self.parameters.items()
-                                                     if name not in (*NO_MATTER, *unused)},
+                                                     if name not in (*NO_MATTER, *unused) and
+                                                     (name, value) != ("deterministic", False)},  # as older runs
                        "data": {"train": self.data.manifest["fingerprints"]["train"],
                                 "image_size": self.data.image_size}, "upstream": hashes}
         self.check()
@@ -268,6 +270,7 @@ class Recipe:
 
     def train(self, scorer) -> Iterator[dict]:
         """Fit from the start; each record is on disk before it is yielded, the weights after the last."""
+        deterministic(self.parameters.get("deterministic", False))
         p, model, loader, environment = self.parameters, self.model(), self.loader(), artifacts.environment()
         learning = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = make_optimizer(p["optimizer"], learning, p["lr"], p["weight_decay"])
@@ -306,6 +309,13 @@ class Recipe:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, crops=crops, maps=maps)
         artifacts.write_bytes(self.folder / "watched" / f"{record['epoch']:04d}.npz", buffer.getvalue())
+
+
+def deterministic(on: bool) -> None:
+    """Let PyTorch use only operations that give the same numbers each time, slower on a GPU; or any, as usual."""
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+    torch.use_deterministic_algorithms(on)
 
 
 def history(folder: str | Path) -> list[dict]:

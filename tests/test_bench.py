@@ -1,4 +1,6 @@
+import json
 import math
+import time
 
 import cv2
 import numpy as np
@@ -7,7 +9,7 @@ import scipy.io
 import torch
 from torch.utils.data import default_collate
 
-from hpe_lib import artifacts, bench, presets, training
+from hpe_lib import artifacts, bench, cli, heatmaps, presets, training
 from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Maps
 
@@ -186,3 +188,71 @@ def test_a_trunk_without_imagenet_weights_is_no_traceback(steps):
 def test_an_unknown_number_of_people_is_not_that_of_the_others():
     count, lines = bench.found_people(parameters("dataset=lspet", "train=all", "val=1-5")["01"])
     assert count == 0 and "unknown people" in lines[0]
+
+
+# ---- hpe bench
+
+
+def test_every_claim_is_measured_in_one_table():
+    """As small as can be: the rows are there, and figures stand for what they say."""
+    table = bench.table(count=2, rounds=1, preset="smoke")
+    assert list(table) == ["what", "unit", "ours", "reference", "against", "ratio", "aim", "met", "note"]
+    assert len(table) == 13 if not torch.cuda.is_available() else 16
+    assert (table.ours > 0).all() and (table.reference > 0).all() and np.isfinite(table.ratio).all()
+    rates = table.unit.str.endswith("/s")
+    assert np.allclose(table.ratio, np.where(rates, table.ours / table.reference, table.reference / table.ours))
+    assert rates.any() and not rates.all() and table.note.str.contains("KiB a person").sum() == 2
+    assert set(table.met) <= {True, False, None} and table.met[table.aim == ""].isna().all()
+
+
+@pytest.mark.parametrize("unit, limit, ratio, met, aim", [
+    ("x/s", 150, 1.9, True, "1.9 times, ≥ 150 x/s"), ("x/s", 250, 1.9, False, "1.9 times, ≥ 250 x/s"),
+    ("x/s", 150, 2.1, False, "2.1 times, ≥ 150 x/s"), ("ms", 6, None, True, "≤ 6 ms"), ("ms", 4, None, False, "≤ 4 ms"),
+    ("ms", None, None, None, "")])
+def test_an_aim_is_met_or_not(unit, limit, ratio, met, aim):
+    found = bench.claim("it", unit, (0.005, 0.01), "that", ratio, limit)
+    assert (found["met"], found["aim"], found["ratio"]) == (met, aim, 2)
+    assert (found["ours"], found["reference"]) == ((200, 100) if unit == "x/s" else (5, 10))
+
+
+def test_actions_take_turns_and_the_first_turn_does_not_count():
+    turns = []
+    seconds = bench.in_turn(3, lambda: turns.append("a"), lambda: turns.append("b") or len(turns) < 3 and time.sleep(1))
+    assert turns == ["a", "b"] * 4 and max(seconds) < 0.5
+
+
+def test_one_core_is_given_back():
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    with bench.one_core():
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == before
+
+
+def test_the_references_do_the_same_work(tmp_path):
+    """Else a ratio says nothing: the same crop, the same joints, targets and peaks, but for what the shortcuts cost."""
+    people = bench.people_on_files(tmp_path / "x", 3, 238, 252, np.full(3, 187.5))
+    for row, (path, frame, joints) in enumerate(bench.augmented(people)):
+        crop = people.images.cut(row, frame)
+        assert np.array_equal(bench.floor(path, frame, joints)[..., ::-1], crop)
+        image, maps = bench.naive(path, frame, joints)
+        mean, deviation = (torch.tensor(value)[:, None, None]
+                           for value in (bench.IMAGENET_MEAN, bench.IMAGENET_DEVIATION))
+        assert torch.allclose(image * deviation + mean, torch.from_numpy(crop).permute(2, 0, 1) / 255, atol=1e-5)
+        assert maps.shape == (16, 64, 64)
+    points = torch.randint(8, 56, (1, 16, 2)).float()
+    for draw, disc, extent, most in ((heatmaps.gaussians, False, 2.0, 0.012), (heatmaps.discs, True, 4.0, 0)):
+        ours = draw(points, torch.ones(1, 16, dtype=torch.bool), 64, torch.tensor([extent]))[0].numpy()
+        assert np.abs(bench.stamped(points[0].numpy(), 64, 2.0, disc) - ours).max() <= most
+    edge = bench.stamped(np.array([[0.0, 63.0], [200.0, 5.0], [-40.0, 5.0]]), 64, 2.0)
+    assert edge[0, 63, 0] == 1 and edge[1:].max() == 0
+
+
+def test_the_command_prints_the_table_or_json(monkeypatch, capsys):
+    rows = [bench.claim("it", "x/s", (0.005, 0.01), "that", 1.5), bench.claim("more", "ms", (1, 2), "that")]
+    monkeypatch.setattr(bench, "table", lambda: bench.pd.DataFrame(rows))
+    for arguments in (["bench"], ["bench", "--json"]):
+        with pytest.raises(SystemExit) as error:
+            cli.main(arguments)
+        assert error.value.code == 0
+    told = capsys.readouterr().out
+    assert json.loads(told[told.index("["):]) == rows and "200.0" in told.partition("[")[0]

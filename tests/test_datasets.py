@@ -518,6 +518,14 @@ def test_a_truncated_real_photograph(test_data, tmp_path):
             datasets.read_image(tmp_path / "cut.jpg")
 
 
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_images_are_what_opencv_reads_in_the_order_of_rgb(tmp_path, ending):
+    noise = cv2.resize(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8), (163, 121))
+    cv2.imwrite(str(tmp_path / f"a{ending}"), noise)
+    expected = cv2.cvtColor(cv2.imread(str(tmp_path / f"a{ending}")), cv2.COLOR_BGR2RGB)
+    assert np.array_equal(datasets.read_image(tmp_path / f"a{ending}"), expected)
+
+
 def test_images_are_rgb(tmp_path):
     cv2.imwrite(str(tmp_path / "red.png"), np.full((4, 4, 3), (0, 0, 255), np.uint8))
     assert datasets.read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
@@ -679,3 +687,141 @@ def test_drawn_people_are_kept_beside_the_run_and_nowhere_else(tmp_path):
     (tmp_path / "cache").mkdir()
     datasets.prepare(tmp_path / "work" / "runs" / "x", **SYNTHETIC, train="1-2", val="7-8")
     assert not list((tmp_path / "cache").iterdir()) and (tmp_path / "work" / "runs" / "cache").is_dir()
+
+
+# ---- large photographs: decoded no finer than needed, or cut out once
+
+
+DOTS = 3  # joints that are painted, one a channel
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Six people on JPEGs of 1001 × 763 px whose first three joints are soft dots, the last by the image's edge."""
+    root, random, paths = tmp_path_factory.mktemp("large"), np.random.default_rng(0), []
+    side, center = np.array([256.0, 350, 500, 530, 800, 500]), np.full((6, 2), (500.0, 380.0))
+    center[5] = 930, 60
+    joints = center[:, None] + side[:, None, None] * random.uniform(-0.25, 0.25, (6, 16, 2))
+    joints[5, :DOTS] = (850, 100), (900, 50), (940, 130)
+    across, down = np.meshgrid(np.arange(1001), np.arange(763))
+    for row in range(6):
+        dots = [160 * np.exp(-((across - x) ** 2 + (down - y) ** 2) / (2 * (0.03 * side[row]) ** 2))
+                for x, y in joints[row, :DOTS]]
+        texture = cv2.resize(random.integers(0, 60, (25, 33), np.uint8), (1001, 763), interpolation=cv2.INTER_CUBIC)
+        image = np.stack(dots, -1) + texture[..., None]
+        paths.append(root / f"{row}.jpg")
+        cv2.imwrite(str(paths[-1]), image.astype(np.uint8)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 97])
+    return datasets.People("made", np.arange(6).astype(str), datasets.ImageFiles(paths, "made images"), joints,
+                           np.full((6, 16), VISIBLE, np.int8), center, side, side / 1.25, side / 10, side, "PCKh@0.5",
+                           True, False)
+
+
+def drawn_frames(people, times=3, image_size=128):
+    """(row, an augmented frame), among them the extremes of §3.1."""
+    random = np.random.default_rng(1)
+    for row in range(len(people)):
+        plain = people.frame(row, image_size)
+        extremes = [plain.augmented(scale, angle) for scale in (0.7, 1.3) for angle in (-40, 45)]
+        yield from ((row, frame) for frame in extremes + [Augmentation()(plain, random) for _ in range(times)])
+
+
+def check_dots(crop, exact, frame, joints):
+    """Each channel's dot has its middle where it has it in the crop of the whole photograph."""
+    y, x = np.mgrid[:frame.image_size, :frame.image_size]
+    for channel, (px, py) in enumerate(frame.to_crop(joints)):
+        near = np.hypot(x - px, y - py) < 0.05 * frame.image_size * frame.body_in_crop / 102.4
+        values = [image[..., channel].astype(float) for image in (crop, exact)]
+        weights = [near * (value - np.percentile(value[near], 5)).clip(0) for value in values]
+        middle = [np.array([(weight * axis).sum() for axis in (x, y)]) / weight.sum() for weight in weights]
+        assert np.hypot(*(middle[0] - middle[1])) < 0.1  # px
+
+
+def test_a_jpeg_much_finer_than_the_crop_is_decoded_coarser(large, monkeypatch):
+    steps, read = [], datasets.read_image
+    monkeypatch.setattr(datasets, "read_image", lambda path, step=1: steps.append(step) or read(path, step))
+    for row, frame in drawn_frames(large):
+        crop = large.images.cut(row, frame)
+        ratio = frame.side / 128
+        assert steps.pop() == (1 if ratio < 2 else 2 if ratio < 4 else 4 if ratio < 8 else 8)
+        exact = frame.cut(large.images[row])
+        steps.clear()
+        assert np.abs(crop.astype(int) - exact).mean() < 1
+        check_dots(crop, exact, frame, large.joints[row, :DOTS])
+    assert read(large.images.paths[0], 4).shape == (191, 251, 3)
+
+
+@pytest.fixture(scope="module", params=["jpeg", "raw"])
+def cut_out(request, large, tmp_path_factory):
+    return datasets.with_crops(large, 128, request.param, tmp_path_factory.mktemp("cache"))
+
+
+def test_cached_crops_show_what_the_photographs_do(large, cut_out, monkeypatch):
+    """Within 1.5 of 255 levels in the mean, and every dot at its joint, without reading a photograph."""
+    monkeypatch.setattr(datasets, "read_image", None)
+    found = [cut_out.images.cut(row, frame) for row, frame in drawn_frames(large)]
+    monkeypatch.undo()
+    for crop, (row, frame) in zip(found, drawn_frames(large), strict=True):
+        exact = frame.cut(large.images[row])
+        assert np.abs(crop.astype(int) - exact).mean() < 1.5
+        check_dots(crop, exact, frame, large.joints[row, :DOTS])
+
+
+def test_crops_of_pixels_that_were_not_shrunk_are_the_photograph_s(large, tmp_path):
+    raw = datasets.with_crops(large, 512, "raw", tmp_path)
+    for row, frame in drawn_frames(large, image_size=512):
+        assert np.abs(raw.images.cut(row, frame).astype(int) - frame.cut(large.images[row])).max() <= 1
+
+
+def test_what_cached_crops_were_not_made_for_comes_from_the_photographs(large, cut_out):
+    for row in range(6):
+        for scale, image_size in ((0.6, 128), (1.5, 128), (1.0, 512)):
+            frame = large.frame(row, image_size).augmented(scale, 20)
+            wide = scale < 0.7 or cut_out.images.index[row, 6] > 1
+            assert np.array_equal(cut_out.images.cut(row, frame), large.images.cut(row, frame)) or not wide
+        assert np.array_equal(cut_out.images[row], large.images[row])
+
+
+def test_crops_are_made_once_and_no_larger_than_needed(large, cut_out, tmp_path, monkeypatch):
+    folder = cut_out.images.pixels.parent
+    monkeypatch.setattr(datasets, "_cut_to", None)
+    again = datasets.with_crops(large, 128, cut_out.images.kind, folder.parent)
+    assert again.fingerprint() == cut_out.fingerprint() != large.fingerprint() and len(again.images) == 6
+    _, sizes, heights, widths, *_ = cut_out.images.index.T
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing half-made is left
+    assert folder.joinpath("pixels").stat().st_size == sizes.sum()
+    assert (np.maximum(heights, widths) <= 1.25 * 128 * 1.3 * 2**0.5 / 0.7 + 20).all()
+    assert datasets.with_crops(large, 128, "", tmp_path) is large and not list(tmp_path.iterdir())
+
+
+def test_workers_augment_cached_crops_alike(cut_out):
+    first = items(cut_out, 1)
+    assert same(first, items(cut_out, 1, workers=2)) and not same(first, items(cut_out, 2))
+
+
+def test_a_run_trains_on_crops_and_is_scored_on_photographs(folder, tmp_path):
+    given = {"dataset": "lspet", "data_root": folder, "train": "1-3", "val": "4-5", "image_size": 64, "data_seed": 0,
+             "only_present": False}
+    older = datasets.prepare(tmp_path / "runs" / "plain", **given)
+    data = datasets.prepare(tmp_path / "runs" / "cut", **given, crop_cache="jpeg")
+    again = datasets.opened(tmp_path / "runs" / "cut")
+    for found in (data, again):
+        assert isinstance(found.train.images, datasets.Crops)
+        assert isinstance(found.val.images, datasets.ImageFiles)
+        assert found.manifest["fingerprints"]["val"] == older.manifest["fingerprints"]["val"]
+        assert found.train.fingerprint() == data.manifest["fingerprints"]["train"] != older.train.fingerprint()
+    assert [path.name.split("-")[:2] for path in (tmp_path / "runs" / "cache").iterdir()] == [["crops", "jpeg"]]
+    assert isinstance(datasets.opened(tmp_path / "runs" / "plain").train.images, datasets.ImageFiles)
+
+
+def test_a_broken_photograph_leaves_no_crops(folder, tmp_path):
+    path = folder / "images" / "im00002.jpg"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BadInput, match="im00002.jpg"):
+        datasets.prepare(tmp_path / "runs" / "x", dataset="lspet", data_root=folder, train="1-3", val="4-5",
+                         image_size=64, data_seed=0, only_present=False, crop_cache="raw")
+    assert not list((tmp_path / "runs").rglob("*crops*")) and not (tmp_path / "runs" / "x").exists()
+
+
+def test_drawn_people_are_never_cut_out(tmp_path):
+    data = datasets.prepare(tmp_path / "runs" / "x", **SYNTHETIC, train="1-2", val="7-8", crop_cache="raw")
+    assert isinstance(data.train.images, datasets.Pixels)

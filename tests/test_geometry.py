@@ -48,6 +48,34 @@ def test_image_to_crop_to_image_is_exact():
         assert np.abs(frame.to_image(frame.to_crop(points)) - points).max() < 1e-9
 
 
+@pytest.mark.parametrize("frame", TURNED)
+def test_the_matrix_is_turn_zoom_and_mirror_about_the_centre(frame):
+    turn, zoom = np.deg2rad(frame.angle), 96 / 90
+    linear = zoom * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    linear[0] *= -1 if frame.mirrored else 1
+    assert np.allclose(frame.matrix, np.column_stack([linear, 47.5 - linear @ [61.3, 48.8]]), rtol=0, atol=1e-12)
+
+
+def test_small_images_are_warped_to_the_same_numbers():
+    image = np.random.default_rng(5).integers(0, 256, (120, 150, 3), dtype=np.uint8)
+    for frame in random_frames(20, 64):
+        frame = frame.on(1, 0, 0) if frame.side < 96 else frame.on(frame.side / 90)
+        assert np.array_equal(frame.cut(image), cv2.warpAffine(image, frame.matrix, (64, 64)))
+
+
+@pytest.mark.parametrize("frame", TURNED)
+def test_a_frame_on_a_coarser_part_of_the_image_shows_the_same(frame):
+    """Joints fall where they did, and so does what is painted there."""
+    points = np.random.default_rng(4).uniform(20, 90, (16, 2))
+    for step, left, top in ((1, 13, 7), (2, 10, 4), (1.25, 5, 0)):
+        moved = frame.on(step, left, top)
+        assert np.allclose(moved.to_crop(rescale(points - [left, top], 1 / step)), frame.to_crop(points))
+        assert moved.body_in_crop == pytest.approx(frame.body_in_crop) and moved.image_size == frame.image_size
+    image = painted([(45.0, 40.0), (80.5, 44.25), (58.0, 66.0)], (100, 120))
+    half = cv2.resize(image[4:, 10:], (55, 48), interpolation=cv2.INTER_AREA)
+    assert np.abs(centres(frame.on(2, 10, 4).cut(half)) - centres(frame.cut(image))).max() < 0.1
+
+
 def test_the_mirrored_crop_is_the_flipped_crop():
     """flip ∘ flip = identity, on the image and on points: x becomes S - 1 - x, not S - x."""
     image = np.random.default_rng(2).integers(0, 256, (120, 150, 3), dtype=np.uint8)

@@ -51,6 +51,19 @@ def test_radius_and_sigma_are_each_person_s_own():
         [np.exp(-1 / 2), np.exp(-1 / 8)])
 
 
+def test_targets_are_their_definitions_at_every_cell():
+    random = torch.Generator().manual_seed(3)
+    points, present = 80 * torch.rand(4, 16, 2, generator=random) - 8, torch.rand(4, 16, generator=random) < 0.8
+    extent = 0.5 + 4 * torch.rand(4, generator=random)
+    cells = torch.arange(64.0)
+    squared = (cells - points[..., 1:])[..., None].double() ** 2 + (cells - points[..., :1])[..., None, :].double() ** 2
+    shown, each = present[..., None, None], extent.double()[:, None, None, None]
+    exact = torch.where(shown, torch.exp(-squared / (2 * each ** 2)), 0)
+    assert (heatmaps.gaussians(points, present, 64, extent) - exact).abs().max() < 1e-6
+    exact = torch.where(shown, squared <= each.clamp_min(0.71) ** 2, False)
+    assert torch.equal(heatmaps.discs(points, present, 64, extent), exact.float())
+
+
 @pytest.mark.parametrize("draw", [heatmaps.discs, heatmaps.gaussians])
 def test_absent_joints_are_empty_maps_and_nan_does_no_harm(draw):
     nan = float("nan")

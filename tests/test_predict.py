@@ -157,6 +157,26 @@ def test_many_people_go_through_in_batches_and_stay_in_order():
     assert estimator.predict(image, []) == [] and json.loads(json.dumps(people)) == people
 
 
+def test_photographs_go_through_in_common_batches_as_they_would_one_by_one(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(20)]
+    for number, path in enumerate(paths):
+        cv2.imwrite(str(path), spot((60, 70 + number), 30 + number, 25))
+    (tmp_path / "boxes.json").write_text(json.dumps(
+        {path.name: [[5, 5, 50]] * (number % 3) for number, path in enumerate(paths)}))
+    for boxes in (None, tmp_path / "boxes.json"):
+        estimator = seeing()
+        found = prediction.photographs(estimator, paths, boxes)
+        wanted = prediction.read_boxes(boxes, paths) if boxes else [None] * 20
+        assert estimator.cascade.seen == ([16, 3] if boxes else [16, 4])
+        assert [one["people"] for one in found] == [seeing().predict(*given) for given in zip(paths, wanted)]
+    paths[19].write_bytes(paths[19].read_bytes()[:-20])
+    with pytest.raises(BadInput, match="19.png"):
+        prediction.photographs(seeing(), paths)
+    empty = {path.name: [] for path in paths}
+    (tmp_path / "boxes.json").write_text(json.dumps(empty))
+    assert not any(one["people"] for one in prediction.photographs(seeing(), paths[:3], tmp_path / "boxes.json"))
+
+
 @pytest.mark.parametrize("orientation, stored", [(6, lambda upright: np.rot90(upright)), (3, lambda u: np.rot90(u, 2)),
                                                  (2, lambda upright: upright[:, ::-1])])
 def test_exif_orientation_is_honoured(tmp_path, orientation, stored):

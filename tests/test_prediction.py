@@ -1,3 +1,6 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +55,26 @@ def symmetric(images):
 
 def crops(count=3):
     return torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_next_batch_is_made_while_one_is_used():
+    """In order, one ahead and no further, in another thread; and what fails there fails here."""
+    made, threads = [], set()
+
+    def source():
+        for number in range(4):
+            threads.add(threading.get_ident())
+            made.append(number)
+            yield number
+
+    for number in prediction.ahead(source()):
+        deadline = time.monotonic() + 5
+        while len(made) < min(number + 2, 4) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert made == list(range(min(number + 2, 4)))
+    assert threading.get_ident() not in threads and list(prediction.ahead([])) == []
+    with pytest.raises(ZeroDivisionError):
+        list(prediction.ahead(1 / number for number in (2, 1, 0)))
 
 
 def test_flip_test_changes_nothing_for_a_symmetric_network():

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 from dataclasses import dataclass
 
@@ -169,6 +170,19 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
         made.append(weights(tmp_path / name / "detector"))
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
     assert not torch.equal(made[0]["detector.B1.0.weight"], made[2]["detector.B1.0.weight"])
+
+
+def test_deterministic_operations_are_asked_for_by_a_parameter_that_older_runs_lack(out, monkeypatch):
+    """Inherited by later stages; without it nothing is trained anew."""
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    train("detector", out)
+    assert "reused" in train("detector", out, deterministic=False)[0]
+    assert "reused" not in train("detector", out, deterministic=True)[0]
+    train("regressor", out)
+    assert asked == [False, True, True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_a_stage_may_begin_from_weights_of_another_run(out, tmp_path):

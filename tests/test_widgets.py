@@ -329,7 +329,7 @@ class TestPhotograph:
         class Broken:
             source = "broken"
 
-            def __getitem__(self, row):
+            def cut(self, row, frame):
                 raise BadInput("im0001.jpg", "3 bytes that are no readable image", "a JPEG or PNG image")
 
         panel = widgets.Cover(model, datasets.replace(people, images=Broken()), SIZE)
