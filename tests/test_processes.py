@@ -163,8 +163,8 @@ class Prepared(Exception):
 
 
 @pytest.mark.parametrize("processes, device, common", [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)])
-def test_norms_are_in_common_on_several_gpus_only(run, processes, device, common):
-    model = cascade.load(run)
+def test_norms_are_in_common_on_several_gpus_only(processes, device, common):
+    model = cascade.Cascade({"trunk": "slim", "map_stride": 4, **REGRESSOR})
     keys, norms = list(model.state_dict()), sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
     with pytest.raises(Prepared) as prepared:
         next(training.fit(model, None, None, None, None, 1, Several(processes, device)))
