@@ -102,7 +102,7 @@ def train(stage: Literal["detector", "regressor", "joint"],
             training.write_targets(out, **parameters["02"])
         data = datasets.opened(out)
     scorer = evaluation.monitor(data.val, data.image_size)
-    for record in training.train(stage, out, parameters[NOTEBOOKS[stage][-1]], scorer, init_from):
+    for record in training.train(stage, out, parameters[NOTEBOOKS[stage][-1]], scorer, init_from=init_from):
         print(training.line(record), flush=True)
 
 
