@@ -23,6 +23,7 @@ from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import IMAGENET_DEVIATION, IMAGENET_MEAN, Cascade
 from hpe_lib.paper import MARGIN, N_JOINTS
 from hpe_lib.skeleton import VISIBLE
+from hpe_lib.training import NOTEBOOKS
 
 
 def crops(count: int, image_size: int, seed: int = 0) -> list[dict]:
@@ -89,9 +90,6 @@ def peak_memory(device: torch.device) -> float:
     return artifacts.peak_memory_mb() or 0.0
 
 
-STAGES = {"detector": "03", "regressor": "04", "joint": "05"}  # stage -> its notebook
-
-
 def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
     """Lines that say what a run of these parameters (presets.resolve) needs and would take here; nothing is written.
 
@@ -101,7 +99,7 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
     people, lines = found_people(parameters["01"])
     yield from lines + starts(parameters)
     stage_parameters, total = {}, 0.0
-    for stage, notebook in STAGES.items():
+    for stage, notebook in NOTEBOOKS.items():
         stage_parameters |= parameters["02"] | parameters[notebook]
         steps = stage_parameters["epochs"] * max(1, people // stage_parameters["batch_size"])
         if not steps:
@@ -142,7 +140,7 @@ def found_people(parameters: dict) -> tuple[int, list[str]]:
 def starts(parameters: dict[str, dict]) -> list[str]:
     """What is there of the weights that the stages start from."""
     lines = []
-    for stage, notebook in STAGES.items():
+    for stage, notebook in NOTEBOOKS.items():
         if folder := parameters[notebook].get("init_from"):
             try:
                 lines.append(f"{stage}: starts from {cascade.stage_folder(folder)}")
@@ -413,7 +411,7 @@ def on_a_gpu(folder, count, rounds, _, steps=10):
     resolved, parameters = presets.resolve("paper-res"), {}
     name = torch.cuda.get_device_name()
     peak = next((value for part, value in BF16_PEAK.items() if part in name), float("nan"))
-    for stage, notebook in STAGES.items():
+    for stage, notebook in NOTEBOOKS.items():
         parameters |= resolved["02"] | resolved[notebook] | {"precision": "bf16"}
         AcceleratorState._reset_state()  # the rows above are in float32
         ours, size = training_step(stage, parameters, 256, steps), parameters["batch_size"]

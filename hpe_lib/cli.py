@@ -1,6 +1,7 @@
 """The command `hpe`. Every command imports what it needs when it runs, so that --help does not wait for torch."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +22,8 @@ NOTEBOOKS = {"detector": ("01", "02", "03"), "regressor": ("04",), "joint": ("05
 
 def main(arguments=None):
     """Run a command line. One line on stderr and exit status 2 for bad input, 1 for what failed, 130 for Ctrl-C."""
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first speaks; errors are everybody's
+        sys.stdout = open(os.devnull, "w")
     try:
         code = app(arguments or sys.argv[1:] or ["--help"], prog_name="hpe", standalone_mode=False)
     except BadInput as error:
@@ -90,12 +93,16 @@ def train(stage: Literal["detector", "regressor", "joint"],
     from hpe_lib import presets
 
     parameters = presets.resolve(preset, p, running=NOTEBOOKS[stage])
-    from hpe_lib import datasets, training
+    from hpe_lib import datasets, evaluation, training
 
-    if stage == "detector":
-        datasets.prepare(out, **parameters["01"])
-        training.write_targets(out, **parameters["02"])
-    for record in training.train(stage, out, parameters[NOTEBOOKS[stage][-1]], init_from=init_from):
+    world = training.world()
+    with world.main_process_first():
+        if stage == "detector" and world.is_main_process:
+            datasets.prepare(out, **parameters["01"])
+            training.write_targets(out, **parameters["02"])
+        data = datasets.opened(out)
+    scorer = evaluation.monitor(data.val, data.image_size)
+    for record in training.train(stage, out, parameters[NOTEBOOKS[stage][-1]], scorer, init_from=init_from):
         print(training.line(record), flush=True)
 
 
@@ -112,12 +119,14 @@ def evaluate(weights: Annotated[Path, typer.Option(help="A run's folder, or a tr
                                                         "image is absent, instead of stopping.")] = False,
              as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False):
     """Score weights on people."""
-    from hpe_lib import artifacts, cascade, evaluation, prediction
+    from hpe_lib import artifacts, cascade, evaluation, prediction, training
 
-    folder = cascade.stage_folder(weights)
+    folder, world = cascade.stage_folder(weights), training.world()
     made = prediction.load(folder)
-    people = people_to_score(data, data_root, split, folder.parent, made.image_size, only_present)
-    found = prediction.predict(made.cascade, people, made.image_size, flip_test=made.flip_test, decoder=made.decoder)
+    with world.main_process_first():  # people are drawn once
+        people = people_to_score(data, data_root, split, folder.parent, made.image_size, only_present)
+    found = prediction.predict(made.cascade.to(world.device), people, made.image_size, flip_test=made.flip_test,
+                               decoder=made.decoder)
     score = evaluation.score(found.joints, people)
     print(json.dumps(artifacts.plain(score), indent=2) if as_json else report(str(folder), score, people))
 

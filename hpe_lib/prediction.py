@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import torch
 import torchvision
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -60,9 +62,19 @@ def _with_mirrored(maps, mirrored):
 
 def predict(cascade: Cascade, people: People, image_size: int, batch_size: int = 64, flip_test: bool = True,
             decoder: str = "parabola", workers: int = 0) -> Predictions:
-    """Poses of people in their frames. Without a regressor the cascade's answer is the detector's."""
-    loader = DataLoader(PoseDataset(people, image_size), batch_size, num_workers=workers)
-    return locate(cascade, (batch["image"] for batch in loader), people.frames(image_size), flip_test, decoder)
+    """Poses of people in their frames. Without a regressor the cascade's answer is the detector's.
+
+    Several processes (training.world) each look at a share of the people, and all return the answers for everybody.
+    """
+    rank, count = PartialState().process_index, PartialState().num_processes
+    rows = np.arange(rank, max(len(people), count), count) % len(people)  # of fewer people than processes some twice
+    loader = DataLoader(PoseDataset(people[rows], image_size), batch_size, num_workers=workers)
+    frames = people[rows].frames(image_size)
+    found = locate(cascade, (batch["image"] for batch in loader), frames, flip_test, decoder)
+    shares = gather_object([(rows, *vars(found).values())])
+    rows, *answers = (np.concatenate(part) for part in zip(*shares))
+    _, once = np.unique(rows, return_index=True)  # everybody once, in the people's order
+    return Predictions(*(answer[once] for answer in answers))
 
 
 def ahead(items: Iterable) -> Iterator:

@@ -4,14 +4,19 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration, PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -22,6 +27,7 @@ from hpe_lib.paper import BODY
 from hpe_lib.skeleton import ABSENT, VISIBLE
 
 UPSTREAM = {"detector": (), "regressor": ("detector",), "joint": ("regressor",)}
+NOTEBOOKS = {"detector": "03", "regressor": "04", "joint": "05"}  # where a stage's parameters are declared
 DETECTOR = ("trunk", "map_stride", "prior", "first")  # parameters that make the first network
 NETWORK = (*DETECTOR, "regressor", "channels", "levels", "bottlenecks", "stem", "kernels", "std", "stacked")
 TARGETS = ("map_stride", "radius", "sigma", "occluded", "first", "first_sees")  # the numbers that make Targets
@@ -100,14 +106,18 @@ def fit(model: Cascade, objective: Callable[[Maps, dict], torch.Tensor], loader:
 
     The model is trained in place; `break` stops early. peak is the mean maximum of the trained maps at annotated joints
     over the epoch's last batch: near 0 the maps have collapsed to empty, and the record carries a `warning`.
-    FloatingPointError as soon as a loss is not finite.
+    FloatingPointError as soon as a loss is not finite. Several processes share each batch, yield the same records, and
+    on GPUs have the batch's statistics in common.
     """
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
     for epoch in range(1, epochs + 1):
         start, total = time.perf_counter(), 0.0
         loader.dataset.epoch = epoch  # new augmentations, the same for the same seed
         model.train()
-        for batch in tqdm(loader, desc=f"epoch {epoch}/{epochs}", disable=None, leave=False):
+        silent = None if accelerator.is_main_process else True
+        for batch in tqdm(loader, desc=f"epoch {epoch}/{epochs}", disable=silent, leave=False):
             with accelerator.autocast():
                 maps = model(batch["image"])
                 loss = objective(maps, batch)
@@ -116,10 +126,11 @@ def fit(model: Cascade, objective: Callable[[Maps, dict], torch.Tensor], loader:
             optimizer.zero_grad()
             scheduler.step()
             total += finite(loss.item(), epoch)
-        seconds = time.perf_counter() - start
-        record = {"epoch": epoch, "epochs": epochs, "loss": total / len(loader), "lr": scheduler.get_last_lr()[0],
-                  "seconds": seconds, "images_per_second": len(loader) * len(batch["image"]) / seconds,
-                  "peak": peak(accelerator.unwrap_model(model), maps, batch)}
+        seconds, people = time.perf_counter() - start, len(batch["image"]) * accelerator.num_processes
+        here = total / len(loader), peak(accelerator.unwrap_model(model), maps, batch)
+        loss, top = np.mean(gather_object([here]), axis=0).tolist()
+        record = {"epoch": epoch, "epochs": epochs, "loss": loss, "lr": scheduler.get_last_lr()[0],
+                  "seconds": seconds, "images_per_second": len(loader) * people / seconds, "peak": top}
         if record["peak"] < EMPTY_PEAK:
             record["warning"] = f"maps are nearly empty: mean peak {record['peak']:.3f} after {epoch} epochs"
         yield record | (scorer(accelerator.unwrap_model(model)) if scorer else {})
@@ -177,17 +188,27 @@ def train(stage: str, out: str | Path, parameters: dict, scorer: Callable[[Casca
     parameters: the tagged cell of the stage's notebook; what it does not say is inherited from the earlier stage's
     manifest. An artifact made from the same parameters, people and upstream weights is reused: its recorded epochs are
     yielded again. init_from: a folder of weights to begin from instead of the earlier stage's or nothing.
+    Under torchrun all its processes train together, and the first alone writes; all of them read OUT.
     BadInput if the run has no people, targets or earlier stage yet.
     """
-    out = Path(out)
-    recipe = Recipe(stage, out, parameters, init_from)
-    reasons = recipe.reasons()
+    with world().main_process_first():  # it draws or fetches what the others then find
+        recipe = Recipe(stage, Path(out), parameters, init_from)
+    reasons, = broadcast_object_list([recipe.reasons()])
     if not reasons:
         print(f"{stage}: reused from {recipe.folder}: parameters, people and upstream weights match", flush=True)
         yield from ({**record, "reused": True} for record in history(recipe.folder))
         return
     print(f"{stage}: trained {'' if reasons == ['absent'] else 'anew: ' + '; '.join(reasons)}".rstrip(), flush=True)
     yield from recipe.train(scorer)
+
+
+def world() -> PartialState:
+    """The processes that torchrun has started, on GPUs or, without any, on CPUs; or this one alone.
+
+    They wait for each other for two hours at most: the first may have to draw or check all people.
+    """
+    on_cpu = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()  # else Accelerate takes each for alone
+    return PartialState(cpu=on_cpu, timeout=timedelta(hours=2))
 
 
 class Recipe:
@@ -259,37 +280,50 @@ class Recipe:
         return model.laid_out().freeze_detector(self.stage == "regressor")
 
     def loader(self) -> DataLoader:
-        """Augmented training batches in an order that the seed decides."""
-        p = self.parameters
+        """Augmented training batches in an order that the seed decides. A batch is the whole step's, whoever shares it:
+        BadInput if the processes cannot share it evenly."""
+        p, processes = self.parameters, PartialState().num_processes
         augmentation = datasets.Augmentation(p["rotation"], p["scale_low"], p["scale_high"], p["flip"],
                                              p.get("rotation_step", 0.0), p.get("scale_step", 0.0))
         people = datasets.PoseDataset(self.data.train, self.data.image_size, augmentation, p["seed"])
         order = torch.Generator().manual_seed(p["seed"])
-        return DataLoader(people, p["batch_size"], shuffle=True, drop_last=len(people) > p["batch_size"],
-                          num_workers=p["workers"], generator=order)
+        size = min(p["batch_size"], len(people))
+        if size % processes:
+            raise BadInput("batch_size", size, f"people for a whole step, a multiple of its {processes} processes")
+        return DataLoader(people, size, shuffle=True, drop_last=True, num_workers=p["workers"], generator=order)
 
     def train(self, scorer) -> Iterator[dict]:
         """Fit from the start; each record is on disk before it is yielded, the weights after the last."""
-        deterministic(self.parameters.get("deterministic", False))
-        p, model, loader, environment = self.parameters, self.model(), self.loader(), artifacts.environment()
+        p, environment = self.parameters, artifacts.environment()
+        deterministic(p.get("deterministic", False))
+        accelerator = Accelerator(mixed_precision=p["precision"],
+                                  dataloader_config=DataLoaderConfiguration(split_batches=True))
+        with accelerator.local_main_process_first():  # one fetches pretrained weights for all of its host
+            model = self.model()
+        torch.manual_seed(p["seed"] + accelerator.process_index)  # for dropout, which is each process's own
+        loader = self.loader()
         learning = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = make_optimizer(p["optimizer"], learning, p["lr"], p["weight_decay"])
         steps = p["epochs"] * len(loader)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, steps, p["schedule"], p["lr_end"] / p["lr"], p["warmup"]))
         targets = Targets(**{name: p[name] for name in TARGETS if name in p})
-        accelerator = Accelerator(mixed_precision=p["precision"])
-        (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)  # only now: nothing above touches what is there
+        accelerator.wait_for_everyone()  # all have read what they begin from
+        if accelerator.is_main_process:
+            (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)  # only now: nothing above touches what is there
         start, records = time.perf_counter(), []
         for record in fit(model, lambda maps, batch: OBJECTIVES[self.stage](maps, batch, targets), loader, optimizer,
                           scheduler, p["epochs"], accelerator, scorer):
             records.append({"stage": self.stage, **record})
-            self.append(records[-1], first=len(records) == 1)
-            self.watch(model, records[-1])
+            if accelerator.is_main_process:
+                self.append(records[-1], first=len(records) == 1)
+                self.watch(model, records[-1])
             yield records[-1]
         made = {"settings": p, "network": self.network, "seed": p["seed"], "steps": steps,
-                "wall_seconds": time.perf_counter() - start}
-        artifacts.save(self.folder, model.state_dict(), {**environment, **self.wanted, **made}, records)
+                "processes": accelerator.num_processes, "wall_seconds": time.perf_counter() - start}
+        if accelerator.is_main_process:
+            artifacts.save(self.folder, model.state_dict(), {**environment, **self.wanted, **made}, records)
+        accelerator.wait_for_everyone()  # what comes next finds it whole
 
     def append(self, record: dict, first: bool) -> None:
         """One line more in history.jsonl, so that a closed browser or a killed run leaves what was measured."""
@@ -316,6 +350,36 @@ def deterministic(on: bool) -> None:
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
     torch.use_deterministic_algorithms(on)
+
+
+def launched(stage: str, out: str | Path, parameters: dict, processes: int | str = "gpu") -> Iterator[dict]:
+    """`train` by so many processes of torchrun's, "gpu": one a GPU; for a notebook, whose own process must not fork.
+
+    People and targets are those of OUT. Yields the epoch records as they reach history.jsonl; closing the generator
+    ends the training. RuntimeError with what went wrong if it fails; all it said is in OUT/STAGE.log.
+    """
+    out = Path(out)
+    folder, preset, log = out / STAGES[stage], out / f"{stage}.yaml", out / f"{stage}.log"
+    chosen = artifacts.manifest(out / "data", "parameters")["parameters"]
+    artifacts.write_json(preset, {"01": chosen, "02": read_targets(out), NOTEBOOKS[stage]: parameters})  # JSON is YAML
+    command = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "hpe_lib", "train",
+               stage, "--preset", str(preset), "--out", str(out)]
+    before, told, running = history(folder), 0, True
+    with log.open("w") as said, subprocess.Popen([sys.executable, "-m", *command], stdout=said, stderr=said) as run:
+        try:
+            while running:
+                running = run.poll() is None  # asked first: what is written at the end is seen too
+                new = [record for record in history(folder) if record not in before][told:]
+                told += len(new)
+                yield from new
+                time.sleep(0.2)
+        finally:
+            run.terminate()
+    if run.returncode:
+        words = [line for line in log.read_text().splitlines() if line.startswith("hpe: ") or "Error: " in line]
+        raise RuntimeError(f"{stage} failed: {(words or ['nothing said'])[0]} ({log})")
+    if not told:
+        yield from ({**record, "reused": True} for record in history(folder))
 
 
 def history(folder: str | Path) -> list[dict]:

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,6 +55,7 @@ def stages(monkeypatch):
     monkeypatch.setattr(presets, "resolve",
                         lambda preset, overrides, running: calls.append((preset, *overrides)) or resolved)
     monkeypatch.setattr(datasets, "prepare", lambda out, **parameters: calls.append((str(out), parameters)))
+    monkeypatch.setattr(datasets, "opened", lambda out: SimpleNamespace(val=[], image_size=64))
     monkeypatch.setattr(training, "write_targets", lambda out, **parameters: calls.append((str(out), parameters)))
     monkeypatch.setattr(training, "train", lambda *a, **k: calls.append((a[0], str(a[1]), a[2], k)) or iter([record]))
     return calls

@@ -1,0 +1,211 @@
+"""Several processes on CPUs (gloo), started by torchrun as on GPUs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hpe_lib import artifacts, cascade, cli, datasets, training
+from hpe_lib.artifacts import BadInput
+
+ROOT = Path(__file__).parents[1]
+DETECTOR = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "pretrained": False, "seed": 0, "epochs": 1,
+            "batch_size": 8, "optimizer": "sgd", "weight_decay": 0.0, "lr": 1e-4, "lr_end": 1e-5,
+            "schedule": "cosine", "warmup": 0.0, "workers": 0, "precision": "no", "rotation": 40.0, "scale_low": 0.7,
+            "scale_high": 1.3, "flip": True}
+REGRESSOR = {"channels": 8, "levels": 1, "bottlenecks": 1, "stem": "patch"}
+ALONE = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+ENVIRONMENT = ALONE | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+
+
+def python(*arguments):
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300,
+                          env=ENVIRONMENT)
+
+
+def torchrun(*arguments):
+    """Two processes, on a port that is free."""
+    return python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Nineteen people to train on, seven held out; detector and regressor trained for an epoch."""
+    out = tmp_path_factory.mktemp("processes") / "run"
+    datasets.prepare(out, dataset="synthetic", data_root="", train="1-19", val="101-107", image_size=64, data_seed=0,
+                     only_present=False)
+    training.write_targets(out, radius=12.0, sigma=12.0, occluded="empty")
+    for stage, parameters in (("detector", DETECTOR), ("regressor", REGRESSOR)):
+        list(training.train(stage, out, parameters))
+    return out
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """copy(name): the run once more, its people beside it."""
+    (tmp_path / "cache").symlink_to(run.parent / "cache")
+    return lambda name="run": shutil.copytree(run, tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def both(run, tmp_path_factory):
+    """What processes.py finds, {1: by one process, 2: by two}, each with the folder of its run."""
+    found, folder = {}, tmp_path_factory.mktemp("both")
+    (folder / "cache").symlink_to(run.parent / "cache")
+    for count, start in ((1, python), (2, torchrun)):
+        out = shutil.copytree(run, folder / f"by{count}")
+        done = start(ROOT / "tests" / "processes.py", out, folder / "found.pt")
+        assert done.returncode == 0, done.stderr
+        found[count] = torch.load(folder / "found.pt", weights_only=False) | {"out": out}
+        assert found[count]["processes"] == count
+    return found
+
+
+def test_two_processes_of_four_give_the_gradients_of_one_of_eight(both):
+    """Two epochs of two steps, three people left over in each: the same people in the same steps."""
+    one, two = both[1]["steps"], both[2]["steps"]
+    assert len(one) == len(two) == 4 and all(weight.abs().max() > 0 for weight in one[0])
+    for alone, shared in zip(one, two):
+        for expected, weight in zip(alone, shared, strict=True):
+            assert weight.dtype == torch.float64 and (weight - expected).abs().max() <= 1e-9 * expected.abs().max()
+    weights = [artifacts.load_weights(both[count]["out"] / "cascade") for count in both]
+    assert all(torch.allclose(weights[0][name], weights[1][name], rtol=1e-9, atol=1e-12) for name in weights[0])
+    assert artifacts.manifest(both[2]["out"] / "cascade")["processes"] == 2
+
+
+def test_records_are_of_the_whole_batch_and_the_rate_falls_as_by_one_process(both):
+    for alone, shared in zip(both[1]["records"], both[2]["records"], strict=True):
+        assert shared["lr"] == alone["lr"] and shared["loss"] == pytest.approx(alone["loss"], rel=1e-6)
+        assert shared["peak"] == pytest.approx(alone["peak"], rel=0.1)
+    assert alone["lr"] == pytest.approx(1e-5)  # lr_end
+
+
+def test_every_person_is_predicted_once_and_in_order(both):
+    """Seven people by two processes, and one person by two processes."""
+    for people, alone, shared in zip((7, 1), both[1]["predictions"], both[2]["predictions"], strict=True):
+        for name, expected in alone.items():
+            assert len(expected) == people and shared[name].shape == expected.shape
+            assert np.allclose(shared[name], expected, rtol=0, atol=1e-9), name
+    assert len(np.unique(alone["joints"])) > 16
+
+
+def test_hpe_train_by_two_processes_writes_once_and_again_reuses(run, copy):
+    out = copy()
+    shutil.rmtree(out / "detector")
+    people = artifacts.manifest(run / "data")["parameters"]
+    chosen = [f"01.{name}={people[name]}" for name in ("train", "val", "image_size")]
+    numbers = [f"{name}={value}" for name, value in (DETECTOR | {"epochs": 2}).items()]
+    command = ["-m", "hpe_lib", "train", "detector", "--preset", "smoke", "--out", out,
+               *(part for text in [*chosen, "radius=12", "sigma=12", *numbers] for part in ("-p", text))]
+    first, records = torchrun(*command), training.history(out / "detector")
+    assert first.returncode == 0, first.stderr
+    assert [line.split("  ")[0] for line in first.stdout.splitlines()] == [
+        "detector: trained", "detector epoch 1/2", "detector epoch 2/2"]
+    assert [record["epoch"] for record in records] == [1, 2] and "PCKh@0.5" in records[0]
+    assert sorted(path.name for path in (out / "detector").iterdir()) == [
+        "history.jsonl", "manifest.json", "weights.safetensors"]
+    written = (out / "detector" / "weights.safetensors").stat().st_mtime_ns
+    again = torchrun(*command)
+    assert again.returncode == 0 and again.stdout.startswith("detector: reused") and again.stdout.count("\n") == 3
+    assert (out / "detector" / "weights.safetensors").stat().st_mtime_ns == written
+
+
+def test_hpe_evaluate_by_two_processes_says_what_one_says(run, capsys):
+    command = ["evaluate", "--weights", str(run), "--data", "synthetic", "--json"]
+    done = torchrun("-m", "hpe_lib", *command)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    score = json.loads(done.stdout)  # one object: one process speaks
+    alone = json.loads(capsys.readouterr().out)
+    assert score.pop("ci95") == pytest.approx(alone.pop("ci95")) and score == pytest.approx(alone)
+    assert score["persons"] == 7 and score["joints"] > 80
+
+
+def test_a_batch_that_processes_cannot_share_leaves_the_artifact_as_it_was(copy, monkeypatch):
+    out = copy()
+    before = artifacts.manifest(out / "detector")
+    monkeypatch.setattr(training, "PartialState", lambda **_: SimpleNamespace(num_processes=3))
+    with pytest.raises(BadInput, match="batch_size: found 8, .*3 processes"):
+        training.Recipe("detector", out, DETECTOR | {"seed": 1}).loader()
+    assert artifacts.manifest(out / "detector") == before
+    assert training.Recipe("detector", out, DETECTOR | {"batch_size": 9}).loader().batch_size == 9
+
+
+def test_fewer_people_than_a_batch_are_one_batch(run):
+    loader = training.Recipe("detector", run, DETECTOR | {"batch_size": 32}).loader()
+    assert [len(batch["image"]) for batch in loader] == [19]
+
+
+class Several:
+    """Stands for an Accelerator of several processes, up to where it would need them."""
+
+    is_main_process = True
+
+    def __init__(self, processes, device):
+        self.num_processes, self.device = processes, torch.device(device)
+
+    def prepare(self, model, *_):
+        raise Prepared(model)
+
+
+class Prepared(Exception):
+    pass
+
+
+@pytest.mark.parametrize("processes, device, common", [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)])
+def test_norms_are_in_common_on_several_gpus_only(processes, device, common):
+    model = cascade.Cascade({"trunk": "slim", "map_stride": 4, **REGRESSOR})
+    keys, norms = list(model.state_dict()), sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    with pytest.raises(Prepared) as prepared:
+        next(training.fit(model, None, None, None, None, 1, Several(processes, device)))
+    found = [isinstance(part, nn.SyncBatchNorm) for part in prepared.value.args[0].modules()]
+    assert sum(found) == (norms if common else 0) and list(model.state_dict()) == keys
+    assert prepared.value.args[0] is model  # whose weights are saved in the end
+
+
+# ---- from a notebook
+
+
+@pytest.fixture
+def launched(copy, monkeypatch):
+    """launched(**changes): the records of a detector trained by a subprocess of one process; launched.out its run."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    out = copy()
+    made = lambda **changes: training.launched("detector", out, DETECTOR | {"seed": 1} | changes, 1)  # noqa: E731
+    return SimpleNamespace(out=out, folder=out / "detector", records=made)
+
+
+def test_a_launched_training_tells_its_epochs_and_then_that_it_is_reused(launched):
+    before = training.history(launched.folder)
+    records = list(launched.records(epochs=2))
+    assert [record["epoch"] for record in records] == [1, 2] and records == training.history(launched.folder)
+    assert records[0] not in before and "PCKh@0.5" in records[0]  # the earlier run's epochs are not told as this one's
+    settings = artifacts.manifest(launched.folder)["settings"]
+    assert all(settings[name] == value for name, value in (DETECTOR | {"seed": 1, "epochs": 2, "radius": 12.0}).items())
+    assert list(launched.records(epochs=2)) == [{**record, "reused": True} for record in records]
+
+
+def test_closing_a_launched_training_ends_it(launched):
+    records = launched.records(epochs=10_000)
+    assert next(records)["epoch"] == 1  # told while it runs
+    records.close()
+    told = len(training.history(launched.folder))
+    time.sleep(1)
+    assert len(training.history(launched.folder)) == told < 10_000
+    assert artifacts.differences(launched.folder, {}) == ["absent"]
+
+
+def test_a_launched_training_that_fails_says_why(launched):
+    with pytest.raises(RuntimeError, match="detector failed: hpe: the loss became .*detector.log"):
+        list(launched.records(epochs=8, lr=1e18))
