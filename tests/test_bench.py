@@ -31,7 +31,7 @@ def parameters(*overrides):
 def of_stage(stage, *overrides):
     """What a stage's recipe has: its own parameters over those of the stages before."""
     resolved, found = parameters(*overrides), {}
-    for name, notebook in bench.STAGES.items():
+    for name, notebook in training.NOTEBOOKS.items():
         found |= resolved["02"] | resolved[notebook]
         if name == stage:
             return found
@@ -54,7 +54,7 @@ def test_durations(seconds, text):
 # ---- one step
 
 
-@pytest.mark.parametrize("stage", bench.STAGES)
+@pytest.mark.parametrize("stage", training.NOTEBOOKS)
 def test_a_step_of_every_stage_is_measured(stage):
     found = bench.training_step(stage, of_stage(stage, "channels=8", "levels=1", "batch_size=4"), 32)
     assert found["measured_batch"] == 2 and found["seconds"] > 0 and math.isfinite(found["loss"])

@@ -1,12 +1,13 @@
 import ast
 import json
 import re
+import shutil
 
 import nbformat
 import papermill
 import pytest
 
-from hpe_lib import paper, presets
+from hpe_lib import paper, presets, reproduce
 
 NOTEBOOKS = presets.notebooks()
 LINE = re.compile(r"\w+: [\w\[\] |]+ = [^=#]+  # .+")
@@ -107,6 +108,19 @@ def test_a_training_cell_keeps_one_picture_and_one_line_an_epoch(run):
         printed = "".join(out.text for out in outs if out.output_type == "stream" and out.name == "stdout")
         assert pictures(outs) == 1
         assert printed.count(f"{stage} epoch ") == epochs and len(printed.splitlines()) == epochs + 1
+
+
+def test_released_predictions_are_scored_again(run, test_data, tmp_path):
+    """By notebook 07, LSP's on both kinds of labels, to the figures that their authors' evaluators give."""
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(run.parent / "cache", tmp_path / "cache")
+    roots = [f"07.{name}_root={test_data / name}" for name in ("mpii", "lsp")]
+    reproduce.run("smoke", tmp_path / "run", roots, only="07")
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())["comparison"]
+    totals = {name: round(score["total"], 2) for name, score in found["rescored"].items()}
+    assert totals == {"newell": 88.43, "bearpaw-hg_s2_b1": 87.30,
+                      "pred_keypoints_lsp_pc, lsp-joints-PC": 73.56, "pred_keypoints_lsp_pc, lsp-joints-OC": 69.44,
+                      "pred_keypoints_lsp_oc, lsp-joints-PC": 64.60, "pred_keypoints_lsp_oc, lsp-joints-OC": 81.50}
 
 
 def test_every_reading_of_the_paper_is_shown_in_some_notebook():
