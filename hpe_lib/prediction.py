@@ -12,8 +12,6 @@ import cv2
 import numpy as np
 import torch
 import torchvision
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -66,6 +64,9 @@ def predict(cascade: Cascade, people: People, image_size: int, batch_size: int =
 
     Several processes (training.world) each look at a share of the people, and all return the answers for everybody.
     """
+    from accelerate import PartialState  # here: slow to import, and a photograph needs none of it
+    from accelerate.utils import gather_object
+
     rank, count = PartialState().process_index, PartialState().num_processes
     rows = np.arange(rank, max(len(people), count), count) % len(people)  # of fewer people than processes some twice
     loader = DataLoader(PoseDataset(people[rows], image_size), batch_size, num_workers=workers)

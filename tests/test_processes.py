@@ -112,7 +112,7 @@ def test_hpe_train_by_two_processes_writes_once_and_again_reuses(run, copy):
         "detector: trained", "detector epoch 1/2", "detector epoch 2/2"]
     assert [record["epoch"] for record in records] == [1, 2] and "PCKh@0.5" in records[0]
     assert sorted(path.name for path in (out / "detector").iterdir()) == [
-        "history.jsonl", "manifest.json", "weights.safetensors"]
+        "history.jsonl", "manifest.json", "watched", "weights.safetensors"]
     written = (out / "detector" / "weights.safetensors").stat().st_mtime_ns
     again = torchrun(*command)
     assert again.returncode == 0 and again.stdout.startswith("detector: reused") and again.stdout.count("\n") == 3
