@@ -151,6 +151,8 @@ def read_image(path: Path, step: int = 1) -> np.ndarray:
             data = file.read()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise BadInput(path, "no such file", "an image") from None
+    except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
+        raise BadInput(path, error, "an image") from None
     return decode_image(path, data, step)
 
 
@@ -163,7 +165,10 @@ def decode_image(name: str | Path, data: bytes, step: int = 1) -> np.ndarray:
     """
     if data[:2] == b"\xff\xd8" and not ended(data) or data[:2] == b"\x89P" and b"IEND" not in data:
         raise BadInput(name, f"{len(data)} bytes without the image's end", "a complete image file")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[step]) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[step]) if data else None
+    except cv2.error:  # more pixels than OpenCV takes
+        image = None
     if image is None:
         raise BadInput(name, f"{len(data)} bytes that are no readable image", "a JPEG or PNG image")
     return image

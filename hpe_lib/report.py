@@ -5,6 +5,7 @@ stands around them. Nothing is computed here, so the report cannot say anything 
 """
 
 import html
+import os
 import shlex
 from pathlib import Path
 
@@ -85,6 +86,6 @@ def commands(out: Path, manifest: dict) -> str:
     if chosen.is_file():
         data = artifacts.read_json(chosen)["parameters"]
         people = f"{data['dataset']}{' --data-root DIR' if data['data_root'] else ''} --split val"
-        lines += [f"hpe evaluate --weights {shlex.quote(f'runs/{out.name}/{name}')} --data {people}"
-                  for name in trained(out)]
+        run = Path(os.path.relpath(out, paper.ROOT)) if out.is_relative_to(paper.ROOT) else out
+        lines += [f"hpe evaluate --weights {shlex.quote(str(run / name))} --data {people}" for name in trained(out)]
     return "\n".join(lines)

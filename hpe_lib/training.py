@@ -1,5 +1,6 @@
 """The one `fit` and the three stages it serves: detector, then regressor on a frozen detector, then both (§3)."""
 
+import functools
 import io
 import json
 import os
@@ -30,7 +31,7 @@ UPSTREAM = {"detector": (), "regressor": ("detector",), "joint": ("regressor",)}
 NOTEBOOKS = {"detector": "03", "regressor": "04", "joint": "05"}  # where a stage's parameters are declared
 DETECTOR = ("trunk", "map_stride", "prior", "first")  # parameters that make the first network
 NETWORK = (*DETECTOR, "regressor", "channels", "levels", "bottlenecks", "stem", "kernels", "std", "stacked")
-TARGETS = ("map_stride", "radius", "sigma", "occluded", "first", "first_sees")  # the numbers that make Targets
+TARGETS = ("map_stride", "radius", "sigma", "occluded", "first", "first_sees", "first_sigma")  # make Targets
 NO_MATTER = ("workers", "decoder", "flip_test", "init_from")  # leave the weights as they are, or are hashed instead
 WATCHED = 4  # held-out people whose maps are kept after every epoch, to be looked at
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
@@ -42,18 +43,20 @@ class Targets:
     radius, sigma: px at a body of 200 px (F1).  map_stride: crop px per map cell.
     first: what the first network learns, "detection" (discs) or "regression" (Gaussians).  first_sees: of which parts,
     "visible", "all", or "" for the usual: visible for detection (§3), all for regression, as in [16] (F15).
+    first_sigma: px at a body of 200 px, a first network's own if it regresses; 0: sigma.
     occluded: what an occluded joint is where it sees visible parts only (F2), "empty": an empty map that counts, or
     "ignored".  BadInput on another value.
     """
 
     def __init__(self, map_stride: int, radius: float = 10.0, sigma: float = 5.0, occluded: str = "empty",
-                 first: str = "detection", first_sees: str = ""):
+                 first: str = "detection", first_sees: str = "", first_sigma: float = 0.0):
         said = {"occluded": occluded, "first": first, "first_sees": first_sees}
         for name, allowed in (("occluded", ("empty", "ignored")), ("first", cascade.FIRST),
                               ("first_sees", ("", "visible", "all"))):
             cascade.choice(said, name, allowed)
         self.map_stride, self.radius, self.sigma, self.occluded, self.first = (
             map_stride, radius, sigma, occluded, first)
+        self.first_sigma = first_sigma or sigma
         self.first_sees = first_sees or ("visible" if first == "detection" else "all")
 
     def _geometry(self, batch):
@@ -69,7 +72,7 @@ class Targets:
         present = batch["visibility"] != ABSENT
         drawn = present if self.first_sees == "all" else batch["visibility"] == VISIBLE
         draw, extent = ((heatmaps.discs, self.radius) if self.first == "detection"
-                        else (heatmaps.gaussians, self.sigma))
+                        else (heatmaps.gaussians, self.first_sigma))
         return draw(points, drawn, size, extent * unit), drawn if self.occluded == "ignored" else present
 
     def regressor(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -228,7 +231,9 @@ class Recipe:
         if init_from:
             hashes["init_from"] = artifacts.manifest(cascade.stage_folder(init_from))["weights_sha256"]
         detects = self.parameters.get("first", "detection") == "detection"
-        unused = (*NETWORK[len(DETECTOR):], "sigma" if detects else "radius") if stage == "detector" else ()
+        unused = () if detects else ("radius",)
+        if stage == "detector":
+            unused = (*NETWORK[len(DETECTOR):], "sigma" if detects else "radius")
         self.wanted = {"kind": stage, "parameters": {name: value for name, value in self.parameters.items()
                                                      if name not in (*NO_MATTER, *unused) and
                                                      (name, value) != ("deterministic", False)},  # as older runs
@@ -385,15 +390,23 @@ def launched(stage: str, out: str | Path, parameters: dict, processes: int | str
 def history(folder: str | Path) -> list[dict]:
     """The epoch records of a stage's folder, finished or still running; empty if there are none."""
     path = Path(folder) / artifacts.HISTORY
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    text = path.read_text() if path.is_file() else ""
+    return [json.loads(line) for line in text[:text.rfind("\n") + 1].splitlines()]  # a line may just be being written
 
 
 def watched(folder: str | Path) -> list[dict]:
     """What `Recipe.watch` kept in a stage's folder, an epoch each: stage, epoch, crops (4, S, S, 3) uint8, maps (4, 16,
     h, w). Empty if there is nothing."""
     stage = {name: stage for stage, name in STAGES.items()}.get(Path(folder).name, "")
-    return [{"stage": stage, "epoch": int(path.stem), "crops": kept["crops"], "maps": kept["maps"].astype(np.float32)}
-            for path in sorted(Path(folder).glob("watched/*.npz")) for kept in [np.load(path)]]
+    return [{"stage": stage, "epoch": int(path.stem), **_kept(path, path.stat().st_mtime_ns)}
+            for path in sorted(Path(folder).glob("watched/[0-9][0-9][0-9][0-9].npz"))]
+
+
+@functools.lru_cache(maxsize=256)
+def _kept(path: Path, changed: int) -> dict:
+    """An epoch's file, read once. changed: its time of change."""
+    with np.load(path) as kept:
+        return {"crops": kept["crops"], "maps": kept["maps"].astype(np.float32)}
 
 
 def write_targets(out: str | Path, **parameters) -> None:

@@ -125,7 +125,9 @@ class Browser(Panel):
 
     @property
     def row(self) -> int:
-        """Of the person, among those that are shown."""
+        """Of the person, among those that are shown. BadInput if there is nobody."""
+        if not len(self.people):
+            raise BadInput("these people", "nobody", "somebody to show")
         return self.place.value - 1
 
     def hear(self, message: dict) -> None:
@@ -217,6 +219,7 @@ class Cover(Browser):
         self.samples, self.seen = PoseDataset(people, image_size), lru_cache(64)(self._seen)
         super().__init__("A crop to cover, and both networks' maps of one joint", people, image_size, [],
                          one_joint=True, drags=True)
+        self.place.observe(self.uncover, "value")
 
     def _seen(self, row: int, box: tuple | None):
         crop = self.samples[row]["image"].numpy()
@@ -230,9 +233,10 @@ class Cover(Browser):
             self.box = box if min(box[2] - box[0], box[3] - box[1]) >= 1 else None
             self.refresh()
 
-    def go(self, by):
+    def uncover(self, _=None) -> None:
+        """Another person: the patch was for the one before."""
         self.box = None
-        super().go(by)
+        self.refresh()
 
     def draw(self):
         fitting(self.cascade, self.image_size)
@@ -355,11 +359,14 @@ class Photograph(Panel):
 
     def read(self) -> np.ndarray:
         """The photograph's pixels. BadInput if there is none or it cannot be read."""
-        if self.source is self.upload:
+        if self.source is self.upload and self.upload.value:
             return decode_image(self.upload.value[0]["name"], bytes(self.upload.value[0]["content"]))
         if not self.path.value:
             raise BadInput("photograph", "none", "an upload, or the path of one")
-        return read_image(Path(self.path.value).expanduser())
+        try:
+            return read_image(Path(self.path.value).expanduser())
+        except RuntimeError as error:  # ~ of somebody unknown
+            raise BadInput(self.path.value, error, "the path of a photograph") from None
 
     def draw(self):
         self.people = []
