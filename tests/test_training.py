@@ -538,6 +538,14 @@ def test_what_a_first_network_is_taught():
         assert counts[0, :3].tolist() == [bool(count) for count in counted]
 
 
+def test_a_first_network_s_own_gaussians_leave_the_second_s_alone():
+    one = batch(VISIBLE, OCCLUDED)
+    wide, usual = (training.Targets(1, first="regression", first_sigma=sigma) for sigma in (10.0, 0.0))
+    assert torch.equal(wide.regressor(one)[0], usual.regressor(one)[0])
+    assert torch.equal(wide.detector(one)[0], training.Targets(1, sigma=10.0, first="regression").detector(one)[0])
+    assert torch.equal(usual.detector(one)[0], usual.regressor(one)[0])
+
+
 def test_a_first_network_that_regresses_pays_squared_error():
     one, targets = batch(VISIBLE, OCCLUDED), training.Targets(1, first="regression")
     maps = Maps(torch.randn(1, 16, 16, 16), torch.randn(1, 16, 16, 16))

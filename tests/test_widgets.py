@@ -191,6 +191,19 @@ class TestCover:
         send(cover, key="ArrowRight")
         assert cover.box is None and cover.place.value == 2
 
+    def test_the_patch_goes_with_its_person_however_one_leaves(self, cover):
+        send(cover, box=[40, 60, 160, 200], done=True)
+        cover.place.value = 3
+        assert cover.box is None
+        plain = picture(cover)
+        send(cover, box=[40, 60, 160, 200], done=True)
+        assert (picture(cover) != plain).any()
+
+    def test_nobody_is_said(self, model, people):
+        for panel in (widgets.Cover(model, people[:0], SIZE), widgets.TargetExplorer(people[:0], SIZE, TARGETS)):
+            send(panel, key="ArrowRight")
+            assert panel.line.value == "these people: found nobody, expected somebody to show"
+
     def test_a_move_takes_less_than_half_a_second(self, cover):
         torch.set_num_threads(1)  # several wait for each other where the machine is busy, and waiting counts, too
         took = []
@@ -252,6 +265,14 @@ class TestMonitor:
         assert (picture(again) == pictures[-1][0]).all()
         assert changed(again, put(again.epoch, 1)) and changed(again, put(again.joint, 3))
 
+    def test_a_line_that_is_just_being_written_waits(self, run):
+        records = list(training.train("detector", run, self.PARAMETERS))
+        with open(run / "detector" / "history.jsonl", "a") as lines:
+            lines.write('{"stage": "detector", "epoch": 3')
+        (run / "detector" / "watched" / "notes.npz").write_text("somebody's own")
+        assert len(training.history(run / "detector")) == len(records) == 2
+        assert widgets.Monitor(run).epoch.max == 2
+
     def test_what_was_watched_are_the_maps_of_that_epoch(self, run):
         for _ in training.train("detector", run, self.PARAMETERS):
             pass
@@ -307,6 +328,19 @@ class TestPhotograph:
             assert picture(panel).shape == (60, 560, 3)
         send(panel, box=[50, 60, 250, 400], done=True)  # a drag over nothing
 
+    def test_paths_and_pixels_no_system_takes_are_said(self, panel, tmp_path):
+        import struct
+        import zlib
+
+        header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+        chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+        huge = b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(data)) + name + data + struct.pack(
+            ">I", zlib.crc32(name + data)) for name, data in chunks)
+        (tmp_path / "huge.png").write_bytes(huge)
+        for path in ("~nosuchuser/x.png", "a\0b.png", "a" * 300 + ".png", str(tmp_path), str(tmp_path / "huge.png")):
+            panel.path.value = path
+            assert "expected" in panel.line.value and panel.people == [], path
+
     def test_an_upload_is_read_and_named(self, panel, tmp_path):
         data = (tmp_path / "one.png").read_bytes()
         entry = {"name": "mine.png", "type": "image/png", "size": len(data), "content": memoryview(data),
@@ -317,6 +351,8 @@ class TestPhotograph:
         assert panel.people == before
         panel.upload.value = (entry | {"content": memoryview(data[:100])},)
         assert "mine.png: found 100 bytes" in panel.line.value
+        panel.upload.value = ()
+        assert "found none, expected an upload" in panel.line.value
 
     def test_an_image_without_people_is_said(self, tmp_path, people):
         torch.manual_seed(0)
