@@ -116,8 +116,10 @@ def test_what_it_cost(run):
     assert pd.isna(found.loc["05_a.ipynb", "seed"])
 
 
-def test_commands_score_every_trained_folder(run):
+def test_commands_score_every_trained_folder(run, monkeypatch):
     manifest = artifacts.manifest(run)
+    assert f"hpe evaluate --weights {run}/detector " in report.commands(run, manifest)
+    monkeypatch.setattr(paper, "ROOT", run.parent.parent)  # a run of the project is named from there
     assert report.commands(run, manifest).splitlines() == [
         "hpe reproduce -p 'a<b'", "hpe evaluate --weights runs/x/detector --data synthetic --split val",
         "hpe evaluate --weights runs/x/rows/wide-seed1/cascade --data synthetic --split val"]

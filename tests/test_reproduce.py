@@ -141,7 +141,8 @@ def test_ctrl_c_leaves_no_kernel_and_no_half_notebook(notebook, tmp_path):
     cell = "from pathlib import Path\n(Path(out) / 'here').touch()\nimport time; time.sleep(60)"
     folder = notebook("01_a", TYPED, cell)
     (folder / "presets" / "p.yaml").write_text("all: {}\n")
-    code = f"from hpe_lib import reproduce; reproduce.run('p', 'x', notebooks={str(folder)!r})"
+    code = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
+            f"from hpe_lib import reproduce; reproduce.run('p', 'x', notebooks={str(folder)!r})")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, **quiet)
     wait_for(lambda: (tmp_path / "x" / "here").exists())
