@@ -173,11 +173,15 @@ def selected(predicted: np.ndarray, people: People, joint: int | None = None, ke
     right, wrong = counts & (ratio <= threshold(people)), counts & (ratio > threshold(people))
     kinds = dict(zip(KEEP, (counts | True, people.visibility == VISIBLE, people.visibility == OCCLUDED, right, wrong)))
     columns = slice(None) if joint is None else [joint]
-    rows, counts = np.flatnonzero(kinds[keep][:, columns].any(1)), counts[:, columns]
-    error = np.where(counts, ratio[:, columns], 0).sum(1) / np.where(counts.any(1), counts.sum(1), np.nan)
+    rows, error = np.flatnonzero(kinds[keep][:, columns].any(1)), mean_error(ratio[:, columns], counts[:, columns])
     if order == "as they come":
         return rows
     return rows[np.argsort(error[rows] * (-1 if order == "largest error" else 1), kind="stable")]
+
+
+def mean_error(ratio: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(N,) the mean of each person's counting `errors`, NaN where none counts."""
+    return np.where(counts, ratio, 0).sum(1) / np.where(counts.any(1), counts.sum(1), np.nan)
 
 
 def only(counts: np.ndarray, names: tuple[str, ...]) -> np.ndarray:

@@ -533,25 +533,22 @@ def layers(cascade: Cascade, targets: Targets, sample: dict, decoder: str = "par
     return Layers(sample["image"].numpy(), maps, sample["joints"].numpy(), sample["visibility"].numpy(), found)
 
 
-def one_map(person: Layers, layer: str, joint: int, opacity: float = 0.85, top: float | None = None) -> Image.Image:
+def one_map(person: Layers, layer: str, joint: int, opacity: float = 0.85) -> Image.Image:
     """One joint's map on the crop, ring and cross (`marked`), at most about 560 px wide."""
-    heat, signed = person.maps[layer][joint], layer == "difference"
-    picture = blend(person.crop, heat, top or scale_of(person, layer), opacity, signed)
-    found = person.found.get(layer)
-    return Image.fromarray(marked(picture, filling(len(picture), 560), person.joints[joint], person.visibility[joint],
-                                  None if found is None else found[joint]))
+    return Image.fromarray(_map(person, layer, joint, scale_of(person, layer), opacity, filling(len(person.crop), 560)))
+
+
+def _map(person, layer, joint, top, opacity, side):
+    painted = blend(person.crop, person.maps[layer][joint], top, opacity, layer == "difference")
+    predicted = person.found[layer][joint] if layer in person.found else None
+    return marked(painted, side, person.joints[joint], person.visibility[joint], predicted)
 
 
 def all_maps(person: Layers, layer: str, opacity: float = 0.85, columns: int = 6) -> Image.Image:
     """All joints' maps of a layer, one scale for all, each with its highest (for a difference: largest) value."""
-    top, tiles, titles = scale_of(person, layer), [], []
-    found = person.found.get(layer)
-    for joint, name in enumerate(MPII.names):
-        heat = person.maps[layer][joint]
-        tile = blend(person.crop, heat, top, opacity, layer == "difference")
-        tiles.append(marked(tile, 112, person.joints[joint], person.visibility[joint],
-                            None if found is None else found[joint]))
-        titles.append(f"{name} {heat.flat[np.abs(heat).argmax()]:.2f}")
+    top = scale_of(person, layer)
+    tiles = [_map(person, layer, joint, top, opacity, 112) for joint in range(len(MPII.names))]
+    titles = [f"{name} {heat.flat[np.abs(heat).argmax()]:.2f}" for name, heat in zip(MPII.names, person.maps[layer])]
     return tiled(tiles, titles, columns, 10)
 
 
@@ -589,7 +586,7 @@ def moved_targets(people: People, row: int, image_size: int, targets: Targets, j
     """
     frame = people.frame(row, image_size).augmented(scale, angle, mirrored)
     joints, states = framed(frame, people.joints[row], people.visibility[row])
-    crop, body, side = frame.cut(people.images[row]), frame.body_in_crop, filling(image_size, 300)
+    crop, body, side = people.images.cut(row, frame), frame.body_in_crop, filling(image_size, 300)
     batch = {"image": torch.from_numpy(crop)[None], "joints": torch.from_numpy(joints)[None],
              "visibility": torch.from_numpy(states)[None], "body": torch.tensor([body], dtype=torch.float32)}
     shown = range(len(states)) if joint is None else [joint]

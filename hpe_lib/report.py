@@ -5,7 +5,6 @@ stands around them. Nothing is computed here, so the report cannot say anything 
 """
 
 import html
-import os
 import shlex
 from pathlib import Path
 
@@ -86,6 +85,6 @@ def commands(out: Path, manifest: dict) -> str:
     if chosen.is_file():
         data = artifacts.read_json(chosen)["parameters"]
         people = f"{data['dataset']}{' --data-root DIR' if data['data_root'] else ''} --split val"
-        run = Path(os.path.relpath(out, paper.ROOT)) if out.is_relative_to(paper.ROOT) else out
+        run = out.relative_to(paper.ROOT) if out.is_relative_to(paper.ROOT) else out
         lines += [f"hpe evaluate --weights {shlex.quote(str(run / name))} --data {people}" for name in trained(out)]
     return "\n".join(lines)

@@ -113,6 +113,7 @@ class Browser(Panel):
                  drags: bool = False):
         self.people, self.image_size = people, image_size
         self.place = ui.IntSlider(1, 1, max(1, len(people)), description="person")
+        self.place.observe(self.turned, "value")
         self.joint = joints_menu("left_wrist", one_joint)
         buttons = [ui.Button(description=name, layout=ui.Layout(width="145px")) for name in ("◀ previous", "next ▶")]
         for button, by in zip(buttons, (-1, 1)):
@@ -122,6 +123,9 @@ class Browser(Panel):
     def go(self, by: int) -> None:
         """So many people on, or back; stops at the ends."""
         self.place.value = min(max(self.place.value + by, 1), self.place.max)
+
+    def turned(self, _) -> None:
+        """Called before another person is drawn."""
 
     @property
     def row(self) -> int:
@@ -176,7 +180,7 @@ class Inspector(Browser):
 
     def __init__(self, cascade: Cascade, people: People, image_size: int, answer: Predictions, targets: Targets):
         self.cascade, self.answer, self.targets = cascade, answer, targets
-        self.person, self.samples = lru_cache(64)(self._person), PoseDataset(people, image_size)
+        self.person, self.samples = lru_cache(8)(self._person), PoseDataset(people, image_size)
         named = figures.LAYERS[:2] if cascade.regressor is None else figures.LAYERS
         self.layer = ui.Dropdown(options=named, value="regressor" if cascade.regressor else "detector",
                                  description="layer")
@@ -216,13 +220,14 @@ class Cover(Browser):
 
     def __init__(self, cascade: Cascade, people: People, image_size: int, decoder: str = "parabola"):
         self.cascade, self.decoder, self.box = cascade, decoder, None
-        self.samples, self.seen = PoseDataset(people, image_size), lru_cache(64)(self._seen)
+        self.sample = lru_cache(8)(PoseDataset(people, image_size).__getitem__)
+        self.uncovered = lru_cache(8)(self.seen)
         super().__init__("A crop to cover, and both networks' maps of one joint", people, image_size, [],
                          one_joint=True, drags=True)
-        self.place.observe(self.uncover, "value")
 
-    def _seen(self, row: int, box: tuple | None):
-        crop = self.samples[row]["image"].numpy()
+    def seen(self, row: int, box: tuple | None = None) -> tuple:
+        """(the crop with the patch on it, what `figures.seen` says of it)."""
+        crop = self.sample(row)["image"].numpy()
         crop = crop if box is None else prediction.patched(crop, box)
         return crop, *figures.seen(self.cascade, crop, self.decoder)
 
@@ -233,18 +238,19 @@ class Cover(Browser):
             self.box = box if min(box[2] - box[0], box[3] - box[1]) >= 1 else None
             self.refresh()
 
-    def uncover(self, _=None) -> None:
-        """Another person: the patch was for the one before."""
-        self.box = None
-        self.refresh()
+    def turned(self, _):
+        self.box = None  # it was for the person before
 
     def draw(self):
         fitting(self.cascade, self.image_size)
         if self.cascade.regressor is None:
             raise BadInput("the cascade", "a detector alone", "both networks")
         row, joint = self.row, self.joint.value
-        truth, state = (self.samples[row][name][joint].numpy() for name in ("joints", "visibility"))
-        (_, before, _), (crop, maps, found) = self.seen(row, None), self.seen(row, self.box)
+        truth, state = (self.sample(row)[name][joint].numpy() for name in ("joints", "visibility"))
+        crop, before, found = self.uncovered(row)
+        maps = before
+        if self.box is not None:
+            crop, maps, found = self.seen(row, self.box)
         parts = [f"{name}: peak {before[name][joint].max():.2f} → {maps[name][joint].max():.2f}, "
                  + self.apart(row, found[name][joint], truth, state) for name in maps]
         text = f"{self.people.keys[row]} · {MPII.names[joint]}, {self.state(state)} · "

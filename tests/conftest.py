@@ -14,6 +14,17 @@ def few_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """These networks are so small that a second thread only waits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def test_data():
     """The folder of real data (lspet/, lsp/, mpii/), which is not part of this repository."""

@@ -16,12 +16,7 @@ from hpe_lib.cascade import Maps
 STEP = {"seconds": 90.0, "memory_mb": 1536.0, "measured_batch": 2, "loss": 1.0}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def parameters(*overrides):

@@ -27,13 +27,7 @@ JOINT = {"lr": 5e-4, "lr_end": 1e-4}
 STAGES = {"detector": DETECTOR, "regressor": REGRESSOR, "joint": JOINT}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These networks are so small that a second thread only waits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def prepare(out, train="1-8", targets=TARGETS):
