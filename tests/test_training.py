@@ -331,12 +331,19 @@ def reused(stage, out, **changes):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    out = tmp_path_factory.mktemp("reuse") / "run"
+def finished(tmp_path_factory):
+    """A run of all stages that no test changes."""
+    out = tmp_path_factory.mktemp("finished") / "run"
     prepare(out)
     for stage in STAGES:
         train(stage, out)
     return out
+
+
+@pytest.fixture(scope="module")
+def trained(finished, tmp_path_factory):
+    """A run of all stages to be trained anew, in parts."""
+    return shutil.copytree(finished, tmp_path_factory.mktemp("reuse") / "run")
 
 
 def test_reuse_follows_parameters_people_and_upstream_weights(trained, capsys):
@@ -598,16 +605,6 @@ def test_a_stage_of_no_steps_has_a_learning_rate():
 
 
 # ---- no epochs, and the rows of an ablation
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run of all stages that no test changes."""
-    out = tmp_path_factory.mktemp("finished") / "run"
-    prepare(out)
-    for stage in STAGES:
-        train(stage, out)
-    return out
 
 
 @pytest.fixture
