@@ -104,6 +104,7 @@ def train(stage: Literal["detector", "regressor", "joint"],
     scorer = evaluation.monitor(data.val, data.image_size)
     for record in training.train(stage, out, parameters[NOTEBOOKS[stage][-1]], scorer, init_from=init_from):
         print(training.line(record), flush=True)
+    world.destroy_process_group()  # left to the interpreter's end, gloo's threads may abort the process
 
 
 @app.command()
@@ -127,6 +128,7 @@ def evaluate(weights: Annotated[Path, typer.Option(help="A run's folder, or a tr
         people = people_to_score(data, data_root, split, folder.parent, made.image_size, only_present)
     found = prediction.predict(made.cascade.to(world.device), people, made.image_size, flip_test=made.flip_test,
                                decoder=made.decoder)
+    world.destroy_process_group()  # as train does
     score = evaluation.score(found.joints, people)
     print(json.dumps(artifacts.plain(score), indent=2) if as_json else report(str(folder), score, people))
 

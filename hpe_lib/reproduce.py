@@ -214,12 +214,17 @@ class Peak:
         self.over.set()
 
     def watch(self):
-        """Ask once a second; where the system keeps the peak itself (Linux) nothing in between is lost."""
-        while not self.over.wait(1.0):
-            with contextlib.suppress(psutil.Error, OSError):
-                children = psutil.Process().children()
-                seen = [memory_mb(child) for child in children if "ipykernel_launcher" in child.cmdline()]
-                self.mb = max([*seen, self.mb or 0.0]) or None
+        """Ask four times a second; where the system keeps the peak itself (Linux) nothing in between is lost."""
+        while not self.over.wait(0.25):
+            self.mb = max([*kernels_mb(), self.mb or 0.0]) or None
+
+
+def kernels_mb():
+    """The memory of every kernel that this process runs; what has ended, or ends just now, is no kernel."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error, OSError):
+            if "ipykernel_launcher" in child.cmdline():
+                yield memory_mb(child)
 
 
 def memory_mb(process):

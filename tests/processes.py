@@ -41,3 +41,4 @@ if __name__ == "__main__":
     found = {"processes": world.num_processes, "predictions": predictions(run), **gradients(run)}
     if world.is_main_process:
         torch.save(found, sys.argv[2])
+    world.destroy_process_group()

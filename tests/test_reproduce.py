@@ -1,9 +1,11 @@
 import json
 import os
+import subprocess
 import sys
 import time
 
 import nbformat
+import psutil
 import pytest
 
 from hpe_lib import cli, reproduce
@@ -47,6 +49,16 @@ def test_a_run_is_whole(notebook, run, tmp_path, capfd):
     assert manifest["parameters"]["03"] == {"lr": 1e-4, "epochs": 4} and manifest["finished"]
     assert manifest["notebooks"]["01"]["wall_seconds"] > 0 and manifest["notebooks"]["01"]["peak_memory_mb"] > 20
     assert {"command", "preset", "versions", "commit", "machine"} <= set(manifest)
+
+
+def test_memory_is_seen_beside_a_child_that_has_ended(notebook, run):
+    """A process that nobody has waited for yet has no command line to be asked for."""
+    ended = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.DEVNULL)
+    while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    manifest = run(notebook("01_a", "a: int = 1", "a"))
+    ended.wait()
+    assert manifest["notebooks"]["01"]["peak_memory_mb"] > 20
 
 
 def test_unknown_names_are_refused_before_anything_runs(notebook, run, tmp_path):
