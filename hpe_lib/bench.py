@@ -1,6 +1,7 @@
 """Measured on the device at hand: the claims of speed, and what a step of training, and so a preset, would take."""
 
 import contextlib
+import shutil
 import statistics
 import tempfile
 import time
@@ -54,7 +55,8 @@ def training_step(stage: str, parameters: dict, image_size: int, steps: int = 1)
     model, objective, optimizer, scheduler = beginning(stage, parameters)
     loader = DataLoader(Noise(crops(batch * steps, image_size)), batch)
     before = start_memory(accelerator.device)
-    *_, record = training.fit(model, objective, loader, optimizer, scheduler, 2, accelerator)
+    *_, record = training.fit(model, objective, loader, optimizer, scheduler, 2, accelerator,
+                              compiled=parameters.get("compiled", False))
     more, grown = parameters["batch_size"] / batch, peak_memory(accelerator.device) - before
     return {"seconds": record["seconds"] / steps * more, "memory_mb": before + grown * more, "measured_batch": batch,
             "loss": record["loss"]}
@@ -345,7 +347,7 @@ def resident(parameters: dict, image_size: int, device: torch.device) -> dict:
 
 
 def training_steps(folder, count, rounds, preset, steps=4):
-    """What `fit` adds to the network's own work, and what bf16 does to that."""
+    """What `fit` adds to the network's own work, and what bf16 and compiling do to that."""
     image_size, parameters = of_preset(preset)
     accelerator = Accelerator()
     batch = resident(parameters, image_size, accelerator.device)
@@ -357,6 +359,13 @@ def training_steps(folder, count, rounds, preset, steps=4):
                                                   lambda: bare(*given, bf16=True))]
     yield claim(f"training step, {preset}", "ms", seconds[:2], "forward, loss, backward, optimiser", 1 / 1.05)
     yield claim("that network's step in bf16", "ms", seconds[:0:-1], "in float32")
+    if shutil.which(training.COMPILER):
+        faster, start = (torch.compile(given[0]), *given[1:-1]), time.perf_counter()
+        bare(*faster, 1)
+        begun = time.perf_counter() - start
+        seconds = in_turn(rounds, lambda: bare(*faster, steps), lambda: bare(*given))
+        yield claim("that network's step, compiled", "ms", [value / steps for value in seconds], "as it is",
+                    note=f"its first step takes {begun:.0f} s")
 
 
 def inference(folder, count, rounds, preset):

@@ -33,6 +33,8 @@ DETECTOR = ("trunk", "map_stride", "prior", "first")  # parameters that make the
 NETWORK = (*DETECTOR, "regressor", "channels", "levels", "bottlenecks", "stem", "kernels", "std", "stacked")
 TARGETS = ("map_stride", "radius", "sigma", "occluded", "first", "first_sees", "first_sigma")  # make Targets
 NO_MATTER = ("workers", "decoder", "flip_test", "init_from")  # leave the weights as they are, or are hashed instead
+OLDER = (("deterministic", False), ("compiled", False))  # what runs without these parameters were made with
+COMPILER = os.environ.get("CXX", "g++")  # that torch.compile calls
 WATCHED = 4  # held-out people whose maps are kept after every epoch, to be looked at
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
 
@@ -104,25 +106,28 @@ OBJECTIVES = {"detector": detector_loss, "regressor": regressor_loss, "joint": j
 
 
 def fit(model: Cascade, objective: Callable[[Maps, dict], torch.Tensor], loader: DataLoader, optimizer, scheduler,
-        epochs: int, accelerator: Accelerator, scorer: Callable[[Cascade], dict] | None = None) -> Iterator[dict]:
+        epochs: int, accelerator: Accelerator, scorer: Callable[[Cascade], dict] | None = None,
+        compiled: bool = False) -> Iterator[dict]:
     """Train, and yield one record an epoch: epoch, loss, lr, seconds, images_per_second, peak and the scorer's numbers.
 
     The model is trained in place; `break` stops early. peak is the mean maximum of the trained maps at annotated joints
     over the epoch's last batch: near 0 the maps have collapsed to empty, and the record carries a `warning`.
     FloatingPointError as soon as a loss is not finite. Several processes share each batch, yield the same records, and
-    on GPUs have the batch's statistics in common.
+    on GPUs have the batch's statistics in common. compiled: the training passes are, in
+    the first step, which then takes a minute or more; the scorer's are not.
     """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    shared, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    network = torch.compile(shared) if compiled else shared
     for epoch in range(1, epochs + 1):
         start, total = time.perf_counter(), 0.0
         loader.dataset.epoch = epoch  # new augmentations, the same for the same seed
-        model.train()
+        network.train()
         silent = None if accelerator.is_main_process else True
         for batch in tqdm(loader, desc=f"epoch {epoch}/{epochs}", disable=silent, leave=False):
             with accelerator.autocast():
-                maps = model(batch["image"])
+                maps = network(batch["image"])
                 loss = objective(maps, batch)
             accelerator.backward(loss)
             optimizer.step()
@@ -130,13 +135,13 @@ def fit(model: Cascade, objective: Callable[[Maps, dict], torch.Tensor], loader:
             scheduler.step()
             total += finite(loss.item(), epoch)
         seconds, people = time.perf_counter() - start, len(batch["image"]) * accelerator.num_processes
-        here = total / len(loader), peak(accelerator.unwrap_model(model), maps, batch)
+        here = total / len(loader), peak(model, maps, batch)
         loss, top = np.mean(gather_object([here]), axis=0).tolist()
         record = {"epoch": epoch, "epochs": epochs, "loss": loss, "lr": scheduler.get_last_lr()[0],
                   "seconds": seconds, "images_per_second": len(loader) * people / seconds, "peak": top}
         if record["peak"] < EMPTY_PEAK:
             record["warning"] = f"maps are nearly empty: mean peak {record['peak']:.3f} after {epoch} epochs"
-        yield record | (scorer(accelerator.unwrap_model(model)) if scorer else {})
+        yield record | (scorer(model) if scorer else {})
 
 
 def finite(loss: float, epoch: int) -> float:
@@ -236,13 +241,14 @@ class Recipe:
             unused = (*NETWORK[len(DETECTOR):], "sigma" if detects else "radius")
         self.wanted = {"kind": stage, "parameters": {name: value for name, value in self.parameters.items()
                                                      if name not in (*NO_MATTER, *unused) and
-                                                     (name, value) != ("deterministic", False)},  # as older runs
+                                                     (name, value) not in OLDER},
                        "data": {"train": self.data.manifest["fingerprints"]["train"],
                                 "image_size": self.data.image_size}, "upstream": hashes}
         self.check()
 
     def check(self) -> None:
-        """BadInput for what would only fail later: earlier stages of other people, a crop that does not halve."""
+        """BadInput for what would only fail later: earlier stages of other people, a crop that does not halve, nothing
+        to compile with."""
         for folder in self.upstream:
             if artifacts.manifest(folder)["data"] != self.wanted["data"]:
                 raise BadInput(folder, "a stage trained on other people or crops", "this run's: train it again first")
@@ -250,6 +256,8 @@ class Recipe:
         halved = 4 * 2 ** (0 if convolutions else self.parameters["levels"])
         if self.data.image_size % halved:
             raise BadInput("image_size", self.data.image_size, f"a multiple of {halved}, for every level to be halved")
+        if self.parameters.get("compiled") and shutil.which(COMPILER) is None:
+            raise BadInput("compiled", f"no {COMPILER} here", "a C++ compiler for torch.compile, or compiled=false")
 
     def reasons(self) -> list[str]:
         """Why what the folder holds cannot be reused; [] if it can. Weights must fit the network as it is now."""
@@ -318,7 +326,7 @@ class Recipe:
             (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)  # only now: nothing above touches what is there
         start, records = time.perf_counter(), []
         for record in fit(model, lambda maps, batch: OBJECTIVES[self.stage](maps, batch, targets), loader, optimizer,
-                          scheduler, p["epochs"], accelerator, scorer):
+                          scheduler, p["epochs"], accelerator, scorer, p.get("compiled", False)):
             records.append({"stage": self.stage, **record})
             if accelerator.is_main_process:
                 self.append(records[-1], first=len(records) == 1)

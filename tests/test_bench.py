@@ -1,5 +1,7 @@
+import functools
 import json
 import math
+import sys
 import time
 
 import cv2
@@ -69,19 +71,20 @@ def test_the_step_is_the_stage_s_own():
 def test_what_was_measured_on_two_is_said_of_the_batch(monkeypatch):
     seen, used = {}, iter([100.0, 130.0])
 
-    def fit(model, objective, loader, optimizer, scheduler, epochs, accelerator):
-        seen.update(people=len(loader.dataset), epochs=epochs, lr=optimizer.param_groups[0]["lr"],
+    def fit(model, objective, loader, optimizer, scheduler, epochs, accelerator, compiled):
+        seen.update(compiled=compiled, people=len(loader.dataset), epochs=epochs, lr=optimizer.param_groups[0]["lr"],
                     frozen={name.partition(".")[0] for name, one in model.named_parameters() if not one.requires_grad})
         yield {"seconds": 99.0, "loss": 9.0}
         yield {"seconds": 1.5, "loss": 2.0}
 
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(bench, "peak_memory", lambda device: next(used))
-    found = bench.training_step("regressor", of_stage("regressor", "batch_size=8"), 32)
+    found = bench.training_step("regressor", of_stage("regressor", "batch_size=8", "compiled=true"), 32)
     if torch.cuda.is_available():
         pytest.skip("a GPU makes the whole step")
     assert found == {"seconds": 6.0, "memory_mb": 100 + 4 * 30, "measured_batch": 2, "loss": 2.0}  # the second step
     assert seen["people"] == 2 and seen["epochs"] == 2 and seen["lr"] < 1e-6 and "detector" in seen["frozen"]
+    assert seen["compiled"] is True
 
 
 def test_crops_of_noise_are_as_a_dataset_gives_them():
@@ -188,11 +191,13 @@ def test_an_unknown_number_of_people_is_not_that_of_the_others():
 # ---- hpe bench
 
 
-def test_every_claim_is_measured_in_one_table():
-    """As small as can be: the rows are there, and figures stand for what they say."""
+def test_every_claim_is_measured_in_one_table(monkeypatch):
+    """As small as can be: the rows are there, and figures stand for what they say. Compiling itself takes too long."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(training, "COMPILER", sys.executable)
     table = bench.table(count=2, rounds=1, preset="smoke")
     assert list(table) == ["what", "unit", "ours", "reference", "against", "ratio", "aim", "met", "note"]
-    assert len(table) == 13 if not torch.cuda.is_available() else 16
+    assert len(table) == 14 if not torch.cuda.is_available() else 17
     assert (table.ours > 0).all() and (table.reference > 0).all() and np.isfinite(table.ratio).all()
     rates = table.unit.str.endswith("/s")
     assert np.allclose(table.ratio, np.where(rates, table.ours / table.reference, table.reference / table.ours))

@@ -1,7 +1,9 @@
+import functools
 import json
 import math
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,6 +179,41 @@ def test_deterministic_operations_are_asked_for_by_a_parameter_that_older_runs_l
     assert "reused" not in train("detector", out, deterministic=True)[0]
     train("regressor", out)
     assert asked == [False, True, True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_compiled_training_is_the_same_but_for_rounding(out, monkeypatch):
+    """Here by a backend that changes nothing; `-m slow` compiles in earnest. Scores are made as ever."""
+    kinds, compiled = [], functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", lambda network: kinds.append("compiled") or compiled(network))
+    monkeypatch.setattr(training, "COMPILER", sys.executable)
+    records = {way: list(training.train("detector", out, DETECTOR | {"compiled": way},
+                                        lambda model: kinds.append(type(model)) or {})) for way in (False, True)}
+    assert kinds == [Cascade, "compiled", Cascade]
+    assert "reused" not in records[True][0] and records[True][0]["loss"] == records[False][0]["loss"]
+    after = weights(out / "detector")
+    train("detector", out)
+    assert all(torch.equal(weight, after[name]) for name, weight in weights(out / "detector").items())
+    assert "reused" in train("detector", out, compiled=False)[0]  # older runs lack the parameter
+
+
+@pytest.mark.slow
+def test_compiled_in_earnest_every_stage_ends_at_the_same_weights(tmp_path):
+    """One step of each stage, from the same beginning (about four minutes)."""
+    for way in (False, True):
+        prepare(tmp_path / str(way), train="1-4")
+        for stage in STAGES:
+            train(stage, tmp_path / str(way), optimizer="sgd", lr=1e-4, compiled=way)
+            made = [weights(tmp_path / str(each) / cascade.STAGES[stage]) for each in {False, way}]
+            assert all(torch.allclose(weight.float(), made[0][name].float(), atol=1e-5)
+                       for name, weight in made[-1].items())
+
+
+def test_without_a_compiler_nothing_is_compiled_and_nothing_lost(out, monkeypatch):
+    train("detector", out)
+    monkeypatch.setattr(training, "COMPILER", "no-such-compiler")
+    with pytest.raises(BadInput, match="compiled: found no no-such-compiler here, expected a C\\+\\+ compiler"):
+        train("detector", out, compiled=True)
+    assert "reused" in train("detector", out)[0]
 
 
 def test_a_stage_may_begin_from_weights_of_another_run(out, tmp_path):
