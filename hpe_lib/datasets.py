@@ -98,6 +98,9 @@ class Rows:
     def cut(self, row, frame):
         return self.images.cut(self.rows[row], frame)
 
+    def changed(self, row):
+        return self.images.changed(self.rows[row])
+
 
 class ImageFiles:
     """Images on disk, read when asked for. source: what they are, said without where they lie."""
@@ -118,6 +121,11 @@ class ImageFiles:
         while step < 8 and frame.side >= 2 * step * frame.image_size and path.suffix.lower() in (".jpg", ".jpeg"):
             step *= 2
         return frame.on(step).cut(read_image(path, step)) if step > 1 else frame.cut(read_image(path))
+
+    def changed(self, row: int) -> tuple[int, int]:
+        """(bytes, time of the last change) of an image's file."""
+        found = self.paths[row].stat()
+        return found.st_size, found.st_mtime_ns
 
 
 class Pixels:
@@ -238,10 +246,12 @@ def with_crops(people: People, image_size: int, kind: str, cache: Path) -> Peopl
     """The people with their crops kept in CACHE, made now if they are not there; drawn people and kind "" as they are.
 
     kind: "jpeg", of QUALITY, or "raw", about seven times as large, which needs no decoding. `hpe bench` measures both.
+    Photographs that have changed since are cut anew.
     """
     if not kind or isinstance(people.images, Pixels):
         return people
-    made_from = repr((people.fingerprint(), image_size, WIDEST, LARGEST, QUALITY))
+    changed = [people.images.changed(row) for row in range(len(people))]
+    made_from = repr((people.fingerprint(), changed, image_size, WIDEST, LARGEST, QUALITY))
     folder = cache / f"crops-{kind}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         _cut_to(folder, people, image_size, kind)

@@ -1,5 +1,6 @@
 """The one `fit` and the three stages it serves: detector, then regressor on a frozen detector, then both (§3)."""
 
+import contextlib
 import functools
 import io
 import json
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import DataLoader
@@ -34,7 +36,7 @@ NETWORK = (*DETECTOR, "regressor", "channels", "levels", "bottlenecks", "stem", 
 TARGETS = ("map_stride", "radius", "sigma", "occluded", "first", "first_sees", "first_sigma")  # make Targets
 NO_MATTER = ("workers", "decoder", "flip_test", "init_from")  # leave the weights as they are, or are hashed instead
 OLDER = (("deterministic", False), ("compiled", False))  # what runs without these parameters were made with
-COMPILER = os.environ.get("CXX", "g++")  # that torch.compile calls
+COMPILER = os.environ.get("CXX", "g++").split()[0]  # that torch.compile calls
 WATCHED = 4  # held-out people whose maps are kept after every epoch, to be looked at
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
 
@@ -113,8 +115,8 @@ def fit(model: Cascade, objective: Callable[[Maps, dict], torch.Tensor], loader:
     The model is trained in place; `break` stops early. peak is the mean maximum of the trained maps at annotated joints
     over the epoch's last batch: near 0 the maps have collapsed to empty, and the record carries a `warning`.
     FloatingPointError as soon as a loss is not finite. Several processes share each batch, yield the same records, and
-    on GPUs have the batch's statistics in common. compiled: the training passes are, in
-    the first step, which then takes a minute or more; the scorer's are not.
+    on GPUs have the batch's statistics in common. compiled: the training passes are, in the first step, which then
+    takes a minute or more; the scorer's are not. In bf16 or fp16 the scorer's passes are, too.
     """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -219,6 +221,13 @@ def world() -> PartialState:
     return PartialState(cpu=on_cpu, timeout=timedelta(hours=2))
 
 
+def accelerated(precision: str = "no") -> Accelerator:
+    """Accelerate's helper of one training: its processes share out each batch.  precision: "no", "bf16" or "fp16"."""
+    AcceleratorState._reset_state()  # or else a second training in this process could not have another precision
+    return Accelerator(mixed_precision=precision,
+                       dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True))
+
+
 class Recipe:
     """Everything a stage is made from: parameters with what is inherited, people, targets, upstream weights."""
 
@@ -303,14 +312,14 @@ class Recipe:
         size = min(p["batch_size"], len(people))
         if size % processes:
             raise BadInput("batch_size", size, f"people for a whole step, a multiple of its {processes} processes")
-        return DataLoader(people, size, shuffle=True, drop_last=True, num_workers=p["workers"], generator=order)
+        return DataLoader(people, size, shuffle=True, drop_last=True, num_workers=p["workers"], generator=order,
+                          pin_memory=torch.cuda.is_available())
 
     def train(self, scorer) -> Iterator[dict]:
         """Fit from the start; each record is on disk before it is yielded, the weights after the last."""
         p, environment = self.parameters, artifacts.environment()
         deterministic(p.get("deterministic", False))
-        accelerator = Accelerator(mixed_precision=p["precision"],
-                                  dataloader_config=DataLoaderConfiguration(split_batches=True))
+        accelerator = accelerated(p["precision"])
         with accelerator.local_main_process_first():  # one fetches pretrained weights for all of its host
             model = self.model()
         torch.manual_seed(p["seed"] + accelerator.process_index)  # for dropout, which is each process's own
@@ -329,8 +338,8 @@ class Recipe:
                           scheduler, p["epochs"], accelerator, scorer, p.get("compiled", False)):
             records.append({"stage": self.stage, **record})
             if accelerator.is_main_process:
+                self.watch(model, records[-1])  # first: who sees the line finds the maps it tells of
                 self.append(records[-1], first=len(records) == 1)
-                self.watch(model, records[-1])
             yield records[-1]
         made = {"settings": p, "network": self.network, "seed": p["seed"], "steps": steps,
                 "processes": accelerator.num_processes, "wall_seconds": time.perf_counter() - start}
@@ -359,7 +368,9 @@ class Recipe:
 
 
 def deterministic(on: bool) -> None:
-    """Let PyTorch use only operations that give the same numbers each time, slower on a GPU; or any, as usual."""
+    """Let PyTorch use only operations that give the same numbers each time, slower on a GPU; or any, and there try
+    which convolution is the fastest for the one size that a training has."""
+    torch.backends.cudnn.benchmark = not on
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
     torch.use_deterministic_algorithms(on)
@@ -406,8 +417,11 @@ def watched(folder: str | Path) -> list[dict]:
     """What `Recipe.watch` kept in a stage's folder, an epoch each: stage, epoch, crops (4, S, S, 3) uint8, maps (4, 16,
     h, w). Empty if there is nothing."""
     stage = {name: stage for stage, name in STAGES.items()}.get(Path(folder).name, "")
-    return [{"stage": stage, "epoch": int(path.stem), **_kept(path, path.stat().st_mtime_ns)}
-            for path in sorted(Path(folder).glob("watched/[0-9][0-9][0-9][0-9].npz"))]
+    found = []
+    for path in sorted(Path(folder).glob("watched/[0-9][0-9][0-9][0-9].npz")):
+        with contextlib.suppress(FileNotFoundError):  # a training that begins anew has just removed it
+            found.append({"stage": stage, "epoch": int(path.stem), **_kept(path, path.stat().st_mtime_ns)})
+    return found
 
 
 @functools.lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ that line, never a traceback. Without a live kernel a panel is nothing: notebook
 """
 
 import asyncio
+import contextlib
 import html
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,7 +19,7 @@ import traitlets
 from PIL import Image
 
 from hpe_lib import evaluation, figures, prediction, training
-from hpe_lib.artifacts import BadInput
+from hpe_lib.artifacts import HISTORY, BadInput
 from hpe_lib.cascade import STAGES, Cascade
 from hpe_lib.datasets import People, PoseDataset, decode_image, read_image
 from hpe_lib.prediction import SURE, PoseEstimator, Predictions
@@ -293,7 +294,7 @@ class Monitor(Panel):
     legend = "Above a person: stage, epoch and the value at which the colours end"
 
     def __init__(self, out: str | Path):
-        self.folders, self.curves, self.drawn = [Path(out) / name for name in reversed(STAGES.values())], Screen(), None
+        self.out, self.curves, self.drawn = Path(out), Screen(), None
         self.joint = joints_menu("all joints")
         self.epoch = ui.IntSlider(1, 1, 1, description="epoch")
         super().__init__("Maps of held-out people after an epoch", [self.epoch, self.joint])
@@ -303,16 +304,29 @@ class Monitor(Panel):
         except RuntimeError:  # no kernel: nobody to show new epochs to
             self.task = None
 
+    def files(self) -> dict[Path, list[tuple[Path, int]]]:
+        """The run's stages, the one trained last as the last; of each, history and maps with their times of change."""
+        found = {}
+        for name in STAGES.values():
+            folder = self.out / name
+            for path in (folder / HISTORY, *sorted(folder.glob("watched/*.npz"))):
+                with contextlib.suppress(FileNotFoundError):  # a training that begins anew has just removed it
+                    changed = path.stat().st_mtime_ns
+                    found.setdefault(folder, []).append((path, changed))
+        return dict(sorted(found.items(), key=lambda stage: stage[1][0][1]))
+
     def draw(self):
-        records = {folder: training.history(folder) for folder in self.folders}
-        if not any(records.values()):
-            raise BadInput(self.folders[0].parent, "no epoch of any stage yet", "a run that trains or has trained")
-        if (done := sum(map(len, records.values()))) != self.drawn:
-            self.curves.alt, self.drawn = f"Learning curves of {done} epochs", done
-            self.curves.show(figures.curves({found[0]["stage"]: found for found in records.values() if found}))
-        epochs = [epoch for folder in self.folders for epoch in training.watched(folder)]
+        files = self.files()
+        records = {folder: found for folder in files if (found := training.history(folder))}
+        if files != self.drawn and records:
+            self.curves.alt = f"Learning curves of {sum(map(len, records.values()))} epochs"
+            self.curves.show(figures.curves({found[0]["stage"]: found for found in records.values()}))
+        self.drawn = files
+        if not records:
+            raise BadInput(self.out, "no epoch of any stage yet", "a run that trains or has trained")
+        epochs = [epoch for folder in files for epoch in training.watched(folder)]
         if not epochs:
-            raise BadInput(self.folders[0].parent, "no watched maps", "a stage's watched/0001.npz, …")
+            raise BadInput(self.out, "no watched maps", "a stage's watched/0001.npz, …")
         last, self.epoch.max = self.epoch.value == self.epoch.max, len(epochs)
         if last:
             self.epoch.value = self.epoch.max
@@ -321,10 +335,10 @@ class Monitor(Panel):
         return figures.sharpening(shown, chosen(self.joint), 160, across=True), f"last: {line}"
 
     async def follow(self) -> None:
-        """Refresh when the folder holds more epochs than are drawn."""
+        """Refresh when the folder holds something else than is drawn."""
         while self.comm is not None:
             await asyncio.sleep(2)
-            if sum(len(training.history(folder)) for folder in self.folders) != self.drawn:
+            if self.files() != self.drawn:
                 self.refresh()
 
 

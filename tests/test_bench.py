@@ -243,6 +243,9 @@ def test_the_references_do_the_same_work(tmp_path):
     for draw, disc, extent, most in ((heatmaps.gaussians, False, 2.0, 0.012), (heatmaps.discs, True, 4.0, 0)):
         ours = draw(points, torch.ones(1, 16, dtype=torch.bool), 64, torch.tensor([extent]))[0].numpy()
         assert np.abs(bench.stamped(points[0].numpy(), 64, 2.0, disc) - ours).max() <= most
+    maps = torch.rand(2, 16, 12, 10)
+    maps[..., [0, -1], :] = maps[..., :, [0, -1]] = 0  # on the border the loop does not look at neighbours
+    assert np.allclose(bench.peaks(maps.numpy()), heatmaps.decode(maps, "quarter")[0])
     edge = bench.stamped(np.array([[0.0, 63.0], [200.0, 5.0], [-40.0, 5.0]]), 64, 2.0)
     assert edge[0, 63, 0] == 1 and edge[1:].max() == 0
 

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -791,6 +792,17 @@ def test_crops_are_made_once_and_no_larger_than_needed(large, cut_out, tmp_path,
     assert folder.joinpath("pixels").stat().st_size == sizes.sum()
     assert (np.maximum(heights, widths) <= 1.25 * 128 * 1.3 * 2**0.5 / 0.7 + 20).all()
     assert datasets.with_crops(large, 128, "", tmp_path) is large and not list(tmp_path.iterdir())
+
+
+def test_a_photograph_that_has_changed_is_cut_anew(large, tmp_path):
+    path = tmp_path / "one.jpg"
+    people = replace(large[:1], images=datasets.Rows(datasets.ImageFiles([path], "made images"), np.array([0])))
+    frame, cut = people.frame(0, 128), []
+    for image in (large.images.paths[0], large.images.paths[3]):
+        path.write_bytes(image.read_bytes())
+        cut.append(datasets.with_crops(people, 128, "raw", tmp_path).images.cut(0, frame))
+        assert np.abs(cut[-1].astype(int) - people.images.cut(0, frame)).mean() < 1.5
+    assert np.abs(cut[0].astype(int) - cut[1]).mean() > 5
 
 
 def test_workers_augment_cached_crops_alike(cut_out):

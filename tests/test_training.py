@@ -485,6 +485,16 @@ def test_a_loss_that_is_not_finite_stops_the_training(wrong):
         next(fit(Constant(0.0), lambda maps, batch: maps.detector.sum() * wrong)[1])
 
 
+def test_trainings_of_one_process_have_each_its_precision(out):
+    weights = []
+    for precision in ("no", "bf16", "no"):
+        (out / "detector" / "manifest.json").unlink(missing_ok=True)
+        train("detector", out, precision=precision)
+        weights.append(cascade.load(out / "detector").state_dict())
+    assert all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_a_training_that_diverges_leaves_no_artifact(out):
     with pytest.raises(FloatingPointError):
         train("detector", out, epochs=8, optimizer="sgd", lr=1e18, lr_end=1e18)

@@ -264,6 +264,23 @@ class TestMonitor:
         assert (picture(again) == pictures[-1][0]).all()
         assert changed(again, put(again.epoch, 1)) and changed(again, put(again.joint, 3))
 
+    def test_a_stage_trained_anew_is_the_last(self, run):
+        detector = list(training.train("detector", run, self.PARAMETERS))
+        given = {**self.PARAMETERS, "regressor": "hourglass", "channels": 8, "levels": 1, "bottlenecks": 1,
+                 "stem": "patch", "epochs": 1}
+        list(training.train("regressor", run, given))
+        panel = widgets.Monitor(run)
+        assert panel.line.value.startswith("last: regressor epoch 1/1") and panel.epoch.max == 3
+        list(training.train("detector", run, {**self.PARAMETERS, "lr": 2e-3}))  # as many epochs as before
+        assert panel.files() != panel.drawn
+        panel.refresh()
+        assert panel.line.value.startswith("last: detector epoch 2/2") and panel.epoch.value == panel.epoch.max == 3
+        assert panel.files() == panel.drawn and len(detector) == 2
+        for path in (run / "detector" / "watched").iterdir():
+            path.unlink()
+        panel.refresh()
+        assert panel.epoch.max == 1
+
     def test_a_line_that_is_just_being_written_waits(self, run):
         records = list(training.train("detector", run, self.PARAMETERS))
         with open(run / "detector" / "history.jsonl", "a") as lines:
