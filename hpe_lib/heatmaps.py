@@ -25,9 +25,11 @@ def gaussians(points: torch.Tensor, present: torch.Tensor, size: int, sigma: tor
     """Confidence maps of the regressor: exp(-d² / 2 sigma²), 1 exactly at the joint (§3, "Regression subnetwork").
 
     points (B, J, 2) map px; present (B, J) bool, an absent joint gets an empty map; sigma (B,) map px.
-    Returns (B, J, size, size) float32. A Gaussian is separable: two rows of exponentials, one outer product.
+    Returns (B, J, size, size) float32. A Gaussian is separable: two rows of exponentials, one outer product; what lies
+    below 1e-18 along either axis is 0, because products of such values are denormal, which processors handle slowly.
     """
-    across, down = (torch.exp(-d / (2 * sigma[:, None, None] ** 2)) for d in _squared_offsets(points, size))
+    halves = (torch.exp(-d / (2 * sigma[:, None, None] ** 2)) for d in _squared_offsets(points, size))
+    across, down = (F.threshold(half, 1e-18, 0) for half in halves)
     return across[..., None, :] * (down * present[..., None])[..., :, None]
 
 
