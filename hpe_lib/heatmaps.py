@@ -26,10 +26,10 @@ def gaussians(points: torch.Tensor, present: torch.Tensor, size: int, sigma: tor
 
     points (B, J, 2) map px; present (B, J) bool, an absent joint gets an empty map; sigma (B,) map px.
     Returns (B, J, size, size) float32. A Gaussian is separable: two rows of exponentials, one outer product; what lies
-    below 1e-18 along either axis is 0, because products of such values are denormal, which processors handle slowly.
+    below 1e-18 along either axis is 0: denormal numbers, which processors handle slowly, would come of it.
     """
-    halves = (torch.exp(-d / (2 * sigma[:, None, None] ** 2)) for d in _squared_offsets(points, size))
-    across, down = (F.threshold(half, 1e-18, 0) for half in halves)
+    exponents = (-d / (2 * sigma[:, None, None] ** 2) for d in _squared_offsets(points, size))
+    across, down = (F.threshold(torch.exp(exponent.clamp_min(-42)), 1e-18, 0) for exponent in exponents)
     return across[..., None, :] * (down * present[..., None])[..., :, None]
 
 
