@@ -425,7 +425,8 @@ def standing(tables: dict[str, pd.Series], rescored: dict[str, dict]) -> Figure:
 
 # ---- Pictures made of pixels alone, quick enough to be redrawn at every move of a hand (widgets)
 
-SIGNED = colormaps["PuOr"](np.linspace(1, 0, 256))  # orange: more, purple: less
+# Orange: more, purple: less; without the white between them, which a light crop swallows.
+SIGNED = colormaps["PuOr"](np.concatenate([np.linspace(1, 0.8, 128), np.linspace(0.2, 0, 128)]))
 LAYERS = ("detector's target", "detector", "regressor's target", "regressor", "difference")
 FONT = font_manager.findfont("DejaVu Sans")
 
@@ -547,7 +548,7 @@ def _map(person, layer, joint, top, opacity, side):
 def all_maps(person: Layers, layer: str, opacity: float = 0.85, columns: int = 6) -> Image.Image:
     """All joints' maps of a layer, one scale for all, each with its highest (for a difference: largest) value."""
     top = scale_of(person, layer)
-    tiles = [_map(person, layer, joint, top, opacity, 112) for joint in range(len(MPII.names))]
+    tiles = [_map(person, layer, joint, top, opacity, 144) for joint in range(len(MPII.names))]
     titles = [f"{name} {heat.flat[np.abs(heat).argmax()]:.2f}" for name, heat in zip(MPII.names, person.maps[layer])]
     return tiled(tiles, titles, columns, 10)
 
