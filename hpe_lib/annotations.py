@@ -19,7 +19,9 @@ from hpe_lib.skeleton import ABSENT, LSP_NAMES, LSP_ROWS, MPII, OCCLUDED, VISIBL
 
 J = len(MPII.names)
 HEAD = 0.6  # the official evaluator's SC_BIAS: head size = 0.6 · diagonal of the head box
-HEAD_PER_SCALE = 25  # MPII's scale is the head size in disguise, 200 · scale = 8 · head size, for every person
+HEAD_PER_SCALE = (
+    25  # MPII's scale is the head size in disguise, 200 · scale = 8 · head size, for every person
+)
 EMPTY = np.array([])
 
 
@@ -53,7 +55,9 @@ class Annotations:
     def __getitem__(self, rows) -> "Annotations":
         """The people of these rows: a slice, a boolean mask or an index array."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: v[rows] for name, v in values.items() if isinstance(v, np.ndarray)})
+        return replace(
+            self, **{name: v[rows] for name, v in values.items() if isinstance(v, np.ndarray)}
+        )
 
 
 def _annotations(joints, visibility, **known) -> Annotations:
@@ -61,9 +65,15 @@ def _annotations(joints, visibility, **known) -> Annotations:
     count = len(joints)
     if joints.shape != (count, J, 2) or visibility.shape != (count, J):
         raise ValueError(f"joints of shape {joints.shape}, visibility {visibility.shape}")
-    unknown = {"image": np.full(count, ""), "person": np.zeros(count, int), "head_size": np.full(count, np.nan),
-               "center": np.full((count, 2), np.nan), "scale": np.full(count, np.nan),
-               "train": np.zeros(count, bool), "activity": np.full(count, "")}
+    unknown = {
+        "image": np.full(count, ""),
+        "person": np.zeros(count, int),
+        "head_size": np.full(count, np.nan),
+        "center": np.full((count, 2), np.nan),
+        "scale": np.full(count, np.nan),
+        "train": np.zeros(count, bool),
+        "activity": np.full(count, ""),
+    }
     joints = np.where((visibility == ABSENT)[..., None], np.nan, joints)
     return Annotations(joints=joints, visibility=visibility.astype(np.int8), **unknown | known)
 
@@ -83,7 +93,9 @@ def _reading(path, expected):
 
 def _mat_file(path) -> dict:
     """The variables of a .mat file, version 4 to 7."""
-    from scipy.io import loadmat  # here: importing it takes half a second, and photographs need none
+    from scipy.io import (
+        loadmat,
+    )  # here: importing it takes half a second, and photographs need none
 
     return loadmat(path)
 
@@ -106,8 +118,12 @@ def _official(release) -> Annotations:
     found, rows = _rectangles(images := release["annolist"].ravel())
     names = [_text(image, "image", "name") for image in images]
     acts = [_text(act, "act_name") for act in _inside(release, "act")] or [""] * len(images)
-    return replace(found, image=np.array(names)[rows], activity=np.array(acts)[rows],
-                   train=release["img_train"].ravel()[rows] == 1)
+    return replace(
+        found,
+        image=np.array(names)[rows],
+        activity=np.array(acts)[rows],
+        train=release["img_train"].ravel()[rows] == 1,
+    )
 
 
 def _rectangles(images) -> tuple[Annotations, list[int]]:
@@ -121,8 +137,13 @@ def _rectangles(images) -> tuple[Annotations, list[int]]:
     if not found:
         raise ValueError(f"{skipped} rectangles, none with points")
     rows, numbers, rectangles, joints, visibility = map(list, zip(*found, strict=True))
-    people = _annotations(np.stack(joints), np.stack(visibility), person=np.array(numbers), **_heads(rectangles),
-                          skipped={"rectangles without points": skipped})
+    people = _annotations(
+        np.stack(joints),
+        np.stack(visibility),
+        person=np.array(numbers),
+        **_heads(rectangles),
+        skipped={"rectangles without points": skipped},
+    )
     return people, rows
 
 
@@ -155,8 +176,10 @@ def _points(points) -> tuple[np.ndarray, np.ndarray]:
 
 def _heads(rectangles) -> dict:
     """Head size, objpos and scale of rectangles, px of the file."""
-    x1, y1, x2, y2, scale = (np.array([_number(r, name) for r in rectangles])
-                             for name in ("x1", "y1", "x2", "y2", "scale"))
+    x1, y1, x2, y2, scale = (
+        np.array([_number(r, name) for r in rectangles])
+        for name in ("x1", "y1", "x2", "y2", "scale")
+    )
     center = np.array([[_number(r, "objpos", axis) for axis in "xy"] for r in rectangles])
     return {"head_size": HEAD * np.hypot(x2 - x1, y2 - y1), "center": center, "scale": scale}
 
@@ -189,10 +212,14 @@ def _newell(path) -> Annotations:
     (0, 0)."""
     image, person = mpii_rows(path)
     with h5py.File(path) as file:
-        joints, visible, head, center, scale = (file[name][:].astype(float) for name in
-                                                ("part", "visible", "normalize", "center", "scale"))
+        joints, visible, head, center, scale = (
+            file[name][:].astype(float)
+            for name in ("part", "visible", "normalize", "center", "scale")
+        )
     visibility = np.where((joints == 0).all(-1), ABSENT, np.where(visible > 0, VISIBLE, OCCLUDED))
-    return _annotations(joints, visibility, image=image, person=person, head_size=head, center=center, scale=scale)
+    return _annotations(
+        joints, visibility, image=image, person=person, head_size=head, center=center, scale=scale
+    )
 
 
 def mpii_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +227,10 @@ def mpii_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Persons count rectangles, those without points too; the file counts them from 0. BadInput if it is another file.
     """
-    with _reading(path, "an HDF5 file with imgname and person, such as valid.h5"), h5py.File(path) as file:
+    with (
+        _reading(path, "an HDF5 file with imgname and person, such as valid.h5"),
+        h5py.File(path) as file,
+    ):
         return np.array(file["imgname"].asstr()[:], str), file["person"][:].astype(int) + 1
 
 
@@ -210,30 +240,48 @@ def in_order_of(path: Path, found: Annotations, rows: Path) -> Annotations:
     wanted = list(zip(*mpii_rows(rows), strict=True))
     absent = [key for key in wanted if key not in place]
     if absent:
-        raise BadInput(path, f"{len(absent)} of the {len(wanted)} people of {rows} absent, first person {absent[0][1]} "
-                       f"of {absent[0][0]}", "a truth that names its images and holds these people")
+        raise BadInput(
+            path,
+            f"{len(absent)} of the {len(wanted)} people of {rows} absent, first person {absent[0][1]} "
+            f"of {absent[0][0]}",
+            "a truth that names its images and holds these people",
+        )
     return found[np.array([place[key] for key in wanted])]
 
 
 def _mat(content) -> Annotations:
     """The official file; Tompson's copy of its annolist; or his arrays, which do not say who is occluded."""
     if "pos_gt_src" not in content:
-        return _official(content["RELEASE"].ravel()[0]) if "RELEASE" in content else _rectangles(
-            content["annolist"].ravel())[0]
+        return (
+            _official(content["RELEASE"].ravel()[0])
+            if "RELEASE" in content
+            else _rectangles(content["annolist"].ravel())[0]
+        )
     (x1, y1), (x2, y2) = content["headboxes_src"].astype(float)
-    return _annotations(content["pos_gt_src"].transpose(2, 0, 1).astype(float),
-                        np.where(content["jnt_missing"].T != 0, ABSENT, VISIBLE), occlusion_labels=False,
-                        head_size=HEAD * np.hypot(x2 - x1, y2 - y1))
+    return _annotations(
+        content["pos_gt_src"].transpose(2, 0, 1).astype(float),
+        np.where(content["jnt_missing"].T != 0, ABSENT, VISIBLE),
+        occlusion_labels=False,
+        head_size=HEAD * np.hypot(x2 - x1, y2 - y1),
+    )
 
 
 def _json(people) -> Annotations:
     """HRNet's and MMPose's list: joints_vis 0 is not annotated, 1 says nothing of occlusion. Centre and scale are as in
     the official file; there are no head boxes, head size follows from scale."""
-    joints, visible, center, scale = (np.array([person[name] for person in people], float) for name in
-                                      ("joints", "joints_vis", "center", "scale"))
-    return _annotations(joints, np.where(visible == 0, ABSENT, VISIBLE), occlusion_labels=False, center=center,
-                        image=np.array([person["image"] for person in people]), scale=scale,
-                        head_size=HEAD_PER_SCALE * scale)
+    joints, visible, center, scale = (
+        np.array([person[name] for person in people], float)
+        for name in ("joints", "joints_vis", "center", "scale")
+    )
+    return _annotations(
+        joints,
+        np.where(visible == 0, ABSENT, VISIBLE),
+        occlusion_labels=False,
+        center=center,
+        image=np.array([person["image"] for person in people]),
+        scale=scale,
+        head_size=HEAD_PER_SCALE * scale,
+    )
 
 
 # ---- Leeds Sports Pose
@@ -249,17 +297,32 @@ def lsp(path: Path) -> Annotations:
     expected = "a .mat file whose `joints` is (14, 3, N) or (3, 14, N)"
     with _reading(path, expected):
         joints = _mat_file(path)["joints"]
-    if joints.dtype.kind not in "iuf" or joints.ndim != 3 or joints.shape[:2] not in ((14, 3), (3, 14)):
+    if (
+        joints.dtype.kind not in "iuf"
+        or joints.ndim != 3
+        or joints.shape[:2] not in ((14, 3), (3, 14))
+    ):
         raise BadInput(path, f"joints of shape {joints.shape}, {joints.dtype}", expected)
     original = joints.shape[0] == 3
     joints = joints.astype(float).transpose((2, 1, 0) if original else (2, 0, 1))
     _check_joints(path, joints[..., :2], joints[..., 2], original)
     count, senses = len(joints), np.array((VISIBLE, OCCLUDED) if original else (ABSENT, VISIBLE))
     placed, visibility = np.full((count, J, 2), np.nan), np.full((count, J), ABSENT)
-    placed[:, LSP_ROWS], visibility[:, LSP_ROWS] = joints[..., :2], senses[joints[..., 2].astype(int)]
-    names = np.array([f"im{number:0{4 if original else 5}d}.jpg" for number in range(1, count + 1)], str)
-    return _annotations(placed, visibility, image=names, person=np.ones(count, int), occlusion_labels=original,
-                        train=np.arange(count) < (1000 if original else count))
+    placed[:, LSP_ROWS], visibility[:, LSP_ROWS] = (
+        joints[..., :2],
+        senses[joints[..., 2].astype(int)],
+    )
+    names = np.array(
+        [f"im{number:0{4 if original else 5}d}.jpg" for number in range(1, count + 1)], str
+    )
+    return _annotations(
+        placed,
+        visibility,
+        image=names,
+        person=np.ones(count, int),
+        occlusion_labels=original,
+        train=np.arange(count) < (1000 if original else count),
+    )
 
 
 def _check_joints(path, joints, flags, all_annotated):
@@ -267,8 +330,11 @@ def _check_joints(path, joints, flags, all_annotated):
     broken = np.flatnonzero(wrong.any(1))
     if len(broken):
         name = LSP_NAMES[np.flatnonzero(wrong[broken[0]])[0]]
-        raise BadInput(path, f"NaN or infinity in {len(broken)} people, first person {broken[0] + 1}, {name}",
-                       "finite coordinates")
+        raise BadInput(
+            path,
+            f"NaN or infinity in {len(broken)} people, first person {broken[0] + 1}, {name}",
+            "finite coordinates",
+        )
     if not np.isin(flags, (0, 1)).all():
         raise BadInput(path, f"flags {np.unique(flags)[:5]}", "flags 0 and 1")
 
@@ -276,7 +342,9 @@ def _check_joints(path, joints, flags, all_annotated):
 # ---- predictions
 
 
-def predictions(path: Path, count: int | tuple, joints: int | tuple = J, whose: str = "the truth") -> np.ndarray:
+def predictions(
+    path: Path, count: int | tuple, joints: int | tuple = J, whose: str = "the truth"
+) -> np.ndarray:
     """(N, 16, 2) float64, file px: the one numeric array of people × joints × (x, y) in a .mat (v7.3 too) or .h5 file.
 
     Its name does not matter, nor the order of its axes, nor the type of its numbers; cells or structs of one array a
@@ -288,12 +356,24 @@ def predictions(path: Path, count: int | tuple, joints: int | tuple = J, whose: 
     expected = f"one numeric array {layouts} in any order of axes, the people those of {whose}"
     with _reading(path, expected):
         arrays = _arrays(path)
-    ways = [(name, array, order) for name, array in arrays for order in permutations(range(3)) if array.ndim == 3
-            and array.shape[order[0]] in counts and array.shape[order[1]] in sizes and array.shape[order[2]] == 2]
+    ways = [
+        (name, array, order)
+        for name, array in arrays
+        for order in permutations(range(3))
+        if array.ndim == 3
+        and array.shape[order[0]] in counts
+        and array.shape[order[1]] in sizes
+        and array.shape[order[2]] == 2
+    ]
     if len(ways) != 1:
         names = {name: array.shape for name, array in [way[:2] for way in ways] or arrays}
-        found = ", ".join(f"{name} {shape}" for name, shape in names.items())[:300] or "no numeric array"
-        raise BadInput(path, found + (f", which can be read in {len(ways)} ways" if ways else ""), expected)
+        found = (
+            ", ".join(f"{name} {shape}" for name, shape in names.items())[:300]
+            or "no numeric array"
+        )
+        raise BadInput(
+            path, found + (f", which can be read in {len(ways)} ways" if ways else ""), expected
+        )
     array = ways[0][1].transpose(ways[0][2]).astype(float)
     placed = np.full((len(array), J, 2), np.nan)
     placed[:, LSP_ROWS if array.shape[1] == len(LSP_NAMES) else slice(None)] = array
@@ -303,13 +383,24 @@ def predictions(path: Path, count: int | tuple, joints: int | tuple = J, whose: 
 def _arrays(path) -> list[tuple[str, np.ndarray]]:
     """Names and values of a file's numeric arrays; v7.3 keeps axes in reverse, they are put back."""
     if not h5py.is_hdf5(path):
-        return [found for name, value in _mat_file(path).items() if not name.startswith("__")
-                for found in _numeric(name, value)]
+        return [
+            found
+            for name, value in _mat_file(path).items()
+            if not name.startswith("__")
+            for found in _numeric(name, value)
+        ]
     names = []
     with h5py.File(path) as file:
         file.visit(names.append)
-        sets = {name: file[name] for name in names if getattr(file[name], "dtype", np.dtype(object)).kind in "iuf"}
-        return [(name, item[()].T if "MATLAB_class" in item.attrs else item[()]) for name, item in sets.items()]
+        sets = {
+            name: file[name]
+            for name in names
+            if getattr(file[name], "dtype", np.dtype(object)).kind in "iuf"
+        }
+        return [
+            (name, item[()].T if "MATLAB_class" in item.attrs else item[()])
+            for name, item in sets.items()
+        ]
 
 
 def _numeric(name, value) -> Iterator[tuple[str, np.ndarray]]:
@@ -319,6 +410,8 @@ def _numeric(name, value) -> Iterator[tuple[str, np.ndarray]]:
             yield from _numeric(f"{name}.{inner}", value[inner])
     elif value.dtype == object and value.size:
         if len({(np.shape(cell), getattr(cell, "dtype", None)) for cell in value.ravel()}) == 1:
-            yield from _numeric(name, np.stack(value.ravel()) if value.size > 1 else value.ravel()[0])
+            yield from _numeric(
+                name, np.stack(value.ravel()) if value.size > 1 else value.ravel()[0]
+            )
     elif value.dtype.kind in "iuf":
         yield name, value

@@ -18,7 +18,16 @@ from pathlib import Path
 from hpe_lib.paper import ROOT
 
 MANIFEST, WEIGHTS, HISTORY = "manifest.json", "weights.safetensors", "history.jsonl"
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pandas", "safetensors", "accelerate")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "pandas",
+    "safetensors",
+    "accelerate",
+)
 
 
 class BadInput(Exception):
@@ -29,7 +38,9 @@ class BadInput(Exception):
 
     def __str__(self):
         file, found, expected = self.args
-        if found is None:  # a DataLoader worker's error comes back as one text, its traceback in front
+        if (
+            found is None
+        ):  # a DataLoader worker's error comes back as one text, its traceback in front
             return one_line(str(file).rsplit("BadInput: ", 1)[-1])
         return one_line(f"{file}: found {found}, expected {expected}")
 
@@ -97,12 +108,23 @@ def save(folder, state_dict, manifest, history=None):
     from safetensors.torch import save as packed
 
     folder = Path(folder)
-    (folder / MANIFEST).unlink(missing_ok=True)  # from here to the last line the folder holds no artifact
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+    (folder / MANIFEST).unlink(
+        missing_ok=True
+    )  # from here to the last line the folder holds no artifact
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()
+    }
     write_bytes(folder / WEIGHTS, packed(tensors))
     if history is not None:
-        write_bytes(folder / HISTORY, "".join(json.dumps(plain(record)) + "\n" for record in history).encode())
-    measured = {"weights_sha256": file_hash(folder / WEIGHTS), "peak_memory_mb": peak_memory_mb(), "written": now()}
+        write_bytes(
+            folder / HISTORY,
+            "".join(json.dumps(plain(record)) + "\n" for record in history).encode(),
+        )
+    measured = {
+        "weights_sha256": file_hash(folder / WEIGHTS),
+        "peak_memory_mb": peak_memory_mb(),
+        "written": now(),
+    }
     write_json(folder / MANIFEST, {**environment(), **manifest, **measured})
 
 
@@ -129,7 +151,9 @@ def load_weights(folder):
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != wanted:
-        raise BadInput(path, f"sha256 {found[:12]}…", f"{str(wanted)[:12]}…, the one in its manifest.json")
+        raise BadInput(
+            path, f"sha256 {found[:12]}…", f"{str(wanted)[:12]}…, the one in its manifest.json"
+        )
     try:
         return load(content)
     except Exception as error:  # safetensors raises its own, undocumented class
@@ -141,13 +165,20 @@ def load_into(module, folder, prefix=""):
 
     BadInput, naming the file and the first tensors that do not fit, if they belong to another architecture.
     """
-    found = {k.removeprefix(prefix): v for k, v in load_weights(folder).items() if k.startswith(prefix)}
+    found = {
+        k.removeprefix(prefix): v for k, v in load_weights(folder).items() if k.startswith(prefix)
+    }
     wanted = module.state_dict()
     wrong = [name for name in wanted | found if shape(found, name) != shape(wanted, name)]
     if wrong:
-        first = ", ".join(f"{name} {shape(found, name)} instead of {shape(wanted, name)}" for name in wrong[:2])
-        raise BadInput(Path(folder) / WEIGHTS, f"{len(wrong)} tensors that do not fit, first {first}",
-                       f"the weights of this {type(module).__name__}")
+        first = ", ".join(
+            f"{name} {shape(found, name)} instead of {shape(wanted, name)}" for name in wrong[:2]
+        )
+        raise BadInput(
+            Path(folder) / WEIGHTS,
+            f"{len(wrong)} tensors that do not fit, first {first}",
+            f"the weights of this {type(module).__name__}",
+        )
     module.load_state_dict(found)
     return module
 
@@ -182,7 +213,10 @@ def changed(found, wanted):
         before = found.get(key)
         if isinstance(now_, dict) and isinstance(before, dict):
             names = [name for name in now_ | before if before.get(name) != now_.get(name)]
-            reasons += [f"{key}: {name} was {short(before.get(name))}, is {short(now_.get(name))}" for name in names]
+            reasons += [
+                f"{key}: {name} was {short(before.get(name))}, is {short(now_.get(name))}"
+                for name in names
+            ]
         elif before != now_:
             reasons.append(f"{key} was {short(before)}, is {short(now_)}")
     return reasons
@@ -231,7 +265,11 @@ def commit():
         return None
     try:
         head = said("git", "-C", str(ROOT), "rev-parse", "HEAD")
-        return head + ("+changes" if said("git", "-C", str(ROOT), "status", "--porcelain") else "") if head else None
+        return (
+            head + ("+changes" if said("git", "-C", str(ROOT), "status", "--porcelain") else "")
+            if head
+            else None
+        )
     except OSError:
         return None
 
@@ -239,7 +277,11 @@ def commit():
 def machine():
     """Platform, processor cores this process may use, and GPUs. No host name: manifests are meant to be shared."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpus = said("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") if shutil.which("nvidia-smi") else ""
+    gpus = (
+        said("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+        if shutil.which("nvidia-smi")
+        else ""
+    )
     return {"platform": platform.platform(), "cores": cores, "gpus": gpus.splitlines()}
 
 
@@ -259,4 +301,6 @@ def peak_memory_mb(pid="self"):
         import resource
     except ImportError:
         return None
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)  # macOS counts bytes
+    return round(
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1
+    )  # macOS counts bytes

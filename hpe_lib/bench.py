@@ -17,7 +17,16 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from hpe_lib import artifacts, cascade, datasets, evaluation, heatmaps, prediction, presets, training
+from hpe_lib import (
+    artifacts,
+    cascade,
+    datasets,
+    evaluation,
+    heatmaps,
+    prediction,
+    presets,
+    training,
+)
 from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import IMAGENET_DEVIATION, IMAGENET_MEAN, Cascade
 from hpe_lib.paper import MARGIN, N_JOINTS
@@ -28,10 +37,18 @@ from hpe_lib.training import NOTEBOOKS
 def crops(count: int, image_size: int, seed: int = 0) -> list[dict]:
     """Items as PoseDataset gives them, of noise: what a step costs does not depend on what is to be seen."""
     random = torch.Generator().manual_seed(seed)
-    return [{"image": torch.randint(0, 256, (image_size, image_size, 3), generator=random, dtype=torch.uint8),
-             "joints": torch.rand((N_JOINTS, 2), generator=random) * (image_size - 1),
-             "visibility": torch.full((N_JOINTS,), VISIBLE), "body": torch.tensor(0.8 * image_size), "row": row}
-            for row in range(count)]
+    return [
+        {
+            "image": torch.randint(
+                0, 256, (image_size, image_size, 3), generator=random, dtype=torch.uint8
+            ),
+            "joints": torch.rand((N_JOINTS, 2), generator=random) * (image_size - 1),
+            "visibility": torch.full((N_JOINTS,), VISIBLE),
+            "body": torch.tensor(0.8 * image_size),
+            "row": row,
+        }
+        for row in range(count)
+    ]
 
 
 class Noise(list):
@@ -49,15 +66,31 @@ def training_step(stage: str, parameters: dict, image_size: int, steps: int = 1)
     batch_size people, measured_batch and the loss of the step.
     """
     accelerator = training.accelerated(parameters["precision"])
-    batch = parameters["batch_size"] if accelerator.device.type == "cuda" else min(2, parameters["batch_size"])
+    batch = (
+        parameters["batch_size"]
+        if accelerator.device.type == "cuda"
+        else min(2, parameters["batch_size"])
+    )
     model, objective, optimizer, scheduler = beginning(stage, parameters)
     loader = DataLoader(Noise(crops(batch * steps, image_size)), batch)
     before = start_memory(accelerator.device)
-    *_, record = training.fit(model, objective, loader, optimizer, scheduler, 2, accelerator,
-                              compiled=parameters.get("compiled", False))
+    *_, record = training.fit(
+        model,
+        objective,
+        loader,
+        optimizer,
+        scheduler,
+        2,
+        accelerator,
+        compiled=parameters.get("compiled", False),
+    )
     more, grown = parameters["batch_size"] / batch, peak_memory(accelerator.device) - before
-    return {"seconds": record["seconds"] / steps * more, "memory_mb": before + grown * more, "measured_batch": batch,
-            "loss": record["loss"]}
+    return {
+        "seconds": record["seconds"] / steps * more,
+        "memory_mb": before + grown * more,
+        "measured_batch": batch,
+        "loss": record["loss"],
+    }
 
 
 def beginning(stage: str, parameters: dict) -> tuple:
@@ -67,10 +100,18 @@ def beginning(stage: str, parameters: dict) -> tuple:
     model = Cascade({name: parameters[name] for name in names if name in parameters})
     model.laid_out().freeze_detector(stage == "regressor")
     learning = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = training.make_optimizer(parameters["optimizer"], learning, 1e-9, parameters["weight_decay"])
-    targets = training.Targets(**{name: parameters[name] for name in training.TARGETS if name in parameters})
-    return (model, lambda maps, batch: training.OBJECTIVES[stage](maps, batch, targets), optimizer,
-            torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0))
+    optimizer = training.make_optimizer(
+        parameters["optimizer"], learning, 1e-9, parameters["weight_decay"]
+    )
+    targets = training.Targets(
+        **{name: parameters[name] for name in training.TARGETS if name in parameters}
+    )
+    return (
+        model,
+        lambda maps, batch: training.OBJECTIVES[stage](maps, batch, targets),
+        optimizer,
+        torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+    )
 
 
 def start_memory(device: torch.device) -> float:
@@ -107,9 +148,11 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
             continue
         step = training_step(stage, stage_parameters, parameters["01"]["image_size"])
         total += steps * step["seconds"]
-        yield (f"{stage}: {steps} steps of {stage_parameters['batch_size']} people, {step['seconds']:.2f} s each: "
-               f"{duration(steps * step['seconds'])}; {step['memory_mb'] / 1024:.1f} GiB of memory "
-               f"(measured with {step['measured_batch']} people)")
+        yield (
+            f"{stage}: {steps} steps of {stage_parameters['batch_size']} people, {step['seconds']:.2f} s each: "
+            f"{duration(steps * step['seconds'])}; {step['memory_mb'] / 1024:.1f} GiB of memory "
+            f"(measured with {step['measured_batch']} people)"
+        )
     yield f"all stages: {duration(total)} on this device, without scoring"
 
 
@@ -123,13 +166,23 @@ def found_people(parameters: dict) -> tuple[int, list[str]]:
     counts, lines = {}, []
     for part in ("train", "val"):
         split, asked = presets.person_range(parameters[part])
-        size = asked.stop - asked.start if asked.stop else datasets.SPLIT_SIZES.get((parameters["dataset"], split))
+        size = (
+            asked.stop - asked.start
+            if asked.stop
+            else datasets.SPLIT_SIZES.get((parameters["dataset"], split))
+        )
         try:
             if parameters["dataset"] != "synthetic":
                 if not parameters["data_root"]:
                     raise BadInput("data_root", "nothing", f"the folder of {parameters['dataset']}")
-                size = len(datasets.load(parameters["dataset"], parameters["data_root"], parameters[part],
-                                         only_present=parameters["only_present"]))
+                size = len(
+                    datasets.load(
+                        parameters["dataset"],
+                        parameters["data_root"],
+                        parameters[part],
+                        only_present=parameters["only_present"],
+                    )
+                )
             lines.append(f"{part}: {size} people of {parameters['dataset']}, {parameters[part]}")
         except BadInput as error:
             lines.append(f"{part}: NOT FOUND: {error}; as published {size or 'unknown'} people")
@@ -147,10 +200,16 @@ def starts(parameters: dict[str, dict]) -> list[str]:
             except BadInput as error:
                 lines.append(f"{stage}: NOT FOUND: {error}")
     trunk, pretrained = parameters["03"]["trunk"], parameters["03"]["pretrained"]
-    if pretrained and not parameters["03"]["init_from"] and trunk in torchvision.models.list_models():
+    if (
+        pretrained
+        and not parameters["03"]["init_from"]
+        and trunk in torchvision.models.list_models()
+    ):
         url = torchvision.models.get_model_weights(trunk).IMAGENET1K_V1.url
         file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-        lines.append(f"ImageNet weights: {'found' if file.is_file() else 'to be fetched from ' + url}")
+        lines.append(
+            f"ImageNet weights: {'found' if file.is_file() else 'to be fetched from ' + url}"
+        )
     return lines
 
 
@@ -164,13 +223,23 @@ def table(count: int = 48, rounds: int = 7, preset: str = "synthetic") -> pd.Dat
     Nothing is read that is not made here first.
     """
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row for part in tqdm(ROWS, desc="measuring", disable=None, leave=False)
-                for row in part(Path(folder), count, rounds, preset)]
+        rows = [
+            row
+            for part in tqdm(ROWS, desc="measuring", disable=None, leave=False)
+            for row in part(Path(folder), count, rounds, preset)
+        ]
     return pd.DataFrame(rows)
 
 
-def claim(what: str, unit: str, seconds: tuple[float, float], against: str, ratio: float | None = None,
-          limit: float | None = None, note: str = "") -> dict:
+def claim(
+    what: str,
+    unit: str,
+    seconds: tuple[float, float],
+    against: str,
+    ratio: float | None = None,
+    limit: float | None = None,
+    note: str = "",
+) -> dict:
     """A row. seconds: ours and the reference's, for one of what `unit` counts ("samples/s") or in all ("ms").
 
     ratio: the aim, how many times as fast as the reference.  limit: the aim of ours, least of a rate, most of a time.
@@ -181,10 +250,20 @@ def claim(what: str, unit: str, seconds: tuple[float, float], against: str, rati
     if ratio:
         aims.append((f"{ratio:.2g} times", found >= ratio))
     if limit:
-        aims.append((f"{'≥' if rate else '≤'} {limit:g} {unit}", ours >= limit if rate else ours <= limit))
-    return {"what": what, "unit": unit, "ours": ours, "reference": reference, "against": against, "ratio": found,
-            "aim": ", ".join(text for text, _ in aims), "met": all(met for _, met in aims) if aims else None,
-            "note": note}
+        aims.append(
+            (f"{'≥' if rate else '≤'} {limit:g} {unit}", ours >= limit if rate else ours <= limit)
+        )
+    return {
+        "what": what,
+        "unit": unit,
+        "ours": ours,
+        "reference": reference,
+        "against": against,
+        "ratio": found,
+        "aim": ", ".join(text for text, _ in aims),
+        "met": all(met for _, met in aims) if aims else None,
+        "note": note,
+    }
 
 
 def in_turn(rounds: int, *actions: Callable) -> tuple[float, ...]:
@@ -212,7 +291,9 @@ def one_core():
         cv2.setNumThreads(before[1])
 
 
-def people_on_files(folder: Path, count: int, width: int, height: int, sides: np.ndarray) -> datasets.People:
+def people_on_files(
+    folder: Path, count: int, width: int, height: int, sides: np.ndarray
+) -> datasets.People:
     """People in the middle of JPEGs of noise over something smooth, with as many bytes a pixel as real ones of their
     size: 0.2 (LSPET's mean), 0.1 from 500 px on (that of the few photographs of MPII at hand).
 
@@ -221,16 +302,46 @@ def people_on_files(folder: Path, count: int, width: int, height: int, sides: np
     folder.mkdir()
     random, paths = np.random.default_rng(0), [folder / f"{number}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
-        smooth, rough = (cv2.resize(random.integers(0, most, (*size, 3), np.uint8), (width, height),
-                                    interpolation=cv2.INTER_CUBIC)
-                         for most, size in ((256, (9, 12)), (8 if width > 500 else 20, (height // 2, width // 2))))
-        cv2.imwrite(str(path), cv2.add(smooth, rough), [
-            cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_PROGRESSIVE, number % 2 if width > 500 else 0])
+        smooth, rough = (
+            cv2.resize(
+                random.integers(0, most, (*size, 3), np.uint8),
+                (width, height),
+                interpolation=cv2.INTER_CUBIC,
+            )
+            for most, size in (
+                (256, (9, 12)),
+                (8 if width > 500 else 20, (height // 2, width // 2)),
+            )
+        )
+        cv2.imwrite(
+            str(path),
+            cv2.add(smooth, rough),
+            [
+                cv2.IMWRITE_JPEG_QUALITY,
+                85,
+                cv2.IMWRITE_JPEG_PROGRESSIVE,
+                number % 2 if width > 500 else 0,
+            ],
+        )
     middle = np.full((count, 2), ((width - 1) / 2, (height - 1) / 2))
-    joints = middle[:, None] + sides[:, None, None] * random.uniform(-0.4, 0.4, (count, N_JOINTS, 2))
-    return datasets.People("bench", np.array([path.name for path in paths]), datasets.ImageFiles(paths, "bench images"),
-                           joints, np.full((count, N_JOINTS), VISIBLE, np.int8), middle, sides, sides / MARGIN,
-                           sides / 10, sides / MARGIN, "PCKh@0.5", occlusion_labels=True, center_from_joints=False)
+    joints = middle[:, None] + sides[:, None, None] * random.uniform(
+        -0.4, 0.4, (count, N_JOINTS, 2)
+    )
+    return datasets.People(
+        "bench",
+        np.array([path.name for path in paths]),
+        datasets.ImageFiles(paths, "bench images"),
+        joints,
+        np.full((count, N_JOINTS), VISIBLE, np.int8),
+        middle,
+        sides,
+        sides / MARGIN,
+        sides / 10,
+        sides / MARGIN,
+        "PCKh@0.5",
+        occlusion_labels=True,
+        center_from_joints=False,
+    )
 
 
 def samples(people: datasets.People) -> Callable:
@@ -241,15 +352,20 @@ def samples(people: datasets.People) -> Callable:
         data.epoch += 1
         for row in range(len(data)):
             data[row]
+
     return epoch
 
 
 def augmented(people: datasets.People) -> list:
     """(path, frame, joints in the crop) of everybody, for the references."""
     draw = datasets.Augmentation()
-    frames = [draw(frame, np.random.default_rng(row)) for row, frame in enumerate(people.frames(256))]
-    return [(str(path), frame, frame.to_crop(joints))
-            for path, frame, joints in zip(people.images.paths, frames, people.joints)]
+    frames = [
+        draw(frame, np.random.default_rng(row)) for row, frame in enumerate(people.frames(256))
+    ]
+    return [
+        (str(path), frame, frame.to_crop(joints))
+        for path, frame, joints in zip(people.images.paths, frames, people.joints)
+    ]
 
 
 def floor(path: str, frame, _) -> np.ndarray:
@@ -260,9 +376,13 @@ def floor(path: str, frame, _) -> np.ndarray:
 
 def naive(path: str, frame, joints: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """A sample as dataset classes commonly make it: all in floats and on the CPU, targets of 64 cells included."""
-    image = cv2.warpAffine(cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB), frame.matrix, (256, 256))
+    image = cv2.warpAffine(
+        cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB), frame.matrix, (256, 256)
+    )
     image = torch.from_numpy(image).permute(2, 0, 1).contiguous().float().div(255)
-    image = image.sub(torch.tensor(IMAGENET_MEAN)[:, None, None]).div(torch.tensor(IMAGENET_DEVIATION)[:, None, None])
+    image = image.sub(torch.tensor(IMAGENET_MEAN)[:, None, None]).div(
+        torch.tensor(IMAGENET_DEVIATION)[:, None, None]
+    )
     return image, torch.from_numpy(stamped(joints / 4, 64, 2.0))
 
 
@@ -274,9 +394,11 @@ def stamped(points: np.ndarray, size: int, sigma: float, disc: bool = False) -> 
         if left >= size or top >= size or right <= 0 or bottom <= 0:
             continue
         cells = np.arange(2 * reach + 1, dtype=np.float32) - reach
-        squares = cells ** 2 + cells[:, None] ** 2
-        patch = squares <= (2 * sigma) ** 2 if disc else np.exp(-squares / (2 * sigma ** 2))
-        maps[joint, max(top, 0):bottom, max(left, 0):right] = patch[max(-top, 0):size - top, max(-left, 0):size - left]
+        squares = cells**2 + cells[:, None] ** 2
+        patch = squares <= (2 * sigma) ** 2 if disc else np.exp(-squares / (2 * sigma**2))
+        maps[joint, max(top, 0) : bottom, max(left, 0) : right] = patch[
+            max(-top, 0) : size - top, max(-left, 0) : size - left
+        ]
     return maps
 
 
@@ -285,10 +407,26 @@ def small_images(folder, count, rounds, _):
     people = people_on_files(folder / "small", count, 238, 252, np.full(count, 187.5))
     rows = augmented(people)
     with one_core():
-        ours, bare, common = in_turn(rounds, samples(people), lambda: [floor(*row) for row in rows],
-                                     lambda: [naive(*row) for row in rows])
-    yield claim("samples of 238 × 252 px", "samples/s", (ours / count, bare / count), "decode + warp", 1 / 1.3, 1300)
-    yield claim("samples of 238 × 252 px", "samples/s", (ours / count, common / count), "common dataset class")
+        ours, bare, common = in_turn(
+            rounds,
+            samples(people),
+            lambda: [floor(*row) for row in rows],
+            lambda: [naive(*row) for row in rows],
+        )
+    yield claim(
+        "samples of 238 × 252 px",
+        "samples/s",
+        (ours / count, bare / count),
+        "decode + warp",
+        1 / 1.3,
+        1300,
+    )
+    yield claim(
+        "samples of 238 × 252 px",
+        "samples/s",
+        (ours / count, common / count),
+        "common dataset class",
+    )
 
 
 def photographs(folder, count, rounds, _):
@@ -298,30 +436,63 @@ def photographs(folder, count, rounds, _):
     kinds = {kind: datasets.with_crops(people, 256, kind, folder) for kind in ("jpeg", "raw")}
     rows = augmented(people)
     with one_core():
-        plain, *cached, common = in_turn(rounds, samples(people), *map(samples, kinds.values()),
-                                         lambda: [naive(*row) for row in rows])
-    yield claim("samples of 1280 × 720 px", "samples/s", (plain / count, common / count), "common dataset class", 1.5)
+        plain, *cached, common = in_turn(
+            rounds,
+            samples(people),
+            *map(samples, kinds.values()),
+            lambda: [naive(*row) for row in rows],
+        )
+    yield claim(
+        "samples of 1280 × 720 px",
+        "samples/s",
+        (plain / count, common / count),
+        "common dataset class",
+        1.5,
+    )
     for (kind, crops), seconds, least in zip(kinds.items(), cached, (600, 900)):
         disk = crops.images.pixels.stat().st_size / count / 1024
-        away = np.mean([np.abs(crops.images.cut(row, frame).astype(int) - people.images.cut(row, frame)).mean()
-                        for row, (_, frame, _) in enumerate(rows)])
-        yield claim(f"the same, {kind} crops", "samples/s", (seconds / count, common / count), "common dataset class",
-                    limit=least, note=f"{disk:.0f} KiB a person on disk, {away:.1f} of 255 from the photograph")
+        away = np.mean(
+            [
+                np.abs(
+                    crops.images.cut(row, frame).astype(int) - people.images.cut(row, frame)
+                ).mean()
+                for row, (_, frame, _) in enumerate(rows)
+            ]
+        )
+        yield claim(
+            f"the same, {kind} crops",
+            "samples/s",
+            (seconds / count, common / count),
+            "common dataset class",
+            limit=least,
+            note=f"{disk:.0f} KiB a person on disk, {away:.1f} of 255 from the photograph",
+        )
 
 
 def targets(folder, count, rounds, _):
     """Targets of 64 cells for a batch."""
-    points, present = torch.rand((count, N_JOINTS, 2)) * 63, torch.ones((count, N_JOINTS), dtype=torch.bool)
+    points, present = (
+        torch.rand((count, N_JOINTS, 2)) * 63,
+        torch.ones((count, N_JOINTS), dtype=torch.bool),
+    )
     people, sigma = list(points.double().numpy()), torch.full((count,), 2.0)
     with one_core():
         for draw, extent in ((heatmaps.gaussians, sigma), (heatmaps.discs, 2 * sigma)):
             seconds = in_turn(
-                3 * rounds, lambda draw=draw, extent=extent: draw(points, present, 64, extent),
-                lambda disc=draw is heatmaps.discs: np.stack([stamped(each, 64, 2.0, disc) for each in people]))
-            yield claim(f"{draw.__name__} of {count} people", "ms", seconds, "a patch of 6 sigma a joint", 4)
+                3 * rounds,
+                lambda draw=draw, extent=extent: draw(points, present, 64, extent),
+                lambda disc=draw is heatmaps.discs: np.stack(
+                    [stamped(each, 64, 2.0, disc) for each in people]
+                ),
+            )
+            yield claim(
+                f"{draw.__name__} of {count} people", "ms", seconds, "a patch of 6 sigma a joint", 4
+            )
 
 
-def bare(model: Cascade, objective: Callable, optimizer, batch: dict, steps: int, bf16: bool = False) -> None:
+def bare(
+    model: Cascade, objective: Callable, optimizer, batch: dict, steps: int, bf16: bool = False
+) -> None:
     """Forward, loss, backward and optimiser step of a resident batch, again and again."""
     for _ in range(steps):
         with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=bf16):
@@ -355,8 +526,14 @@ def training_steps(folder, count, rounds, preset, steps=4):
     alone, *rest, _ = beginning("joint", parameters)
     given = alone.to(accelerator.device).train(), *rest, batch, steps
     for what, ours, against, ratio in (
-            (f"training step, {preset}", lambda: next(fit), "forward, loss, backward, optimiser", 1 / 1.05),
-            ("that network's step in bf16", lambda: bare(*given, bf16=True), "in float32", None)):
+        (
+            f"training step, {preset}",
+            lambda: next(fit),
+            "forward, loss, backward, optimiser",
+            1 / 1.05,
+        ),
+        ("that network's step in bf16", lambda: bare(*given, bf16=True), "in float32", None),
+    ):
         seconds = in_turn(rounds, ours, lambda: bare(*given))
         yield claim(what, "ms", [value / steps for value in seconds], against, ratio)
     if shutil.which(training.COMPILER):
@@ -364,8 +541,13 @@ def training_steps(folder, count, rounds, preset, steps=4):
         bare(*faster, 1)
         begun = time.perf_counter() - start
         seconds = in_turn(rounds, lambda: bare(*faster, steps), lambda: bare(*given))
-        yield claim("that network's step, compiled", "ms", [value / steps for value in seconds], "as it is",
-                    note=f"its first step takes {begun:.0f} s")
+        yield claim(
+            "that network's step, compiled",
+            "ms",
+            [value / steps for value in seconds],
+            "as it is",
+            note=f"its first step takes {begun:.0f} s",
+        )
 
 
 def peaks(maps: np.ndarray) -> np.ndarray:
@@ -387,12 +569,18 @@ def inference(folder, count, rounds, preset):
     device = training.accelerated().device
     model = beginning("joint", parameters)[0].eval().to(device)
     images = torch.randint(0, 256, (16, image_size, image_size, 3), dtype=torch.uint8).to(device)
-    seconds = in_turn(rounds, lambda: prediction.forward(model, images),
-                      lambda: [prediction.forward(model, part, False) for part in (images, images.flip(2))])
+    seconds = in_turn(
+        rounds,
+        lambda: prediction.forward(model, images),
+        lambda: [prediction.forward(model, part, False) for part in (images, images.flip(2))],
+    )
     yield claim("flip test of 16 people", "ms", seconds, "two passes")
     maps = torch.rand((16, N_JOINTS, 64, 64)).to(device)
-    seconds = in_turn(3 * rounds, lambda: [found.cpu() for found in heatmaps.decode(maps, "quarter")],
-                      lambda: peaks(maps.cpu().numpy()))
+    seconds = in_turn(
+        3 * rounds,
+        lambda: [found.cpu() for found in heatmaps.decode(maps, "quarter")],
+        lambda: peaks(maps.cpu().numpy()),
+    )
     yield claim("decoding of 16 people", "ms", seconds, "map by map")
     estimator = prediction.PoseEstimator(model, image_size)
     paths = people_on_files(folder / "whole", count, 1280, 720, np.full(count, 720.0)).images.paths
@@ -409,9 +597,14 @@ def inference(folder, count, rounds, preset):
 def scores(folder, count, rounds, _, people=2958):
     """Scores of as many people as MPII's validation set has, all conventions and the interval."""
     random = np.random.default_rng(0)
-    joints, seen = random.uniform(0, 500, (people, N_JOINTS, 2)), random.integers(0, 3, (people, N_JOINTS))
+    joints, seen = (
+        random.uniform(0, 500, (people, N_JOINTS, 2)),
+        random.integers(0, 3, (people, N_JOINTS)),
+    )
     joints[seen == 0] = np.nan
-    truth = evaluation.Truth(joints, seen, random.uniform(30, 90, people), "PCKh@0.5", True, "drawn")
+    truth = evaluation.Truth(
+        joints, seen, random.uniform(30, 90, people), "PCKh@0.5", True, "drawn"
+    )
     predicted = joints + random.normal(0, 20, joints.shape)
 
     def loop():
@@ -420,13 +613,25 @@ def scores(folder, count, rounds, _, people=2958):
             rows = random.integers(0, people, people)
             evaluation.share(ratio[rows] <= 0.5, counts[rows])
 
-    seconds = in_turn(rounds, lambda: (evaluation.score(predicted, truth), evaluation.conventions(predicted, truth)),
-                      loop)
-    yield claim(f"all scores of {people} people", "ms", seconds, "the resamples alone, in a loop", limit=500)
+    seconds = in_turn(
+        rounds,
+        lambda: (evaluation.score(predicted, truth), evaluation.conventions(predicted, truth)),
+        loop,
+    )
+    yield claim(
+        f"all scores of {people} people", "ms", seconds, "the resamples alone, in a loop", limit=500
+    )
 
 
-BF16_PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
-             "RTX 4090": 165e12}  # dense FLOP/s
+BF16_PEAK = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+}  # dense FLOP/s
 
 
 def on_a_gpu(folder, count, rounds, _, steps=10):
@@ -445,11 +650,16 @@ def on_a_gpu(folder, count, rounds, _, steps=10):
         given = model, *rest, resident(parameters, 256, torch.device("cuda"))
         with FlopCounterMode(display=False) as counter:
             bare(*given, 1)
-        plain, = in_turn(rounds, lambda given=given: bare(*given, steps))
+        (plain,) = in_turn(rounds, lambda given=given: bare(*given, steps))
         share = counter.get_total_flops() / ours["seconds"] / peak
-        yield claim(f"ResNet-152, {stage}", "samples/s", (ours["seconds"] / size, plain / steps / size),
-                    "float32 (convolutions TF32), eager", 4,
-                    note=f"{share:.0%} of {name}'s peak, {ours['memory_mb'] / 1024:.1f} GiB")
+        yield claim(
+            f"ResNet-152, {stage}",
+            "samples/s",
+            (ours["seconds"] / size, plain / steps / size),
+            "float32 (convolutions TF32), eager",
+            4,
+            note=f"{share:.0%} of {name}'s peak, {ours['memory_mb'] / 1024:.1f} GiB",
+        )
 
 
 ROWS = (small_images, photographs, targets, training_steps, inference, scores, on_a_gpu)

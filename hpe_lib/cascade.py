@@ -14,9 +14,18 @@ from hpe_lib.regressor import Convolutions, Hourglass
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0, 1]
 FIRST = ("detection", "regression")  # what the first network learns (F15)
-REGRESSORS = {"hourglass": (Hourglass, ("channels", "levels", "bottlenecks", "stem")),  # class, what makes one
-              "convolutions": (Convolutions, ("channels", "kernels", "std"))}
-STACKED = {"both": N_JOINTS + 3, "image": 3, "heatmaps": N_JOINTS}  # what the regressor reads, and its channels
+REGRESSORS = {
+    "hourglass": (
+        Hourglass,
+        ("channels", "levels", "bottlenecks", "stem"),
+    ),  # class, what makes one
+    "convolutions": (Convolutions, ("channels", "kernels", "std")),
+}
+STACKED = {
+    "both": N_JOINTS + 3,
+    "image": 3,
+    "heatmaps": N_JOINTS,
+}  # what the regressor reads, and its channels
 
 
 class Maps(NamedTuple):
@@ -42,9 +51,15 @@ class Cascade(nn.Module):
         self.network = network
         self.map_stride = network["map_stride"]
         self.first = choice(network, "first", FIRST)
-        prior = network.get("prior", 0.5) if self.first == "detection" else 0.5  # a regression network starts at 0
+        prior = (
+            network.get("prior", 0.5) if self.first == "detection" else 0.5
+        )  # a regression network starts at 0
         if pretrained and str(network["trunk"]).startswith("slim"):
-            raise BadInput("pretrained", f"true with trunk {network['trunk']!r}", "a trunk that has ImageNet weights")
+            raise BadInput(
+                "pretrained",
+                f"true with trunk {network['trunk']!r}",
+                "a trunk that has ImageNet weights",
+            )
         first_network = FCN8 if network["trunk"] in VGGS else Detector
         self.detector = first_network(network["trunk"], self.map_stride, pretrained, prior)
         self.stacked = choice(network, "stacked", STACKED)
@@ -56,7 +71,9 @@ class Cascade(nn.Module):
     def forward(self, images: torch.Tensor) -> Maps:
         images = self.normalise(images)
         maps = self.detector(images)
-        return Maps(maps, None if self.regressor is None else self.regressor(self.stack(maps, images)))
+        return Maps(
+            maps, None if self.regressor is None else self.regressor(self.stack(maps, images))
+        )
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 -> (B, 3, S, S) float, channels last in memory, ImageNet mean and deviation."""
@@ -119,7 +136,11 @@ def make_regressor(network: dict, inputs: int) -> nn.Module | None:
     return make(map_stride=network["map_stride"], inputs=inputs, **numbers)
 
 
-STAGES = {"joint": "cascade", "regressor": "regressor", "detector": "detector"}  # stage -> its folder, latest first
+STAGES = {
+    "joint": "cascade",
+    "regressor": "regressor",
+    "detector": "detector",
+}  # stage -> its folder, latest first
 
 
 def stage_folder(folder: str | Path) -> Path:
@@ -128,7 +149,11 @@ def stage_folder(folder: str | Path) -> Path:
     for candidate in (folder, *(folder / name for name in STAGES.values())):
         if (candidate / "weights.safetensors").is_file():
             return candidate
-    raise BadInput(folder, "no weights.safetensors", "a folder of weights, or a run folder with detector/, … in it")
+    raise BadInput(
+        folder,
+        "no weights.safetensors",
+        "a folder of weights, or a run folder with detector/, … in it",
+    )
 
 
 def load(folder: str | Path) -> Cascade:

@@ -59,13 +59,21 @@ class People:
     def __getitem__(self, rows) -> "People":
         """The people of these rows: a slice, a boolean mask or an index array."""
         rows = np.arange(len(self))[rows]
-        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self)
-                  if isinstance(getattr(self, f.name), np.ndarray) and f.name != "images"}
+        arrays = {
+            f.name: getattr(self, f.name)[rows]
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), np.ndarray) and f.name != "images"
+        }
         return replace(self, images=Rows(self.images, rows), **arrays)
 
     def frame(self, row: int, image_size: int) -> Frame:
         """The window on person `row` for a crop of image_size px."""
-        return Frame(tuple(self.center[row].tolist()), float(self.side[row]), image_size, float(self.body[row]))
+        return Frame(
+            tuple(self.center[row].tolist()),
+            float(self.side[row]),
+            image_size,
+            float(self.body[row]),
+        )
 
     def frames(self, image_size: int) -> list[Frame]:
         """(N,) windows on everybody."""
@@ -73,11 +81,15 @@ class People:
 
     def crops(self, image_size: int) -> np.ndarray:
         """(N, S, S, 3) uint8 RGB, everybody as the network sees them."""
-        return np.stack([self.images.cut(row, frame) for row, frame in enumerate(self.frames(image_size))])
+        return np.stack(
+            [self.images.cut(row, frame) for row, frame in enumerate(self.frames(image_size))]
+        )
 
     def fingerprint(self) -> str:
         """sha256 over who they are, what is annotated and how images are framed; pixels enter through their names."""
-        digest = hashlib.sha256(repr((self.dataset, self.metric, list(self.keys), self.images.source)).encode())
+        digest = hashlib.sha256(
+            repr((self.dataset, self.metric, list(self.keys), self.images.source)).encode()
+        )
         for name in ("joints", "visibility", "center", "side", "body", "normaliser"):
             digest.update(np.ascontiguousarray(getattr(self, name)))
         return digest.hexdigest()
@@ -118,9 +130,15 @@ class ImageFiles:
         """The frame's crop. Of a JPEG that is 2, 4 or 8 times finer than the crop no more is decoded than it needs: its
         blocks give means of as many pixels, which costs less and aliases less than every second pixel."""
         path, step = self.paths[row], 1
-        while step < 8 and frame.side >= 2 * step * frame.image_size and path.suffix.lower() in (".jpg", ".jpeg"):
+        while (
+            step < 8
+            and frame.side >= 2 * step * frame.image_size
+            and path.suffix.lower() in (".jpg", ".jpeg")
+        ):
             step *= 2
-        return frame.on(step).cut(read_image(path, step)) if step > 1 else frame.cut(read_image(path))
+        return (
+            frame.on(step).cut(read_image(path, step)) if step > 1 else frame.cut(read_image(path))
+        )
 
     def changed(self, row: int) -> tuple[int, int]:
         """(bytes, time of the last change) of an image's file."""
@@ -144,12 +162,17 @@ class Pixels:
         return frame.cut(self.array[row])
 
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a broken image is said once, by us
+cv2.utils.logging.setLogLevel(
+    cv2.utils.logging.LOG_LEVEL_SILENT
+)  # a broken image is said once, by us
 
 
-REDUCED = {1: cv2.IMREAD_COLOR_RGB, 2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,  # names of OpenCV's bits
-           4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
-           8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8}
+REDUCED = {
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,  # names of OpenCV's bits
+    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 
 
 def read_image(path: Path, step: int = 1) -> np.ndarray:
@@ -185,14 +208,17 @@ def decode_image(name: str | Path, data: bytes, step: int = 1) -> np.ndarray:
 def ended(data: bytes) -> bool:
     """Does a JPEG's end come after the beginning of its scan? Headers may hold a thumbnail with an end of its own."""
     end, place = data.rfind(b"\xff\xd9"), 2
-    while data[place:place + 1] == b"\xff" and data[place:place + 2] != b"\xff\xda":
-        place += 2 + int.from_bytes(data[place + 2:place + 4], "big")
+    while data[place : place + 1] == b"\xff" and data[place : place + 2] != b"\xff\xda":
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return end >= place
 
 
 # ---- people cut out of large photographs, once
 
-WIDEST, LARGEST = 0.7, 1.3  # §3.1's sizes of a person; at any angle a cached crop is wide and fine enough for them
+WIDEST, LARGEST = (
+    0.7,
+    1.3,
+)  # §3.1's sizes of a person; at any angle a cached crop is wide and fine enough for them
 QUALITY = 95  # of cached JPEGs
 
 
@@ -217,8 +243,11 @@ class Crops:
         if frame.side > widest or frame.side < step * frame.image_size and step > 1:
             return self.images.cut(row, frame)
         pixels = np.fromfile(self.pixels, np.uint8, int(size), offset=int(start))
-        pixels = (pixels.reshape(int(height), int(width), 3) if self.kind == "raw"
-                  else cv2.imdecode(pixels, cv2.IMREAD_COLOR_RGB))
+        pixels = (
+            pixels.reshape(int(height), int(width), 3)
+            if self.kind == "raw"
+            else cv2.imdecode(pixels, cv2.IMREAD_COLOR_RGB)
+        )
         return frame.on(step, left, top).cut(pixels)
 
 
@@ -231,10 +260,16 @@ def surroundings(image: np.ndarray, frame: Frame) -> tuple[np.ndarray, int, int,
     quarters = max(4, int(4 * frame.side / (LARGEST * frame.image_size)))
     reach = frame.side / WIDEST / 2**0.5 + quarters
     size = image.shape[1::-1]
-    left, top = np.clip([int(middle - reach) for middle in frame.center], 0, np.subtract(size, 1)).tolist()
-    right, bottom = np.clip([int(middle + reach) + 2 for middle in frame.center], (left + 1, top + 1), size).tolist()
+    left, top = np.clip(
+        [int(middle - reach) for middle in frame.center], 0, np.subtract(size, 1)
+    ).tolist()
+    right, bottom = np.clip(
+        [int(middle + reach) + 2 for middle in frame.center], (left + 1, top + 1), size
+    ).tolist()
     pixels = image[top:bottom, left:right]
-    if quarters > 4:  # sides of as many pixels as the step has quarters, so that it is the same across and down
+    if (
+        quarters > 4
+    ):  # sides of as many pixels as the step has quarters, so that it is the same across and down
         below, beside = (-n % quarters for n in pixels.shape[:2])
         pixels = cv2.copyMakeBorder(pixels, 0, below, 0, beside, cv2.BORDER_CONSTANT)
         size = [4 * n // quarters for n in pixels.shape[1::-1]]
@@ -265,11 +300,15 @@ def _cut_to(folder, people, image_size, kind):
     index, start = [], 0
     try:
         with open(part / "pixels", "wb") as file:
-            for row in tqdm(range(len(people)), desc="cutting people out", disable=None, mininterval=5):
+            for row in tqdm(
+                range(len(people)), desc="cutting people out", disable=None, mininterval=5
+            ):
                 pixels, *placed = surroundings(people.images[row], people.frame(row, image_size))
                 data = pixels.tobytes() if kind == "raw" else encoded(pixels)
                 file.write(data)
-                index.append((start, len(data), *pixels.shape[:2], *placed, people.side[row] / WIDEST + 1e-6))
+                index.append(
+                    (start, len(data), *pixels.shape[:2], *placed, people.side[row] / WIDEST + 1e-6)
+                )
                 start += len(data)
         np.save(part / "index.npy", np.array(index))
         with contextlib.suppress(OSError):  # another run has been first
@@ -284,7 +323,7 @@ def encoded(pixels: np.ndarray) -> bytes:
 
 
 def person_range(people: str) -> tuple[str, slice]:
-    """"8-9", "val" or "val 8-9" as (split, slice), see presets.person_range. BadInput on anything else."""
+    """ "8-9", "val" or "val 8-9" as (split, slice), see presets.person_range. BadInput on anything else."""
     found = presets.person_range(people)
     if found is None:
         raise BadInput("people", repr(people), presets.PEOPLE)
@@ -301,8 +340,13 @@ def _within(path: Path, people: str, found: Annotations) -> Annotations:
 
 # ---- MPII Human Pose
 
-SPLIT_SIZES = {("mpii", "train"): 22246, ("mpii", "val"): 2958,  # of the published split (Tompson et al., CVPR 2015)
-               ("lsp", "train"): 1000, ("lsp", "val"): 1000, ("lsp", "test"): 1000}
+SPLIT_SIZES = {
+    ("mpii", "train"): 22246,
+    ("mpii", "val"): 2958,  # of the published split (Tompson et al., CVPR 2015)
+    ("lsp", "train"): 1000,
+    ("lsp", "val"): 1000,
+    ("lsp", "test"): 1000,
+}
 
 
 def load_mpii(root: Path, people: str = "all", only_present: bool = False) -> People:
@@ -326,7 +370,11 @@ def _official_file(root: Path) -> Path:
     found = [path for path in sorted(root.glob("*.mat")) if _has_release(path)]
     if len(found) != 1:
         names = ", ".join(path.name for path in found)
-        raise BadInput(root, f"{len(found)} .mat files in MPII's official layout {names}".strip(), "one, with RELEASE")
+        raise BadInput(
+            root,
+            f"{len(found)} .mat files in MPII's official layout {names}".strip(),
+            "one, with RELEASE",
+        )
     return found[0]
 
 
@@ -354,12 +402,18 @@ def _mpii_split(root: Path, path: Path, split: str) -> Annotations:
     elif split == "val":
         found = annotations.in_order_of(path, truth, root / "valid.h5")
     else:
-        found = truth[truth.train & ~np.isin(truth.image, annotations.mpii_rows(root / "valid.h5")[0])]
+        found = truth[
+            truth.train & ~np.isin(truth.image, annotations.mpii_rows(root / "valid.h5")[0])
+        ]
     if not len(found):
-        raise BadInput(path, f"nobody of {split} among its {len(truth)} people", f"a file that holds {split}")
+        raise BadInput(
+            path, f"nobody of {split} among its {len(truth)} people", f"a file that holds {split}"
+        )
     size = SPLIT_SIZES.get(("mpii", split), len(found))
     if len(truth) > 20000 and len(found) != size:  # fewer are a part of the official file's 40,000
-        raise BadInput(path, f"{len(found)} people of {split}", f"the {size} of the published split")
+        raise BadInput(
+            path, f"{len(found)} people of {split}", f"the {size} of the published split"
+        )
     return found
 
 
@@ -367,9 +421,22 @@ def _mpii_people(root, truth, skipped) -> People:
     keys = np.array([f"{image} {person}" for image, person in zip(truth.image, truth.person)])
     images = ImageFiles([root / "images" / name for name in truth.image], "mpii images")
     body, box = 200 * truth.scale, np.nanmax(truth.joints, axis=1) - np.nanmin(truth.joints, axis=1)
-    return People("mpii", keys, images, truth.joints - 1, truth.visibility,
-                  truth.center + np.outer(truth.scale, (0, 15)) - 1, MARGIN * body, body, truth.head_size, box.max(1),
-                  "PCKh@0.5", occlusion_labels=True, center_from_joints=True, skipped=skipped)
+    return People(
+        "mpii",
+        keys,
+        images,
+        truth.joints - 1,
+        truth.visibility,
+        truth.center + np.outer(truth.scale, (0, 15)) - 1,
+        MARGIN * body,
+        body,
+        truth.head_size,
+        box.max(1),
+        "PCKh@0.5",
+        occlusion_labels=True,
+        center_from_joints=True,
+        skipped=skipped,
+    )
 
 
 # ---- Leeds Sports Pose, and its extension
@@ -417,24 +484,41 @@ def _lsp_truth(path: Path, dataset: str) -> Annotations:
     truth, shapes = annotations.lsp(path), {"lsp": "(3, 14, {})", "lspet": "(14, 3, {})"}
     found = "lsp" if truth.occlusion_labels else "lspet"
     if found != dataset:
-        raise BadInput(path, f"joints of shape {shapes[found].format(len(truth))}, the layout of {found}",
-                       f"{shapes[dataset].format('N')}, that of {dataset}")
+        raise BadInput(
+            path,
+            f"joints of shape {shapes[found].format(len(truth))}, the layout of {found}",
+            f"{shapes[dataset].format('N')}, that of {dataset}",
+        )
     return truth
 
 
 def _lsp_people(dataset, root, truth, body) -> People:
     usable = (truth.visibility != ABSENT).any(1)
     if not usable.any():
-        raise BadInput(root / "joints.mat", f"no annotated joint of {len(truth)} people", "annotated people")
+        raise BadInput(
+            root / "joints.mat", f"no annotated joint of {len(truth)} people", "annotated people"
+        )
     truth, skipped = truth[usable], {"no annotated joint": int((~usable).sum())}
     joints, count = truth.joints, len(truth)
     low, high = np.nanmin(joints, axis=1), np.nanmax(joints, axis=1)
     torso = joints[:, MPII.index("left_shoulder")] - joints[:, MPII.index("right_hip")]
     images = ImageFiles([root / "images" / name for name in truth.image], f"{dataset} images")
-    return People(dataset, truth.image, images, joints, truth.visibility, (low + high) / 2,
-                  np.full(count, MARGIN * body), np.full(count, body), np.linalg.norm(torso, axis=1),
-                  (high - low).max(1), "PCK@0.2", occlusion_labels=truth.occlusion_labels, center_from_joints=True,
-                  skipped=skipped)
+    return People(
+        dataset,
+        truth.image,
+        images,
+        joints,
+        truth.visibility,
+        (low + high) / 2,
+        np.full(count, MARGIN * body),
+        np.full(count, body),
+        np.linalg.norm(torso, axis=1),
+        (high - low).max(1),
+        "PCK@0.2",
+        occlusion_labels=truth.occlusion_labels,
+        center_from_joints=True,
+        skipped=skipped,
+    )
 
 
 def with_middle_points(people: People, invented: bool) -> People:
@@ -460,8 +544,11 @@ def _present(people: People, only_present: bool | None) -> People:
         return people
     absent = people.images.paths[int(np.flatnonzero(~there)[0])]
     if not only_present or not there.any():
-        raise BadInput(absent, f"{(~there).sum()} of {len(there)} people's images absent, this one first",
-                       "every annotated image (or only_present=true)")
+        raise BadInput(
+            absent,
+            f"{(~there).sum()} of {len(there)} people's images absent, this one first",
+            "every annotated image (or only_present=true)",
+        )
     return replace(people[there], skipped={**people.skipped, "image absent": int((~there).sum())})
 
 
@@ -507,14 +594,34 @@ def _synthetic_people(rows, truth, images) -> People:
     joints, count = truth["joints"], len(rows)
     corners, size = truth["head_box"].reshape(count, 2, 2), images.array.shape[1]
     head_size = annotations.HEAD * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1)
-    return People("synthetic", np.array([f"{index + 1:08d}" for index in rows]), images, joints,
-                  truth["visibility"], np.full((count, 2), (size - 1) / 2), np.full(count, float(size)), truth["body"],
-                  head_size, np.ptp(joints, axis=1).max(1), "PCKh@0.5", occlusion_labels=True, center_from_joints=False)
+    return People(
+        "synthetic",
+        np.array([f"{index + 1:08d}" for index in rows]),
+        images,
+        joints,
+        truth["visibility"],
+        np.full((count, 2), (size - 1) / 2),
+        np.full(count, float(size)),
+        truth["body"],
+        head_size,
+        np.ptp(joints, axis=1).max(1),
+        "PCKh@0.5",
+        occlusion_labels=True,
+        center_from_joints=False,
+    )
 
 
-def load(dataset: str, data_root: str | Path = "", people: str = "1-1000", image_size: int = 128, data_seed: int = 0,
-         only_present: bool = False, margin: float = MARGIN, missing_points: str = "as_labelled",
-         cache: Path = Path("runs/cache")) -> People:
+def load(
+    dataset: str,
+    data_root: str | Path = "",
+    people: str = "1-1000",
+    image_size: int = 128,
+    data_seed: int = 0,
+    only_present: bool = False,
+    margin: float = MARGIN,
+    missing_points: str = "as_labelled",
+    cache: Path = Path("runs/cache"),
+) -> People:
     """People of a data set by name: "synthetic" (drawn into `cache`), or "mpii", "lsp", "lspet", read from data_root.
 
     only_present: leave out people whose image is absent, or else stop; None asks for no image, to look at annotations
@@ -529,7 +636,11 @@ def load(dataset: str, data_root: str | Path = "", people: str = "1-1000", image
         found = replace(found, side=margin * found.body)
     else:
         raise BadInput("dataset", repr(dataset), f"synthetic, {', '.join(LOADERS)}")
-    return found if missing_points == "as_labelled" else with_middle_points(found, missing_points == "invented")
+    return (
+        found
+        if missing_points == "as_labelled"
+        else with_middle_points(found, missing_points == "invented")
+    )
 
 
 LOADERS = {"mpii": load_mpii, "lsp": load_lsp, "lspet": load_lspet}
@@ -554,17 +665,27 @@ def prepare(out: str | Path, **parameters) -> Data:
     or an image.
     """
     data = _load_both(out, parameters)
-    train, val = ({key.partition(" ")[0] for key in people.keys} for people in (data.train, data.val))
+    train, val = (
+        {key.partition(" ")[0] for key in people.keys} for people in (data.train, data.val)
+    )
     if both := train & val:
-        raise BadInput("train and val", f"{len(both)} in both, first {min(both)}", "no person and no image in both")
+        raise BadInput(
+            "train and val",
+            f"{len(both)} in both, first {min(both)}",
+            "no person and no image in both",
+        )
     data = _with_crops(out, data, parameters)
     for people in (data.train, data.val):
         if not isinstance(people.images, Crops):  # read when they were cut out
             check_images(people)
     fingerprints = {name: getattr(data, name).fingerprint() for name in ("train", "val")}
     skipped = {name: getattr(data, name).skipped for name in ("train", "val")}
-    manifest = {"kind": "data", "parameters": {**parameters, "data_root": _absolute(parameters["data_root"])},
-                "fingerprints": fingerprints, "skipped": skipped}
+    manifest = {
+        "kind": "data",
+        "parameters": {**parameters, "data_root": _absolute(parameters["data_root"])},
+        "fingerprints": fingerprints,
+        "skipped": skipped,
+    }
     artifacts.write_json(Path(out) / "data" / "manifest.json", manifest)
     return replace(data, manifest=manifest)
 
@@ -583,7 +704,11 @@ def opened(out: str | Path) -> Data:
     data = _with_crops(out, _load_both(out, manifest["parameters"]), manifest["parameters"])
     for name, fingerprint in manifest["fingerprints"].items():
         if getattr(data, name).fingerprint() != fingerprint:
-            raise BadInput(path, f"{name} people that have changed since", "the same people: run notebook 01 again")
+            raise BadInput(
+                path,
+                f"{name} people that have changed since",
+                "the same people: run notebook 01 again",
+            )
     return replace(data, manifest=manifest)
 
 
@@ -600,8 +725,20 @@ def cache_of(out: str | Path) -> Path:
 def _load_both(out, parameters) -> Data:
     p = NEWER | parameters
     cache = cache_of(out)
-    train, val = (load(p["dataset"], p["data_root"], p[part], p["image_size"], p["data_seed"], p["only_present"],
-                       p["margin"], p["missing_points"], cache) for part in ("train", "val"))
+    train, val = (
+        load(
+            p["dataset"],
+            p["data_root"],
+            p[part],
+            p["image_size"],
+            p["data_seed"],
+            p["only_present"],
+            p["margin"],
+            p["missing_points"],
+            cache,
+        )
+        for part in ("train", "val")
+    )
     return Data(train, val, p["image_size"], {})
 
 
@@ -612,7 +749,13 @@ def _with_crops(out, data, parameters) -> Data:
 
 def check_images(people: People) -> None:
     """Decode every image once. BadInput on the first that cannot be read: now, not in the tenth epoch."""
-    for row in tqdm(range(len(people)), desc=f"reading {people.dataset}", disable=None, leave=False, mininterval=5):
+    for row in tqdm(
+        range(len(people)),
+        desc=f"reading {people.dataset}",
+        disable=None,
+        leave=False,
+        mininterval=5,
+    ):
         people.images[row]
 
 
@@ -650,8 +793,19 @@ class PoseDataset(Dataset):
     ABSENT also where the joint falls outside the crop · body () float32, upright body in crop px · row () int.
     """
 
-    def __init__(self, people: People, image_size: int, augmentation: Augmentation | None = None, seed: int = 0):
-        self.people, self.image_size, self.augmentation, self.seed = people, image_size, augmentation, seed
+    def __init__(
+        self,
+        people: People,
+        image_size: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
+        self.people, self.image_size, self.augmentation, self.seed = (
+            people,
+            image_size,
+            augmentation,
+            seed,
+        )
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -662,12 +816,18 @@ class PoseDataset(Dataset):
         if self.augmentation is not None:
             frame = self.augmentation(frame, np.random.default_rng((self.seed, self.epoch, row)))
         joints, visibility = framed(frame, self.people.joints[row], self.people.visibility[row])
-        return {"image": torch.from_numpy(self.people.images.cut(row, frame)),
-                "joints": torch.from_numpy(joints), "visibility": torch.from_numpy(visibility),
-                "body": np.float32(frame.body_in_crop), "row": row}
+        return {
+            "image": torch.from_numpy(self.people.images.cut(row, frame)),
+            "joints": torch.from_numpy(joints),
+            "visibility": torch.from_numpy(visibility),
+            "body": np.float32(frame.body_in_crop),
+            "row": row,
+        }
 
 
-def framed(frame: Frame, joints: np.ndarray, visibility: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def framed(
+    frame: Frame, joints: np.ndarray, visibility: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Joints (16, 2) image px and visibility (16,) as they are in the crop: ((16, 2) float32, (16,) int64).
 
     In a mirrored crop the left wrist is what was the right one. Outside the crop, or not annotated: ABSENT, at 0.
@@ -677,5 +837,7 @@ def framed(frame: Frame, joints: np.ndarray, visibility: np.ndarray) -> tuple[np
         joints, visibility = joints.take(MPII.mirror, 0), visibility.take(MPII.mirror)
     inside = (joints >= -0.5) & (joints < frame.image_size - 0.5)
     there = inside[:, 0] & inside[:, 1] & (visibility != ABSENT)
-    return (np.where(there[:, None], joints, 0).astype(np.float32),
-            np.where(there, visibility, ABSENT).astype(np.int64))
+    return (
+        np.where(there[:, None], joints, 0).astype(np.float32),
+        np.where(there, visibility, ABSENT).astype(np.int64),
+    )

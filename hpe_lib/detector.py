@@ -19,7 +19,9 @@ from hpe_lib.paper import N_JOINTS as J
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 VGGS = ("vgg16", "slim_vgg")
-Trunk = tuple[list[nn.Module], int, int]  # five blocks B1 … B5 in a row, channels of the last, its stride in px
+Trunk = tuple[
+    list[nn.Module], int, int
+]  # five blocks B1 … B5 in a row, channels of the last, its stride in px
 
 
 class Detector(nn.Module):
@@ -34,23 +36,35 @@ class Detector(nn.Module):
     a map, and a short training that starts there need not unlearn the other half first.
     """
 
-    def __init__(self, trunk: str | Trunk = "resnet152", map_stride: int = 1, pretrained: bool = False,
-                 prior: float = 0.5):
+    def __init__(
+        self,
+        trunk: str | Trunk = "resnet152",
+        map_stride: int = 1,
+        pretrained: bool = False,
+        prior: float = 0.5,
+    ):
         super().__init__()
         check_stride(map_stride)
-        blocks, channels, stride = named_trunk(trunk, pretrained) if isinstance(trunk, str) else trunk
+        blocks, channels, stride = (
+            named_trunk(trunk, pretrained) if isinstance(trunk, str) else trunk
+        )
         self.B1, self.B2, self.B3, self.B4, self.B5 = blocks
         up = max(1, stride // max(4, map_stride))  # 4 for a ResNet at any map_stride up to 4
         self.B6 = nn.Conv2d(channels, J, 1)
         self.B7 = nn.ConvTranspose2d(J, J, up, stride=up)
-        self.map_stride, self.rest = map_stride, stride // up // map_stride  # rest: B7 leaves it to the fixed bilinear
+        self.map_stride, self.rest = (
+            map_stride,
+            stride // up // map_stride,
+        )  # rest: B7 leaves it to the fixed bilinear
         zero_score(self.B6)
         nearest_deconvolution(self.B7)
         nn.init.constant_(self.B7.bias, math.log(prior / (1 - prior)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.B5(self.B4(self.B3(self.B2(self.B1(images)))))
-        return cut(enlarge(self.B7(self.B6(features)), self.rest), images.shape[-1] // self.map_stride)
+        return cut(
+            enlarge(self.B7(self.B6(features)), self.rest), images.shape[-1] // self.map_stride
+        )
 
 
 class FCN8(nn.Module):
@@ -63,14 +77,22 @@ class FCN8(nn.Module):
     Other arguments and BadInput as for Detector.
     """
 
-    def __init__(self, trunk: str = "vgg16", map_stride: int = 1, pretrained: bool = False, prior: float = 0.5):
+    def __init__(
+        self,
+        trunk: str = "vgg16",
+        map_stride: int = 1,
+        pretrained: bool = False,
+        prior: float = 0.5,
+    ):
         super().__init__()
         check_stride(map_stride)
         features, self.A6, self.A7 = slim_vgg() if trunk == "slim_vgg" else vgg16(pretrained)
         self.A1, self.A2, self.A3, self.A4, self.A5 = pooled_blocks(features)
         self.A8 = nn.Conv2d(width(self.A7), J, 1)
         self.score4, self.score3 = nn.Conv2d(width(self.A4), J, 1), nn.Conv2d(width(self.A3), J, 1)
-        self.A9 = nn.ModuleList(nn.ConvTranspose2d(J, J, 4, stride=2, padding=1, bias=False) for _ in range(2))
+        self.A9 = nn.ModuleList(
+            nn.ConvTranspose2d(J, J, 4, stride=2, padding=1, bias=False) for _ in range(2)
+        )
         self.map_stride = map_stride
         for layer in (self.A8, self.score4, self.score3):
             zero_score(layer)
@@ -92,8 +114,11 @@ def torchvision_net(name: str, pretrained: bool) -> nn.Module:
     try:
         return torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
     except OSError as error:
-        raise BadInput(f"ImageNet weights of {name}", str(error).splitlines()[0],
-                       "torchvision's weights to be reachable, or the file in torch's hub cache") from None
+        raise BadInput(
+            f"ImageNet weights of {name}",
+            str(error).splitlines()[0],
+            "torchvision's weights to be reachable, or the file in torch's hub cache",
+        ) from None
 
 
 def named_trunk(name: str, pretrained: bool = False) -> Trunk:
@@ -105,9 +130,13 @@ def named_trunk(name: str, pretrained: bool = False) -> Trunk:
     if not function:
         return slim_trunk() if name == "slim" else resnet_trunk(name, pretrained)
     try:
-        make = getattr(importlib.import_module(module), function if function.endswith("_trunk") else "")
+        make = getattr(
+            importlib.import_module(module), function if function.endswith("_trunk") else ""
+        )
     except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput("trunk", f"{name!r}: {error}", "module:function, importable and named …_trunk") from None
+        raise BadInput(
+            "trunk", f"{name!r}: {error}", "module:function, importable and named …_trunk"
+        ) from None
     return make(pretrained)
 
 
@@ -117,7 +146,9 @@ def resnet_trunk(name: str, pretrained: bool = False) -> Trunk:
     Weights keep torchvision's layout. BadInput on an unknown name or unreachable weights.
     """
     if name not in RESNETS:
-        raise BadInput("trunk", repr(name), f"one of slim, {', '.join((*RESNETS, *VGGS))}, or module:function")
+        raise BadInput(
+            "trunk", repr(name), f"one of slim, {', '.join((*RESNETS, *VGGS))}, or module:function"
+        )
     net = torchvision_net(name, pretrained)
     for layer in net.layer4.modules():
         if isinstance(layer, nn.Conv2d):
@@ -129,10 +160,17 @@ def resnet_trunk(name: str, pretrained: bool = False) -> Trunk:
 def slim_trunk(widths: tuple[int, ...] = (24, 48, 96, 96)) -> Trunk:
     """(B1 … B5, channels, stride 8): basic residual blocks for small images: at 128 px the same 16×16 grid of
     features that a ResNet has at 256 px."""
-    stem = nn.Sequential(nn.Conv2d(3, widths[0], 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(widths[0]),
-                         nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1))
+    stem = nn.Sequential(
+        nn.Conv2d(3, widths[0], 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
     b2, b3 = basic_stage(widths[0], widths[0], 1), basic_stage(widths[0], widths[1], 2)
-    b4, b5 = basic_stage(widths[1], widths[2], 1, blocks=1), basic_stage(widths[2], widths[3], 1, blocks=1)
+    b4, b5 = (
+        basic_stage(widths[1], widths[2], 1, blocks=1),
+        basic_stage(widths[2], widths[3], 1, blocks=1),
+    )
     return [stem, b2, b3, b4, b5], widths[3], 8
 
 
@@ -140,7 +178,9 @@ def basic_stage(before: int, after: int, stride: int, blocks: int = 2) -> nn.Seq
     """`blocks` of torchvision's basic blocks, the first of which changes channels and resolution."""
     project = None
     if before != after or stride != 1:
-        project = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after))
+        project = nn.Sequential(
+            nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after)
+        )
     first = BasicBlock(before, after, stride, project)
     return nn.Sequential(first, *(BasicBlock(after, after) for _ in range(blocks - 1)))
 
@@ -153,16 +193,25 @@ def vgg16(pretrained: bool = False) -> tuple[nn.Sequential, nn.Sequential, nn.Se
 
 def as_convolution(layer: nn.Linear, kernel: int) -> nn.Sequential:
     """A fully connected layer over kernel × kernel features as the convolution it is, with its ReLU and dropout."""
-    made = nn.Conv2d(layer.in_features // kernel**2, layer.out_features, kernel, padding=kernel // 2)
+    made = nn.Conv2d(
+        layer.in_features // kernel**2, layer.out_features, kernel, padding=kernel // 2
+    )
     made.load_state_dict({"weight": layer.weight.view_as(made.weight), "bias": layer.bias})
     return nn.Sequential(made, nn.ReLU(inplace=True), nn.Dropout())
 
 
-def slim_vgg(widths: tuple[int, ...] = (12, 24, 48, 64, 64)) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
+def slim_vgg(
+    widths: tuple[int, ...] = (12, 24, 48, 64, 64),
+) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
     """(features, A6, A7) for small images: one convolution before the first pooling, two before each other."""
-    features = make_layers([widths[0], "M", *(layer for w in widths[1:] for layer in (w, w, "M"))], batch_norm=True)
+    features = make_layers(
+        [widths[0], "M", *(layer for w in widths[1:] for layer in (w, w, "M"))], batch_norm=True
+    )
     A6, A7 = (make_layers([2 * widths[-1]], batch_norm=True) for _ in range(2))
-    A6[0], A7[0] = nn.Conv2d(widths[-1], 2 * widths[-1], 3, padding=1), nn.Conv2d(2 * widths[-1], 2 * widths[-1], 1)
+    A6[0], A7[0] = (
+        nn.Conv2d(widths[-1], 2 * widths[-1], 3, padding=1),
+        nn.Conv2d(2 * widths[-1], 2 * widths[-1], 1),
+    )
     for layer in (*(layer for layer in features if isinstance(layer, nn.Conv2d)), A6[0], A7[0]):
         layer.bias = None  # the norm behind it would take it away again
     return features, A6, A7
@@ -223,4 +272,6 @@ def enlarge(maps: torch.Tensor, factor: int) -> torch.Tensor:
     """Fixed bilinear enlargement by the pixel-centre rule; 1 leaves the maps as they are."""
     if factor == 1:
         return maps
-    return nn.functional.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
+    return nn.functional.interpolate(
+        maps, scale_factor=factor, mode="bilinear", align_corners=False
+    )

@@ -49,53 +49,135 @@ class File:
     count: int = 1
 
 
-RAW, GITHUB, MPI = "https://raw.githubusercontent.com", "https://github.com", "https://datasets.d2.mpi-inf.mpg.de"
-EVAL_MPII, EVAL_POSE = f"{RAW}/anibali/eval-mpii-pose/HEAD/preds/reference", f"{RAW}/bearpaw/eval_pose/HEAD"
-LEEDS = ("https://sam.johnson.io/research", "http://www.comp.leeds.ac.uk/mat4saj")  # dead since 2019-2021, it is said
+RAW, GITHUB, MPI = (
+    "https://raw.githubusercontent.com",
+    "https://github.com",
+    "https://datasets.d2.mpi-inf.mpg.de",
+)
+EVAL_MPII, EVAL_POSE = (
+    f"{RAW}/anibali/eval-mpii-pose/HEAD/preds/reference",
+    f"{RAW}/bearpaw/eval_pose/HEAD",
+)
+LEEDS = (
+    "https://sam.johnson.io/research",
+    "http://www.comp.leeds.ac.uk/mat4saj",
+)  # dead since 2019-2021, it is said
 FILES = {
     "mpii": (
-        File("mpii_human_pose_v1_u12_1.mat", "annotations", 12_500_000,
-             (f"{MPI}/andriluka14cvpr/mpii_human_pose_v1_u12_2.zip",
-              f"{MPI}/leonid14cvpr/mpii_human_pose_v1_u12_1.tar.gz")),
-        File("valid.h5", "the validation split", 1_350_310,
-             (f"{RAW}/princeton-vl/pose-hg-train/HEAD/data/mpii/annot/valid.h5",
-              *(f"{RAW}/{owner}/pose-hg-demo/HEAD/annot/valid.h5" for owner in ("anewell", "princeton-vl"))),
-             "6c9e29d1472945abf370339d8a75e0da4117be52dcc3f589cb9f4a77cac2b760"),
-        File("predictions/newell.h5", "published predictions", 759_392, (f"{EVAL_MPII}/newell.h5",),
-             "1814e043232b2bae94a4ac4190a46d3273249cdf85993d9dfa98082713bc77f2"),
-        File("predictions/bearpaw-hg_s2_b1.mat", "published predictions", 378_824,
-             (f"{EVAL_MPII}/bearpaw-hg_s2_b1.mat",),
-             "e55d253422cbcc9655395519f0ceb8c21f45f829c77b600fc4de708b4116e61e"),
-        File("images/*.jpg", "images", 12_900_000_000, (f"{MPI}/andriluka14cvpr/mpii_human_pose_v1.tar.gz",),
-             md5="b6bc9c6869d3f035a5570b2e68ec84c4", count=24_984),
+        File(
+            "mpii_human_pose_v1_u12_1.mat",
+            "annotations",
+            12_500_000,
+            (
+                f"{MPI}/andriluka14cvpr/mpii_human_pose_v1_u12_2.zip",
+                f"{MPI}/leonid14cvpr/mpii_human_pose_v1_u12_1.tar.gz",
+            ),
+        ),
+        File(
+            "valid.h5",
+            "the validation split",
+            1_350_310,
+            (
+                f"{RAW}/princeton-vl/pose-hg-train/HEAD/data/mpii/annot/valid.h5",
+                *(
+                    f"{RAW}/{owner}/pose-hg-demo/HEAD/annot/valid.h5"
+                    for owner in ("anewell", "princeton-vl")
+                ),
+            ),
+            "6c9e29d1472945abf370339d8a75e0da4117be52dcc3f589cb9f4a77cac2b760",
+        ),
+        File(
+            "predictions/newell.h5",
+            "published predictions",
+            759_392,
+            (f"{EVAL_MPII}/newell.h5",),
+            "1814e043232b2bae94a4ac4190a46d3273249cdf85993d9dfa98082713bc77f2",
+        ),
+        File(
+            "predictions/bearpaw-hg_s2_b1.mat",
+            "published predictions",
+            378_824,
+            (f"{EVAL_MPII}/bearpaw-hg_s2_b1.mat",),
+            "e55d253422cbcc9655395519f0ceb8c21f45f829c77b600fc4de708b4116e61e",
+        ),
+        File(
+            "images/*.jpg",
+            "images",
+            12_900_000_000,
+            (f"{MPI}/andriluka14cvpr/mpii_human_pose_v1.tar.gz",),
+            md5="b6bc9c6869d3f035a5570b2e68ec84c4",
+            count=24_984,
+        ),
     ),
     "lsp": (
-        File("joints.mat", "person-centric labels, as in the paper", 440_523, (f"{EVAL_POSE}/gt/lsp-joints-PC.mat",),
-             "ddcfcbe904106bfbf26561c8d11720ca62a11c7a861548064b3bae84cb396b2a"),
-        File("lsp-joints-OC.mat", "observer-centric labels", 440_600, (f"{EVAL_POSE}/gt/lsp-joints-OC.mat",),
-             "14e4f21084081275f064d68faa365280ce0aa28130ae54d564f6a626e9ef57bb"),
-        File("pred_keypoints_lsp_pc.mat", "published predictions", 59_847,
-             (f"{EVAL_POSE}/results/LSP/pred_keypoints_lsp_pc.mat",),
-             "ac417a0f291a8a68a04bf1ef337bc95ef7b1c6896e62949f9222496ccc4e30f0"),
-        File("images/im????.jpg", "images", 40_000_000, tuple(f"{home}/lsp_dataset.zip" for home in LEEDS), count=2000),
+        File(
+            "joints.mat",
+            "person-centric labels, as in the paper",
+            440_523,
+            (f"{EVAL_POSE}/gt/lsp-joints-PC.mat",),
+            "ddcfcbe904106bfbf26561c8d11720ca62a11c7a861548064b3bae84cb396b2a",
+        ),
+        File(
+            "lsp-joints-OC.mat",
+            "observer-centric labels",
+            440_600,
+            (f"{EVAL_POSE}/gt/lsp-joints-OC.mat",),
+            "14e4f21084081275f064d68faa365280ce0aa28130ae54d564f6a626e9ef57bb",
+        ),
+        File(
+            "pred_keypoints_lsp_pc.mat",
+            "published predictions",
+            59_847,
+            (f"{EVAL_POSE}/results/LSP/pred_keypoints_lsp_pc.mat",),
+            "ac417a0f291a8a68a04bf1ef337bc95ef7b1c6896e62949f9222496ccc4e30f0",
+        ),
+        File(
+            "images/im????.jpg",
+            "images",
+            40_000_000,
+            tuple(f"{home}/lsp_dataset.zip" for home in LEEDS),
+            count=2000,
+        ),
     ),
     "lspet": (  # not hr-lspet.zip, which holds other pixels and other labels
-        File("joints.mat", "labels", 1_906_792, (f"{RAW}/axelcarlier/lsp/HEAD/joints.mat",),
-             "cc66465117888d9f43aac78c15c4548e37df5022640a193f2002fd084cba13ef"),
-        File("images/im?????.jpg", "images", 170_000_000, (f"{GITHUB}/axelcarlier/lsp/archive/HEAD.zip",
-             *(f"{home}/lspet_dataset.zip" for home in LEEDS)), count=10_000),
+        File(
+            "joints.mat",
+            "labels",
+            1_906_792,
+            (f"{RAW}/axelcarlier/lsp/HEAD/joints.mat",),
+            "cc66465117888d9f43aac78c15c4548e37df5022640a193f2002fd084cba13ef",
+        ),
+        File(
+            "images/im?????.jpg",
+            "images",
+            170_000_000,
+            (
+                f"{GITHUB}/axelcarlier/lsp/archive/HEAD.zip",
+                *(f"{home}/lspet_dataset.zip" for home in LEEDS),
+            ),
+            count=10_000,
+        ),
     ),
 }
-TERMS = {"mpii": "images for research only, not commercially; annotations BSD-2; cite Andriluka et al., CVPR 2014",
-         "lsp": "photographs from Flickr, for research; cite Johnson & Everingham, BMVC 2010",
-         "lspet": "photographs from Flickr, for research; cite Johnson & Everingham, CVPR 2011"}
-ELSEWHERE = {"mpii": "these files, or the archives, put there by hand: human-pose.mpi-inf.mpg.de",
-             "lsp": "joints.mat and images/ put there by hand; copies: huggingface.co/datasets/LiuRunky/"
-                    "Leeds_Sports_Pose, kaggle.com/datasets/dkrivosic/leeds-sports-pose-lsp",
-             "lspet": "joints.mat and images/ put there by hand, from a clone of github.com/axelcarlier/lsp"}
+TERMS = {
+    "mpii": "images for research only, not commercially; annotations BSD-2; cite Andriluka et al., CVPR 2014",
+    "lsp": "photographs from Flickr, for research; cite Johnson & Everingham, BMVC 2010",
+    "lspet": "photographs from Flickr, for research; cite Johnson & Everingham, CVPR 2011",
+}
+ELSEWHERE = {
+    "mpii": "these files, or the archives, put there by hand: human-pose.mpi-inf.mpg.de",
+    "lsp": "joints.mat and images/ put there by hand; copies: huggingface.co/datasets/LiuRunky/"
+    "Leeds_Sports_Pose, kaggle.com/datasets/dkrivosic/leeds-sports-pose-lsp",
+    "lspet": "joints.mat and images/ put there by hand, from a clone of github.com/axelcarlier/lsp",
+}
 SIGNATURES = {".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b", ".h5": b"\x89HDF", ".mat": b"MATLAB"}
 RECORD = "downloads.json"  # beside the data: what came from where, its sha256, when
-TRIES, PAUSE, TIMEOUT, CHUNK = 3, 2.0, (15, 60), 1 << 16  # tries that bring nothing new, s between, s, bytes
+TRIES, PAUSE, TIMEOUT, CHUNK = (
+    3,
+    2.0,
+    (15, 60),
+    1 << 16,
+)  # tries that bring nothing new, s between, s, bytes
 
 
 class Refused(Exception):
@@ -114,7 +196,9 @@ def download(dataset: str, root: str | Path, say=print) -> None:
     lacking = [file for file in FILES[dataset] if not whole(root, file, say)]
     if lacking:
         say(f"to fetch: about {sum(file.size for file in lacking) / 1e6:,.0f} MB; {TERMS[dataset]}")
-    needed = sum(file.size * (1 + (file.count > 1)) for file in lacking)  # archives and what is in them
+    needed = sum(
+        file.size * (1 + (file.count > 1)) for file in lacking
+    )  # archives and what is in them
     if (free := shutil.disk_usage(root).free) < needed:
         raise BadInput(root, f"{free / 1e9:.1f} GB free on its disk", f"{needed / 1e9:.1f} GB free")
     for file in lacking:
@@ -130,7 +214,11 @@ def whole(root: Path, file: File, say=print) -> bool:
     """Is the file, or all that is unpacked from an archive, there? BadInput if a file there has another sha256."""
     found = len(list(root.glob(file.name)))
     if found and file.sha256 and (sha := artifacts.file_hash(root / file.name)) != file.sha256:
-        raise BadInput(root / file.name, f"sha256 {sha[:12]}…", f"{file.sha256[:12]}…; to fetch it, move this one away")
+        raise BadInput(
+            root / file.name,
+            f"sha256 {sha[:12]}…",
+            f"{file.sha256[:12]}…; to fetch it, move this one away",
+        )
     if found < recorded(root).get(file.name, {}).get("files", file.count):
         return False
     say(f"{root / file.name}: there" + (f", {found:,} files" if file.count > 1 else ""))
@@ -155,11 +243,17 @@ def obtain(root: Path, file: File, say=print) -> list[str]:
                 say(f"  md5 {md5} - warning: a third party published {file.md5}")
             entry["files"] = 1 if path == root / file.name else unpack(path, root, file.name)
         except (Refused, requests.RequestException) as error:
-            said = one_line(error) if isinstance(error, Refused) else f"no connection ({type(error).__name__})"
+            said = (
+                one_line(error)
+                if isinstance(error, Refused)
+                else f"no connection ({type(error).__name__})"
+            )
             say(f"  no: {said}")
             answers.append(f"{urlsplit(url).netloc}: {said}")
             continue
-        artifacts.write_json(root / RECORD, {**recorded(root), file.name: {**entry, "fetched": artifacts.now()}})
+        artifacts.write_json(
+            root / RECORD, {**recorded(root), file.name: {**entry, "fetched": artifacts.now()}}
+        )
         return []
     return [f"{file.name} from no mirror: {', '.join(answers)}"]
 
@@ -184,8 +278,15 @@ def resumed(part: Path, url: str, output_file: str, pooch=None) -> None:
             transfer(url, part)
             os.replace(part, output_file)
             return
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
-            tries, furthest = (TRIES if size(part) > furthest else tries - 1), max(furthest, size(part))
+        except (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+        ):
+            tries, furthest = (
+                (TRIES if size(part) > furthest else tries - 1),
+                max(furthest, size(part)),
+            )
             if not (tries and furthest):
                 raise
             time.sleep(PAUSE)
@@ -218,8 +319,17 @@ def append(answer, part: Path, have: int) -> None:
     kind = Path(part.stem).suffix
     if not have and not first.startswith(SIGNATURES[kind]):
         page = first.lstrip()[:15].lower().startswith((b"<!doctype", b"<html"))
-        raise Refused(f"{'an HTML page' if page else 'something else'} instead of a {kind} file, from {answer.url}")
-    bar = tqdm(total=have + length or None, initial=have, unit="B", unit_scale=True, disable=None, leave=False)
+        raise Refused(
+            f"{'an HTML page' if page else 'something else'} instead of a {kind} file, from {answer.url}"
+        )
+    bar = tqdm(
+        total=have + length or None,
+        initial=have,
+        unit="B",
+        unit_scale=True,
+        disable=None,
+        leave=False,
+    )
     with open(part, "ab" if have else "wb") as file, bar:
         for chunk in chain([first], chunks):
             file.write(chunk)
@@ -236,15 +346,24 @@ def unpack(path: Path, root: Path, pattern: str) -> int:
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as beside:
             for name, opened in members(path):
-                target = "/".join(PurePosixPath(name).parts[-1 - pattern.count("/"):])
+                target = "/".join(PurePosixPath(name).parts[-1 - pattern.count("/") :])
                 if fnmatch.fnmatchcase(target, pattern):
                     (new := Path(beside, target)).parent.mkdir(exist_ok=True)
                     with opened() as content, open(new, "wb") as file:
                         shutil.copyfileobj(content, file)
             into_place(Path(beside), root, pattern)
-    except (Refused, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (
+        Refused,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        zlib.error,
+        EOFError,
+    ) as error:
         path.unlink()
-        raise Refused(error if isinstance(error, Refused) else f"a damaged archive: {error}") from None
+        raise Refused(
+            error if isinstance(error, Refused) else f"a damaged archive: {error}"
+        ) from None
     path.unlink()
     return len(list(root.glob(pattern)))
 
@@ -268,7 +387,10 @@ def members(path: Path) -> Iterator[tuple]:
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if safe(info.filename, not stat.S_ISLNK(info.external_attr >> 16)) and not info.is_dir():
+                if (
+                    safe(info.filename, not stat.S_ISLNK(info.external_attr >> 16))
+                    and not info.is_dir()
+                ):
                     yield info.filename, partial(archive.open, info)
     else:
         with tarfile.open(path) as archive:
@@ -294,9 +416,15 @@ FIRST = 5  # names given of each kind of fault
 def default_splits(dataset: str, root: str | Path) -> dict:
     """{split: people} that presets train and score on; for LSPET, "test" is whoever comes after these."""
     if dataset != "lspet":
-        return {"mpii": {"train": "train", "val": "val"}, "lsp": {"train": "train", "test": "test"}}[dataset]
+        return {
+            "mpii": {"train": "train", "val": "val"},
+            "lsp": {"train": "train", "test": "test"},
+        }[dataset]
     numbers = presets.resolve("lspet")["01"]
-    last, count = int(numbers["val"].partition("-")[2]), len(annotations.lsp(Path(root) / "joints.mat"))
+    last, count = (
+        int(numbers["val"].partition("-")[2]),
+        len(annotations.lsp(Path(root) / "joints.mat")),
+    )
     rest = {"test": f"{last + 1}-{count}"} if count > last else {}
     return {"train": numbers["train"], "val": numbers["val"], **rest}
 
@@ -319,12 +447,18 @@ def check(dataset: str, root: str | Path, splits: dict | None = None) -> dict:
     paths = {name: sorted(set(p.images.paths)) for name, p in people.items()}
     looked, missing, unreadable = look(sorted(set(chain(*paths.values()))))
     read = {name: [path for path in there if path in looked] for name, there in paths.items()}
-    found = {"dataset": dataset, "problems": problems,
-             "splits": {name: {"asked": splits[name], **contents(p)} for name, p in people.items()},
-             "missing": {"count": len(missing), "first": missing[:FIRST]},
-             "unreadable": {"count": len(unreadable), "first": unreadable[:FIRST]},
-             "near_duplicates": [pair for a, b in combinations(people, 2)
-                                 for pair in copies({a: read[a], b: read[b]}, looked)]}
+    found = {
+        "dataset": dataset,
+        "problems": problems,
+        "splits": {name: {"asked": splits[name], **contents(p)} for name, p in people.items()},
+        "missing": {"count": len(missing), "first": missing[:FIRST]},
+        "unreadable": {"count": len(unreadable), "first": unreadable[:FIRST]},
+        "near_duplicates": [
+            pair
+            for a, b in combinations(people, 2)
+            for pair in copies({a: read[a], b: read[b]}, looked)
+        ],
+    }
     return found | {"broken": bool(missing or unreadable or problems)}
 
 
@@ -332,10 +466,14 @@ def contents(people: datasets.People) -> dict:
     """Counts of people and of the joints that the data set labels; reason -> people left out."""
     labelled = people.visibility[:, (people.visibility != ABSENT).any(0)]
     kinds = {"visible": VISIBLE, "occluded": OCCLUDED, "not annotated": ABSENT}
-    return {"people": len(people), "images": len(set(people.images.paths)), "metric": people.metric,
-            "without normaliser": int(np.isnan(people.normaliser).sum()),
-            "joints": {kind: int((labelled == value).sum()) for kind, value in kinds.items()},
-            "left out": {why: count for why, count in people.skipped.items() if count}}
+    return {
+        "people": len(people),
+        "images": len(set(people.images.paths)),
+        "metric": people.metric,
+        "without normaliser": int(np.isnan(people.normaliser).sum()),
+        "joints": {kind: int((labelled == value).sum()) for kind, value in kinds.items()},
+        "left out": {why: count for why, count in people.skipped.items() if count},
+    }
 
 
 def look(paths: list[Path]) -> tuple[dict, list, list]:
@@ -367,8 +505,14 @@ def copies(paths: dict, thumbnails: dict) -> list[dict]:
     many, few = (np.stack([thumbnails[path] for path in paths[name]]) for name in (a, b))
     for seen in (few, few[:, :, ::-1]):
         alike = many.reshape(-1, 256) @ seen.reshape(-1, 256).T  # MPII's 14,679 × 2,729: 160 MB
-        found += [{"files": [paths[a][i].name, paths[b][j].name], "splits": [a, b],
-                   "correlation": round(float(alike[i, j]), 4)} for i, j in np.argwhere(alike > COPY)]
+        found += [
+            {
+                "files": [paths[a][i].name, paths[b][j].name],
+                "splits": [a, b],
+                "correlation": round(float(alike[i, j]), 4),
+            }
+            for i, j in np.argwhere(alike > COPY)
+        ]
     return sorted(found, key=lambda pair: -pair["correlation"])
 
 
@@ -377,15 +521,24 @@ def report(found: dict) -> str:
     lines = [f"{name}: {why}" for name, why in found["problems"].items()]
     for name, split in found["splits"].items():
         joints = ", ".join(f"{count:,} {kind}" for kind, count in split["joints"].items())
-        lines += [f"{name} ({split['asked']}): {split['people']:,} people in {split['images']:,} images; {joints}"]
+        lines += [
+            f"{name} ({split['asked']}): {split['people']:,} people in {split['images']:,} images; {joints}"
+        ]
         if lost := split["without normaliser"]:
-            lines += [f"  {lost:,} ({lost / split['people']:.0%}) have no normaliser: left out of {split['metric']}"]
+            lines += [
+                f"  {lost:,} ({lost / split['people']:.0%}) have no normaliser: left out of {split['metric']}"
+            ]
         lines += [f"  {count:,} left out: {why}" for why, count in split["left out"].items()]
     for kind in ("missing", "unreadable"):
         names = ", ".join(found[kind]["first"])
         lines += [f"{found[kind]['count']:,} images {kind}" + (f", first {names}" if names else "")]
     pairs = found["near_duplicates"]
-    lines += [f"{len(pairs)} near-duplicates between splits (thumbnails that correlate above {COPY})"]
-    lines += [f"  {pair['files'][1]} ({pair['splits'][1]}) is like {pair['files'][0]} ({pair['splits'][0]}): "
-              f"{pair['correlation']:.3f}" for pair in pairs[:4 * FIRST]]
+    lines += [
+        f"{len(pairs)} near-duplicates between splits (thumbnails that correlate above {COPY})"
+    ]
+    lines += [
+        f"  {pair['files'][1]} ({pair['splits'][1]}) is like {pair['files'][0]} ({pair['splits'][0]}): "
+        f"{pair['correlation']:.3f}"
+        for pair in pairs[: 4 * FIRST]
+    ]
     return "\n".join(lines)

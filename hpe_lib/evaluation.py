@@ -47,7 +47,9 @@ class Truth:
         return (high - low).max(1)
 
 
-def read_files(dataset: str, truth: Path, predictions: Path, rows: Path | None = None) -> tuple[np.ndarray, Truth]:
+def read_files(
+    dataset: str, truth: Path, predictions: Path, rows: Path | None = None
+) -> tuple[np.ndarray, Truth]:
     """(joints (N, 16, 2), what to score them against) of anyone's prediction file; all px are the files' own (F14).
 
     dataset: "mpii", 16 joints, people in the order of `rows` (Newell's valid.h5) or else of the truth; "lsp", 14 joints
@@ -55,22 +57,39 @@ def read_files(dataset: str, truth: Path, predictions: Path, rows: Path | None =
     """
     if dataset == "mpii":
         found = annotations.mpii_truth(truth, rows)
-        source = f"{truth.name}, in the order of {rows.name}" if rows else f"{truth.name}, in its own order (no --rows)"
+        source = (
+            f"{truth.name}, in the order of {rows.name}"
+            if rows
+            else f"{truth.name}, in its own order (no --rows)"
+        )
         predicted = annotations.predictions(predictions, len(found), whose=source)
         return predicted, _truth(found, found.head_size, "PCKh@0.5", source)
     if rows:
         raise BadInput("--rows", rows, "none: LSP's files are all in one order")
     found, source = annotations.lsp(truth), truth.name
     counts = tuple({len(found), (~found.train).sum() or len(found)})
-    predicted = annotations.predictions(predictions, counts, (len(LSP_NAMES), len(MPII.names)), whose=source)
+    predicted = annotations.predictions(
+        predictions, counts, (len(LSP_NAMES), len(MPII.names)), whose=source
+    )
     if len(predicted) < len(found):
-        found, source = found[~found.train], f"{source}, its test half from {found.image[~found.train][0]} on"
+        found, source = (
+            found[~found.train],
+            f"{source}, its test half from {found.image[~found.train][0]} on",
+        )
     torso = found.joints[:, MPII.index("left_shoulder")] - found.joints[:, MPII.index("right_hip")]
     return predicted, _truth(found, np.linalg.norm(torso, axis=1), "PCK@0.2", source)
 
 
 def _truth(found, normaliser, metric, source):
-    return Truth(found.joints, found.visibility, normaliser, metric, found.occlusion_labels, source, found.skipped)
+    return Truth(
+        found.joints,
+        found.visibility,
+        normaliser,
+        metric,
+        found.occlusion_labels,
+        source,
+        found.skipped,
+    )
 
 
 def conventions(predicted: np.ndarray, people: People | Truth) -> pd.Series:
@@ -82,16 +101,25 @@ def conventions(predicted: np.ndarray, people: People | Truth) -> pd.Series:
         all_joints = distances(predicted, people) <= limit * people.normaliser[:, None]
     hits, pckh = ratio <= limit, people.metric.startswith("PCKh")
     columns = [macro(hits, only(counts, names)) for names in MPII.groups.values()]
-    found = {"pooled over 14 joints": share(hits, counts), "mean over 14 joints": macro(hits, counts),
-             "mean of the 7 columns": pd.Series(columns, dtype=float).mean(),
-             "head column: head top only": share(hits, only(counts, ("head_top",))),
-             "head column: mean with upper neck": macro(hits, only(counts, MPII.groups["head"])),
-             "pelvis and thorax pooled too": share(all_joints, every),
-             "visible joints only": share(hits, counts & (people.visibility == VISIBLE)),
-             "moved by one pixel": share(moved, counts), "threshold 0.1": share(ratio <= 0.1, counts),
-             "missing truth counted as wrong": 100 * float((hits & counts).sum()) / (len(counts) * len(MPII.scored))}
-    found |= ({"head size without its 0.6": share(ratio <= limit / annotations.HEAD, counts)} if pckh else
-              {"longer side of the joints' box": box_normalised(predicted, people)})
+    found = {
+        "pooled over 14 joints": share(hits, counts),
+        "mean over 14 joints": macro(hits, counts),
+        "mean of the 7 columns": pd.Series(columns, dtype=float).mean(),
+        "head column: head top only": share(hits, only(counts, ("head_top",))),
+        "head column: mean with upper neck": macro(hits, only(counts, MPII.groups["head"])),
+        "pelvis and thorax pooled too": share(all_joints, every),
+        "visible joints only": share(hits, counts & (people.visibility == VISIBLE)),
+        "moved by one pixel": share(moved, counts),
+        "threshold 0.1": share(ratio <= 0.1, counts),
+        "missing truth counted as wrong": 100
+        * float((hits & counts).sum())
+        / (len(counts) * len(MPII.scored)),
+    }
+    found |= (
+        {"head size without its 0.6": share(ratio <= limit / annotations.HEAD, counts)}
+        if pckh
+        else {"longer side of the joints' box": box_normalised(predicted, people)}
+    )
     return pd.Series(found, dtype=float)
 
 
@@ -106,18 +134,29 @@ def score(predicted: np.ndarray, people: People | Truth, seed: int = 0) -> dict:
         raise ValueError(f"predictions of shape {predicted.shape}, expected {people.joints.shape}")
     ratio, counts = errors(predicted, people)
     hits = ratio <= threshold(people)
-    report = {"metric": people.metric, "total": share(hits, counts), "total_macro": macro(hits, counts)}
+    report = {
+        "metric": people.metric,
+        "total": share(hits, counts),
+        "total_macro": macro(hits, counts),
+    }
     report |= {group: macro(hits, only(counts, names)) for group, names in MPII.groups.items()}
     report["head_top"] = share(hits, only(counts, ("head_top",)))
     for name, value in (("visible", VISIBLE), ("occluded", OCCLUDED)):
-        report[name] = share(hits, counts & (people.visibility == value)) if people.occlusion_labels else None
+        report[name] = (
+            share(hits, counts & (people.visibility == value)) if people.occlusion_labels else None
+        )
     report["at_0.1"] = share(ratio <= 0.1, counts)
     report["auc"] = area(ratio, counts)
-    report["box_normalised"] = box_normalised(predicted, people) if people.metric.startswith("PCK@") else None
+    report["box_normalised"] = (
+        box_normalised(predicted, people) if people.metric.startswith("PCK@") else None
+    )
     report["ci95"] = interval(hits, counts, seed)
     report["not_finite"] = int((counts & ~np.isfinite(predicted).all(-1)).sum())
-    return report | {"persons": int((~np.isnan(people.normaliser)).sum()), "joints": int(counts.sum()),
-                     "left_out": int(np.isnan(people.normaliser).sum())}
+    return report | {
+        "persons": int((~np.isnan(people.normaliser)).sum()),
+        "joints": int(counts.sum()),
+        "left_out": int(np.isnan(people.normaliser).sum()),
+    }
 
 
 def box_normalised(predicted: np.ndarray, people: People) -> float | None:
@@ -160,8 +199,13 @@ KEEP = ("everyone", "visible", "occluded", "right", "wrong")
 ORDER = ("as they come", "largest error", "smallest error")
 
 
-def selected(predicted: np.ndarray, people: People, joint: int | None = None, keep: str = "everyone",
-             order: str = "as they come") -> np.ndarray:
+def selected(
+    predicted: np.ndarray,
+    people: People,
+    joint: int | None = None,
+    keep: str = "everyone",
+    order: str = "as they come",
+) -> np.ndarray:
     """Rows of the people to look at, by a joint or (None) by any of theirs and their mean error.
 
     predicted: (N, 16, 2) image px.  keep: those whose joint is visible, occluded, right or wrong by the metric, or
@@ -171,9 +215,23 @@ def selected(predicted: np.ndarray, people: People, joint: int | None = None, ke
         raise ValueError(f"{keep!r}, {order!r}: expected one of {KEEP} and one of {ORDER}")
     ratio, counts = errors(predicted, people)
     right, wrong = counts & (ratio <= threshold(people)), counts & (ratio > threshold(people))
-    kinds = dict(zip(KEEP, (counts | True, people.visibility == VISIBLE, people.visibility == OCCLUDED, right, wrong)))
+    kinds = dict(
+        zip(
+            KEEP,
+            (
+                counts | True,
+                people.visibility == VISIBLE,
+                people.visibility == OCCLUDED,
+                right,
+                wrong,
+            ),
+        )
+    )
     columns = slice(None) if joint is None else [joint]
-    rows, error = np.flatnonzero(kinds[keep][:, columns].any(1)), mean_error(ratio[:, columns], counts[:, columns])
+    rows, error = (
+        np.flatnonzero(kinds[keep][:, columns].any(1)),
+        mean_error(ratio[:, columns], counts[:, columns]),
+    )
     if order == "as they come":
         return rows
     return rows[np.argsort(error[rows] * (-1 if order == "largest error" else 1), kind="stable")]
@@ -221,8 +279,20 @@ def interval(hits: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float]
 
 def table(scores: dict[str, dict]) -> pd.DataFrame:
     """Scores by row name, one column a number, one decimal when shown; the interval as text."""
-    columns = [*MPII.groups, "total", "ci95", "visible", "occluded", "at_0.1", "auc", "total_macro", "head_top",
-               "box_normalised", "persons", "left_out"]
+    columns = [
+        *MPII.groups,
+        "total",
+        "ci95",
+        "visible",
+        "occluded",
+        "at_0.1",
+        "auc",
+        "total_macro",
+        "head_top",
+        "box_normalised",
+        "persons",
+        "left_out",
+    ]
     rows = {name: {column: report[column] for column in columns} for name, report in scores.items()}
     for row in rows.values():
         row["ci95"] = "–" if row["ci95"] is None else "{:.1f}–{:.1f}".format(*row["ci95"])
@@ -236,13 +306,19 @@ def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
     One row a scored joint, columns (row name, "visible" | "occluded") with the number of joints at the end; where the
     data set has no occlusion labels there is one column, "annotated".
     """
-    kinds = {"visible": VISIBLE, "occluded": OCCLUDED} if people.occlusion_labels else {"annotated": VISIBLE}
+    kinds = (
+        {"visible": VISIBLE, "occluded": OCCLUDED}
+        if people.occlusion_labels
+        else {"annotated": VISIBLE}
+    )
     columns = {}
     for name, predicted in answers.items():
         ratio, counts = errors(predicted, people)
         for kind, value in kinds.items():
             chosen = counts & (people.visibility == value)
-            columns[name, kind] = [share(ratio[:, j] <= threshold(people), chosen[:, j]) for j in MPII.scored]
+            columns[name, kind] = [
+                share(ratio[:, j] <= threshold(people), chosen[:, j]) for j in MPII.scored
+            ]
             columns["joints", kind] = chosen.sum(0)[MPII.scored]
     table = pd.DataFrame(columns, index=[MPII.names[j] for j in MPII.scored])
     return table[[*answers, "joints"]]
@@ -254,7 +330,11 @@ def monitor(people: People, image_size: int, count: int = 200) -> Callable[[Casc
 
     def scorer(cascade: Cascade) -> dict:
         found = score(predict(cascade, people, image_size, flip_test=False).joints, people)
-        parts = {f"{people.metric} {part}": found[part] for part in ("visible", "occluded") if found[part] is not None}
+        parts = {
+            f"{people.metric} {part}": found[part]
+            for part in ("visible", "occluded")
+            if found[part] is not None
+        }
         return {people.metric: found["total"], **parts}
 
     return scorer
@@ -268,24 +348,35 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
     people for all at once, so what is hard for everybody falls out.
     """
     counts = errors(plus[0], people)[1]
-    gained = sum(sign * hit(answer, people).astype(int) for sign, answers in ((1, plus), (-1, minus))
-                 for answer in answers)
-    drawn = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
-    drawn = np.concatenate([np.ones((1, len(counts)), int), drawn])  # first everybody once, then the resamples
+    gained = sum(
+        sign * hit(answer, people).astype(int)
+        for sign, answers in ((1, plus), (-1, minus))
+        for answer in answers
+    )
+    drawn = np.random.default_rng(seed).multinomial(
+        len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES
+    )
+    drawn = np.concatenate(
+        [np.ones((1, len(counts)), int), drawn]
+    )  # first everybody once, then the resamples
     parts = {"total": counts}
     if people.occlusion_labels:
-        parts |= {name: counts & (people.visibility == value) for name, value in
-                  (("visible", VISIBLE), ("occluded", OCCLUDED))}
+        parts |= {
+            name: counts & (people.visibility == value)
+            for name, value in (("visible", VISIBLE), ("occluded", OCCLUDED))
+        }
     with np.errstate(invalid="ignore"):
-        points = {name: 100 * (drawn @ (gained * part).sum(1)) / (drawn @ part.sum(1)) for name, part in parts.items()}
+        points = {
+            name: 100 * (drawn @ (gained * part).sum(1)) / (drawn @ part.sum(1))
+            for name, part in parts.items()
+        }
     points |= {name: np.array([np.nan]) for name in ("visible", "occluded") if name not in points}
     points["occluded_minus_visible"] = points["occluded"] - points["visible"]
     return {name: difference(values) for name, values in points.items()}
 
 
 def difference(points: np.ndarray) -> dict | None:
-    """{"difference", "ci95"} of a quantity measured on everybody (first) and on resamples of people; None if undefined.
-    """
+    """{"difference", "ci95"} of a quantity measured on everybody (first) and on resamples of people; None if undefined."""
     if not np.isfinite(points).all():
         return None
     low, high = np.percentile(points[1:], (2.5, 97.5))
@@ -302,26 +393,51 @@ def verdict(found: dict | None) -> str:
 
 def said(found: dict | None) -> str:
     """A `paired` difference as text, "+5.1 [4.0, 6.3]"; a dash where it is undefined."""
-    return "–" if found is None else "{:+.1f} [{:.1f}, {:.1f}]".format(found["difference"], *found["ci95"])
+    return (
+        "–"
+        if found is None
+        else "{:+.1f} [{:.1f}, {:.1f}]".format(found["difference"], *found["ci95"])
+    )
 
 
-def covering(cascade: Cascade, people: People, image_size: int, sides: list[float], seed: int = 0,
-             decoder: str = "parabola") -> pd.DataFrame:
+def covering(
+    cascade: Cascade,
+    people: People,
+    image_size: int,
+    sides: list[float],
+    seed: int = 0,
+    decoder: str = "parabola",
+) -> pd.DataFrame:
     """What a patch over one joint does to it: % of the covered joints that are right, by the patch's side.
 
     Each person has one visible scored joint covered, drawn by seed. sides: in body heights, the index. Columns detector
     and cascade, then each one's mean peak in the covered joint's map. No flip test, which would mirror the patch.
     """
-    choices = scored(people) & (people.visibility == VISIBLE) & ~np.isnan(people.normaliser)[:, None]
-    people, choices, random = people[choices.any(1)], choices[choices.any(1)], np.random.default_rng(seed)
+    choices = (
+        scored(people) & (people.visibility == VISIBLE) & ~np.isnan(people.normaliser)[:, None]
+    )
+    people, choices, random = (
+        people[choices.any(1)],
+        choices[choices.any(1)],
+        np.random.default_rng(seed),
+    )
     person, joint = np.arange(len(people)), [random.choice(np.flatnonzero(row)) for row in choices]
     frames, crops, rows = people.frames(image_size), people.crops(image_size), []
-    points = np.stack([frame.to_crop(place) for frame, place in zip(frames, people.joints[person, joint])])
+    points = np.stack(
+        [frame.to_crop(place) for frame, place in zip(frames, people.joints[person, joint])]
+    )
     for side in sides:
         covered = cover(crops, points, side * np.array([frame.body_in_crop for frame in frames]))
         found = locate(cascade, torch.from_numpy(covered).split(64), frames, False, decoder)
-        right = {name: hit(joints, people)[person, joint].mean() * 100 for name, joints in
-                 (("detector", found.detector_joints), ("cascade", found.joints))}
-        rows.append(right | {"detector's peak": found.detector_peak[person, joint].mean(),
-                             "cascade's peak": found.confidence[person, joint].mean()})
+        right = {
+            name: hit(joints, people)[person, joint].mean() * 100
+            for name, joints in (("detector", found.detector_joints), ("cascade", found.joints))
+        }
+        rows.append(
+            right
+            | {
+                "detector's peak": found.detector_peak[person, joint].mean(),
+                "cascade's peak": found.confidence[person, joint].mean(),
+            }
+        )
     return pd.DataFrame(rows, index=pd.Index(sides, name="side of the patch, body heights"))

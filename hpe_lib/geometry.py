@@ -41,11 +41,22 @@ class Frame:
     @cached_property
     def matrix(self) -> np.ndarray:
         """(2, 3) float64, image px -> crop px, (x, y)."""
-        turn, zoom, way = math.radians(self.angle), self.image_size / self.side, -1 if self.mirrored else 1
+        turn, zoom, way = (
+            math.radians(self.angle),
+            self.image_size / self.side,
+            -1 if self.mirrored else 1,
+        )
         across, along = zoom * math.cos(turn), zoom * math.sin(turn)
-        (x, y), middle = self.center, (self.image_size - 1) / 2  # the crop's centre, by the pixel-centre rule
-        return np.array([[way * across, way * along, middle - way * (across * x + along * y)],
-                         [-along, across, middle - (across * y - along * x)]])
+        (x, y), middle = (
+            self.center,
+            (self.image_size - 1) / 2,
+        )  # the crop's centre, by the pixel-centre rule
+        return np.array(
+            [
+                [way * across, way * along, middle - way * (across * x + along * y)],
+                [-along, across, middle - (across * y - along * x)],
+            ]
+        )
 
     @property
     def inverse(self) -> np.ndarray:
@@ -72,9 +83,11 @@ class Frame:
             size = image.shape[1] // shrink, image.shape[0] // shrink
             return self.on(shrink).cut(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
         size = self.image_size, self.image_size
-        if image.shape[0] * image.shape[1] > 4 * self.image_size ** 2:
+        if image.shape[0] * image.shape[1] > 4 * self.image_size**2:
             return cv2.warpAffine(image, self.matrix, size)
-        four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # they are warped to the same numbers as three, in half the time
+        four = cv2.cvtColor(
+            image, cv2.COLOR_RGB2RGBA
+        )  # they are warped to the same numbers as three, in half the time
         return cv2.cvtColor(cv2.warpAffine(four, self.matrix, size), cv2.COLOR_RGBA2RGB)
 
     def on(self, step: float, left: int = 0, top: int = 0) -> "Frame":
@@ -85,7 +98,12 @@ class Frame:
 
     def augmented(self, scale: float = 1.0, angle: float = 0.0, mirrored: bool = False) -> "Frame":
         """The frame in which the person appears `scale` times larger, turned and maybe mirrored (§3.1)."""
-        return replace(self, side=self.side / scale, angle=self.angle + angle, mirrored=self.mirrored != mirrored)
+        return replace(
+            self,
+            side=self.side / scale,
+            angle=self.angle + angle,
+            mirrored=self.mirrored != mirrored,
+        )
 
 
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

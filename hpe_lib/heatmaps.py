@@ -10,7 +10,9 @@ from hpe_lib.geometry import rescale
 from hpe_lib.skeleton import MPII
 
 
-def discs(points: torch.Tensor, present: torch.Tensor, size: int, radius: torch.Tensor) -> torch.Tensor:
+def discs(
+    points: torch.Tensor, present: torch.Tensor, size: int, radius: torch.Tensor
+) -> torch.Tensor:
     """Part labels of the detector: 1 within `radius` of the joint, else 0 (§3, "Part detection subnetwork").
 
     points (B, J, 2) map px; present (B, J) bool, an absent joint gets an empty map; radius (B,) map px.
@@ -18,10 +20,14 @@ def discs(points: torch.Tensor, present: torch.Tensor, size: int, radius: torch.
     """
     across, down = _squared_offsets(points, size)
     reach = torch.where(present, radius.clamp_min(0.71)[:, None] ** 2, -1)[..., None] - down
-    return (reach[..., :, None] - across[..., None, :]).ge_(0)  # in place: no second tensor of this size
+    return (reach[..., :, None] - across[..., None, :]).ge_(
+        0
+    )  # in place: no second tensor of this size
 
 
-def gaussians(points: torch.Tensor, present: torch.Tensor, size: int, sigma: torch.Tensor) -> torch.Tensor:
+def gaussians(
+    points: torch.Tensor, present: torch.Tensor, size: int, sigma: torch.Tensor
+) -> torch.Tensor:
     """Confidence maps of the regressor: exp(-d² / 2 sigma²), 1 exactly at the joint (§3, "Regression subnetwork").
 
     points (B, J, 2) map px; present (B, J) bool, an absent joint gets an empty map; sigma (B,) map px.
@@ -29,7 +35,9 @@ def gaussians(points: torch.Tensor, present: torch.Tensor, size: int, sigma: tor
     below 1e-18 along either axis is 0: denormal numbers, which processors handle slowly, would come of it.
     """
     exponents = (-d / (2 * sigma[:, None, None] ** 2) for d in _squared_offsets(points, size))
-    across, down = (F.threshold(torch.exp(exponent.clamp_min(-42)), 1e-18, 0) for exponent in exponents)
+    across, down = (
+        F.threshold(torch.exp(exponent.clamp_min(-42)), 1e-18, 0) for exponent in exponents
+    )
     return across[..., None, :] * (down * present[..., None])[..., :, None]
 
 
@@ -85,12 +93,16 @@ def _quarter(maps, peaks):
 
 
 def _parabola(maps, peaks):
-    middle = peaks.clamp(1, maps.shape[-1] - 2)  # of a peak on the border, the three cells nearest to it
+    middle = peaks.clamp(
+        1, maps.shape[-1] - 2
+    )  # of a peak on the border, the three cells nearest to it
     values = _neighbours(maps, middle)
     logs = values.clamp_min(1e-10).log()
     before, at, after = torch.where((values > 0).all(-1, keepdim=True), logs, values).unbind(-1)
     bend = 2 * at - before - after
-    vertex = torch.where(bend > 1e-12, middle + (after - before) / (2 * bend.clamp_min(1e-12)), peaks)
+    vertex = torch.where(
+        bend > 1e-12, middle + (after - before) / (2 * bend.clamp_min(1e-12)), peaks
+    )
     return vertex.clamp(peaks - 0.5, peaks + 0.5)
 
 

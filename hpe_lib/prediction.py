@@ -26,7 +26,10 @@ from hpe_lib.skeleton import MPII
 
 SURE = 0.3  # a confidence from which on a joint is drawn as found
 PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
-WHITE, SIDES = (255, 255, 255), {"right": ((213, 94, 0), 12), "left": ((0, 114, 178), 4)}  # RGB, as figures has them
+WHITE, SIDES = (
+    (255, 255, 255),
+    {"right": ((213, 94, 0), 12), "left": ((0, 114, 178), 4)},
+)  # RGB, as figures has them
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,15 @@ def _with_mirrored(maps, mirrored):
     return (maps + heatmaps.mirror(mirrored)) / 2
 
 
-def predict(cascade: Cascade, people: People, image_size: int, batch_size: int = 64, flip_test: bool = True,
-            decoder: str = "parabola", workers: int = 0) -> Predictions:
+def predict(
+    cascade: Cascade,
+    people: People,
+    image_size: int,
+    batch_size: int = 64,
+    flip_test: bool = True,
+    decoder: str = "parabola",
+    workers: int = 0,
+) -> Predictions:
     """Poses of people in their frames. Without a regressor the cascade's answer is the detector's.
 
     Several processes (training.world) each look at a share of the people, and all return the answers for everybody.
@@ -68,7 +78,9 @@ def predict(cascade: Cascade, people: People, image_size: int, batch_size: int =
     from accelerate.utils import gather_object
 
     rank, count = PartialState().process_index, PartialState().num_processes
-    rows = np.arange(rank, max(len(people), count), count) % len(people)  # of fewer people than processes some twice
+    rows = np.arange(rank, max(len(people), count), count) % len(
+        people
+    )  # of fewer people than processes some twice
     loader = DataLoader(PoseDataset(people[rows], image_size), batch_size, num_workers=workers)
     frames = people[rows].frames(image_size)
     found = locate(cascade, (batch["image"] for batch in loader), frames, flip_test, decoder)
@@ -89,8 +101,13 @@ def ahead(items: Iterable) -> Iterator:
 
 
 @torch.no_grad()
-def locate(cascade: Cascade, batches: Iterable[torch.Tensor], frames: list[Frame], flip_test: bool,
-           decoder: str) -> Predictions:
+def locate(
+    cascade: Cascade,
+    batches: Iterable[torch.Tensor],
+    frames: list[Frame],
+    flip_test: bool,
+    decoder: str,
+) -> Predictions:
     """Poses in N crops, given as batches (B, S, S, 3) uint8, said in the images that their N frames cut them from.
 
     The next batch is made while the network works on one; the frames may become known as the batches do.
@@ -101,12 +118,16 @@ def locate(cascade: Cascade, batches: Iterable[torch.Tensor], frames: list[Frame
         found = forward(cascade, images.to(cascade.mean.device), flip_test)
         rows.append(decode(found, cascade.map_stride, decoder, cascade.first))
     joints, peaks, *detector = (np.concatenate(part) for part in zip(*rows))
-    points = [np.stack([frame.to_image(crop) for frame, crop in zip(frames, part)])
-              for part in (joints, detector[0], detector[1])]
+    points = [
+        np.stack([frame.to_image(crop) for frame, crop in zip(frames, part)])
+        for part in (joints, detector[0], detector[1])
+    ]
     return Predictions(points[0], peaks, points[1], points[2], detector[2])
 
 
-def decode(maps: Maps, map_stride: int, decoder: str, first: str = "detection") -> tuple[np.ndarray, ...]:
+def decode(
+    maps: Maps, map_stride: int, decoder: str, first: str = "detection"
+) -> tuple[np.ndarray, ...]:
     """(joints (B, 16, 2) crop px, their peaks (B, 16), detector's joints, its centroids, its peak probability).
 
     first: what the detector has learned; "regression": its maps are read as the regressor's are (F15).
@@ -116,14 +137,18 @@ def decode(maps: Maps, map_stride: int, decoder: str, first: str = "detection") 
         readable = maps.detector - maps.detector.amax((-2, -1), keepdim=True)
     from_logits, _ = heatmaps.decode(readable, decoder)
     centroids, top = heatmaps.decode(confidence(maps.detector, first), "centroid")
-    joints, peaks = (from_logits, top) if maps.regressor is None else heatmaps.decode(maps.regressor, decoder)
+    joints, peaks = (
+        (from_logits, top) if maps.regressor is None else heatmaps.decode(maps.regressor, decoder)
+    )
     points = (heatmaps.from_map(part, map_stride) for part in (joints, from_logits, centroids))
     joints, from_logits, centroids = (part.cpu().numpy() for part in points)
     return joints, peaks.cpu().numpy(), from_logits, centroids, top.cpu().numpy()
 
 
 @torch.no_grad()
-def maps(cascade: Cascade, people: People, image_size: int, flip_test: bool = False) -> tuple[np.ndarray, ...]:
+def maps(
+    cascade: Cascade, people: People, image_size: int, flip_test: bool = False
+) -> tuple[np.ndarray, ...]:
     """For pictures: (crops (N, S, S, 3) uint8, detector's probabilities (N, 16, h, w), regressor's maps or None)."""
     crops = people.crops(image_size)
     found = forward(cascade.eval(), torch.from_numpy(crops).to(cascade.mean.device), flip_test)
@@ -133,8 +158,10 @@ def maps(cascade: Cascade, people: People, image_size: int, flip_test: bool = Fa
 
 def cover(crops: np.ndarray, points: np.ndarray, sides: np.ndarray) -> np.ndarray:
     """Crops (N, S, S, 3) with a square of their own mean colour about the points (N, 2), of the sides (N,), crop px."""
-    corners = [np.rint(np.concatenate([point + 0.5 - side / 2, point + 0.5 + side / 2]))
-               for point, side in zip(points, sides)]
+    corners = [
+        np.rint(np.concatenate([point + 0.5 - side / 2, point + 0.5 + side / 2]))
+        for point, side in zip(points, sides)
+    ]
     return np.stack([patched(crop, box) for crop, box in zip(crops, corners)])
 
 
@@ -162,13 +189,19 @@ class PoseEstimator:
         [x, y, side], "joints": {name: {"x", "y", "confidence", "detector_peak"}}}: image px, (0, 0) the centre of the
         first pixel. BadInput on an unreadable image, an array of another kind, or a box that is none.
         """
-        name, pixels = ("image", image) if isinstance(image, np.ndarray) else (str(image), read_image(Path(image)))
+        name, pixels = (
+            ("image", image)
+            if isinstance(image, np.ndarray)
+            else (str(image), read_image(Path(image)))
+        )
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise BadInput(name, f"{pixels.dtype} of shape {pixels.shape}", "(H, W, 3) uint8, RGB")
         frames = windows(boxes, pixels.shape, self.image_size, name)
         return self.people([frame.cut(pixels) for frame in frames], frames)
 
-    def people(self, crops: Iterable[np.ndarray], frames: list[Frame], batch_size: int = 16) -> list[dict]:
+    def people(
+        self, crops: Iterable[np.ndarray], frames: list[Frame], batch_size: int = 16
+    ) -> list[dict]:
         """The same of crops (S, S, 3) uint8 and the frames that cut them, of whatever images, in common batches."""
         crops = iter(crops)
         batches = iter(lambda: list(itertools.islice(crops, batch_size)), [])
@@ -178,9 +211,13 @@ class PoseEstimator:
         found = locate(self.cascade, stacks, frames, self.flip_test, self.decoder)
         numbers = np.dstack([found.joints, found.confidence, found.detector_peak]).tolist()
         keys = ("x", "y", "confidence", "detector_peak")
-        return [{"box": [*(np.array(frame.center) - (frame.side - 1) / 2).tolist(), frame.side],
-                 "joints": {name: dict(zip(keys, row)) for name, row in zip(MPII.names, rows)}}
-                for frame, rows in zip(frames, numbers)]
+        return [
+            {
+                "box": [*(np.array(frame.center) - (frame.side - 1) / 2).tolist(), frame.side],
+                "joints": {name: dict(zip(keys, row)) for name, row in zip(MPII.names, rows)},
+            }
+            for frame, rows in zip(frames, numbers)
+        ]
 
 
 def load(folder: str | Path) -> PoseEstimator:
@@ -205,18 +242,29 @@ def window(box: Sequence, shape: tuple, image_size: int, name: str = "boxes") ->
     """
     try:
         x, y, *far = map(float, box)
-        first, beyond = np.array([x, y]), np.array(far if len(far) == 2 else [x + far[0], y + far[0]])
+        first, beyond = (
+            np.array([x, y]),
+            np.array(far if len(far) == 2 else [x + far[0], y + far[0]]),
+        )
         side = (beyond - first).max() * (MARGIN if len(far) == 2 else 1)
-        good = len(far) < 3 and (beyond > np.maximum(first, 0)).all() and (first < shape[1::-1]).all()
+        good = (
+            len(far) < 3 and (beyond > np.maximum(first, 0)).all() and (first < shape[1::-1]).all()
+        )
     except (TypeError, ValueError, IndexError):
         good = False
     if not good or not side <= 10 * max(shape[:2]):  # not: NaN too
-        raise BadInput(name, f"the box {box}", f"[x, y, side > 0] or [x1, y1, x2 > x1, y2 > y1], px, on the image of "
-                                               f"{shape[1]} × {shape[0]} px")
+        raise BadInput(
+            name,
+            f"the box {box}",
+            f"[x, y, side > 0] or [x1, y1, x2 > x1, y2 > y1], px, on the image of "
+            f"{shape[1]} × {shape[0]} px",
+        )
     return Frame(tuple((first + beyond - 1) / 2), float(side), image_size, float(side / MARGIN))
 
 
-def windows(boxes: Sequence | None, shape: tuple, image_size: int, name: str = "boxes") -> list[Frame]:
+def windows(
+    boxes: Sequence | None, shape: tuple, image_size: int, name: str = "boxes"
+) -> list[Frame]:
     """The windows of all boxes; of None the square around the whole image."""
     if boxes is None:
         side = max(shape[:2])
@@ -224,8 +272,12 @@ def windows(boxes: Sequence | None, shape: tuple, image_size: int, name: str = "
     return [window(box, shape, image_size, name) for box in boxes]
 
 
-def photographs(estimator: PoseEstimator, images: Sequence[Path], boxes: Path | None = None,
-                detect: bool = False) -> list[dict]:
+def photographs(
+    estimator: PoseEstimator,
+    images: Sequence[Path],
+    boxes: Path | None = None,
+    detect: bool = False,
+) -> list[dict]:
     """Predict JSON {"image", "people"} of image files; the people of all images go through in common batches.
 
     Where people are says the boxes file (`read_boxes`) or torchvision's person detector, else each image is one person.
@@ -239,14 +291,20 @@ def photographs(estimator: PoseEstimator, images: Sequence[Path], boxes: Path | 
     def crops(path, found):
         pixels = read_image(path)
         found = detect_people(finder, pixels) if detect else found
-        found = windows(found, pixels.shape, estimator.image_size, f"{boxes or '--people'}: {path.name}")
+        found = windows(
+            found, pixels.shape, estimator.image_size, f"{boxes or '--people'}: {path.name}"
+        )
         frames.extend(found)
         counts.append(len(found))
         return [frame.cut(pixels) for frame in found]
 
-    people = iter(estimator.people(itertools.chain.from_iterable(map(crops, images, wanted)), frames))
-    return [{"image": str(path), "people": [next(people) for _ in range(count)]}
-            for path, count in zip(images, counts)]
+    people = iter(
+        estimator.people(itertools.chain.from_iterable(map(crops, images, wanted)), frames)
+    )
+    return [
+        {"image": str(path), "people": [next(people) for _ in range(count)]}
+        for path, count in zip(images, counts)
+    ]
 
 
 def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
@@ -255,10 +313,17 @@ def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
     The file may speak of more images. BadInput if it does not of one that is given.
     """
     table = artifacts.read_json(path)
-    found = [table.get(str(image), table.get(image.name)) if isinstance(table, dict) else None for image in images]
+    found = [
+        table.get(str(image), table.get(image.name)) if isinstance(table, dict) else None
+        for image in images
+    ]
     for image, boxes in zip(images, found):
         if not isinstance(boxes, list):
-            raise BadInput(path, f"no list of boxes for {image.name}", f'{{"{image.name}": [[x, y, side], …], …}}')
+            raise BadInput(
+                path,
+                f"no list of boxes for {image.name}",
+                f'{{"{image.name}": [[x, y, side], …], …}}',
+            )
     return found
 
 
@@ -267,15 +332,20 @@ def person_detector() -> nn.Module:
     try:
         return torchvision.models.get_model(PERSON_DETECTOR, weights="DEFAULT").eval()
     except (OSError, RuntimeError) as error:  # the latter: fetched, but not what its hash says
-        raise BadInput(f"weights of {PERSON_DETECTOR}", str(error).splitlines()[0],
-                       "torchvision's weights to be reachable, or the people's boxes in a file (--boxes)") from None
+        raise BadInput(
+            f"weights of {PERSON_DETECTOR}",
+            str(error).splitlines()[0],
+            "torchvision's weights to be reachable, or the people's boxes in a file (--boxes)",
+        ) from None
 
 
 @torch.no_grad()
 def detect_people(detector: nn.Module, image: np.ndarray, least: float = 0.7) -> list[list[float]]:
     """Boxes [x1, y1, x2, y2], image px, of the people in an image (H, W, 3) uint8 that score at `least` so high."""
     found = detector([torch.from_numpy(image).permute(2, 0, 1) / 255])[0]
-    return found["boxes"][(found["labels"] == 1) & (found["scores"] >= least)].tolist()  # COCO's 1 is a person
+    return found["boxes"][
+        (found["labels"] == 1) & (found["scores"] >= least)
+    ].tolist()  # COCO's 1 is a person
 
 
 def output_stems(images: Sequence[Path], out: Path, boxes: Path | None = None) -> list[Path]:
@@ -284,12 +354,16 @@ def output_stems(images: Sequence[Path], out: Path, boxes: Path | None = None) -
     for image in images:
         for written in (out / f"{image.stem}.json", out / f"{image.stem}.png"):
             if (place := written.resolve()) in taken:
-                raise BadInput(image, f"{written} taken by {taken[place]}", "another --out, or other names")
+                raise BadInput(
+                    image, f"{written} taken by {taken[place]}", "another --out, or other names"
+                )
             taken[place] = image
     return [out / image.stem for image in images]
 
 
-def overlay(image: np.ndarray, people: list[dict], sure: float = SURE, nothing: float = 0.01) -> np.ndarray:
+def overlay(
+    image: np.ndarray, people: list[dict], sure: float = SURE, nothing: float = 0.01
+) -> np.ndarray:
     """A copy of the image (H, W, 3) with people (as `PoseEstimator.predict` gives them) and their squares on it.
 
     Right parts orange, circles; left blue, squares; the middle line green, diamonds. A joint whose confidence is below
@@ -302,18 +376,28 @@ def overlay(image: np.ndarray, people: list[dict], sure: float = SURE, nothing: 
         thin = max(1, width // 3)
         square = np.array([x, y]) - 0.5 + side * np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
         _polygon(drawn, square, None, WHITE, thin)
-        rows = np.array([[joint["x"], joint["y"], joint["confidence"]] for joint in person["joints"].values()])
+        rows = np.array(
+            [[joint["x"], joint["y"], joint["confidence"]] for joint in person["joints"].values()]
+        )
         points, firm = np.where(rows[:, 2:] >= nothing, rows[:, :2], np.nan), rows[:, 2] >= sure
         ends = middled(points)
         limbs = [limb for limb in MPII.limbs if np.isfinite(ends[list(limb)]).all()]
         for edge in (2 * thin, 0):  # white edges under all limbs, for any background
             for limb in limbs:
                 thickness = width if firm[list(limb)].all() else thin
-                _polygon(drawn, ends[list(limb)], None, WHITE if edge else _sign(limb[0])[0], thickness + edge)
+                _polygon(
+                    drawn,
+                    ends[list(limb)],
+                    None,
+                    WHITE if edge else _sign(limb[0])[0],
+                    thickness + edge,
+                )
         for joint in np.flatnonzero(np.isfinite(points).all(1)):
             colour, corners = _sign(joint)
             fill, edge = (colour, WHITE) if firm[joint] else (WHITE, colour)
-            _polygon(drawn, points[joint] + 1.3 * (width + 1) * corners, fill, edge, max(1, width // 2))
+            _polygon(
+                drawn, points[joint] + 1.3 * (width + 1) * corners, fill, edge, max(1, width // 2)
+            )
     return drawn
 
 
@@ -323,7 +407,9 @@ def middled(joints: np.ndarray) -> np.ndarray:
     joints = np.array(joints, dtype=float)
     for middle, group in (("pelvis", "hip"), ("thorax", "shoulder")):
         if np.isnan(joints[MPII.index(middle)]).any():
-            joints[MPII.index(middle)] = np.mean([joints[MPII.index(name)] for name in MPII.groups[group]], axis=0)
+            joints[MPII.index(middle)] = np.mean(
+                [joints[MPII.index(name)] for name in MPII.groups[group]], axis=0
+            )
     return joints
 
 
@@ -357,7 +443,11 @@ class _Confidences(nn.Module):
 
     def forward(self, images):
         maps = self.cascade(images)
-        return tuple(part for part in (self.cascade.confidence(maps.detector), maps.regressor) if part is not None)
+        return tuple(
+            part
+            for part in (self.cascade.confidence(maps.detector), maps.regressor)
+            if part is not None
+        )
 
 
 def export_onnx(cascade: Cascade, path: str | Path) -> None:
@@ -368,11 +458,21 @@ def export_onnx(cascade: Cascade, path: str | Path) -> None:
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise BadInput("ONNX export", "no onnxscript", "pip install 'hpe-lib[onnx]'")
-    size, network = cascade.network["image_size"], _Confidences(deepcopy(cascade).cpu().float()).eval()
+    size, network = (
+        cascade.network["image_size"],
+        _Confidences(deepcopy(cascade).cpu().float()).eval(),
+    )
     program = torch.onnx.export(
-        network, (torch.zeros(2, size, size, 3, dtype=torch.uint8),), dynamo=True, opset_version=18, verbose=False,
-        input_names=["images"], output_names=["detector", "regressor"][:1 + (cascade.regressor is not None)],
-        dynamic_shapes=({0: torch.export.Dim("batch")},))
-    program.model.metadata_props.update(joints=",".join(MPII.names), map_stride=str(cascade.map_stride),
-                                        image_size=str(size))
+        network,
+        (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
+        dynamo=True,
+        opset_version=18,
+        verbose=False,
+        input_names=["images"],
+        output_names=["detector", "regressor"][: 1 + (cascade.regressor is not None)],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
+    program.model.metadata_props.update(
+        joints=",".join(MPII.names), map_stride=str(cascade.map_stride), image_size=str(size)
+    )
     artifacts.write_bytes(path, program.model_proto.SerializeToString())

@@ -24,30 +24,72 @@ PEOPLE = "FIRST-LAST counted from 1, such as 1-8000, or train, val, test or all,
 
 # What a value must be besides of its type, by the parameter's name: (said in words, asked in code).
 LIMITS = {
-    **{name: ("a positive number", lambda value: value > 0) for name in (
-        "radius", "sigma", "batch_size", "lr", "margin", "lr_end", "scale_low", "scale_high", "levels", "bottlenecks")},
-    **{name: ("0 or more", lambda value: value >= 0) for name in (
-        "data_seed", "seed", "epochs", "weight_decay", "rotation", "rotation_step", "scale_step", "std",
-        "workers")},
-    **{name: (" or ".join(choices), choices.__contains__) for name, choices in {
-        "dataset": ("synthetic", "mpii", "lsp", "lspet"), "missing_points": ("as_labelled", "withheld", "invented"),
-        "occluded": ("empty", "ignored"), "first": ("detection", "regression"), "first_sees": ("", "visible", "all"),
-        "regressor": ("hourglass", "convolutions"), "stacked": ("both", "image", "heatmaps"),
-        "optimizer": ("adamw", "rmsprop", "sgd"), "schedule": ("cosine", "geometric", "step"),
-        "precision": ("no", "fp16", "bf16"), "stem": ("patch", "conv7"),
-        "crop_cache": ("", "jpeg", "raw"), "decoder": ("argmax", "quarter", "parabola", "centroid")}.items()},
+    **{
+        name: ("a positive number", lambda value: value > 0)
+        for name in (
+            "radius",
+            "sigma",
+            "batch_size",
+            "lr",
+            "margin",
+            "lr_end",
+            "scale_low",
+            "scale_high",
+            "levels",
+            "bottlenecks",
+        )
+    },
+    **{
+        name: ("0 or more", lambda value: value >= 0)
+        for name in (
+            "data_seed",
+            "seed",
+            "epochs",
+            "weight_decay",
+            "rotation",
+            "rotation_step",
+            "scale_step",
+            "std",
+            "workers",
+        )
+    },
+    **{
+        name: (" or ".join(choices), choices.__contains__)
+        for name, choices in {
+            "dataset": ("synthetic", "mpii", "lsp", "lspet"),
+            "missing_points": ("as_labelled", "withheld", "invented"),
+            "occluded": ("empty", "ignored"),
+            "first": ("detection", "regression"),
+            "first_sees": ("", "visible", "all"),
+            "regressor": ("hourglass", "convolutions"),
+            "stacked": ("both", "image", "heatmaps"),
+            "optimizer": ("adamw", "rmsprop", "sgd"),
+            "schedule": ("cosine", "geometric", "step"),
+            "precision": ("no", "fp16", "bf16"),
+            "stem": ("patch", "conv7"),
+            "crop_cache": ("", "jpeg", "raw"),
+            "decoder": ("argmax", "quarter", "parabola", "centroid"),
+        }.items()
+    },
     "image_size": ("a multiple of 4, at least 32", lambda value: value >= 32 and value % 4 == 0),
     "map_stride": ("1, 2 or 4", (1, 2, 4).__contains__),
     "prior": ("between 0 and 1, both excluded", lambda value: 0 < value < 1),
     "warmup": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
     "channels": ("a positive even number", lambda value: value > 0 and value % 2 == 0),
-    **{name: ("four odd positive numbers", lambda value: len(value) == 4 and all(
-        kernel > 0 and kernel % 2 for kernel in value)) for name in ("kernels", "vgg_kernels")},
+    **{
+        name: (
+            "four odd positive numbers",
+            lambda value: len(value) == 4 and all(kernel > 0 and kernel % 2 for kernel in value),
+        )
+        for name in ("kernels", "vgg_kernels")
+    },
     "vgg_channels": ("a positive even number", lambda value: value > 0 and value % 2 == 0),
     "vgg_std": ("0 or more", lambda value: value >= 0),
     "seeds": ("numbers, each 0 or more", lambda value: all(seed >= 0 for seed in value)),
-    "stage_epochs": ("three numbers, each 0 or more, or none",
-                     lambda value: len(value) in (0, 3) and min([0, *value]) >= 0),
+    "stage_epochs": (
+        "three numbers, each 0 or more, or none",
+        lambda value: len(value) in (0, 3) and min([0, *value]) >= 0,
+    ),
     "train": (PEOPLE, lambda value: person_range(value) is not None),
     "val": (PEOPLE, lambda value: person_range(value) is not None),
 }
@@ -75,11 +117,17 @@ def declared(number, folder=NOTEBOOKS):
     """The parameters of notebook "03", `out` left aside, as {name: Declared(type, default, help)} in their order."""
     found = notebooks(folder)
     if number not in found:
-        raise BadInput(folder, f"no notebook {number}", f"one of {', '.join(found) or 'NN_….ipynb'}")
+        raise BadInput(
+            folder, f"no notebook {number}", f"one of {', '.join(found) or 'NN_….ipynb'}"
+        )
     path = found[number]
     source = tagged_source(path)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokens
+        if token.type == tokenize.COMMENT
+    }
     lines = [declaration(node, comments, path) for node in ast.parse(source).body]
     return {name: value for name, value in lines if name != "out"}
 
@@ -89,7 +137,9 @@ def tagged_source(path):
     try:
         cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
     except (ValueError, KeyError) as error:
-        raise BadInput(path, f"{type(error).__name__}: {error}", "a Jupyter notebook (nbformat 4)") from None
+        raise BadInput(
+            path, f"{type(error).__name__}: {error}", "a Jupyter notebook (nbformat 4)"
+        ) from None
     tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
     if len(tagged) != 1:
         raise BadInput(path, f"{len(tagged)} cells tagged 'parameters'", "one")
@@ -100,9 +150,13 @@ def declaration(node, comments, path):
     """(name, Declared) of one statement of a tagged cell."""
     try:
         default = ast.literal_eval(node.value)
-        return node.target.id, Declared(ast.unparse(node.annotation), default, comments.get(node.end_lineno, ""))
+        return node.target.id, Declared(
+            ast.unparse(node.annotation), default, comments.get(node.end_lineno, "")
+        )
     except (AttributeError, ValueError):
-        raise BadInput(path, f"'{ast.unparse(node)}' in the cell tagged 'parameters'", "name: type = literal") from None
+        raise BadInput(
+            path, f"'{ast.unparse(node)}' in the cell tagged 'parameters'", "name: type = literal"
+        ) from None
 
 
 def tagged(number, values, folder=NOTEBOOKS):
@@ -110,8 +164,15 @@ def tagged(number, values, folder=NOTEBOOKS):
     wanted, path = declared(number, folder), notebooks(folder)[number]
     missing = [name for name in wanted if name not in values]
     if missing:
-        raise BadInput(path, f"no value for {', '.join(missing)}", "its cell tagged 'parameters', as saved, run first")
-    return {name: checked(name, values[name], wanted[name].type, f"{path.name}, {name}") for name in wanted}
+        raise BadInput(
+            path,
+            f"no value for {', '.join(missing)}",
+            "its cell tagged 'parameters', as saved, run first",
+        )
+    return {
+        name: checked(name, values[name], wanted[name].type, f"{path.name}, {name}")
+        for name in wanted
+    }
 
 
 def resolve(preset, overrides=(), folder=NOTEBOOKS, running=None):
@@ -123,17 +184,27 @@ def resolve(preset, overrides=(), folder=NOTEBOOKS, running=None):
     name, or a value that is not of the declared type or outside LIMITS.
     """
     known = {number: declared(number, folder) for number in notebooks(folder)}
-    resolved = {number: {name: cast(line.default, line.type, f"notebook {number}, {name}")
-                         for name, line in lines.items()} for number, lines in known.items()}
+    resolved = {
+        number: {
+            name: cast(line.default, line.type, f"notebook {number}, {name}")
+            for name, line in lines.items()
+        }
+        for number, lines in known.items()
+    }
     settings = [(setting, known) for setting in from_preset(preset, folder)]
     settings += [(from_override(text), running or known) for text in overrides]
     for (where, section, name, value), reached in settings:
         numbers = meant(where, section, name, known)
         if not set(numbers) & set(reached):
-            raise BadInput(where, f"a parameter of notebook {', '.join(numbers)}, which does not run now",
-                           f"one of notebook {', '.join(reached)}")
+            raise BadInput(
+                where,
+                f"a parameter of notebook {', '.join(numbers)}, which does not run now",
+                f"one of notebook {', '.join(reached)}",
+            )
         for number in set(numbers) & set(reached):
-            resolved[number][name] = checked(name, value, known[number][name].type, f"{where}, {name}")
+            resolved[number][name] = checked(
+                name, value, known[number][name].type, f"{where}, {name}"
+            )
     return resolved
 
 
@@ -147,7 +218,7 @@ def checked(name, value, kind, where):
 
 
 def person_range(people):
-    """"8-9" (people, counted from 1, both ends included), "val" or "val 8-9" as (split, slice); None if it is neither.
+    """ "8-9" (people, counted from 1, both ends included), "val" or "val 8-9" as (split, slice); None if it is neither.
 
     The split is "all" where only a range is given, the slice is slice(0, None) where only a split is.
     """
@@ -162,24 +233,37 @@ def from_preset(preset, folder=NOTEBOOKS):
     """A preset's settings as (where it is written, section, name, value), `all` first."""
     import yaml
 
-    path = Path(preset) if str(preset).endswith(".yaml") else Path(folder) / "presets" / f"{preset}.yaml"
+    path = (
+        Path(preset)
+        if str(preset).endswith(".yaml")
+        else Path(folder) / "presets" / f"{preset}.yaml"
+    )
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         known = ", ".join(names(folder))
-        raise BadInput(path, "no such preset", f"one of {known}, or a path ending in .yaml") from None
+        raise BadInput(
+            path, "no such preset", f"one of {known}, or a path ending in .yaml"
+        ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise BadInput(path, f"{type(error).__name__}: {error}", "YAML") from None
-    if not isinstance(sections, dict) or not all(isinstance(part, dict | None) for part in sections.values()):
-        raise BadInput(path, "something else than sections of name: value", "'all:' and one section a notebook")
+    if not isinstance(sections, dict) or not all(
+        isinstance(part, dict | None) for part in sections.values()
+    ):
+        raise BadInput(
+            path, "something else than sections of name: value", "'all:' and one section a notebook"
+        )
     ordered = sorted(sections.items(), key=lambda item: item[0] != "all")
     # without quotes 03 is the number 3 to YAML
-    return [(path, f"{section:02d}" if isinstance(section, int) else section, name, value)
-            for section, part in ordered for name, value in (part or {}).items()]
+    return [
+        (path, f"{section:02d}" if isinstance(section, int) else section, name, value)
+        for section, part in ordered
+        for name, value in (part or {}).items()
+    ]
 
 
 def from_override(text):
-    """"03.name=value" or "name=value" as (where, section, name, value)."""
+    """ "03.name=value" or "name=value" as (where, section, name, value)."""
     match = re.fullmatch(r"\s*(?:(\d\d)\.)?(\w+)\s*=(.*)", text, re.DOTALL)
     if not match:
         raise BadInput(f"-p {text}", "no name=value", "name=value or NN.name=value")
@@ -194,24 +278,35 @@ def meant(where, section, name, known):
         raise BadInput(where, f"section {section!r}", f"all, {', '.join(known)}")
     numbers = [number for number in known if section in ("all", number) and name in known[number]]
     if not numbers:
-        there = sorted({name for number in known if section in ("all", number) for name in known[number]})
+        there = sorted(
+            {name for number in known if section in ("all", number) for name in known[number]}
+        )
         close = difflib.get_close_matches(str(name), there)
-        raise BadInput(where, f"unknown parameter {name!r}" + (f" of notebook {section}" if section != "all" else ""),
-                       " or ".join(close) or f"one of {', '.join(there)}")
+        raise BadInput(
+            where,
+            f"unknown parameter {name!r}" + (f" of notebook {section}" if section != "all" else ""),
+            " or ".join(close) or f"one of {', '.join(there)}",
+        )
     return numbers
 
 
 def cast(value, kind, where="value"):
     """A value from YAML, a command line or a cell as its declared type: int, float, str, bool, list[…], … | None."""
     if kind.endswith(" | None"):
-        return None if value in (None, "", "none", "None", "null") else cast(value, kind.removesuffix(" | None"), where)
+        return (
+            None
+            if value in (None, "", "none", "None", "null")
+            else cast(value, kind.removesuffix(" | None"), where)
+        )
     if kind.startswith("list"):
         inner = kind[5:-1] or "str"
         return [cast(item, inner, where) for item in listed(value)]
     try:
         return CASTS[kind](value)
     except KeyError:
-        raise BadInput(where, f"type {kind}", f"{', '.join(CASTS)}, list[…], each with '| None' if need be") from None
+        raise BadInput(
+            where, f"type {kind}", f"{', '.join(CASTS)}, list[…], each with '| None' if need be"
+        ) from None
     except (ValueError, TypeError):
         raise BadInput(where, repr(value), kind) from None
 

@@ -26,9 +26,16 @@ class Bottleneck(nn.Module):
         super().__init__()
         middle = after // 2
         self.branch = nn.Sequential(
-            nn.BatchNorm2d(before), nn.ReLU(), nn.Conv2d(before, middle, 1, bias=False),
-            nn.BatchNorm2d(middle), nn.ReLU(inplace=True), nn.Conv2d(middle, middle, 3, padding=1, bias=False),
-            nn.BatchNorm2d(middle), nn.ReLU(inplace=True), nn.Conv2d(middle, after, 1, bias=False))
+            nn.BatchNorm2d(before),
+            nn.ReLU(),
+            nn.Conv2d(before, middle, 1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, middle, 3, padding=1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, after, 1, bias=False),
+        )
         self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1, bias=False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -37,7 +44,9 @@ class Bottleneck(nn.Module):
 
 def modules(before: int, after: int, count: int) -> nn.Sequential:
     """`count` bottleneck modules in a row."""
-    return nn.Sequential(Bottleneck(before, after), *(Bottleneck(after, after) for _ in range(count - 1)))
+    return nn.Sequential(
+        Bottleneck(before, after), *(Bottleneck(after, after) for _ in range(count - 1))
+    )
 
 
 class Hourglass(nn.Module):
@@ -48,8 +57,15 @@ class Hourglass(nn.Module):
     inputs: channels of the stack (19).  BadInput on another map_stride than 1, 2, 4 or another stem.
     """
 
-    def __init__(self, channels: int = 256, levels: int = 4, bottlenecks: int = 3, map_stride: int = 1,
-                 stem: str = "conv7", inputs: int = J + 3):
+    def __init__(
+        self,
+        channels: int = 256,
+        levels: int = 4,
+        bottlenecks: int = 3,
+        map_stride: int = 1,
+        stem: str = "conv7",
+        inputs: int = J + 3,
+    ):
         super().__init__()
         check_stride(map_stride)
         if stem not in ("conv7", "patch"):
@@ -58,13 +74,20 @@ class Hourglass(nn.Module):
         row = (channels, channels, bottlenecks)
         self.D1 = conv7_stem(inputs, width) if stem == "conv7" else patch_stem(inputs, width)
         self.D2 = modules(width, channels, bottlenecks)
-        self.D3 = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), *modules(*row)) for _ in range(levels))  # way down
+        self.D3 = nn.ModuleList(
+            nn.Sequential(nn.MaxPool2d(2), *modules(*row)) for _ in range(levels)
+        )  # way down
         self.D4 = nn.ModuleList(modules(*row) for _ in range(levels))  # skips
         self.bottom = modules(*row)
-        self.D5 = nn.ModuleList(nn.ConvTranspose2d(channels, channels, 2, stride=2, bias=False) for _ in range(levels))
+        self.D5 = nn.ModuleList(
+            nn.ConvTranspose2d(channels, channels, 2, stride=2, bias=False) for _ in range(levels)
+        )
         self.merged = nn.ModuleList(modules(*row) for _ in range(levels))
-        self.D6 = nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.BatchNorm2d(2 * channels),
-                                nn.ReLU(inplace=True))
+        self.D6 = nn.Sequential(
+            nn.Conv2d(channels, 2 * channels, 1, bias=False),
+            nn.BatchNorm2d(2 * channels),
+            nn.ReLU(inplace=True),
+        )
         self.D7 = nn.Conv2d(2 * channels, J, 1)
         up = 4 // map_stride
         self.to_input = nn.Identity() if up == 1 else nn.ConvTranspose2d(J, J, up, stride=up)
@@ -92,18 +115,32 @@ class Convolutions(nn.Module):
     BadInput on another map_stride than 1, 2, 4, or kernels that are not four odd numbers.
     """
 
-    def __init__(self, channels: int = 64, kernels: Sequence[int] = (9, 13, 13, 15), map_stride: int = 1,
-                 std: float = 0.01, inputs: int = J + 3):
+    def __init__(
+        self,
+        channels: int = 64,
+        kernels: Sequence[int] = (9, 13, 13, 15),
+        map_stride: int = 1,
+        std: float = 0.01,
+        inputs: int = J + 3,
+    ):
         super().__init__()
         check_stride(map_stride)
         if len(kernels) != 4 or not all(kernel % 2 for kernel in kernels):
             raise BadInput("kernels", kernels, "four odd numbers, of C1 to C4")
         widths = (inputs, channels, channels, 2 * channels, 4 * channels)
-        self.C1, self.C2, self.C3, self.C4 = (convolution(*sizes, std) for sizes in zip(widths, widths[1:], kernels))
-        self.C5, self.C6 = (convolution(before * channels, 8 * channels, 1, std) for before in (4, 8))
+        self.C1, self.C2, self.C3, self.C4 = (
+            convolution(*sizes, std) for sizes in zip(widths, widths[1:], kernels)
+        )
+        self.C5, self.C6 = (
+            convolution(before * channels, 8 * channels, 1, std) for before in (4, 8)
+        )
         self.C7 = nn.Conv2d(8 * channels, J, 1)
         up = 4 // map_stride
-        self.C8 = nn.Identity() if up == 1 else nn.ConvTranspose2d(J, J, 2 * up, stride=up, padding=up // 2)
+        self.C8 = (
+            nn.Identity()
+            if up == 1
+            else nn.ConvTranspose2d(J, J, 2 * up, stride=up, padding=up // 2)
+        )
         zero_score(self.C7)
         nn.init.normal_(self.C7.weight, std=std)
         if up > 1:
@@ -125,14 +162,21 @@ def convolution(before: int, after: int, kernel: int, std: float) -> nn.Sequenti
 
 def conv7_stem(before: int, after: int) -> nn.Sequential:
     """D1 of Table 4: 7×7/2 convolution, then 2×2/2 pooling."""
-    return nn.Sequential(nn.Conv2d(before, after, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(after),
-                         nn.ReLU(inplace=True), nn.MaxPool2d(2))
+    return nn.Sequential(
+        nn.Conv2d(before, after, 7, stride=2, padding=3, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+    )
 
 
 def patch_stem(before: int, after: int) -> nn.Sequential:
     """D1 for a CPU: one 4×4/4 convolution, a twentieth of the printed stem's work."""
-    return nn.Sequential(nn.Conv2d(before, after, 4, stride=4, bias=False), nn.BatchNorm2d(after),
-                         nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(before, after, 4, stride=4, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+    )
 
 
 def initialise(net: nn.Module) -> None:

@@ -28,10 +28,17 @@ def write(out: str | Path) -> Path:
     executed = [out / entry["notebook"] for _, entry in sorted(manifest["notebooks"].items())]
     sections = [section(nbformat.read(path, as_version=4)) for path in executed if path.is_file()]
     title = f"Part heatmap regression, preset {manifest['preset']}"
-    parts = [f"<h1>{html.escape(title)}</h1>", made(manifest), *sections,
-             "<h2>How the paper was read</h2>", text_table(pd.DataFrame(paper.READING).set_index("id")),
-             "<h2>What it cost</h2>", cost(out, manifest).to_html(na_rep="–"),
-             "<h2>Commands</h2>", f"<pre>{html.escape(commands(out, manifest))}</pre>"]
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        made(manifest),
+        *sections,
+        "<h2>How the paper was read</h2>",
+        text_table(pd.DataFrame(paper.READING).set_index("id")),
+        "<h2>What it cost</h2>",
+        cost(out, manifest).to_html(na_rep="–"),
+        "<h2>Commands</h2>",
+        f"<pre>{html.escape(commands(out, manifest))}</pre>",
+    ]
     page = f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
     page += f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
     artifacts.write_bytes(out / "report.html", page.encode())
@@ -45,16 +52,25 @@ def section(notebook) -> str:
         return ""
     title = notebook.cells[0].source.partition("\n")[0].lstrip("# ")
     shown = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
-    body, _ = HTMLExporter(template_name="basic", exclude_input=True, embed_images=True).from_notebook_node(shown)
+    body, _ = HTMLExporter(
+        template_name="basic", exclude_input=True, embed_images=True
+    ).from_notebook_node(shown)
     return f"<h2>{html.escape(title)}</h2>{body}"
 
 
 def made(manifest: dict) -> str:
     """What made the run, as a table: command, commit, versions, machine, times."""
-    told = {name: manifest[name] for name in ("command", "commit", "started", "finished", "machine", "versions")
-            if manifest.get(name)}
-    lines = {name: ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
-             for name, value in told.items()}
+    told = {
+        name: manifest[name]
+        for name in ("command", "commit", "started", "finished", "machine", "versions")
+        if manifest.get(name)
+    }
+    lines = {
+        name: ", ".join(f"{key} {item}" for key, item in value.items())
+        if isinstance(value, dict)
+        else str(value)
+        for name, value in told.items()
+    }
     return text_table(pd.DataFrame({"": lines}))
 
 
@@ -65,17 +81,32 @@ def text_table(frame: pd.DataFrame) -> str:
 
 def trained(out: Path) -> dict[str, dict]:
     """The manifests of every stage that the run trained, by folder, the ablation's rows included."""
-    found = sorted(path.parent for path in out.rglob("weights.safetensors")
-                   if path.with_name(artifacts.MANIFEST).is_file())  # else no artifact: a training was interrupted
+    found = sorted(
+        path.parent
+        for path in out.rglob("weights.safetensors")
+        if path.with_name(artifacts.MANIFEST).is_file()
+    )  # else no artifact: a training was interrupted
     return {folder.relative_to(out).as_posix(): artifacts.manifest(folder) for folder in found}
 
 
 def cost(out: Path, manifest: dict) -> pd.DataFrame:
     """Minutes and peak memory of every notebook and of every stage's training, with seeds and optimiser steps."""
-    rows = {entry["notebook"]: {"minutes": entry["wall_seconds"] / 60, "peak MB": entry["peak_memory_mb"]}
-            for _, entry in sorted(manifest["notebooks"].items())}
-    rows |= {name: {"minutes": made["wall_seconds"] / 60, "peak MB": made.get("peak_memory_mb"),
-                    "seed": made["seed"], "steps": made["steps"]} for name, made in trained(out).items()}
+    rows = {
+        entry["notebook"]: {
+            "minutes": entry["wall_seconds"] / 60,
+            "peak MB": entry["peak_memory_mb"],
+        }
+        for _, entry in sorted(manifest["notebooks"].items())
+    }
+    rows |= {
+        name: {
+            "minutes": made["wall_seconds"] / 60,
+            "peak MB": made.get("peak_memory_mb"),
+            "seed": made["seed"],
+            "steps": made["steps"],
+        }
+        for name, made in trained(out).items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index").round(1)
 
 
@@ -86,5 +117,8 @@ def commands(out: Path, manifest: dict) -> str:
         data = artifacts.read_json(chosen)["parameters"]
         people = f"{data['dataset']}{' --data-root DIR' if data['data_root'] else ''} --split val"
         run = out.relative_to(paper.ROOT) if out.is_relative_to(paper.ROOT) else out
-        lines += [f"hpe evaluate --weights {shlex.quote(str(run / name))} --data {people}" for name in trained(out)]
+        lines += [
+            f"hpe evaluate --weights {shlex.quote(str(run / name))} --data {people}"
+            for name in trained(out)
+        ]
     return "\n".join(lines)

@@ -43,7 +43,9 @@ def run(preset, out, overrides=(), start=None, only=None, fresh=False, notebooks
     with locked(out, fresh), native_kernel():
         manifest = begun(out, preset, parameters)
         for number, path in chosen.items():
-            manifest["notebooks"][number] = execute(path, out, {**parameters[number], "out": str(out)})
+            manifest["notebooks"][number] = execute(
+                path, out, {**parameters[number], "out": str(out)}
+            )
             artifacts.write_json(out / "manifest.json", manifest)
         manifest["finished"] = artifacts.now()
         artifacts.write_json(out / "manifest.json", manifest)
@@ -63,12 +65,20 @@ def choose(found, start, only):
 
 def begun(out, preset, parameters):
     """The run's manifest as it stands before the first notebook; what an earlier run executed stays listed."""
-    earlier = artifacts.read_json(out / "manifest.json") if (out / "manifest.json").is_file() else {}
+    earlier = (
+        artifacts.read_json(out / "manifest.json") if (out / "manifest.json").is_file() else {}
+    )
     (out / "report.html").unlink(missing_ok=True)  # it would tell of the run before
-    manifest = {"kind": "run", "command": command(), "preset": str(preset),
-                "parameters": earlier.get("parameters", {}) | parameters,
-                **artifacts.environment(), "started": artifacts.now(), "finished": None,
-                "notebooks": dict(earlier.get("notebooks", {}))}
+    manifest = {
+        "kind": "run",
+        "command": command(),
+        "preset": str(preset),
+        "parameters": earlier.get("parameters", {}) | parameters,
+        **artifacts.environment(),
+        "started": artifacts.now(),
+        "finished": None,
+        "notebooks": dict(earlier.get("notebooks", {})),
+    }
     artifacts.write_json(out / "manifest.json", manifest)
     return manifest
 
@@ -86,7 +96,9 @@ def locked(out, fresh=False):
     out.mkdir(parents=True, exist_ok=True)
     with open(out / ".lock", "w") as file:
         if not take(file):
-            raise BadInput(out, "another run that is writing to it", "one run at a time in a folder")
+            raise BadInput(
+                out, "another run that is writing to it", "one run at a time in a folder"
+            )
         if fresh:
             remove_artifacts(out)
         yield
@@ -110,21 +122,40 @@ def remove_artifacts(out):
     marker = out / "manifest.json"
     if not marker.is_file():
         if any(path.name != ".lock" for path in out.iterdir()):
-            raise BadInput(out, "files but no manifest.json of a run", "a run folder, for --fresh to empty")
+            raise BadInput(
+                out, "files but no manifest.json of a run", "a run folder, for --fresh to empty"
+            )
         return
     if artifacts.manifest(out).get("kind") != "run":
-        raise BadInput(marker, "the manifest of something else", "a run's, for --fresh to empty its folder")
+        raise BadInput(
+            marker, "the manifest of something else", "a run's, for --fresh to empty its folder"
+        )
     for folder in [path.parent for path in out.glob("*/manifest.json")] + [out / "rows"]:
         shutil.rmtree(folder, ignore_errors=True)
-    for path in [*out.glob("[0-9][0-9]_*.ipynb"), out / "metrics.json", out / "report.html", marker]:
+    for path in [
+        *out.glob("[0-9][0-9]_*.ipynb"),
+        out / "metrics.json",
+        out / "report.html",
+        marker,
+    ]:
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def native_kernel():
     """Make "python3" the interpreter that runs this, whatever kernels the person has installed; progress bars off."""
-    spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"],
-            "display_name": "Python 3", "language": "python"}
+    spec = {
+        "argv": [
+            sys.executable,
+            "-m",
+            "ipykernel_launcher",
+            "-f",
+            "{connection_file}",
+            "--log-level=CRITICAL",
+        ],
+        "display_name": "Python 3",
+        "language": "python",
+    }
     before = {name: os.environ.get(name) for name in ("JUPYTER_PATH", "TQDM_DISABLE")}
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder) / "kernels" / "python3"
@@ -144,7 +175,9 @@ def execute(path, out, parameters):
 
     Returns {"notebook", "wall_seconds", "peak_memory_mb"}. Raises BadInput or CellFailed.
     """
-    running, done, failed = (out / f"{path.stem}{ending}.ipynb" for ending in (".running", "", ".failed"))
+    running, done, failed = (
+        out / f"{path.stem}{ending}.ipynb" for ending in (".running", "", ".failed")
+    )
     for old in (done, failed):
         old.unlink(missing_ok=True)
     print(f"notebook {path.stem} …", flush=True)
@@ -157,15 +190,27 @@ def execute(path, out, parameters):
         raise reason(path, failed, error) from None
     finish(running, done)
     seconds = time.monotonic() - begin
-    print(f"notebook {path.stem} done in {seconds:.0f} s, peak memory {peak.mb or 0:.0f} MB", flush=True)
+    print(
+        f"notebook {path.stem} done in {seconds:.0f} s, peak memory {peak.mb or 0:.0f} MB",
+        flush=True,
+    )
     return {"notebook": done.name, "wall_seconds": round(seconds, 1), "peak_memory_mb": peak.mb}
 
 
 def quietly_execute(path, running, parameters):
     """papermill, with what the cells print on the terminal as they print it, and nothing of its own."""
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    papermill.execute_notebook(path, running, parameters, kernel_name="python3", language="python", progress_bar=False,
-                               stdout_file=sys.stdout, stderr_file=sys.stderr, autosave_cell_every=30)
+    papermill.execute_notebook(
+        path,
+        running,
+        parameters,
+        kernel_name="python3",
+        language="python",
+        progress_bar=False,
+        stdout_file=sys.stdout,
+        stderr_file=sys.stderr,
+        autosave_cell_every=30,
+    )
 
 
 def finish(running, name):
@@ -176,7 +221,9 @@ def finish(running, name):
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+            cell.outputs = [
+                output for output in cell.outputs if WIDGET not in output.get("data", {})
+            ]
     artifacts.write_bytes(running, nbformat.writes(notebook).encode())
     os.replace(running, name)
 
@@ -187,11 +234,15 @@ def reason(path, failed, error):
         if error.ename == "BadInput":
             return BadInput(f"BadInput: {error.evalue}")
         message = error.evalue or failing_line(error)
-        return CellFailed(one_line(f"{path.name}, cell [{error.exec_count}]: {error.ename}: {message}")
-                          + f" (see {failed})")
+        return CellFailed(
+            one_line(f"{path.name}, cell [{error.exec_count}]: {error.ename}: {message}")
+            + f" (see {failed})"
+        )
     if isinstance(error, DeadKernelError):
-        return CellFailed(f"{path.name}: its kernel died, probably out of memory: smaller batch_size or fewer people "
-                          f"(see {failed})")
+        return CellFailed(
+            f"{path.name}: its kernel died, probably out of memory: smaller batch_size or fewer people "
+            f"(see {failed})"
+        )
     return error
 
 

@@ -15,7 +15,11 @@ def mean_pose(joints: np.ndarray) -> np.ndarray:
     return np.nansum(joints, axis=0) / np.where(counts, counts, np.nan)[:, None]
 
 
-SOURCES = {5: "MPII validation, PCKh@0.5", 6: "MPII test, PCKh@0.5", 7: "LSP test, person-centric, PCK@0.2"}
+SOURCES = {
+    5: "MPII validation, PCKh@0.5",
+    6: "MPII test, PCKh@0.5",
+    7: "LSP test, person-centric, PCK@0.2",
+}
 COLUMNS = ["head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"]
 _PRINTED = """table|row|head|shoulder|elbow|wrist|hip|knee|ankle|total
 5|detection+regression (Res)|97.3|95.2|89.9|85.3|89.4|85.7|81.9|88.2
@@ -63,7 +67,11 @@ def published(table: int) -> pd.DataFrame:
 
 def audit() -> pd.DataFrame:
     """F17: each printed total beside the plain mean of its seven columns, and their difference; all three tables."""
-    tables = {(table, row): values for table in SOURCES for row, values in published(table).iterrows()}
+    tables = {
+        (table, row): values for table in SOURCES for row, values in published(table).iterrows()
+    }
     rows = pd.DataFrame(tables).T.rename_axis(["table", "row"])
     mean = rows[COLUMNS].mean(axis=1)
-    return pd.DataFrame({"total": rows["total"], "mean of columns": mean, "difference": rows["total"] - mean})
+    return pd.DataFrame(
+        {"total": rows["total"], "mean of columns": mean, "difference": rows["total"] - mean}
+    )

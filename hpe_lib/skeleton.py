@@ -33,7 +33,11 @@ class Skeleton:
     @property
     def limbs(self) -> list[tuple[int, int]]:
         """(child, parent) rows of every limb, for drawing."""
-        return [(self.index(child), self.index(parent)) for child, parent in self.parents.items() if child != parent]
+        return [
+            (self.index(child), self.index(parent))
+            for child, parent in self.parents.items()
+            if child != parent
+        ]
 
     @property
     def scored(self) -> list[int]:
@@ -46,19 +50,63 @@ def _pair(part: str) -> tuple[str, str]:
 
 
 MPII = Skeleton(
-    names=("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax",
-           "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow",
-           "left_wrist"),
-    parents={"right_ankle": "right_knee", "right_knee": "right_hip", "right_hip": "pelvis", "left_hip": "pelvis",
-             "left_knee": "left_hip", "left_ankle": "left_knee", "pelvis": "pelvis", "thorax": "pelvis",
-             "upper_neck": "thorax", "head_top": "upper_neck", "right_wrist": "right_elbow",
-             "right_elbow": "right_shoulder", "right_shoulder": "thorax", "left_shoulder": "thorax",
-             "left_elbow": "left_shoulder", "left_wrist": "left_elbow"},
-    groups={"head": ("upper_neck", "head_top"), **{part: _pair(part) for part in
-            ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")}},
+    names=(
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "pelvis",
+        "thorax",
+        "upper_neck",
+        "head_top",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+    ),
+    parents={
+        "right_ankle": "right_knee",
+        "right_knee": "right_hip",
+        "right_hip": "pelvis",
+        "left_hip": "pelvis",
+        "left_knee": "left_hip",
+        "left_ankle": "left_knee",
+        "pelvis": "pelvis",
+        "thorax": "pelvis",
+        "upper_neck": "thorax",
+        "head_top": "upper_neck",
+        "right_wrist": "right_elbow",
+        "right_elbow": "right_shoulder",
+        "right_shoulder": "thorax",
+        "left_shoulder": "thorax",
+        "left_elbow": "left_shoulder",
+        "left_wrist": "left_elbow",
+    },
+    groups={
+        "head": ("upper_neck", "head_top"),
+        **{part: _pair(part) for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")},
+    },
 )
 
 # The 14 joints of LSP and LSPET in the order of their files. Their neck is MPII's upper neck (the authors' demo).
-LSP_NAMES = ("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist",
-             "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "upper_neck", "head_top")
+LSP_NAMES = (
+    "right_ankle",
+    "right_knee",
+    "right_hip",
+    "left_hip",
+    "left_knee",
+    "left_ankle",
+    "right_wrist",
+    "right_elbow",
+    "right_shoulder",
+    "left_shoulder",
+    "left_elbow",
+    "left_wrist",
+    "upper_neck",
+    "head_top",
+)
 LSP_ROWS = [MPII.index(name) for name in LSP_NAMES]  # LSP's joint i is MPII's joint LSP_ROWS[i]

@@ -57,25 +57,53 @@ def draw_many(seed: int, indices, size: int = 128) -> tuple[np.ndarray, ...]:
     """(N,) indices -> images (N, size, size, 3), joints (N, 16, 2), state (N, 16), head_box (N, 4), center (N, 2),
     body (N,), as in Drawing."""
     people = [draw(seed, int(index), size) for index in indices]
-    return tuple(np.array([getattr(person, name) for person in people]) for name in Drawing.__dataclass_fields__)
+    return tuple(
+        np.array([getattr(person, name) for person in people])
+        for name in Drawing.__dataclass_fields__
+    )
 
 
 # ---- the body: frames, joints, parts ---------------------------------------------------------------------------
 
-FRAMES = ("pelvis", "chest", "left_thigh", "right_thigh", "head", "left_arm", "right_arm", "left_shin", "right_shin",
-          "left_forearm", "right_forearm", "left_foot", "right_foot")  # level by level
+FRAMES = (
+    "pelvis",
+    "chest",
+    "left_thigh",
+    "right_thigh",
+    "head",
+    "left_arm",
+    "right_arm",
+    "left_shin",
+    "right_shin",
+    "left_forearm",
+    "right_forearm",
+    "left_foot",
+    "right_foot",
+)  # level by level
 # frame -> (parent, origin in the parent's axes), for a standing height of about 1
-_TREE = {"chest": ("pelvis", (0, 0.10, 0)), "head": ("chest", (0, 0.205, -0.005)),
-         "left_arm": ("chest", (0.105, 0.185, 0)), "left_forearm": ("left_arm", (0, -0.17, 0)),
-         "left_thigh": ("pelvis", (0.052, 0, 0)), "left_shin": ("left_thigh", (0, -0.24, 0)),
-         "left_foot": ("left_shin", (0, -0.235, 0))}
+_TREE = {
+    "chest": ("pelvis", (0, 0.10, 0)),
+    "head": ("chest", (0, 0.205, -0.005)),
+    "left_arm": ("chest", (0.105, 0.185, 0)),
+    "left_forearm": ("left_arm", (0, -0.17, 0)),
+    "left_thigh": ("pelvis", (0.052, 0, 0)),
+    "left_shin": ("left_thigh", (0, -0.24, 0)),
+    "left_foot": ("left_shin", (0, -0.235, 0)),
+}
 _SOLE, _CROWN = 0.045, 0.185
 # joint -> (frame, place); the other joints are frames' origins
-_JOINTS = {"thorax": ("chest", (0, 0.195, 0)), "upper_neck": ("head", (0, 0.045, 0.005)),
-           "head_top": ("head", (0, _CROWN, 0.005)), "left_wrist": ("left_forearm", (0, -0.145, 0)),
-           "left_shoulder": ("left_arm", (0, 0, 0)), "left_elbow": ("left_forearm", (0, 0, 0)),
-           "pelvis": ("pelvis", (0, 0, 0)), "left_hip": ("left_thigh", (0, 0, 0)),
-           "left_knee": ("left_shin", (0, 0, 0)), "left_ankle": ("left_foot", (0, 0, 0))}
+_JOINTS = {
+    "thorax": ("chest", (0, 0.195, 0)),
+    "upper_neck": ("head", (0, 0.045, 0.005)),
+    "head_top": ("head", (0, _CROWN, 0.005)),
+    "left_wrist": ("left_forearm", (0, -0.145, 0)),
+    "left_shoulder": ("left_arm", (0, 0, 0)),
+    "left_elbow": ("left_forearm", (0, 0, 0)),
+    "pelvis": ("pelvis", (0, 0, 0)),
+    "left_hip": ("left_thigh", (0, 0, 0)),
+    "left_knee": ("left_shin", (0, 0, 0)),
+    "left_ankle": ("left_foot", (0, 0, 0)),
+}
 SKIN, HAIR, DARK, SHIRT, TROUSERS, SHOE = range(6)  # the first three are plain
 # part -> frame, ends a and b, radii there, stretch along x and z, material, bare skin beyond which sleeve (or None)
 _PARTS = {
@@ -88,23 +116,108 @@ _PARTS = {
     "hair": ("head", (0, 0.110, -0.014), (0, 0.136, -0.007), 0.050, 0.053, 0.95, 1.0, HAIR, None),
     "locks": ("head", (0, 0.125, -0.030), (0, 0.010, -0.040), 0.040, 0.030, 1.2, 0.8, HAIR, None),
     "nose": ("head", (0, 0.108, 0.052), (0, 0.090, 0.064), 0.006, 0.010, 1.0, 1.0, SKIN, None),
-    "left_eye": ("head", (0.018, 0.115, 0.041), (0.020, 0.115, 0.041), 0.009, 0.009, 1.0, 1.0, DARK, None),
-    "mouth": ("head", (-0.012, 0.068, 0.051), (0.012, 0.068, 0.051), 0.006, 0.006, 1.0, 1.0, DARK, None),
-    "left_upper_arm": ("left_arm", (0, 0, 0), (0, -0.17, 0), 0.034, 0.025, 1.0, 1.0, SHIRT, "sleeve"),
-    "left_lower_arm": ("left_forearm", (0, 0, 0), (0, -0.145, 0), 0.025, 0.018, 1.0, 1.0, SHIRT, "cuff"),
-    "left_hand": ("left_forearm", (0, -0.155, 0), (0, -0.205, 0.006), 0.019, 0.015, 0.8, 1.2, SKIN, None),
-    "left_upper_leg": ("left_thigh", (0, 0, 0), (0, -0.24, 0), 0.058, 0.037, 1.0, 1.0, TROUSERS, "leg"),
-    "left_lower_leg": ("left_shin", (0, 0, -0.004), (0, -0.235, 0), 0.038, 0.023, 1.0, 1.0, TROUSERS, "ankle"),
-    "left_shoe": ("left_foot", (0, -0.020, -0.018), (0, -0.030, 0.105), 0.024, 0.017, 1.1, 1.0, SHOE, None),
+    "left_eye": (
+        "head",
+        (0.018, 0.115, 0.041),
+        (0.020, 0.115, 0.041),
+        0.009,
+        0.009,
+        1.0,
+        1.0,
+        DARK,
+        None,
+    ),
+    "mouth": (
+        "head",
+        (-0.012, 0.068, 0.051),
+        (0.012, 0.068, 0.051),
+        0.006,
+        0.006,
+        1.0,
+        1.0,
+        DARK,
+        None,
+    ),
+    "left_upper_arm": (
+        "left_arm",
+        (0, 0, 0),
+        (0, -0.17, 0),
+        0.034,
+        0.025,
+        1.0,
+        1.0,
+        SHIRT,
+        "sleeve",
+    ),
+    "left_lower_arm": (
+        "left_forearm",
+        (0, 0, 0),
+        (0, -0.145, 0),
+        0.025,
+        0.018,
+        1.0,
+        1.0,
+        SHIRT,
+        "cuff",
+    ),
+    "left_hand": (
+        "left_forearm",
+        (0, -0.155, 0),
+        (0, -0.205, 0.006),
+        0.019,
+        0.015,
+        0.8,
+        1.2,
+        SKIN,
+        None,
+    ),
+    "left_upper_leg": (
+        "left_thigh",
+        (0, 0, 0),
+        (0, -0.24, 0),
+        0.058,
+        0.037,
+        1.0,
+        1.0,
+        TROUSERS,
+        "leg",
+    ),
+    "left_lower_leg": (
+        "left_shin",
+        (0, 0, -0.004),
+        (0, -0.235, 0),
+        0.038,
+        0.023,
+        1.0,
+        1.0,
+        TROUSERS,
+        "ankle",
+    ),
+    "left_shoe": (
+        "left_foot",
+        (0, -0.020, -0.018),
+        (0, -0.030, 0.105),
+        0.024,
+        0.017,
+        1.1,
+        1.0,
+        SHOE,
+        None,
+    ),
 }
 # joint -> the parts whose flesh holds it, and how deep in it the joint may lie behind the surface
-_FLESH = {"pelvis": (("hips", "waist", "left_upper_leg", "right_upper_leg"), 0.14),
-          "thorax": (("trunk", "girdle", "neck"), 0.14), "upper_neck": (("neck", "skull", "locks"), 0.07),
-          "head_top": (("skull", "hair"), 0.08), "left_shoulder": (("left_upper_arm", "girdle", "trunk"), 0.055),
-          "left_elbow": (("left_upper_arm", "left_lower_arm"), 0.045),
-          "left_wrist": (("left_lower_arm", "left_hand"), 0.045), "left_hip": (("hips", "left_upper_leg"), 0.09),
-          "left_knee": (("left_upper_leg", "left_lower_leg"), 0.065),
-          "left_ankle": (("left_lower_leg", "left_shoe"), 0.065)}
+_FLESH = {
+    "pelvis": (("hips", "waist", "left_upper_leg", "right_upper_leg"), 0.14),
+    "thorax": (("trunk", "girdle", "neck"), 0.14),
+    "upper_neck": (("neck", "skull", "locks"), 0.07),
+    "head_top": (("skull", "hair"), 0.08),
+    "left_shoulder": (("left_upper_arm", "girdle", "trunk"), 0.055),
+    "left_elbow": (("left_upper_arm", "left_lower_arm"), 0.045),
+    "left_wrist": (("left_lower_arm", "left_hand"), 0.045),
+    "left_hip": (("hips", "left_upper_leg"), 0.09),
+    "left_knee": (("left_upper_leg", "left_lower_leg"), 0.065),
+    "left_ankle": (("left_lower_leg", "left_shoe"), 0.065),
+}
 
 
 def _other(name):
@@ -113,7 +226,9 @@ def _other(name):
 
 def _both_sides(table, twin):
     """`table` with a right-hand twin of every left-hand entry."""
-    return table | {_other(name): twin(value) for name, value in table.items() if name.startswith("left_")}
+    return table | {
+        _other(name): twin(value) for name, value in table.items() if name.startswith("left_")
+    }
 
 
 def _flip(point):
@@ -132,21 +247,35 @@ _PART_ENDS = np.array([p[1:3] for p in PARTS.values()])
 _PART_RADII = np.array([p[3:5] for p in PARTS.values()])
 _PART_STRETCH = np.array([(p[5], 1, p[6]) for p in PARTS.values()])
 _PART_MATERIAL = np.array([p[7] for p in PARTS.values()])
-_PART_COVER = np.array([(None, "sleeve", "cuff", "leg", "ankle").index(p[8]) for p in PARTS.values()])
+_PART_COVER = np.array(
+    [(None, "sleeve", "cuff", "leg", "ankle").index(p[8]) for p in PARTS.values()]
+)
 # every point that is placed on a body: the 16 joints, then ends a and b of every part
-_POINT_FRAME = np.array([FRAMES.index(JOINTS[name][0]) for name in MPII.names] + np.repeat(_PART_FRAME, 2).tolist())
+_POINT_FRAME = np.array(
+    [FRAMES.index(JOINTS[name][0]) for name in MPII.names] + np.repeat(_PART_FRAME, 2).tolist()
+)
 _POINT_PLACE = np.concatenate([[JOINTS[name][1] for name in MPII.names], _PART_ENDS.reshape(-1, 3)])
 _HOLDS = np.array([[part in FLESH[name][0] for part in PARTS] for name in MPII.names])
 _DEPTH = np.array([FLESH[name][1] for name in MPII.names])
-_HEAD, _CORE, _FOREARMS = FRAMES.index("head"), [FRAMES.index("chest"), FRAMES.index("head")], slice(9, 11)
+_HEAD, _CORE, _FOREARMS = (
+    FRAMES.index("head"),
+    [FRAMES.index("chest"), FRAMES.index("head")],
+    slice(9, 11),
+)
 # what normal numbers (legs as a whole, breadth, girth, trunk, head, arms, thighs, shins) add to the logarithms of the
 # lengths of the frames' axes
 _VARIES = np.zeros((8, len(FRAMES), 3))
 _VARIES[[3, 3, 6, 6, 4, 5, 5, 7, 7, 5, 5, 7, 7], np.arange(len(FRAMES))] = 0.05
 _VARIES[0, [2, 3, 7, 8, 11, 12]] = 0.05
 _VARIES[1, :2, 0] = 0.09
-_HEIGHTS = np.array([{"pelvis": 0.305, "head": _CROWN, "left_thigh": 0.24, "left_shin": 0.235 + _SOLE}.get(name, 0)
-                     for name in FRAMES])  # what the frames' y axes add to the standing height
+_HEIGHTS = np.array(
+    [
+        {"pelvis": 0.305, "head": _CROWN, "left_thigh": 0.24, "left_shin": 0.235 + _SOLE}.get(
+            name, 0
+        )
+        for name in FRAMES
+    ]
+)  # what the frames' y axes add to the standing height
 _HEAD_MARGIN = 1.27  # box around the skull -> MPII's, whose 0.6 * diagonal is an eighth of the body, on average
 _TO_SCENE, _PELVIS = np.array([1, -1, 1]), MPII.index("pelvis")
 _SKULL, _LOCKS = list(PARTS).index("skull"), list(PARTS).index("locks")
@@ -169,24 +298,78 @@ _LOOSE_LEG = ((-30, 95), (0, 50), (-35, 15), (0, 115))
 # family: weight, root, spine, arm a, arm b, leg a, leg b
 FAMILIES = {
     "stand": (0.18, ((-8, 20), (-6, 6)), _EASY_SPINE, _HANGING, _HANGING, _STANDING, _STANDING),
-    "walk": (0.18, ((-8, 20), (-6, 6)), _EASY_SPINE, ((-45, -5), (3, 18), (0, 40), (0, 70)),
-             ((5, 55), (3, 18), (0, 40), (5, 90)), ((10, 50), (0, 8), (-15, 8), (0, 40)),
-             ((-32, 0), (0, 8), (-15, 8), (0, 65))),
-    "run": (0.10, ((-8, 20), (-12, 12)), ((0, 32), (-10, 10), (-25, 25)), ((-65, -15), (5, 30), (0, 40), (50, 130)),
-            ((10, 80), (5, 30), (0, 50), (50, 130)), ((35, 105), (0, 12), (-15, 8), (25, 115)),
-            ((-35, 5), (0, 12), (-15, 8), (0, 115))),
-    "sit": (0.13, ((-5, 30), (-8, 8)), ((-22, 30), (-10, 10), (-20, 20)), ((-10, 80), (0, 40), (-10, 70), (5, 125)),
-            ((-10, 80), (0, 40), (-10, 70), (5, 125)), ((65, 105), (0, 32), (-20, 10), (25, 115)),
-            ((65, 105), (0, 32), (-20, 10), (25, 115))),
-    "crouch": (0.07, ((-8, 25), (-10, 10)), ((5, 50), (-12, 12), (-20, 20)), _LOOSE_ARM, _LOOSE_ARM,
-               ((40, 120), (0, 45), (-30, 10), (60, 145)), ((30, 120), (0, 45), (-30, 10), (60, 145))),
-    "arms bent": (0.12, ((-8, 20), (-8, 8)), _EASY_SPINE, ((-25, 75), (0, 50), (10, 90), (55, 145)),
-                  ((-25, 75), (0, 50), (-10, 90), (20, 145)), _STANDING, ((-15, 35), (0, 20), (-25, 10), (0, 50))),
-    "reach": (0.10, ((-8, 20), (-10, 10)), ((-15, 22), (-15, 15), (-25, 25)),
-              ((80, 178), (-10, 45), (-20, 50), (0, 60)), _LOOSE_ARM, _STANDING,
-              ((-20, 40), (0, 25), (-25, 10), (0, 60))),
-    "sport": (0.09, ((-15, 25), (-28, 28)), _FREE_SPINE, _LOOSE_ARM, _LOOSE_ARM, _LOOSE_LEG, _LOOSE_LEG),
-    "tumble": (0.03, ((-60, 60), (-180, 180)), _FREE_SPINE, _LOOSE_ARM, _LOOSE_ARM, _LOOSE_LEG, _LOOSE_LEG),
+    "walk": (
+        0.18,
+        ((-8, 20), (-6, 6)),
+        _EASY_SPINE,
+        ((-45, -5), (3, 18), (0, 40), (0, 70)),
+        ((5, 55), (3, 18), (0, 40), (5, 90)),
+        ((10, 50), (0, 8), (-15, 8), (0, 40)),
+        ((-32, 0), (0, 8), (-15, 8), (0, 65)),
+    ),
+    "run": (
+        0.10,
+        ((-8, 20), (-12, 12)),
+        ((0, 32), (-10, 10), (-25, 25)),
+        ((-65, -15), (5, 30), (0, 40), (50, 130)),
+        ((10, 80), (5, 30), (0, 50), (50, 130)),
+        ((35, 105), (0, 12), (-15, 8), (25, 115)),
+        ((-35, 5), (0, 12), (-15, 8), (0, 115)),
+    ),
+    "sit": (
+        0.13,
+        ((-5, 30), (-8, 8)),
+        ((-22, 30), (-10, 10), (-20, 20)),
+        ((-10, 80), (0, 40), (-10, 70), (5, 125)),
+        ((-10, 80), (0, 40), (-10, 70), (5, 125)),
+        ((65, 105), (0, 32), (-20, 10), (25, 115)),
+        ((65, 105), (0, 32), (-20, 10), (25, 115)),
+    ),
+    "crouch": (
+        0.07,
+        ((-8, 25), (-10, 10)),
+        ((5, 50), (-12, 12), (-20, 20)),
+        _LOOSE_ARM,
+        _LOOSE_ARM,
+        ((40, 120), (0, 45), (-30, 10), (60, 145)),
+        ((30, 120), (0, 45), (-30, 10), (60, 145)),
+    ),
+    "arms bent": (
+        0.12,
+        ((-8, 20), (-8, 8)),
+        _EASY_SPINE,
+        ((-25, 75), (0, 50), (10, 90), (55, 145)),
+        ((-25, 75), (0, 50), (-10, 90), (20, 145)),
+        _STANDING,
+        ((-15, 35), (0, 20), (-25, 10), (0, 50)),
+    ),
+    "reach": (
+        0.10,
+        ((-8, 20), (-10, 10)),
+        ((-15, 22), (-15, 15), (-25, 25)),
+        ((80, 178), (-10, 45), (-20, 50), (0, 60)),
+        _LOOSE_ARM,
+        _STANDING,
+        ((-20, 40), (0, 25), (-25, 10), (0, 60)),
+    ),
+    "sport": (
+        0.09,
+        ((-15, 25), (-28, 28)),
+        _FREE_SPINE,
+        _LOOSE_ARM,
+        _LOOSE_ARM,
+        _LOOSE_LEG,
+        _LOOSE_LEG,
+    ),
+    "tumble": (
+        0.03,
+        ((-60, 60), (-180, 180)),
+        _FREE_SPINE,
+        _LOOSE_ARM,
+        _LOOSE_ARM,
+        _LOOSE_LEG,
+        _LOOSE_LEG,
+    ),
 }
 _CHANCES = np.cumsum([f[0] for f in FAMILIES.values()])[:-1]
 
@@ -195,19 +378,33 @@ def _turns(root, spine, *limbs):
     """(2, 13, 3) lowest turns of the frames against their parents and their widths; about x, z, y, radians."""
     turns = np.zeros((len(FRAMES), 3, 2))
     for frame, ranges in (("pelvis", root), ("chest", spine), ("head", _NECK)):
-        turns[FRAMES.index(frame), :len(ranges)] = ranges
-    limbs = zip(("left_arm", "right_arm", "left_thigh", "right_thigh"), (1, -1, 1, -1), np.array(limbs, float))
-    for frame, side, (flex, lift, inwards, hinge) in limbs:  # the left ones lift to +x and turn inwards to -x
+        turns[FRAMES.index(frame), : len(ranges)] = ranges
+    limbs = zip(
+        ("left_arm", "right_arm", "left_thigh", "right_thigh"),
+        (1, -1, 1, -1),
+        np.array(limbs, float),
+    )
+    for frame, side, (
+        flex,
+        lift,
+        inwards,
+        hinge,
+    ) in limbs:  # the left ones lift to +x and turn inwards to -x
         lower = FRAMES.index(frame.replace("arm", "forearm").replace("thigh", "shin"))
         turns[FRAMES.index(frame)] = -flex, side * lift, -side * inwards
         turns[lower, 0] = -hinge if "arm" in frame else hinge
-    turns[FRAMES.index("left_foot"):, 0] = _FOOT
+    turns[FRAMES.index("left_foot") :, 0] = _FOOT
     return np.deg2rad([turns[..., 0], turns[..., 1] - turns[..., 0]])
 
 
 # (2 * families, 2, 13, 3): of every family, a on the left and then a on the right
-_TURNS = np.array([_turns(*f[1:3], *limbs) for f in FAMILIES.values()
-                   for limbs in (f[3:], (f[4], f[3], f[6], f[5]))])
+_TURNS = np.array(
+    [
+        _turns(*f[1:3], *limbs)
+        for f in FAMILIES.values()
+        for limbs in (f[3:], (f[4], f[3], f[6], f[5]))
+    ]
+)
 _TRIES = 3  # poses thrown per person; the one with the fewest limbs inside the trunk is taken
 
 _FACING = 0.7  # concentration of the heading towards the viewer: 70 % face it more or less, as on MPII and LSPET
@@ -227,7 +424,9 @@ def _proportions(rng, people):
     normal = rng.standard_normal((people, 8))
     axes = np.exp(normal @ _VARIES.reshape(8, -1)).reshape(people, -1, 3)
     broad, girth, head = np.exp(normal[:, [1, 2, 4]] * (0.09, 0.13, 0.05)).T[:, :, None]
-    girths = np.where(_PART_FRAME == _HEAD, head, girth * np.where(_PART_FRAME < 2, 0.5 + broad / 2, 1))
+    girths = np.where(
+        _PART_FRAME == _HEAD, head, girth * np.where(_PART_FRAME < 2, 0.5 + broad / 2, 1)
+    )
     tall = axes[:, :, 1] @ _HEIGHTS
     return axes / tall[:, None, None], girths / tall[:, None]
 
@@ -239,8 +438,22 @@ def _forward(turns, axes):
     """
     (sx, sz, sy), (cx, cz, cy) = np.sin(turns).transpose(2, 0, 1), np.cos(turns).transpose(2, 0, 1)
     x, y, z = (_ORIGIN * axes[:, _PARENT]).transpose(2, 0, 1)
-    frames = np.array([cz * cy, -sz, cz * sy, x, cx * sz * cy + sx * sy, cx * cz, cx * sz * sy - sx * cy, y,
-                       sx * sz * cy - cx * sy, sx * cz, sx * sz * sy + cx * cy, z])
+    frames = np.array(
+        [
+            cz * cy,
+            -sz,
+            cz * sy,
+            x,
+            cx * sz * cy + sx * sy,
+            cx * cz,
+            cx * sz * sy - sx * cy,
+            y,
+            sx * sz * cy - cx * sy,
+            sx * cz,
+            sx * sz * sy + cx * cy,
+            z,
+        ]
+    )
     frames = frames.transpose(1, 2, 0).reshape(*turns.shape[:2], 3, 4)
     for level in _LEVELS:
         parent = frames[:, _PARENT[level]]
@@ -253,7 +466,10 @@ def _clashes(turned, origins):
     """(B,) how far elbows, wrists and hands sink into trunk and head."""
     along = turned[..., 1]
     points = origins[:, None, _FOREARMS] - along[:, None, _FOREARMS] * np.array([[[0]], [[0.145]]])
-    points = points.reshape(-1, 4, 1, 3) - (origins[:, _CORE] + along[:, _CORE] * ((0.05,), (0.11,)))[:, None]
+    points = (
+        points.reshape(-1, 4, 1, 3)
+        - (origins[:, _CORE] + along[:, _CORE] * ((0.05,), (0.11,)))[:, None]
+    )
     inside = points @ turned[:, None, 1] / ((0.10, 0.19, 0.075), (0.085, 0.085, 0.085))
     return np.maximum(0, 1 - (inside * inside).sum(3)).sum((1, 2))
 
@@ -276,10 +492,18 @@ def _bodies(rng, people):
 
 _PLAIN, _TEXTURES, _SHADES = 0, 34, 32
 _TILE = 128  # texels a side of a texture; a texture covers 1 / zoom of the image's side
-_SKINS = np.array([(255, 224, 196), (241, 194, 155), (214, 160, 118), (172, 117, 78), (120, 78, 50), (72, 46, 32)])
+_SKINS = np.array(
+    [(255, 224, 196), (241, 194, 155), (214, 160, 118), (172, 117, 78), (120, 78, 50), (72, 46, 32)]
+)
 _DARKER, _FADE = np.diff(_SKINS, axis=0), np.array([[[-0.14]], [[-0.18]], [[-0.20]]])
-_HAIRS = np.array([(25, 20, 18), (58, 38, 26), (105, 70, 40), (190, 150, 90), (150, 75, 40), (170, 168, 165)])
-_BACK, _FRONT, _STRAYS = 12, 5, 4  # at most so many flat shapes behind, in front, and loose capsules
+_HAIRS = np.array(
+    [(25, 20, 18), (58, 38, 26), (105, 70, 40), (190, 150, 90), (150, 75, 40), (170, 168, 165)]
+)
+_BACK, _FRONT, _STRAYS = (
+    12,
+    5,
+    4,
+)  # at most so many flat shapes behind, in front, and loose capsules
 
 
 @dataclass(frozen=True)
@@ -292,7 +516,9 @@ class _Scene:
     radii: np.ndarray  # (n, 2)
     turned: np.ndarray  # (n, 3, 3) the part's axes as columns
     stretch: np.ndarray  # (n, 3)
-    skins: np.ndarray  # (n, 3) material up to the cover's end, material beyond, where it ends (share of the length)
+    skins: (
+        np.ndarray
+    )  # (n, 3) material up to the cover's end, material beyond, where it ends (share of the length)
     back: np.ndarray  # (k, 20, 2) polygons behind everybody; materials 0 .. k - 1
     front: np.ndarray  # (l, 20, 2) polygons in front of everybody; materials k .. k + l - 1
     looks: dict  # of materials: texture, its turn (and zoom) and shift as complex numbers, colours
@@ -329,8 +555,13 @@ def _looks(rng, count, people):
     angle[count:] *= 0.1  # clothes: nearly upright
     turn = np.exp(1.4 * zoom - 0.5 - 1j * np.pi * angle) * _TILE
     shift = 1e3 * (1 + across + 1j * (1 + down))
-    return {"texture": texture * _TILE**2, "turn": turn.astype(np.complex64), "shift": shift.astype(np.complex64),
-            "first": first.astype(np.float32), "step": step.astype(np.float32)}
+    return {
+        "texture": texture * _TILE**2,
+        "turn": turn.astype(np.complex64),
+        "shift": shift.astype(np.complex64),
+        "first": first.astype(np.float32),
+        "step": step.astype(np.float32),
+    }
 
 
 def _outline(power):
@@ -339,14 +570,19 @@ def _outline(power):
     return np.sign(ring) * np.abs(ring) ** power
 
 
-_OUTLINES = np.stack([_outline(0.12), _outline(1.0)]).transpose(0, 2, 1)  # (2, 2, 20) x and y of box and ellipse
+_OUTLINES = np.stack([_outline(0.12), _outline(1.0)]).transpose(
+    0, 2, 1
+)  # (2, 2, 20) x and y of box and ellipse
 
 
 def _shapes(rng):
     """Polygons (k, 20, 2) behind everybody and (l, 20, 2) in front, from bars to discs, uniformly over the image."""
     behind, before = rng.integers(3, _BACK + 1), rng.integers(1, _FRONT + 1)
     kind, turn, size, slim, x, y = rng.random((6, behind + before, 1))
-    size[:behind], size[behind:] = 0.04 * np.exp(2.4 * size[:behind]), 0.045 * np.exp(1.5 * size[behind:])
+    size[:behind], size[behind:] = (
+        0.04 * np.exp(2.4 * size[:behind]),
+        0.045 * np.exp(1.5 * size[behind:]),
+    )
     across, along = _OUTLINES[(kind[:, 0] * 2).astype(int)].swapaxes(0, 1)
     slim = np.exp(0.95 * slim)  # sides up to 1 : 6.7
     shapes = (across / slim + 1j * slim * along) * (size * np.exp(1j * np.pi * turn))  # x + iy
@@ -362,7 +598,9 @@ def _strays(rng):
     middle[:, 2] += np.where(roll[:, 3] < 0.3, 3.0, -3.0)
     half = 0.055 * rng.standard_normal((len(roll), 3))
     thick = 0.012 * np.exp(1.3 * roll[:, 4:5])
-    return np.array([middle - half, middle + half]).swapaxes(0, 1), thick * (0.55 + 0.45 * roll[:, 5:])
+    return np.array([middle - half, middle + half]).swapaxes(0, 1), thick * (
+        0.55 + 0.45 * roll[:, 5:]
+    )
 
 
 def _places(rng, people):
@@ -385,7 +623,9 @@ def _projected(rng, body, place, points, radii):
     middle = (joints.min(1) + joints.max(1)) * 0.35 + 0.3 * joints[:, _PELVIS]
     points = (points - middle[:, None]) * _TO_SCENE
     distance = 3 + 6 * rng.random((len(body), 1))
-    grown = body[:, None] * distance / (distance - points[..., 2])  # points nearer to the viewer look larger
+    grown = (
+        body[:, None] * distance / (distance - points[..., 2])
+    )  # points nearer to the viewer look larger
     return points * grown[..., None] + place[:, None], radii * grown[:, 16:].reshape(radii.shape)
 
 
@@ -399,22 +639,39 @@ def _scene(rng):
     looks = _looks(rng, things, people)
     points, radii, turned = _bodies(rng, people)
     points, radii = _projected(rng, body, place, points, radii)
-    turned = np.concatenate([(turned * _TO_SCENE[:, None]).reshape(-1, 3, 3), _STRAIGHT[:len(loose)]])
+    turned = np.concatenate(
+        [(turned * _TO_SCENE[:, None]).reshape(-1, 3, 3), _STRAIGHT[: len(loose)]]
+    )
     own = _PART_MATERIAL + 6 * np.arange(people)[:, None] + things
-    skins = np.array([own, own + SKIN - _PART_MATERIAL, _covers(rng, people)[_PART_COVER].T]).reshape(3, -1)
+    skins = np.array(
+        [own, own + SKIN - _PART_MATERIAL, _covers(rng, people)[_PART_COVER].T]
+    ).reshape(3, -1)
     stray = np.arange(things - len(loose), things) * _SAME + _ALL
     blur, noise, x, y = rng.random(4)
     return _Scene(
-        points[0, :16], (*place[0, :2], body[0]),
-        np.concatenate([points[:, 16:].reshape(-1, 2, 3), loose]), np.concatenate([radii.reshape(-1, 2), thick]),
-        turned, np.concatenate([*[_PART_STRETCH] * people, _UNSTRETCHED[:len(loose)]]),
-        np.concatenate([skins, stray], 1).T, back, front, looks, _light(rng),
-        (0.3 + 0.5 * blur, 1 + 11 * noise, int(x * _TILE), int(y * _TILE)))
+        points[0, :16],
+        (*place[0, :2], body[0]),
+        np.concatenate([points[:, 16:].reshape(-1, 2, 3), loose]),
+        np.concatenate([radii.reshape(-1, 2), thick]),
+        turned,
+        np.concatenate([*[_PART_STRETCH] * people, _UNSTRETCHED[: len(loose)]]),
+        np.concatenate([skins, stray], 1).T,
+        back,
+        front,
+        looks,
+        _light(rng),
+        (0.3 + 0.5 * blur, 1 + 11 * noise, int(x * _TILE), int(y * _TILE)),
+    )
 
 
 _STRAIGHT, _UNSTRETCHED = np.tile(np.eye(3), (_STRAYS, 1, 1)), np.ones((_STRAYS, 3))
-_SAME, _ALL = np.array([[1], [1], [0]]), np.array([[0], [0], [2]])  # of a stray one: one material, up to any share
-_LENGTHS = np.array([(0.0, 0.4), (0.35, 0.75), (0.55, 2.0), (2.0, 2.0), (2.0, 2.0)])  # of sleeves, of trousers
+_SAME, _ALL = (
+    np.array([[1], [1], [0]]),
+    np.array([[0], [0], [2]]),
+)  # of a stray one: one material, up to any share
+_LENGTHS = np.array(
+    [(0.0, 0.4), (0.35, 0.75), (0.55, 2.0), (2.0, 2.0), (2.0, 2.0)]
+)  # of sleeves, of trousers
 
 
 def _covers(rng, people):
@@ -430,7 +687,12 @@ def _light(rng):
     x, y, z = normal[:3]
     direction = np.array([x, y - 0.7, abs(z + 1) + 0.2])
     field = (0.8 + 0.45 * even) * (1 + 0.09 * normal[3:19].reshape(4, 4))
-    return direction / np.sqrt(direction @ direction), 0.4 + 0.3 * ambient, field, 1 + 0.04 * normal[19:]
+    return (
+        direction / np.sqrt(direction @ direction),
+        0.4 + 0.3 * ambient,
+        field,
+        1 + 0.04 * normal[19:],
+    )
 
 
 # ---- drawing ------------------------------------------------------------------------------------------------------
@@ -444,8 +706,14 @@ def _textures():
     bank = [0.15 * rng.random((_TILE, _TILE))] * 4
     for waves in (6, 10, 16):
         stripe, other = np.sin(2 * np.pi * waves * y), np.sin(2 * np.pi * waves * x)
-        bank += [stripe > 0, other > 0, (stripe > 0) ^ (other > 0), (stripe * other > 0.35), stripe * 0.5 + 0.5,
-                 (stripe > 0.6) * 0.5 + (other > 0.6) * 0.5]
+        bank += [
+            stripe > 0,
+            other > 0,
+            (stripe > 0) ^ (other > 0),
+            (stripe * other > 0.35),
+            stripe * 0.5 + 0.5,
+            (stripe > 0.6) * 0.5 + (other > 0.6) * 0.5,
+        ]
     for scale in (1.5, 3, 6, 12):
         noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(_TILE, _TILE))) * _low_pass(scale)).real
         noise = 0.5 + 0.22 * noise / noise.std()
@@ -488,8 +756,20 @@ def _boxes(flat, reach, size):
     rows = np.maximum(bottom - top + 1, 0).astype(int)
     tall = np.where(np.abs(by - ay) < 1e-6, 1e-6, by - ay)
     high = np.maximum(*reach[:, 1])
-    table = np.array([top + _starts(rows), ax, ay, (ay + high) / tall, (ay - high) / tall, 1 / tall,
-                      left, left_b - left, right, right_b - right])
+    table = np.array(
+        [
+            top + _starts(rows),
+            ax,
+            ay,
+            (ay + high) / tall,
+            (ay - high) / tall,
+            1 / tall,
+            left,
+            left_b - left,
+            right,
+            right_b - right,
+        ]
+    )
     y, ax, ay, *ends, pace, left, left_lean, right, right_lean = table.repeat(rows, axis=1)
     y += np.arange(len(y))
     share = (y * pace - ends).clip(0, 1)  # the axis crosses the row between these
@@ -497,7 +777,9 @@ def _boxes(flat, reach, size):
     right = np.minimum(np.floor(np.maximum(*(right + share * right_lean))), size - 1)
     width = np.maximum(right - left + 1, 0).astype(int)
     count = np.bincount(np.arange(len(rows)).repeat(rows), width, len(rows)).astype(int)
-    pixel, start, dy = np.array([y * size + left + _starts(width), y * size + ax, y - ay]).repeat(width, axis=1)
+    pixel, start, dy = np.array([y * size + left + _starts(width), y * size + ax, y - ay]).repeat(
+        width, axis=1
+    )
     pixel += np.arange(len(pixel))
     return count, pixel.astype(int), (pixel - start).astype(np.float32), dy.astype(np.float32)
 
@@ -522,14 +804,18 @@ def _surfaces(scene, size, hidden=slice(0)):
     sight = -squeezed[:, 2] / pace
     lean = squeezed[:, :2] @ sight[..., None]
     axis = (scene.ends[:, 1] - scene.ends[:, 0])[:, None] * size @ squeezed
-    basis = np.concatenate([squeezed[:, :2] - lean * sight[:, None], sight[:, None], axis], 1)  # across, sight, axis
+    basis = np.concatenate(
+        [squeezed[:, :2] - lean * sight[:, None], sight[:, None], axis], 1
+    )  # across, sight, axis
     height = (scene.ends[:, 0, 2] * size, *(lean[..., 0] / pace).T, -1 / pace[:, 0])
     travel, share, z = _meet(dx, dy, basis, scene.radii.T * size, height, count)
     hit = np.flatnonzero(z == z)  # NaN: missed
     won = hit[_foremost(pixel[hit], z[hit], size, hidden)]
     part = np.arange(len(count)).repeat(count)[won]
     share = share[won].clip(0, 1)
-    normal, spot = _looked_at(scene, squeezed, basis, part, np.array([dx[won], dy[won], travel[won], share]))
+    normal, spot = _looked_at(
+        scene, squeezed, basis, part, np.array([dx[won], dy[won], travel[won], share])
+    )
     return pixel[won], part, z[won], share, _shade(normal, scene.light), spot / size
 
 
@@ -549,15 +835,39 @@ def _meet(dx, dy, basis, radii, height, count):
     sphere around the share s of the length is met at t = s m.v - sqrt(ra² - o.o + 2 s room level - s² k2). The cone
     is met where that is least.
     """
-    (xx, xy, _, ux), (_, yy, _, uy), (_, _, _, mv), (*_, mm) = (basis @ basis.swapaxes(1, 2)).transpose(1, 2, 0)
+    (xx, xy, _, ux), (_, yy, _, uy), (_, _, _, mv), (*_, mm) = (
+        basis @ basis.swapaxes(1, 2)
+    ).transpose(1, 2, 0)
     ra, rb = radii
     taper = ra - rb
-    room = np.maximum(mm - taper * taper, 1e-3)  # below 0 one sphere lies in the other, and there is no cone
+    room = np.maximum(
+        mm - taper * taper, 1e-3
+    )  # below 0 one sphere lies in the other, and there is no cone
     k2 = mm - taper * taper - mv * mv
     k = np.where(k2 > 0, k2, np.nan)  # at 0 one sphere's outline lies in the other's
-    table = np.array([ux / room, uy / room, taper * ra / room, xx, 2 * xy, yy, ra * ra, mv * room / k, room**3 / k**2,
-                      room / k, mv / room, mv, 2 * room, k2, *height], np.float32)
-    ux, uy, u, xx, xy, yy, rr, p, q, r, pace, mv, d, k2, za, zx, zy, zt = table.repeat(count, axis=1)
+    table = np.array(
+        [
+            ux / room,
+            uy / room,
+            taper * ra / room,
+            xx,
+            2 * xy,
+            yy,
+            ra * ra,
+            mv * room / k,
+            room**3 / k**2,
+            room / k,
+            mv / room,
+            mv,
+            2 * room,
+            k2,
+            *height,
+        ],
+        np.float32,
+    )
+    ux, uy, u, xx, xy, yy, rr, p, q, r, pace, mv, d, k2, za, zx, zy, zt = table.repeat(
+        count, axis=1
+    )
     level = ux * dx + uy * dy - u
     inside = rr - (xx * dx + xy * dy) * dx - yy * dy * dy  # ra² - o.o
     with np.errstate(invalid="ignore"):
@@ -612,8 +922,14 @@ def _draw(scene, size):
     owner[front] = len(scene.ends)
     image = _coloured(scene, size, flat, pixel, part, *look)
     joints = scene.joints[:, :2] * size + (size - 1) / 2
-    return Drawing(image, joints, _states(scene, joints, owner, depth, size), _head_box(scene, size),
-                   (np.array(scene.scales[:2]) + 0.5) * size - 0.5, float(scene.scales[2] * size))
+    return Drawing(
+        image,
+        joints,
+        _states(scene, joints, owner, depth, size),
+        _head_box(scene, size),
+        (np.array(scene.scales[:2]) + 0.5) * size - 0.5,
+        float(scene.scales[2] * size),
+    )
 
 
 def _coloured(scene, size, flat, pixel, part, share, light, spot):
@@ -637,7 +953,9 @@ def _textured(looks, tint, material, place):
     texel += (place.imag.astype(np.intp) & (_TILE - 1)) * _TILE
     texel += place.real.astype(np.intp) & (_TILE - 1)
     shade = _textures().take(texel)
-    palette = np.zeros((len(looks["turn"]) * _SHADES, 4), np.float32)  # four: rows of 16 bytes are taken fast
+    palette = np.zeros(
+        (len(looks["turn"]) * _SHADES, 4), np.float32
+    )  # four: rows of 16 bytes are taken fast
     shades = looks["first"][..., None] + looks["step"][..., None] * _STEPS
     palette[:, :3] = shades.reshape(3, -1).T * tint
     return palette.take(material * _SHADES + shade, axis=0)
@@ -651,7 +969,9 @@ def _finished(scene, colour, bright):
     size = len(colour)
     colour *= cv2.cvtColor(bright, cv2.COLOR_GRAY2RGB)
     blur, noise, x, y = scene.finish
-    colour = cv2.addWeighted(colour, 1, _grain(size)[y:y + size, x:x + size], noise, 0, dtype=cv2.CV_8U)
+    colour = cv2.addWeighted(
+        colour, 1, _grain(size)[y : y + size, x : x + size], noise, 0, dtype=cv2.CV_8U
+    )
     return cv2.GaussianBlur(colour, (0, 0), blur * size / _TILE)
 
 
@@ -661,7 +981,9 @@ def _states(scene, joints, owner, depth, size):
     inside = (np.abs(joints - (size - 1) / 2) < size / 2).all(1)
     pixel = np.where(inside, row * size + column, 0)
     part, parts = owner[pixel], len(PARTS)
-    lead = (depth[pixel] - scene.joints[:, 2] * size) / (scene.scales[2] * size)  # in body heights; nothing: -inf
+    lead = (depth[pixel] - scene.joints[:, 2] * size) / (
+        scene.scales[2] * size
+    )  # in body heights; nothing: -inf
     held = _HOLDS[np.arange(16), part % parts]
     own = np.where(lead <= np.where(held, _DEPTH, 0.6 * _DEPTH), IN_SIGHT, SELF_OCCLUDED)
     state = np.where(part < parts, own, np.where(lead > 0, OTHER_OCCLUDED, IN_SIGHT))

@@ -45,11 +45,14 @@ class Screen(anywidget.AnyWidget):
 
     def show(self, picture: Image.Image) -> None:
         """Replace the picture. Fast compression: it only travels to the browser."""
-        data = cv2.imencode(".png", np.asarray(picture)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+        data = cv2.imencode(
+            ".png", np.asarray(picture)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        )[1]
         self.png = data.tobytes()
 
     def listen(self, heard: Callable[[dict], None]) -> None:
         """Call heard(message) for {"key": "ArrowLeft"} and {"box": [x1, y1, x2, y2], "done": bool}, picture px."""
+
         def answer(_, message, __):
             try:
                 heard(message)
@@ -74,7 +77,9 @@ class Panel(ui.VBox):
             if isinstance(control, ui.ValueWidget):
                 control.observe(self.refresh, "value")
         side = ui.VBox(controls, layout=ui.Layout(width="310px"))
-        picture = ui.HBox([self.screen, side], layout=ui.Layout(flex_flow="row wrap", grid_gap="12px"))
+        picture = ui.HBox(
+            [self.screen, side], layout=ui.Layout(flex_flow="row wrap", grid_gap="12px")
+        )
         super().__init__([picture, self.line, ui.HTML(f"<small>{self.legend}</small>")])
         self.refresh()
 
@@ -98,7 +103,10 @@ class Panel(ui.VBox):
 
 def joints_menu(value: str, one_joint: bool = False) -> ui.Dropdown:
     """A menu of the joints' rows and, unless there must be one joint, ALL."""
-    options = [*([] if one_joint else [("all joints", ALL)]), *zip(MPII.names, range(len(MPII.names)))]
+    options = [
+        *([] if one_joint else [("all joints", ALL)]),
+        *zip(MPII.names, range(len(MPII.names))),
+    ]
     return ui.Dropdown(options=options, value=dict(options)[value], description="joint")
 
 
@@ -110,13 +118,23 @@ def chosen(menu: ui.Dropdown) -> int | None:
 class Browser(Panel):
     """A panel on one person at a time and one joint: ◀ ▶, or left and right, for people, up and down for joints."""
 
-    def __init__(self, title: str, people: People, image_size: int, controls: list, one_joint: bool = False,
-                 drags: bool = False):
+    def __init__(
+        self,
+        title: str,
+        people: People,
+        image_size: int,
+        controls: list,
+        one_joint: bool = False,
+        drags: bool = False,
+    ):
         self.people, self.image_size = people, image_size
         self.place = ui.IntSlider(1, 1, max(1, len(people)), description="person")
         self.place.observe(self.turned, "value")
         self.joint = joints_menu("left_wrist", one_joint)
-        buttons = [ui.Button(description=name, layout=ui.Layout(width="145px")) for name in ("◀ previous", "next ▶")]
+        buttons = [
+            ui.Button(description=name, layout=ui.Layout(width="145px"))
+            for name in ("◀ previous", "next ▶")
+        ]
         for button, by in zip(buttons, (-1, 1)):
             button.on_click(lambda _, by=by: self.go(by))
         super().__init__(title, [self.joint, *controls, self.place, ui.HBox(buttons)], drags)
@@ -165,7 +183,11 @@ def fitting(cascade: Cascade, image_size: int) -> None:
     """BadInput if the cascade was trained on crops of another size than these."""
     trained = cascade.network.get("image_size", image_size)
     if trained != image_size:
-        raise BadInput("the cascade", f"one trained on crops of {trained} px", f"one of {image_size} px, as these are")
+        raise BadInput(
+            "the cascade",
+            f"one trained on crops of {trained} px",
+            f"one of {image_size} px, as these are",
+        )
 
 
 class Inspector(Browser):
@@ -175,23 +197,41 @@ class Inspector(Browser):
     A layer is one of figures.LAYERS; all joints at once are a contact sheet. Maps are without flip test.
     """
 
-    legend = MARKS + ("; colours: from nothing at 0 to yellow at the highest value of any joint; difference: orange "
-                      "where the regressor says more than the detector, purple where less. Keys: ← → people, ↑ ↓ "
-                      "joints")
+    legend = MARKS + (
+        "; colours: from nothing at 0 to yellow at the highest value of any joint; difference: orange "
+        "where the regressor says more than the detector, purple where less. Keys: ← → people, ↑ ↓ "
+        "joints"
+    )
 
-    def __init__(self, cascade: Cascade, people: People, image_size: int, answer: Predictions, targets: Targets):
+    def __init__(
+        self,
+        cascade: Cascade,
+        people: People,
+        image_size: int,
+        answer: Predictions,
+        targets: Targets,
+    ):
         self.cascade, self.answer, self.targets = cascade, answer, targets
         self.person, self.samples = lru_cache(8)(self._person), PoseDataset(people, image_size)
         named = figures.LAYERS[:2] if cascade.regressor is None else figures.LAYERS
-        self.layer = ui.Dropdown(options=named, value="regressor" if cascade.regressor else "detector",
-                                 description="layer")
+        self.layer = ui.Dropdown(
+            options=named,
+            value="regressor" if cascade.regressor else "detector",
+            description="layer",
+        )
         self.opacity = ui.FloatSlider(0.85, min=0, max=1, step=0.05, description="opacity")
         self.keep = ui.Dropdown(options=evaluation.KEEP, description="show")
         self.order = ui.Dropdown(options=evaluation.ORDER, description="sort by")
         for choice in (self.keep, self.order):
-            choice.observe(lambda _: setattr(self.place, "value", 1), "value")  # others are the first now
-        super().__init__("A joint's map on a person's crop", people, image_size,
-                         [self.layer, self.opacity, self.keep, self.order])
+            choice.observe(
+                lambda _: setattr(self.place, "value", 1), "value"
+            )  # others are the first now
+        super().__init__(
+            "A joint's map on a person's crop",
+            people,
+            image_size,
+            [self.layer, self.opacity, self.keep, self.order],
+        )
 
     def _person(self, row: int) -> figures.Layers:
         return figures.layers(self.cascade, self.targets, self.samples[row])
@@ -199,18 +239,25 @@ class Inspector(Browser):
     def draw(self):
         fitting(self.cascade, self.image_size)
         joint, layer = chosen(self.joint), self.layer.value
-        rows = evaluation.selected(self.answer.joints, self.people, joint, self.keep.value, self.order.value)
+        rows = evaluation.selected(
+            self.answer.joints, self.people, joint, self.keep.value, self.order.value
+        )
         self.place.max = max(1, len(rows))
         if not len(rows):
-            raise BadInput("this selection", "nobody", f"people with {self.joint.label} {self.keep.value}")
+            raise BadInput(
+                "this selection", "nobody", f"people with {self.joint.label} {self.keep.value}"
+            )
         row = int(rows[self.row])
         person, head = self.person(row), f"{self.row + 1} of {len(rows)}, {self.people.keys[row]}"
         if joint is None:
             return figures.all_maps(person, layer, self.opacity.value), f"{head} · {layer}"
         parts = [f"{head} · {MPII.names[joint]}, {self.state(person.visibility[joint])}"]
-        parts += [f"{name}: peak {person.maps[name][joint].max():.2f}, "
-                  + self.apart(row, found[joint], person.joints[joint], person.visibility[joint])
-                  for name, found in person.found.items() if name != "difference"]
+        parts += [
+            f"{name}: peak {person.maps[name][joint].max():.2f}, "
+            + self.apart(row, found[joint], person.joints[joint], person.visibility[joint])
+            for name, found in person.found.items()
+            if name != "difference"
+        ]
         return figures.one_map(person, layer, joint, self.opacity.value), " · ".join(parts)
 
 
@@ -219,12 +266,20 @@ class Cover(Browser):
 
     legend = MARKS + "; colours: one scale for both networks. Keys: ← → people, ↑ ↓ joints"
 
-    def __init__(self, cascade: Cascade, people: People, image_size: int, decoder: str = "parabola"):
+    def __init__(
+        self, cascade: Cascade, people: People, image_size: int, decoder: str = "parabola"
+    ):
         self.cascade, self.decoder, self.box = cascade, decoder, None
         self.sample = lru_cache(8)(PoseDataset(people, image_size).__getitem__)
         self.uncovered = lru_cache(8)(self.seen)
-        super().__init__("A crop to cover, and both networks' maps of one joint", people, image_size, [],
-                         one_joint=True, drags=True)
+        super().__init__(
+            "A crop to cover, and both networks' maps of one joint",
+            people,
+            image_size,
+            [],
+            one_joint=True,
+            drags=True,
+        )
 
     def seen(self, row: int, box: tuple | None = None) -> tuple:
         """(the crop with the patch on it, what `figures.seen` says of it)."""
@@ -252,8 +307,11 @@ class Cover(Browser):
         maps = before
         if self.box is not None:
             crop, maps, found = self.seen(row, self.box)
-        parts = [f"{name}: peak {before[name][joint].max():.2f} → {maps[name][joint].max():.2f}, "
-                 + self.apart(row, found[name][joint], truth, state) for name in maps]
+        parts = [
+            f"{name}: peak {before[name][joint].max():.2f} → {maps[name][joint].max():.2f}, "
+            + self.apart(row, found[name][joint], truth, state)
+            for name in maps
+        ]
         text = f"{self.people.keys[row]} · {MPII.names[joint]}, {self.state(state)} · "
         return figures.covered(crop, maps, found, joint, truth, state), text + " · ".join(parts)
 
@@ -261,13 +319,19 @@ class Cover(Browser):
 class TargetExplorer(Browser):
     """Radius, σ, rotation, scale and mirroring by slider, the targets of notebook 02 drawn anew at each move."""
 
-    legend = ("Dots: orange right, blue left, green between; hollow: occluded, so without a disc. "
-              "Keys: ← → people, ↑ ↓ joints")
+    legend = (
+        "Dots: orange right, blue left, green between; hollow: occluded, so without a disc. "
+        "Keys: ← → people, ↑ ↓ joints"
+    )
 
     def __init__(self, people: People, image_size: int, targets: Targets):
         self.targets = targets
-        self.radius = ui.FloatSlider(targets.radius, min=1, max=max(40, targets.radius), step=0.5, description="radius")
-        self.sigma = ui.FloatSlider(targets.sigma, min=0.5, max=max(20, targets.sigma), step=0.5, description="sigma")
+        self.radius = ui.FloatSlider(
+            targets.radius, min=1, max=max(40, targets.radius), step=0.5, description="radius"
+        )
+        self.sigma = ui.FloatSlider(
+            targets.sigma, min=0.5, max=max(20, targets.sigma), step=0.5, description="sigma"
+        )
         self.angle = ui.IntSlider(0, -180, 180, description="rotation, °")
         self.scale = ui.FloatSlider(1.0, min=0.5, max=1.5, step=0.05, description="scale")
         self.mirrored = ui.Checkbox(False, description="mirrored")
@@ -276,12 +340,29 @@ class TargetExplorer(Browser):
 
     def draw(self):
         old, joint = self.targets, chosen(self.joint)
-        targets = Targets(old.map_stride, self.radius.value, self.sigma.value, old.occluded, old.first, old.first_sees)
-        picture = figures.moved_targets(self.people, self.row, self.image_size, targets, joint,
-                                        self.scale.value, self.angle.value, self.mirrored.value)
+        targets = Targets(
+            old.map_stride,
+            self.radius.value,
+            self.sigma.value,
+            old.occluded,
+            old.first,
+            old.first_sees,
+        )
+        picture = figures.moved_targets(
+            self.people,
+            self.row,
+            self.image_size,
+            targets,
+            joint,
+            self.scale.value,
+            self.angle.value,
+            self.mirrored.value,
+        )
         state = "" if joint is None else ", " + self.state(self.people.visibility[self.row, joint])
-        return picture, (f"{self.people.keys[self.row]} · {self.joint.label}{state} · "
-                         f"radius and sigma: px at a body of {figures.BODY:.0f} px")
+        return picture, (
+            f"{self.people.keys[self.row]} · {self.joint.label}{state} · "
+            f"radius and sigma: px at a body of {figures.BODY:.0f} px"
+        )
 
 
 class Monitor(Panel):
@@ -310,7 +391,9 @@ class Monitor(Panel):
         for name in STAGES.values():
             folder = self.out / name
             for path in (folder / HISTORY, *sorted(folder.glob("watched/*.npz"))):
-                with contextlib.suppress(FileNotFoundError):  # a training that begins anew has just removed it
+                with contextlib.suppress(
+                    FileNotFoundError
+                ):  # a training that begins anew has just removed it
                     changed = path.stat().st_mtime_ns
                     found.setdefault(folder, []).append((path, changed))
         return dict(sorted(found.items(), key=lambda stage: stage[1][0][1]))
@@ -320,10 +403,14 @@ class Monitor(Panel):
         records = {folder: found for folder in files if (found := training.history(folder))}
         if files != self.drawn and records:
             self.curves.alt = f"Learning curves of {sum(map(len, records.values()))} epochs"
-            self.curves.show(figures.curves({found[0]["stage"]: found for found in records.values()}))
+            self.curves.show(
+                figures.curves({found[0]["stage"]: found for found in records.values()})
+            )
         self.drawn = files
         if not records:
-            raise BadInput(self.out, "no epoch of any stage yet", "a run that trains or has trained")
+            raise BadInput(
+                self.out, "no epoch of any stage yet", "a run that trains or has trained"
+            )
         epochs = [epoch for folder in files for epoch in training.watched(folder)]
         if not epochs:
             raise BadInput(self.out, "no watched maps", "a stage's watched/0001.npz, …")
@@ -331,7 +418,7 @@ class Monitor(Panel):
         if last:
             self.epoch.value = self.epoch.max
         line = training.line([record for found in records.values() for record in found][-1])
-        shown = epochs[self.epoch.value - 1:self.epoch.value]
+        shown = epochs[self.epoch.value - 1 : self.epoch.value]
         return figures.sharpening(shown, chosen(self.joint), 160, across=True), f"last: {line}"
 
     async def follow(self) -> None:
@@ -348,8 +435,10 @@ class Photograph(Panel):
     people: what it returned last, as in the JSON of `hpe predict`.
     """
 
-    legend = ("Right orange, circles; left blue, squares; between green, diamonds; hollow and thin: not sure. "
-              "White frame: what the network sees")
+    legend = (
+        "Right orange, circles; left blue, squares; between green, diamonds; hollow and thin: not sure. "
+        "White frame: what the network sees"
+    )
 
     def __init__(self, estimator: PoseEstimator, path: str = ""):
         self.estimator, self.box, self.people, self.image = estimator, None, [], None
@@ -360,7 +449,9 @@ class Photograph(Panel):
         for source in (self.upload, self.path):
             source.observe(self.opened, "value")
         self.source = self.path
-        super().__init__("A photograph and the pose found in it", [self.upload, self.path, whole], drags=True)
+        super().__init__(
+            "A photograph and the pose found in it", [self.upload, self.path, whole], drags=True
+        )
 
     def opened(self, change) -> None:
         """Another photograph: the box was of the one before."""
@@ -380,7 +471,9 @@ class Photograph(Panel):
     def read(self) -> np.ndarray:
         """The photograph's pixels. BadInput if there is none or it cannot be read."""
         if self.source is self.upload and self.upload.value:
-            return decode_image(self.upload.value[0]["name"], bytes(self.upload.value[0]["content"]))
+            return decode_image(
+                self.upload.value[0]["name"], bytes(self.upload.value[0]["content"])
+            )
         if not self.path.value:
             raise BadInput("photograph", "none", "an upload, or the path of one")
         try:
@@ -393,6 +486,12 @@ class Photograph(Panel):
         self.image = self.read() if self.image is None else self.image
         self.people = self.estimator.predict(self.image, None if self.box is None else [self.box])
         sure = sum(joint["confidence"] >= SURE for joint in self.people[0]["joints"].values())
-        text = (f"{sure} of 16 joints with a confidence of {SURE} or more" if sure else f"nobody found here: no joint "
-                f"reaches a confidence of {SURE}; is there a person in the box, alone and upright?")
-        return figures.photograph(self.image, self.people), f"{text} · drag a box tight around one person"
+        text = (
+            f"{sure} of 16 joints with a confidence of {SURE} or more"
+            if sure
+            else f"nobody found here: no joint "
+            f"reaches a confidence of {SURE}; is there a person in the box, alone and upright?"
+        )
+        return figures.photograph(
+            self.image, self.people
+        ), f"{text} · drag a box tight around one person"

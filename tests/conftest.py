@@ -30,7 +30,9 @@ def test_data():
     """The folder of real data (lspet/, lsp/, mpii/), which is not part of this repository."""
     folder = os.environ.get("HPE_TEST_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("HPE_TEST_DATA is not set to a folder that holds lspet/joints.mat and lspet/images/")
+        pytest.skip(
+            "HPE_TEST_DATA is not set to a folder that holds lspet/joints.mat and lspet/images/"
+        )
     return Path(folder).resolve()
 
 
@@ -50,8 +52,10 @@ def notebook(tmp_path):
     import nbformat
 
     def write(name, parameters, *cells):
-        made = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-                *map(nbformat.v4.new_code_cell, cells)]
+        made = [
+            nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+            *map(nbformat.v4.new_code_cell, cells),
+        ]
         folder = tmp_path / "notebooks"
         (folder / "presets").mkdir(parents=True, exist_ok=True)
         nbformat.write(nbformat.v4.new_notebook(cells=made), folder / f"{name}.ipynb")

@@ -22,7 +22,9 @@ def gradients(out):
 
     def watched(name, parameters, lr, weight_decay):
         made = make_optimizer(name, parameters, lr, weight_decay)
-        made.register_step_pre_hook(lambda *_: steps.append([weight.grad.clone() for weight in parameters]))
+        made.register_step_pre_hook(
+            lambda *_: steps.append([weight.grad.clone() for weight in parameters])
+        )
         return made
 
     training.Recipe.model = lambda recipe: in_float64_with_frozen_norms(model(recipe))

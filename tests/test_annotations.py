@@ -25,19 +25,37 @@ def point(row, x, y, **visible):
 
 
 def rectangle(points, box=(10, 20, 90, 80), scale=1.5, objpos=(50, 60)):
-    return {**dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)), "scale": scale,
-            "objpos": struct({"x": objpos[0], "y": objpos[1]}),
-            "annopoints": struct({"point": struct(*points)}) if points else EMPTY}
+    return {
+        **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
+        "scale": scale,
+        "objpos": struct({"x": objpos[0], "y": objpos[1]}),
+        "annopoints": struct({"point": struct(*points)}) if points else EMPTY,
+    }
 
 
 def release(path, *rectangles, names=None, train=None, acts=None):
     """A file in MPII's official layout: one argument an image, what its annorect holds."""
     names = names or [f"{n}.jpg" for n in range(len(rectangles))]
-    images = [{"image": struct({"name": name}), "annorect": annorect, "vididx": EMPTY}
-              for name, annorect in zip(names, rectangles, strict=True)]
-    acts = struct(*[{"cat_name": EMPTY, "act_name": act} for act in acts or [EMPTY] * len(images)]).T
-    scipy.io.savemat(path, {"RELEASE": struct({"annolist": struct(*images), "act": acts, "version": "12",
-                                               "img_train": np.array([train or [1] * len(images)], np.uint8)})})
+    images = [
+        {"image": struct({"name": name}), "annorect": annorect, "vididx": EMPTY}
+        for name, annorect in zip(names, rectangles, strict=True)
+    ]
+    acts = struct(
+        *[{"cat_name": EMPTY, "act_name": act} for act in acts or [EMPTY] * len(images)]
+    ).T
+    scipy.io.savemat(
+        path,
+        {
+            "RELEASE": struct(
+                {
+                    "annolist": struct(*images),
+                    "act": acts,
+                    "version": "12",
+                    "img_train": np.array([train or [1] * len(images)], np.uint8),
+                }
+            )
+        },
+    )
     return path
 
 
@@ -51,15 +69,30 @@ def joints_of(people, row, name):
 def test_quirks_of_the_official_layout(tmp_path):
     """Unordered points, numbers of all types, is_visible a number, a text, empty or absent, a head-top above the image,
     rectangles without points, without the field, and images without rectangles."""
-    many = [point(9, 30.5, -14.25, is_visible=EMPTY), point(0, np.uint16(300), np.uint8(200), is_visible="0"),
-            point(15, np.int16(-3), 7, is_visible=np.uint8(1)), point(10, 8, 9.0, is_visible="1"),
-            point(11, 5, 6, is_visible=0.0), point(1, np.nan, 4, is_visible=1)]
+    many = [
+        point(9, 30.5, -14.25, is_visible=EMPTY),
+        point(0, np.uint16(300), np.uint8(200), is_visible="0"),
+        point(15, np.int16(-3), 7, is_visible=np.uint8(1)),
+        point(10, 8, 9.0, is_visible="1"),
+        point(11, 5, 6, is_visible=0.0),
+        point(1, np.nan, 4, is_visible=1),
+    ]
     bare = {name: EMPTY for name in ("x1", "y1", "x2", "y2", "scale", "objpos", "annopoints")}
     few = [point(0, 1, 2), point(6, 0, 0)]
-    found = annotations.mpii_official(release(
-        tmp_path / "a.mat", struct(bare, rectangle(many)), EMPTY, struct({"scale": 1.0}), struct(rectangle(few)),
-        train=[1, 1, 0, 0], acts=[EMPTY, EMPTY, EMPTY, "walking"]))
-    assert list(found.image) == ["0.jpg", "3.jpg"] and list(found.person) == [2, 1] and len(found) == 2
+    found = annotations.mpii_official(
+        release(
+            tmp_path / "a.mat",
+            struct(bare, rectangle(many)),
+            EMPTY,
+            struct({"scale": 1.0}),
+            struct(rectangle(few)),
+            train=[1, 1, 0, 0],
+            acts=[EMPTY, EMPTY, EMPTY, "walking"],
+        )
+    )
+    assert (
+        list(found.image) == ["0.jpg", "3.jpg"] and list(found.person) == [2, 1] and len(found) == 2
+    )
     assert list(found.train) == [True, False] and list(found.activity) == ["", "walking"]
     assert found.skipped == {"rectangles without points": 2} and found.occlusion_labels
     assert joints_of(found, 0, "head_top") == ([30.5, -14.25], VISIBLE)
@@ -71,21 +104,30 @@ def test_quirks_of_the_official_layout(tmp_path):
     assert joints_of(found, 1, "pelvis") == ([0, 0], VISIBLE)  # a place like any other
     assert (found.visibility != ABSENT).sum(1).tolist() == [5, 2]
     assert (np.isnan(found.joints).all(-1) == (found.visibility == ABSENT)).all()
-    assert found.head_size == pytest.approx(60) and found.scale == pytest.approx(1.5)  # 0.6 · the diagonal of 80 × 60
+    assert found.head_size == pytest.approx(60) and found.scale == pytest.approx(
+        1.5
+    )  # 0.6 · the diagonal of 80 × 60
     assert found.center.tolist() == [[50, 60]] * 2
 
 
 def test_rows_may_be_chosen(tmp_path):
-    people = annotations.mpii_official(release(tmp_path / "a.mat", *[struct(rectangle([point(0, n, 0)])) for n in
-                                                                     range(4)]))
+    people = annotations.mpii_official(
+        release(tmp_path / "a.mat", *[struct(rectangle([point(0, n, 0)])) for n in range(4)])
+    )
     for rows in (slice(1, 3), [1, 2], np.array([False, True, True, False])):
         some = people[rows]
-        assert len(some) == 2 and list(some.image) == ["1.jpg", "2.jpg"] and some.joints[:, 0, 0].tolist() == [1, 2]
+        assert (
+            len(some) == 2
+            and list(some.image) == ["1.jpg", "2.jpg"]
+            and some.joints[:, 0, 0].tolist() == [1, 2]
+        )
 
 
 def test_nobody_annotated_or_unknown_joints(tmp_path):
     with pytest.raises(BadInput, match="2 rectangles, none with points"):
-        annotations.mpii_official(release(tmp_path / "a.mat", struct(rectangle([])), struct(rectangle([]))))
+        annotations.mpii_official(
+            release(tmp_path / "a.mat", struct(rectangle([])), struct(rectangle([])))
+        )
     with pytest.raises(BadInput, match="joint id 16"):
         annotations.mpii_official(release(tmp_path / "a.mat", struct(rectangle([point(16, 1, 1)]))))
 
@@ -97,17 +139,29 @@ def newell(path, image, person, joints=None, **values):
     count = len(image)
     joints = np.arange(count * 32.0).reshape(count, 16, 2) + 1 if joints is None else joints
     with h5py.File(path, "w") as file:
-        file["imgname"], file["person"], file["part"] = np.array(image, "S"), np.array(person, float), joints
-        for name, value in {"visible": np.ones((count, 16)), "normalize": np.full(count, 60.0), "scale": np.ones(count),
-                            "center": np.zeros((count, 2)), **values}.items():
+        file["imgname"], file["person"], file["part"] = (
+            np.array(image, "S"),
+            np.array(person, float),
+            joints,
+        )
+        for name, value in {
+            "visible": np.ones((count, 16)),
+            "normalize": np.full(count, 60.0),
+            "scale": np.ones(count),
+            "center": np.zeros((count, 2)),
+            **values,
+        }.items():
             file[name] = value
     return path
 
 
 def test_newell_s_rows_select_and_reorder_an_official_file(tmp_path):
     """Rectangles count from 0 there and from 1 here, those without points count too."""
-    truth = release(tmp_path / "a.mat", struct(rectangle([]), rectangle([point(0, 1, 1)])),
-                    struct(rectangle([point(0, 2, 2)]), rectangle([point(0, 3, 3)])))
+    truth = release(
+        tmp_path / "a.mat",
+        struct(rectangle([]), rectangle([point(0, 1, 1)])),
+        struct(rectangle([point(0, 2, 2)]), rectangle([point(0, 3, 3)])),
+    )
     rows = newell(tmp_path / "rows.h5", ["1.jpg", "0.jpg"], [1, 1])
     found = annotations.mpii_truth(truth, rows)
     assert found.joints[:, 0, 0].tolist() == [3, 1] and list(found.person) == [2, 2]
@@ -118,27 +172,51 @@ def test_newell_s_rows_select_and_reorder_an_official_file(tmp_path):
 def test_newell_s_missing_joints_are_at_zero_and_his_invisible_ones_occluded(tmp_path):
     joints, visible = np.full((1, 16, 2), 5.0), np.ones((1, 16))
     joints[0, 3], joints[0, 4], visible[0, [3, 5]] = 0, (0, 7), 0
-    found = annotations.mpii_truth(newell(tmp_path / "v.h5", ["x.jpg"], [0], joints, visible=visible))
-    assert found.visibility[0, 3:6].tolist() == [ABSENT, VISIBLE, OCCLUDED] and np.isnan(found.joints[0, 3]).all()
-    assert found.joints[0, 4].tolist() == [0, 7] and found.head_size == [60] and found.occlusion_labels
+    found = annotations.mpii_truth(
+        newell(tmp_path / "v.h5", ["x.jpg"], [0], joints, visible=visible)
+    )
+    assert (
+        found.visibility[0, 3:6].tolist() == [ABSENT, VISIBLE, OCCLUDED]
+        and np.isnan(found.joints[0, 3]).all()
+    )
+    assert (
+        found.joints[0, 4].tolist() == [0, 7] and found.head_size == [60] and found.occlusion_labels
+    )
 
 
 def test_json_gives_head_sizes_by_scale_and_no_occlusion(tmp_path):
-    person = {"joints": [[4.0, 5.0]] * 15 + [[-1.0, -1.0]], "joints_vis": [1] * 15 + [0], "image": "x.jpg",
-              "scale": 2.4, "center": [7.0, 8.0]}
+    person = {
+        "joints": [[4.0, 5.0]] * 15 + [[-1.0, -1.0]],
+        "joints_vis": [1] * 15 + [0],
+        "image": "x.jpg",
+        "scale": 2.4,
+        "center": [7.0, 8.0],
+    }
     (tmp_path / "a.json").write_text(json.dumps([person]))
     found = annotations.mpii_truth(tmp_path / "a.json")
-    assert found.head_size == pytest.approx(60) and not found.occlusion_labels and list(found.image) == ["x.jpg"]
-    assert found.visibility[0].tolist() == [VISIBLE] * 15 + [ABSENT] and np.isnan(found.joints[0, 15]).all()
+    assert (
+        found.head_size == pytest.approx(60)
+        and not found.occlusion_labels
+        and list(found.image) == ["x.jpg"]
+    )
+    assert (
+        found.visibility[0].tolist() == [VISIBLE] * 15 + [ABSENT]
+        and np.isnan(found.joints[0, 15]).all()
+    )
     with pytest.raises(BadInput, match="names its images and holds these people"):
         annotations.mpii_truth(tmp_path / "a.json", newell(tmp_path / "rows.h5", ["x.jpg"], [0]))
 
 
 def test_tompson_s_arrays(tmp_path):
-    joints, missing = np.random.default_rng(0).uniform(0, 99, (16, 2, 3)), np.zeros((16, 3), np.uint8)
+    joints, missing = (
+        np.random.default_rng(0).uniform(0, 99, (16, 2, 3)),
+        np.zeros((16, 3), np.uint8),
+    )
     missing[4, 1] = 1
     boxes = np.broadcast_to(np.array([[10, 20], [90, 80]])[..., None], (2, 2, 3))
-    scipy.io.savemat(tmp_path / "t.mat", {"pos_gt_src": joints, "jnt_missing": missing, "headboxes_src": boxes})
+    scipy.io.savemat(
+        tmp_path / "t.mat", {"pos_gt_src": joints, "jnt_missing": missing, "headboxes_src": boxes}
+    )
     found = annotations.mpii_truth(tmp_path / "t.mat")
     assert found.head_size.tolist() == [60] * 3 and not found.occlusion_labels
     assert found.joints[2, 7].tolist() == joints[7, :, 2].tolist()
@@ -148,18 +226,24 @@ def test_tompson_s_arrays(tmp_path):
 # ---- Leeds Sports Pose
 
 
-@pytest.mark.parametrize("original, expected", [(True, {0: VISIBLE, 1: OCCLUDED}), (False, {0: ABSENT, 1: VISIBLE})])
+@pytest.mark.parametrize(
+    "original, expected", [(True, {0: VISIBLE, 1: OCCLUDED}), (False, {0: ABSENT, 1: VISIBLE})]
+)
 def test_lsp_and_lspet_are_told_apart_by_shape(tmp_path, original, expected):
     """The third value has opposite senses. (3, 14, 14) and (14, 3, 3) are no riddle: the first two axes decide."""
     joints = np.random.default_rng(0).uniform(1, 99, (14 if original else 3, 14, 3))
     joints[..., 2] = np.arange(14) % 2
-    scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints.transpose((2, 1, 0) if original else (1, 2, 0))})
+    scipy.io.savemat(
+        tmp_path / "joints.mat", {"joints": joints.transpose((2, 1, 0) if original else (1, 2, 0))}
+    )
     found = annotations.lsp(tmp_path / "joints.mat")
     for row, name in enumerate(LSP_NAMES):
         assert (found.visibility[:, MPII.index(name)] == expected[row % 2]).all()
         if expected[row % 2] != ABSENT:
             assert (found.joints[:, MPII.index(name)] == joints[:, row, :2]).all()
-    assert found.occlusion_labels == original and found.image[0] == ("im0001.jpg" if original else "im00001.jpg")
+    assert found.occlusion_labels == original and found.image[0] == (
+        "im0001.jpg" if original else "im00001.jpg"
+    )
     assert (found.visibility[:, [MPII.index("pelvis"), MPII.index("thorax")]] == ABSENT).all()
 
 
@@ -178,7 +262,11 @@ def test_lsp_files_are_read_in_their_own_sense(test_data):
     for name in ("lsp/lsp-joints-PC.mat", "lsp/lsp-joints-OC.mat"):
         found = annotations.lsp(test_data / name)
         occluded = (found.visibility == OCCLUDED)[:, LSP_ROWS].mean()
-        assert len(found) == 2000 and found.train.sum() == 1000 and occluded == pytest.approx(0.073, abs=5e-4)
+        assert (
+            len(found) == 2000
+            and found.train.sum() == 1000
+            and occluded == pytest.approx(0.073, abs=5e-4)
+        )
     extended = annotations.lsp(test_data / "lspet" / "joints.mat")
     assert (extended.visibility == VISIBLE)[:, LSP_ROWS].mean() == pytest.approx(0.88, abs=0.005)
     assert extended.train.all() and not (extended.visibility == OCCLUDED).any()
@@ -213,7 +301,11 @@ def mat(path, **arrays):
 def test_predictions_of_any_layout(tmp_path, axes, kind, joints):
     array = (GUESS if joints == 16 else GUESS[:, LSP_ROWS]).transpose(axes)
     path = tmp_path / "p"
-    path = mat(path.with_suffix(".mat"), anything=array) if kind == "mat" else hdf5(path, array, kind == "v7.3")
+    path = (
+        mat(path.with_suffix(".mat"), anything=array)
+        if kind == "mat"
+        else hdf5(path, array, kind == "v7.3")
+    )
     found = annotations.predictions(path, 7, (14, 16))
     assert found.dtype == float and (found[:, LSP_ROWS] == GUESS[:, LSP_ROWS]).all()
     assert np.isnan(found[:, [6, 7]]).all() if joints == 14 else (found == GUESS).all()
@@ -221,14 +313,21 @@ def test_predictions_of_any_layout(tmp_path, axes, kind, joints):
 
 @pytest.mark.parametrize("number", ["uint8", "int16", "int64", "float32", "float64", ">f4", ">i2"])
 def test_predictions_of_any_number_type(tmp_path, number):
-    for path in (mat(tmp_path / "p.mat", p=GUESS.astype(number)), hdf5(tmp_path / "p.h5", GUESS.astype(number))):
+    for path in (
+        mat(tmp_path / "p.mat", p=GUESS.astype(number)),
+        hdf5(tmp_path / "p.h5", GUESS.astype(number)),
+    ):
         assert (annotations.predictions(path, 7) == GUESS).all()
 
 
 def test_predictions_in_cells_structs_and_groups(tmp_path):
     cells = np.empty((1, 7), object)
     cells[0] = list(GUESS)
-    for value in (cells, {"scores": np.ones(7), "inner": {"xy": GUESS}}, struct(*[{"xy": person} for person in GUESS])):
+    for value in (
+        cells,
+        {"scores": np.ones(7), "inner": {"xy": GUESS}},
+        struct(*[{"xy": person} for person in GUESS]),
+    ):
         assert (annotations.predictions(mat(tmp_path / "p.mat", value=value), 7) == GUESS).all()
     with h5py.File(tmp_path / "p.h5", "w") as file:
         file["a/b/xy"], file["a/score"], file["name"] = GUESS, np.ones(7), "text"
@@ -239,16 +338,30 @@ def refused(path, *parts, count=7, joints=16):
     with pytest.raises(BadInput) as error:
         annotations.predictions(path, count, joints)
     line = str(error.value)
-    assert "\n" not in line and len(line) < 700 and all(part in line for part in (path.name, "expected", *parts)), line
+    assert (
+        "\n" not in line
+        and len(line) < 700
+        and all(part in line for part in (path.name, "expected", *parts))
+    ), line
 
 
 def test_predictions_that_could_be_read_in_two_ways(tmp_path):
     """16 people: which 16 is which? Two arrays that fit: which one?"""
     square = np.zeros((16, 16, 2))
-    refused(mat(tmp_path / "p.mat", xy=square), "xy (16, 16, 2), which can be read in 2 ways", count=16)
-    refused(mat(tmp_path / "p.mat", xy=square[:14, :14]), "xy (14, 14, 2)", count=14, joints=(14, 16))
-    refused(mat(tmp_path / "p.mat", one=GUESS, two=GUESS + 1), "one (7, 16, 2), two (7, 16, 2)", "2 ways")
-    assert annotations.predictions(mat(tmp_path / "p.mat", xy=square[:, :14]), 16, (14, 16)).shape == (16, 16, 2)
+    refused(
+        mat(tmp_path / "p.mat", xy=square), "xy (16, 16, 2), which can be read in 2 ways", count=16
+    )
+    refused(
+        mat(tmp_path / "p.mat", xy=square[:14, :14]), "xy (14, 14, 2)", count=14, joints=(14, 16)
+    )
+    refused(
+        mat(tmp_path / "p.mat", one=GUESS, two=GUESS + 1),
+        "one (7, 16, 2), two (7, 16, 2)",
+        "2 ways",
+    )
+    assert annotations.predictions(
+        mat(tmp_path / "p.mat", xy=square[:, :14]), 16, (14, 16)
+    ).shape == (16, 16, 2)
 
 
 def test_predictions_that_do_not_fit(tmp_path):
@@ -263,7 +376,11 @@ def test_predictions_that_do_not_fit(tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    whole = [mat(tmp_path / "a.mat", p=GUESS), hdf5(tmp_path / "a.h5", GUESS), hdf5(tmp_path / "b.mat", GUESS, True)]
+    whole = [
+        mat(tmp_path / "a.mat", p=GUESS),
+        hdf5(tmp_path / "a.h5", GUESS),
+        hdf5(tmp_path / "b.mat", GUESS, True),
+    ]
     broken = []
     for path in whole:
         for size in (0, 60, 700, path.stat().st_size // 2):
@@ -272,15 +389,24 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "text.mat").write_text("x,y\n1,2\n" * 99)
     for path in (*broken, tmp_path / "text.mat", tmp_path / "absent.mat", tmp_path):
         refused(path)
-        for reader in (annotations.mpii_official, annotations.mpii_truth, annotations.mpii_rows, annotations.lsp):
+        for reader in (
+            annotations.mpii_official,
+            annotations.mpii_truth,
+            annotations.mpii_rows,
+            annotations.lsp,
+        ):
             with pytest.raises(BadInput, match=rf"{path.name}: found .*, expected "):
                 reader(path)
 
 
 def test_files_of_another_layout(tmp_path):
-    for path in (mat(tmp_path / "a.mat", p=GUESS), hdf5(tmp_path / "a.h5", GUESS), mat(tmp_path / "r.mat", RELEASE=1.0),
-                 newell(tmp_path / "n.h5", ["x.jpg"], [0], np.zeros((1, 14, 2))),
-                 mat(tmp_path / "t.mat", pos_gt_src=np.zeros((16, 2, 3)), jnt_missing=np.zeros((16, 2)))):
+    for path in (
+        mat(tmp_path / "a.mat", p=GUESS),
+        hdf5(tmp_path / "a.h5", GUESS),
+        mat(tmp_path / "r.mat", RELEASE=1.0),
+        newell(tmp_path / "n.h5", ["x.jpg"], [0], np.zeros((1, 14, 2))),
+        mat(tmp_path / "t.mat", pos_gt_src=np.zeros((16, 2, 3)), jnt_missing=np.zeros((16, 2))),
+    ):
         with pytest.raises(BadInput, match=rf"{path.name}: found .*, expected "):
             annotations.mpii_truth(path)
     for text in ("[1, 2]", "[]", '[{"image": "x.jpg"}]', "[{", '{"people": []}'):

@@ -7,7 +7,11 @@ import torch
 from hpe_lib import artifacts
 from hpe_lib.artifacts import BadInput
 
-MADE_FROM = {"parameters": {"lr": 1e-3, "steps": (1, 2)}, "data": "abc", "upstream": {"detector": "f00"}}
+MADE_FROM = {
+    "parameters": {"lr": 1e-3, "steps": (1, 2)},
+    "data": "abc",
+    "upstream": {"detector": "f00"},
+}
 
 
 @pytest.fixture
@@ -18,7 +22,10 @@ def folder(tmp_path):
 
 
 def test_bad_input_is_one_line_that_names_file_found_expected():
-    assert str(BadInput("a.jpg", "12 bytes\nof text", "an image")) == "a.jpg: found 12 bytes of text, expected an image"
+    assert (
+        str(BadInput("a.jpg", "12 bytes\nof text", "an image"))
+        == "a.jpg: found 12 bytes of text, expected an image"
+    )
 
 
 class Raises(torch.utils.data.Dataset):
@@ -38,7 +45,11 @@ def test_bad_input_comes_out_of_a_worker_as_its_one_line():
 def test_json_holds_arrays_and_turns_nan_into_null(tmp_path):
     value = {"a": torch.tensor([1.5, float("nan")]), "b": (tmp_path,), 3: float("inf")}
     artifacts.write_json(tmp_path / "x.json", value)
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1.5, None], "b": [str(tmp_path)], "3": None}
+    assert json.loads((tmp_path / "x.json").read_text()) == {
+        "a": [1.5, None],
+        "b": [str(tmp_path)],
+        "3": None,
+    }
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -61,12 +72,23 @@ def test_unreadable_json_is_bad_input(tmp_path, content):
 
 def test_saved_weights_come_back_with_all_the_manifest_promises(folder):
     kept = artifacts.manifest(folder)
-    assert {"parameters", "data", "upstream", "seed", "versions", "commit", "machine", "peak_memory_mb"} <= set(kept)
+    assert {
+        "parameters",
+        "data",
+        "upstream",
+        "seed",
+        "versions",
+        "commit",
+        "machine",
+        "peak_memory_mb",
+    } <= set(kept)
     assert kept["weights_sha256"] == artifacts.file_hash(folder / "weights.safetensors")
     assert kept["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert 50 < kept["peak_memory_mb"] < 1e5
     assert set(artifacts.load_weights(folder)) == {"weight", "bias"}
-    assert [json.loads(line)["epoch"] for line in (folder / "history.jsonl").read_text().splitlines()] == [1, 2]
+    assert [
+        json.loads(line)["epoch"] for line in (folder / "history.jsonl").read_text().splitlines()
+    ] == [1, 2]
 
 
 def test_tied_and_strided_tensors_can_be_saved(tmp_path):
@@ -79,13 +101,16 @@ def test_a_matching_artifact_is_reused(folder):
     assert artifacts.differences(folder, MADE_FROM) == []
 
 
-@pytest.mark.parametrize("change, said", [
-    ({"parameters": {"lr": 1e-4, "steps": [1, 2]}}, "lr was 0.001, is 0.0001"),
-    ({"parameters": {"lr": 1e-3}}, "steps was [1, 2], is absent"),
-    ({"parameters": {**MADE_FROM["parameters"], "flip": True}}, "flip was absent, is True"),
-    ({"data": "abd"}, "data was abc, is abd"),
-    ({"upstream": {"detector": "f01"}}, "detector was f00"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"parameters": {"lr": 1e-4, "steps": [1, 2]}}, "lr was 0.001, is 0.0001"),
+        ({"parameters": {"lr": 1e-3}}, "steps was [1, 2], is absent"),
+        ({"parameters": {**MADE_FROM["parameters"], "flip": True}}, "flip was absent, is True"),
+        ({"data": "abd"}, "data was abc, is abd"),
+        ({"upstream": {"detector": "f01"}}, "detector was f00"),
+    ],
+)
 def test_what_differs_is_said(folder, change, said):
     reasons = artifacts.differences(folder, {**MADE_FROM, **change})
     assert len(reasons) == 1 and said in reasons[0]
@@ -112,7 +137,9 @@ def test_half_an_artifact_is_absent_and_a_damaged_one_is_not_reused(folder):
 
 
 def test_saving_over_an_artifact_leaves_none_when_it_breaks_off(folder, monkeypatch):
-    monkeypatch.setattr(artifacts, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        artifacts, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         artifacts.save(folder, torch.nn.Linear(3, 2).state_dict(), MADE_FROM)
     assert artifacts.differences(folder, MADE_FROM) == ["absent"]
@@ -123,15 +150,24 @@ def test_weights_of_another_architecture_are_one_line_and_change_nothing(folder)
     before = module.weight.clone()
     with pytest.raises(BadInput) as error:
         artifacts.load_into(module, folder)
-    assert "weights.safetensors" in str(error.value) and "weight 2x3 instead of 2x4" in str(error.value)
+    assert "weights.safetensors" in str(error.value) and "weight 2x3 instead of 2x4" in str(
+        error.value
+    )
     assert torch.equal(module.weight, before)
-    assert torch.equal(artifacts.load_into(torch.nn.Linear(3, 2), folder).bias, artifacts.load_weights(folder)["bias"])
+    assert torch.equal(
+        artifacts.load_into(torch.nn.Linear(3, 2), folder).bias,
+        artifacts.load_weights(folder)["bias"],
+    )
 
 
 def test_a_prefix_picks_one_network_out_of_several(tmp_path):
     layer = torch.nn.Linear(3, 2)
-    tensors = {f"{name}.{key}": value for name in ("a", "b") for key, value in layer.state_dict().items()}
+    tensors = {
+        f"{name}.{key}": value for name in ("a", "b") for key, value in layer.state_dict().items()
+    }
     artifacts.save(tmp_path, tensors, {})
-    assert torch.equal(artifacts.load_into(torch.nn.Linear(3, 2), tmp_path, "a.").weight, layer.weight)
+    assert torch.equal(
+        artifacts.load_into(torch.nn.Linear(3, 2), tmp_path, "a.").weight, layer.weight
+    )
     with pytest.raises(BadInput, match="absent"):
         artifacts.load_into(layer, tmp_path, "c.")

@@ -42,8 +42,18 @@ def steps(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("seconds, text", [(0, "0 min"), (29, "0 min"), (90.1, "2 min"), (3599, "60 min"),
-                                           (3600, "1.0 h"), (5400, "1.5 h"), (360000, "100.0 h")])
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0, "0 min"),
+        (29, "0 min"),
+        (90.1, "2 min"),
+        (3599, "60 min"),
+        (3600, "1.0 h"),
+        (5400, "1.5 h"),
+        (360000, "100.0 h"),
+    ],
+)
 def test_durations(seconds, text):
     assert bench.duration(seconds) == text
 
@@ -53,7 +63,9 @@ def test_durations(seconds, text):
 
 @pytest.mark.parametrize("stage", training.NOTEBOOKS)
 def test_a_step_of_every_stage_is_measured(stage):
-    found = bench.training_step(stage, of_stage(stage, "channels=8", "levels=1", "batch_size=4"), 32)
+    found = bench.training_step(
+        stage, of_stage(stage, "channels=8", "levels=1", "batch_size=4"), 32
+    )
     assert found["measured_batch"] == 2 and found["seconds"] > 0 and math.isfinite(found["loss"])
     assert found["memory_mb"] > 50
 
@@ -72,25 +84,54 @@ def test_what_was_measured_on_two_is_said_of_the_batch(monkeypatch):
     seen, used = {}, iter([100.0, 130.0])
 
     def fit(model, objective, loader, optimizer, scheduler, epochs, accelerator, compiled):
-        seen.update(compiled=compiled, people=len(loader.dataset), epochs=epochs, lr=optimizer.param_groups[0]["lr"],
-                    frozen={name.partition(".")[0] for name, one in model.named_parameters() if not one.requires_grad})
+        seen.update(
+            compiled=compiled,
+            people=len(loader.dataset),
+            epochs=epochs,
+            lr=optimizer.param_groups[0]["lr"],
+            frozen={
+                name.partition(".")[0]
+                for name, one in model.named_parameters()
+                if not one.requires_grad
+            },
+        )
         yield {"seconds": 99.0, "loss": 9.0}
         yield {"seconds": 1.5, "loss": 2.0}
 
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(bench, "peak_memory", lambda device: next(used))
-    found = bench.training_step("regressor", of_stage("regressor", "batch_size=8", "compiled=true"), 32)
+    found = bench.training_step(
+        "regressor", of_stage("regressor", "batch_size=8", "compiled=true"), 32
+    )
     if torch.cuda.is_available():
         pytest.skip("a GPU makes the whole step")
-    assert found == {"seconds": 6.0, "memory_mb": 100 + 4 * 30, "measured_batch": 2, "loss": 2.0}  # the second step
-    assert seen["people"] == 2 and seen["epochs"] == 2 and seen["lr"] < 1e-6 and "detector" in seen["frozen"]
+    assert found == {
+        "seconds": 6.0,
+        "memory_mb": 100 + 4 * 30,
+        "measured_batch": 2,
+        "loss": 2.0,
+    }  # the second step
+    assert (
+        seen["people"] == 2
+        and seen["epochs"] == 2
+        and seen["lr"] < 1e-6
+        and "detector" in seen["frozen"]
+    )
     assert seen["compiled"] is True
 
 
 def test_crops_of_noise_are_as_a_dataset_gives_them():
     one, two = bench.crops(2, 32)
-    assert one["image"].shape == (32, 32, 3) and one["image"].dtype == torch.uint8 and one["joints"].shape == (16, 2)
-    assert (one["joints"] >= 0).all() and (one["joints"] <= 31).all() and not torch.equal(one["image"], two["image"])
+    assert (
+        one["image"].shape == (32, 32, 3)
+        and one["image"].dtype == torch.uint8
+        and one["joints"].shape == (16, 2)
+    )
+    assert (
+        (one["joints"] >= 0).all()
+        and (one["joints"] <= 31).all()
+        and not torch.equal(one["image"], two["image"])
+    )
     assert torch.equal(bench.crops(2, 32)[1]["image"], two["image"])
 
 
@@ -101,10 +142,19 @@ def test_a_rehearsal_counts_steps_and_adds_them_up(steps):
     """48 people in batches of 16, 90 s a step: 2, 2 and 1 epochs of 3 steps."""
     lines = list(bench.rehearse(parameters()))
     told = "{}: {} steps of 16 people, 90.00 s each: {} min; 1.5 GiB of memory (measured with 2 people)"
-    assert lines == ["train: 48 people of synthetic, 1-48", "val: 24 people of synthetic, 100001-100024",
-                     told.format("detector", 6, 9), told.format("regressor", 6, 9), told.format("joint", 3, "4"),
-                     "all stages: 22 min on this device, without scoring"]
-    assert [(stage, size) for stage, _, size in steps] == [("detector", 64), ("regressor", 64), ("joint", 64)]
+    assert lines == [
+        "train: 48 people of synthetic, 1-48",
+        "val: 24 people of synthetic, 100001-100024",
+        told.format("detector", 6, 9),
+        told.format("regressor", 6, 9),
+        told.format("joint", 3, "4"),
+        "all stages: 22 min on this device, without scoring",
+    ]
+    assert [(stage, size) for stage, _, size in steps] == [
+        ("detector", 64),
+        ("regressor", 64),
+        ("joint", 64),
+    ]
     assert all(given["radius"] == 10 and given["batch_size"] == 16 for _, given, _ in steps)
     assert steps[2][1]["channels"] == 16 and steps[2][1]["lr"] == parameters()["05"]["lr"]
 
@@ -118,10 +168,15 @@ def test_steps_are_those_that_training_makes(steps):
 
 def test_no_epochs_are_weights_taken_over(steps, tmp_path):
     artifacts.write_bytes(tmp_path / "run" / "cascade" / "weights.safetensors", b"")
-    lines = list(bench.rehearse(parameters("03.epochs=0", "04.epochs=0", f"init_from={tmp_path / 'run'}")))
-    assert lines[2:6] == [f"detector: starts from {tmp_path / 'run' / 'cascade'}",
-                          f"regressor: starts from {tmp_path / 'run' / 'cascade'}",
-                          "detector: 0 epochs, weights taken over", "regressor: 0 epochs, weights taken over"]
+    lines = list(
+        bench.rehearse(parameters("03.epochs=0", "04.epochs=0", f"init_from={tmp_path / 'run'}"))
+    )
+    assert lines[2:6] == [
+        f"detector: starts from {tmp_path / 'run' / 'cascade'}",
+        f"regressor: starts from {tmp_path / 'run' / 'cascade'}",
+        "detector: 0 epochs, weights taken over",
+        "regressor: 0 epochs, weights taken over",
+    ]
     assert [stage for stage, *_ in steps] == ["joint"]
 
 
@@ -143,8 +198,12 @@ def test_every_preset_can_be_rehearsed_where_nothing_is_there(steps, preset, tmp
 def test_people_that_are_not_there_are_counted_as_published(tmp_path):
     mpii = parameters("dataset=mpii", "train=train", "val=val 1-100", f"data_root={tmp_path}")["01"]
     count, lines = bench.found_people(mpii)
-    assert count == 22246 and lines[0].startswith("train: NOT FOUND: ") and str(tmp_path) in lines[0]
-    assert lines[0].endswith("as published 22246 people") and lines[1].endswith("as published 100 people")
+    assert (
+        count == 22246 and lines[0].startswith("train: NOT FOUND: ") and str(tmp_path) in lines[0]
+    )
+    assert lines[0].endswith("as published 22246 people") and lines[1].endswith(
+        "as published 100 people"
+    )
     count, lines = bench.found_people({**mpii, "data_root": ""})
     assert count == 22246 and "data_root: found nothing, expected the folder of mpii" in lines[0]
 
@@ -156,22 +215,34 @@ def test_people_that_are_there_are_counted_in_the_folder(tmp_path):
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints})
     (tmp_path / "images").mkdir()
     for number in range(1, 5):
-        cv2.imwrite(str(tmp_path / "images" / f"im{number:05d}.jpg"), np.zeros((30, 40, 3), np.uint8))
+        cv2.imwrite(
+            str(tmp_path / "images" / f"im{number:05d}.jpg"), np.zeros((30, 40, 3), np.uint8)
+        )
     given = parameters("dataset=lspet", "train=1-4", "val=5-5", f"data_root={tmp_path}")["01"]
     count, lines = bench.found_people(given)
     assert count == 3 and lines[0] == "train: 3 people of lspet, 1-4"
-    assert lines[1].startswith("val: NOT FOUND: ") and "im00005.jpg" in lines[1] and "1 people" in lines[1]
+    assert (
+        lines[1].startswith("val: NOT FOUND: ")
+        and "im00005.jpg" in lines[1]
+        and "1 people" in lines[1]
+    )
 
 
 def test_weights_to_start_from_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert bench.starts(parameters()) == []
-    line, = bench.starts(parameters("trunk=resnet18", "pretrained=true"))
+    (line,) = bench.starts(parameters("trunk=resnet18", "pretrained=true"))
     name = line.rpartition("/")[2]
-    assert line.startswith("ImageNet weights: to be fetched from https://") and name.startswith("resnet18")
+    assert line.startswith("ImageNet weights: to be fetched from https://") and name.startswith(
+        "resnet18"
+    )
     artifacts.write_bytes(tmp_path / "checkpoints" / name, b"")
-    assert bench.starts(parameters("trunk=resnet18", "pretrained=true")) == ["ImageNet weights: found"]
-    absent = bench.starts(parameters("trunk=resnet18", "pretrained=true", f"init_from={tmp_path / 'nix'}"))
+    assert bench.starts(parameters("trunk=resnet18", "pretrained=true")) == [
+        "ImageNet weights: found"
+    ]
+    absent = bench.starts(
+        parameters("trunk=resnet18", "pretrained=true", f"init_from={tmp_path / 'nix'}")
+    )
     assert [line.partition(" ")[0] for line in absent] == ["detector:", "regressor:"]
     with pytest.raises(BadInput) as error:
         bench.cascade.stage_folder(tmp_path / "nix")
@@ -196,19 +267,38 @@ def test_every_claim_is_measured_in_one_table(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     monkeypatch.setattr(training, "COMPILER", sys.executable)
     table = bench.table(count=2, rounds=1, preset="smoke")
-    assert list(table) == ["what", "unit", "ours", "reference", "against", "ratio", "aim", "met", "note"]
+    assert list(table) == [
+        "what",
+        "unit",
+        "ours",
+        "reference",
+        "against",
+        "ratio",
+        "aim",
+        "met",
+        "note",
+    ]
     assert len(table) == 14 if not torch.cuda.is_available() else 17
     assert (table.ours > 0).all() and (table.reference > 0).all() and np.isfinite(table.ratio).all()
     rates = table.unit.str.endswith("/s")
-    assert np.allclose(table.ratio, np.where(rates, table.ours / table.reference, table.reference / table.ours))
+    assert np.allclose(
+        table.ratio, np.where(rates, table.ours / table.reference, table.reference / table.ours)
+    )
     assert rates.any() and not rates.all() and table.note.str.contains("KiB a person").sum() == 2
     assert set(table.met) <= {True, False, None} and table.met[table.aim == ""].isna().all()
 
 
-@pytest.mark.parametrize("unit, limit, ratio, met, aim", [
-    ("x/s", 150, 1.9, True, "1.9 times, ≥ 150 x/s"), ("x/s", 250, 1.9, False, "1.9 times, ≥ 250 x/s"),
-    ("x/s", 150, 2.1, False, "2.1 times, ≥ 150 x/s"), ("ms", 6, None, True, "≤ 6 ms"), ("ms", 4, None, False, "≤ 4 ms"),
-    ("ms", None, None, None, "")])
+@pytest.mark.parametrize(
+    "unit, limit, ratio, met, aim",
+    [
+        ("x/s", 150, 1.9, True, "1.9 times, ≥ 150 x/s"),
+        ("x/s", 250, 1.9, False, "1.9 times, ≥ 250 x/s"),
+        ("x/s", 150, 2.1, False, "2.1 times, ≥ 150 x/s"),
+        ("ms", 6, None, True, "≤ 6 ms"),
+        ("ms", 4, None, False, "≤ 4 ms"),
+        ("ms", None, None, None, ""),
+    ],
+)
 def test_an_aim_is_met_or_not(unit, limit, ratio, met, aim):
     found = bench.claim("it", unit, (0.005, 0.01), "that", ratio, limit)
     assert (found["met"], found["aim"], found["ratio"]) == (met, aim, 2)
@@ -217,7 +307,9 @@ def test_an_aim_is_met_or_not(unit, limit, ratio, met, aim):
 
 def test_actions_take_turns_and_the_first_turn_does_not_count():
     turns = []
-    seconds = bench.in_turn(3, lambda: turns.append("a"), lambda: turns.append("b") or len(turns) < 3 and time.sleep(1))
+    seconds = bench.in_turn(
+        3, lambda: turns.append("a"), lambda: turns.append("b") or len(turns) < 3 and time.sleep(1)
+    )
     assert turns == ["a", "b"] * 4 and max(seconds) < 0.5
 
 
@@ -235,27 +327,41 @@ def test_the_references_do_the_same_work(tmp_path):
         crop = people.images.cut(row, frame)
         assert np.array_equal(bench.floor(path, frame, joints)[..., ::-1], crop)
         image, maps = bench.naive(path, frame, joints)
-        mean, deviation = (torch.tensor(value)[:, None, None]
-                           for value in (bench.IMAGENET_MEAN, bench.IMAGENET_DEVIATION))
-        assert torch.allclose(image * deviation + mean, torch.from_numpy(crop).permute(2, 0, 1) / 255, atol=1e-5)
+        mean, deviation = (
+            torch.tensor(value)[:, None, None]
+            for value in (bench.IMAGENET_MEAN, bench.IMAGENET_DEVIATION)
+        )
+        assert torch.allclose(
+            image * deviation + mean, torch.from_numpy(crop).permute(2, 0, 1) / 255, atol=1e-5
+        )
         assert maps.shape == (16, 64, 64)
     points = torch.randint(8, 56, (1, 16, 2)).float()
-    for draw, disc, extent, most in ((heatmaps.gaussians, False, 2.0, 0.012), (heatmaps.discs, True, 4.0, 0)):
-        ours = draw(points, torch.ones(1, 16, dtype=torch.bool), 64, torch.tensor([extent]))[0].numpy()
+    for draw, disc, extent, most in (
+        (heatmaps.gaussians, False, 2.0, 0.012),
+        (heatmaps.discs, True, 4.0, 0),
+    ):
+        ours = draw(points, torch.ones(1, 16, dtype=torch.bool), 64, torch.tensor([extent]))[
+            0
+        ].numpy()
         assert np.abs(bench.stamped(points[0].numpy(), 64, 2.0, disc) - ours).max() <= most
     maps = torch.rand(2, 16, 12, 10)
-    maps[..., [0, -1], :] = maps[..., :, [0, -1]] = 0  # on the border the loop does not look at neighbours
+    maps[..., [0, -1], :] = maps[..., :, [0, -1]] = (
+        0  # on the border the loop does not look at neighbours
+    )
     assert np.allclose(bench.peaks(maps.numpy()), heatmaps.decode(maps, "quarter")[0])
     edge = bench.stamped(np.array([[0.0, 63.0], [200.0, 5.0], [-40.0, 5.0]]), 64, 2.0)
     assert edge[0, 63, 0] == 1 and edge[1:].max() == 0
 
 
 def test_the_command_prints_the_table_or_json(monkeypatch, capsys):
-    rows = [bench.claim("it", "x/s", (0.005, 0.01), "that", 1.5), bench.claim("more", "ms", (1, 2), "that")]
+    rows = [
+        bench.claim("it", "x/s", (0.005, 0.01), "that", 1.5),
+        bench.claim("more", "ms", (1, 2), "that"),
+    ]
     monkeypatch.setattr(bench, "table", lambda: bench.pd.DataFrame(rows))
     for arguments in (["bench"], ["bench", "--json"]):
         with pytest.raises(SystemExit) as error:
             cli.main(arguments)
         assert error.value.code == 0
     told = capsys.readouterr().out
-    assert json.loads(told[told.index("["):]) == rows and "200.0" in told.partition("[")[0]
+    assert json.loads(told[told.index("[") :]) == rows and "200.0" in told.partition("[")[0]

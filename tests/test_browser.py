@@ -18,7 +18,9 @@ import numpy as np
 import psutil
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[dev])")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed (pip install -e .[dev])"
+)
 
 TOKEN = "token-of-this-test"
 # What a picture holds, not where: every picture has an address of its own.
@@ -35,10 +37,15 @@ def chromium():
     """The browser's program."""
     names = ("chromium", "chromium-browser", "google-chrome")
     if not any(map(shutil.which, names)) and shutil.which("apt-get") and os.geteuid() == 0:
-        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-qq", "-y", "chromium"]):
+        for command in (
+            ["apt-get", "update", "-qq"],
+            ["apt-get", "install", "-qq", "-y", "chromium"],
+        ):
             subprocess.run(command, capture_output=True, timeout=600, check=False)
     found = next(filter(None, map(shutil.which, names)), None)
-    return found or pytest.skip("no chromium here, and it cannot be installed (apt-get install chromium)")
+    return found or pytest.skip(
+        "no chromium here, and it cannot be installed (apt-get install chromium)"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +56,33 @@ def lab(smoke_run, tmp_path_factory):
     shutil.copytree(smoke_run.parent / "cache", home / "cache")
     for path in (home / "run").glob("*.ipynb"):
         path.write_text(path.read_text().replace(str(smoke_run), str(home / "run")))
-    settings = home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    settings = (
+        home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    )
     settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({"windowingMode": "none"}))  # else cells out of sight are not there
+    settings.write_text(
+        json.dumps({"windowingMode": "none"})
+    )  # else cells out of sight are not there
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
-               f"--port={port}", f"--ServerApp.token={TOKEN}", f"--ServerApp.root_dir={home}",
-               f"--LabApp.user_settings_dir={home / 'settings'}", f"--LabApp.workspaces_dir={home / 'workspaces'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--expose-app-in-browser",
+        f"--port={port}",
+        f"--ServerApp.token={TOKEN}",
+        f"--ServerApp.root_dir={home}",
+        f"--LabApp.user_settings_dir={home / 'settings'}",
+        f"--LabApp.workspaces_dir={home / 'workspaces'}",
+    ]
     with open(home / "lab.log", "w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "TQDM_DISABLE": "1"})
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, "TQDM_DISABLE": "1"}
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         wait(lambda: urllib.request.urlopen(f"{address}/api?token={TOKEN}"), 90)
@@ -85,7 +108,9 @@ def wait(ready, seconds):
 @pytest.fixture(scope="module")
 def page(chromium):
     with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = engine.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(60_000)
         page.complaints = []
@@ -97,6 +122,7 @@ def page(chromium):
 @pytest.fixture
 def opened(lab, page):
     """opened("05") opens that notebook, runs all its cells and returns the page; no cell may fail."""
+
     def run_all(number):
         address, _, folder = lab
         name = next(folder.glob(f"{number}_*.ipynb")).name
@@ -105,24 +131,36 @@ def opened(lab, page):
         current = "window.jupyterapp?.shell.currentWidget"
         page.wait_for_function(f"{current}?.sessionContext?.session?.kernel?.status == 'idle'")
         page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
-        page.evaluate(f"{current}.content.widgets.forEach((cell) => cell.model.type == 'code' && "
-                      "cell.model.clearExecution())")
+        page.evaluate(
+            f"{current}.content.widgets.forEach((cell) => cell.model.type == 'code' && "
+            "cell.model.clearExecution())"
+        )
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.wait_for_function(f"{current}.content.widgets.every((cell) => cell.model.type != 'code' || "
-                               "cell.model.executionCount > 0)", timeout=240_000)
+        page.wait_for_function(
+            f"{current}.content.widgets.every((cell) => cell.model.type != 'code' || "
+            "cell.model.executionCount > 0)",
+            timeout=240_000,
+        )
         assert not page.locator(".jp-OutputArea-output pre", has_text="Traceback").count()
         return page
 
     yield run_all
     address, _, _ = lab
     for kernel in json.load(urllib.request.urlopen(f"{address}/api/kernels?token={TOKEN}")):
-        urllib.request.urlopen(urllib.request.Request(f"{address}/api/kernels/{kernel['id']}?token={TOKEN}",
-                                                      method="DELETE"))
+        urllib.request.urlopen(
+            urllib.request.Request(
+                f"{address}/api/kernels/{kernel['id']}?token={TOKEN}", method="DELETE"
+            )
+        )
 
 
 def panel(page, words):
     """The panel whose picture is described with these words."""
-    found = page.locator(".jp-OutputArea-output .widget-vbox").filter(has=page.locator(f"img[alt^='{words}']")).first
+    found = (
+        page.locator(".jp-OutputArea-output .widget-vbox")
+        .filter(has=page.locator(f"img[alt^='{words}']"))
+        .first
+    )
     found.wait_for()
     found.scroll_into_view_if_needed()
     return found
@@ -143,7 +181,9 @@ def changes(found, move):
 
 
 def seen(page, found, name):
-    folder = Path(os.environ.get("HPE_SCREENSHOTS", "")) if os.environ.get("HPE_SCREENSHOTS") else None
+    folder = (
+        Path(os.environ.get("HPE_SCREENSHOTS", "")) if os.environ.get("HPE_SCREENSHOTS") else None
+    )
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         found.screenshot(path=folder / f"{name}.png")
@@ -159,8 +199,12 @@ def slide(found, number, key="ArrowRight"):
 def drag(page, image, start, end):
     """Press at `start`, move to `end`, both shares of the picture, and let go."""
     box = image.bounding_box()
-    x, y, to_x, to_y = (box["x"] + start[0] * box["width"], box["y"] + start[1] * box["height"],
-                        box["x"] + end[0] * box["width"], box["y"] + end[1] * box["height"])
+    x, y, to_x, to_y = (
+        box["x"] + start[0] * box["width"],
+        box["y"] + start[1] * box["height"],
+        box["x"] + end[0] * box["width"],
+        box["y"] + end[1] * box["height"],
+    )
     page.mouse.move(x, y)
     page.mouse.down()
     for part in np.linspace(0, 1, 8):
@@ -171,7 +215,9 @@ def drag(page, image, start, end):
 def test_targets_follow_every_control(opened):
     page = opened("02")
     found = panel(page, "A person, discs and Gaussians")
-    assert found.bounding_box()["width"] < 1280 and page.evaluate("document.body.scrollWidth") <= 1280
+    assert (
+        found.bounding_box()["width"] < 1280 and page.evaluate("document.body.scrollWidth") <= 1280
+    )
     changes(found, lambda: found.locator("select").select_option(index=0))
     for number in range(found.locator(".noUi-handle").count()):
         changes(found, slide(found, number))
@@ -190,7 +236,9 @@ def test_the_cascade_s_notebook_in_a_reader_s_hands(opened, lab):
     photograph(page, lab)
     flat(page, lab[1])
     assert page.complaints == []
-    assert "Traceback" not in (lab[2].parent / "lab.log").read_text()  # of the kernel, which a moved control asks
+    assert (
+        "Traceback" not in (lab[2].parent / "lab.log").read_text()
+    )  # of the kernel, which a moved control asks
 
 
 def inspect(page):
@@ -198,7 +246,12 @@ def inspect(page):
     frame = found.locator(".hpe-screen")
     seen(page, found, "inspector")
     for number, options in enumerate((3, 2)):  # joint, layer
-        changes(found, lambda number=number, k=options: found.locator("select").nth(number).select_option(index=k))
+        changes(
+            found,
+            lambda number=number, k=options: (
+                found.locator("select").nth(number).select_option(index=k)
+            ),
+        )
     for number in range(found.locator(".noUi-handle").count()):
         changes(found, slide(found, number, "ArrowLeft" if number == 0 else "ArrowRight"))
     frame.focus()
@@ -210,7 +263,9 @@ def inspect(page):
     found.locator("select").nth(0).select_option(label="left_wrist")
     for state in ("occluded", "visible"):  # only those are shown
         found.locator("select").nth(2).select_option(label=state)
-        playwright.expect(found.locator(".widget-html").first).to_contain_text(f"left_wrist, {state}")
+        playwright.expect(found.locator(".widget-html").first).to_contain_text(
+            f"left_wrist, {state}"
+        )
     found.locator("select").nth(2).select_option(label="everyone")
     for name in ("next", "previous"):
         changes(found, lambda name=name: found.get_by_role("button", name=name).click())
@@ -247,7 +302,10 @@ def photograph(page, lab):
     text = found.locator(".widget-html").first
     playwright.expect(text).to_contain_text("found none")
     folder = lab[2]
-    cv2.imwrite(str(folder / "one.jpg"), np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8))
+    cv2.imwrite(
+        str(folder / "one.jpg"),
+        np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8),
+    )
     (folder / "broken.jpg").write_bytes(b"no picture")
     path = found.locator("input[type=text]")
     changes(found, lambda: (path.fill(str(folder / "one.jpg")), path.press("Enter")))
@@ -256,7 +314,10 @@ def photograph(page, lab):
     changes(found, lambda: drag(page, image, (0.1, 0.1), (0.5, 0.9)))
     seen(page, found, "photograph")
     changes(found, lambda: found.get_by_role("button", name="whole image").click())
-    for name, words in (("broken.jpg", "broken.jpg: found 10 bytes that are no readable image"), ("one.jpg", "joint")):
+    for name, words in (
+        ("broken.jpg", "broken.jpg: found 10 bytes that are no readable image"),
+        ("one.jpg", "joint"),
+    ):
         with page.expect_file_chooser() as chooser:
             found.locator(".jupyter-widget-upload, .widget-upload").first.click()
         chooser.value.set_files(folder / name)
@@ -267,8 +328,11 @@ def flat(page, server):
     """Memory of kernel and page before and after 300 moves."""
 
     def used():
-        kernels = [child.memory_info().rss for child in server.children(recursive=True)
-                   if "ipykernel_launcher" in " ".join(child.cmdline())]
+        kernels = [
+            child.memory_info().rss
+            for child in server.children(recursive=True)
+            if "ipykernel_launcher" in " ".join(child.cmdline())
+        ]
         return max(kernels) / 2**20, page.evaluate("performance.memory.usedJSHeapSize") / 2**20
 
     frame = panel(page, "A joint").locator(".hpe-screen")
@@ -278,5 +342,7 @@ def flat(page, server):
     for _ in range(300):
         frame.evaluate(ROUND_TRIP)
     after = used()
-    print(f"300 moves: kernel {before[0]:.0f} → {after[0]:.0f} MiB, page {before[1]:.0f} → {after[1]:.0f} MiB")
+    print(
+        f"300 moves: kernel {before[0]:.0f} → {after[0]:.0f} MiB, page {before[1]:.0f} → {after[1]:.0f} MiB"
+    )
     assert after[0] - before[0] < 30 and after[1] - before[1] < 60

@@ -20,7 +20,9 @@ def folder(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for number in range(1, 21):
-        image = cv2.resize(random.integers(0, 256, (8, 6, 3), np.uint8), (120, 160), interpolation=cv2.INTER_CUBIC)
+        image = cv2.resize(
+            random.integers(0, 256, (8, 6, 3), np.uint8), (120, 160), interpolation=cv2.INTER_CUBIC
+        )
         cv2.imwrite(path(tmp_path, number), image)
     grey = cv2.cvtColor(cv2.imread(path(tmp_path, 3)), cv2.COLOR_BGR2GRAY)
     cv2.imwrite(path(tmp_path, 14), cv2.resize(grey, (90, 130), interpolation=cv2.INTER_AREA))
@@ -46,9 +48,17 @@ def test_a_whole_folder(folder, capsys):
     assert called("lspet", "--root", folder, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["splits"]["train"] == {
-        "asked": "1-12", "people": 11, "images": 11, "metric": "PCK@0.2", "without normaliser": 1,
-        "joints": {"visible": 11 * 14 - 1, "occluded": 0, "not annotated": 1}, "left out": {"no annotated joint": 1}}
-    assert found["missing"] == found["unreadable"] == {"count": 0, "first": []} and not found["broken"]
+        "asked": "1-12",
+        "people": 11,
+        "images": 11,
+        "metric": "PCK@0.2",
+        "without normaliser": 1,
+        "joints": {"visible": 11 * 14 - 1, "occluded": 0, "not annotated": 1},
+        "left out": {"no annotated joint": 1},
+    }
+    assert (
+        found["missing"] == found["unreadable"] == {"count": 0, "first": []} and not found["broken"]
+    )
     pairs = {tuple(pair["files"]): pair["correlation"] for pair in found["near_duplicates"]}
     assert set(pairs) == {("im00003.jpg", "im00014.jpg"), ("im00004.jpg", "im00015.jpg")}
     assert all(downloads.COPY < value <= 1 for value in pairs.values())
@@ -58,12 +68,15 @@ def test_missing_and_broken_images_are_counted_named_and_status_2(folder, capsys
     for number in (2, 13):
         (folder / "images" / f"im{number:05d}.jpg").unlink()
     whole = (folder / "images" / "im00007.jpg").read_bytes()
-    (folder / "images" / "im00007.jpg").write_bytes(whole[:len(whole) // 2])
+    (folder / "images" / "im00007.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "images" / "im00008.jpg").write_bytes(b"")
     assert called("lspet", "--root", folder) == 2
     told = capsys.readouterr()
     assert "2 images missing, first im00002.jpg, im00013.jpg" in told.out
-    assert "2 images unreadable, first im00007.jpg (" in told.out and "im00008.jpg (0 bytes" in told.out
+    assert (
+        "2 images unreadable, first im00007.jpg (" in told.out
+        and "im00008.jpg (0 bytes" in told.out
+    )
     assert "1 (9%) have no normaliser" in told.out and "1 left out: no annotated joint" in told.out
     assert told.err.count("\n") == 1 and "2 images missing, 2 images unreadable" in told.err
 
@@ -82,25 +95,42 @@ def test_a_flat_image_is_like_nothing(folder):
 
 def test_real_people(test_data):
     """The known copies of LSPET are found; 3515 and 8742, the most alike of those that are strangers, are not."""
-    splits = {"train": "3515-3515", "copy": "8796-8796", "twice": "8483-8483", "first": "660-660",
-              "second": "5545-5545", "other": "8742-8742"}
+    splits = {
+        "train": "3515-3515",
+        "copy": "8796-8796",
+        "twice": "8483-8483",
+        "first": "660-660",
+        "second": "5545-5545",
+        "other": "8742-8742",
+    }
     found = downloads.check("lspet", test_data / "lspet", splits)
     pairs = {frozenset(pair["files"]) for pair in found["near_duplicates"]}
-    assert pairs == {frozenset(("im08796.jpg", "im05545.jpg")), frozenset(("im08483.jpg", "im00660.jpg"))}
+    assert pairs == {
+        frozenset(("im08796.jpg", "im05545.jpg")),
+        frozenset(("im08483.jpg", "im00660.jpg")),
+    }
 
 
 def test_default_splits(test_data):
     assert downloads.default_splits("lspet", test_data / "lspet") == {
-        "train": "1-8000", "val": "8001-8500", "test": "8501-9000"}
+        "train": "1-8000",
+        "val": "8001-8500",
+        "test": "8501-9000",
+    }
 
 
 def test_mpii_and_lsp_by_their_splits(test_data, tmp_path):
     found = downloads.check("mpii", test_data / "mpii")
     assert "train" in found["problems"] and found["broken"]  # this file holds those of val only
     assert found["splits"]["val"]["people"] == 2958 and found["splits"]["val"]["images"] == 2729
-    assert found["splits"]["val"]["joints"]["occluded"] == 10243 and found["missing"]["count"] == 2729 - 5
+    assert (
+        found["splits"]["val"]["joints"]["occluded"] == 10243
+        and found["missing"]["count"] == 2729 - 5
+    )
     shutil.copy(test_data / "lsp" / "lsp-joints-PC.mat", tmp_path / "joints.mat")
     found = downloads.check("lsp", tmp_path)
-    assert [split["people"] for split in found["splits"].values()] == [1000, 1000] and found["missing"]["count"] == 2000
+    assert [split["people"] for split in found["splits"].values()] == [1000, 1000] and found[
+        "missing"
+    ]["count"] == 2000
     with pytest.raises(BadInput):
         downloads.check("mpii", tmp_path)

@@ -8,8 +8,15 @@ import pytest
 from hpe_lib import artifacts, cli, datasets, presets, training
 from hpe_lib.artifacts import BadInput
 
-NUMBERS = {"dataset": "synthetic", "data_root": "", "train": "1-40", "val": "41-46", "image_size": 32, "data_seed": 0,
-           "only_present": False}
+NUMBERS = {
+    "dataset": "synthetic",
+    "data_root": "",
+    "train": "1-40",
+    "val": "41-46",
+    "image_size": 32,
+    "data_seed": 0,
+    "only_present": False,
+}
 
 
 def called(*arguments):
@@ -19,8 +26,10 @@ def called(*arguments):
 
 
 def test_help_does_not_wait_for_torch():
-    code = ("import sys, time; from hpe_lib import cli\ntry: cli.main(['--help'])\n"
-            "finally: print(time.process_time(), *sys.modules)")
+    code = (
+        "import sys, time; from hpe_lib import cli\ntry: cli.main(['--help'])\n"
+        "finally: print(time.process_time(), *sys.modules)"
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     seconds, *modules = told.splitlines()[-1].split()
     assert all(name in told for name in ("reproduce", "train", "evaluate"))
@@ -33,10 +42,19 @@ def test_the_module_is_the_command():
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "hpe: No such command 'nix'.\n")
 
 
-@pytest.mark.parametrize("line", [
-    "reproduce --preset nix", "reproduce --lr 3", "reproduce --fresh --only 03", "reproduce -p lr", "train detector",
-    "train pose --out x", "evaluate --weights nix --data synthetic", "evaluate --weights . --data coco",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "reproduce --preset nix",
+        "reproduce --lr 3",
+        "reproduce --fresh --only 03",
+        "reproduce -p lr",
+        "train detector",
+        "train pose --out x",
+        "evaluate --weights nix --data synthetic",
+        "evaluate --weights . --data coco",
+    ],
+)
 def test_bad_command_lines_are_one_line_and_status_2(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert called(*line.split()) == 2
@@ -51,20 +69,41 @@ def stages(monkeypatch):
     calls = []
     resolved = {"01": {"dataset": "synthetic"}, "02": {"radius": 10.0}}
     resolved |= {"03": {"lr": 1.0}, "04": {"lr": 2.0}, "05": {"lr": 3.0}}
-    record = {"stage": "x", "epoch": 1, "epochs": 1, "loss": 1.0, "lr": 1.0, "images_per_second": 9.0, "peak": 0.5}
-    monkeypatch.setattr(presets, "resolve",
-                        lambda preset, overrides, running: calls.append((preset, *overrides)) or resolved)
-    monkeypatch.setattr(datasets, "prepare", lambda out, **parameters: calls.append((str(out), parameters)))
+    record = {
+        "stage": "x",
+        "epoch": 1,
+        "epochs": 1,
+        "loss": 1.0,
+        "lr": 1.0,
+        "images_per_second": 9.0,
+        "peak": 0.5,
+    }
+    monkeypatch.setattr(
+        presets,
+        "resolve",
+        lambda preset, overrides, running: calls.append((preset, *overrides)) or resolved,
+    )
+    monkeypatch.setattr(
+        datasets, "prepare", lambda out, **parameters: calls.append((str(out), parameters))
+    )
     monkeypatch.setattr(datasets, "opened", lambda out: SimpleNamespace(val=[], image_size=64))
-    monkeypatch.setattr(training, "write_targets", lambda out, **parameters: calls.append((str(out), parameters)))
-    monkeypatch.setattr(training, "train", lambda *a, **k: calls.append((a[0], str(a[1]), a[2], k)) or iter([record]))
+    monkeypatch.setattr(
+        training, "write_targets", lambda out, **parameters: calls.append((str(out), parameters))
+    )
+    monkeypatch.setattr(
+        training,
+        "train",
+        lambda *a, **k: calls.append((a[0], str(a[1]), a[2], k)) or iter([record]),
+    )
     return calls
 
 
 @pytest.mark.parametrize("stage, lr", [("detector", 1.0), ("regressor", 2.0), ("joint", 3.0)])
 def test_train_calls_what_the_notebooks_call(stages, capsys, stage, lr):
     assert called("train", stage, "--preset", "smoke", "-p", "lr=1", "--out", "x") == 0
-    chosen = [("x", {"dataset": "synthetic"}), ("x", {"radius": 10.0})] if stage == "detector" else []
+    chosen = (
+        [("x", {"dataset": "synthetic"}), ("x", {"radius": 10.0})] if stage == "detector" else []
+    )
     assert stages == [("smoke", "lr=1"), *chosen, (stage, "x", {"lr": lr}, {"init_from": None})]
     assert capsys.readouterr().out.count("\n") == 1
 
@@ -75,10 +114,16 @@ def test_a_loss_that_is_not_finite_is_one_line_and_status_1(stages, monkeypatch,
     assert capsys.readouterr().err.startswith("hpe: the loss became nan in epoch 3")
 
 
-@pytest.mark.parametrize("split, count, expected", [
-    ("train", None, "1-40"), ("val", 50, "41-46"), ("all", 50, "1-50"), ("test", 50, "47-50"),
-    ("test", None, "47-1046"),
-])
+@pytest.mark.parametrize(
+    "split, count, expected",
+    [
+        ("train", None, "1-40"),
+        ("val", 50, "41-46"),
+        ("all", 50, "1-50"),
+        ("test", 50, "47-50"),
+        ("test", None, "47-1046"),
+    ],
+)
 def test_splits(split, count, expected):
     assert cli.rows(split, NUMBERS, count) == expected
 
@@ -106,8 +151,26 @@ def test_evaluate_scores_the_runs_own_people(weights, tmp_path, monkeypatch, cap
     assert called("evaluate", "--weights", str(weights), "--data", "synthetic", "--json") == 0
     score = json.loads(capsys.readouterr().out)
     assert score["metric"] == "PCKh@0.5" and score["persons"] == 6
-    assert {"total", "total_macro", "head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle", "head_top",
-            "visible", "occluded", "at_0.1", "auc", "ci95", "persons", "joints", "left_out"} <= set(score)
+    assert {
+        "total",
+        "total_macro",
+        "head",
+        "shoulder",
+        "elbow",
+        "wrist",
+        "hip",
+        "knee",
+        "ankle",
+        "head_top",
+        "visible",
+        "occluded",
+        "at_0.1",
+        "auc",
+        "ci95",
+        "persons",
+        "joints",
+        "left_out",
+    } <= set(score)
     assert called("evaluate", "--weights", str(weights / "detector"), "--data", "synthetic") == 0
     told = capsys.readouterr().out
     assert "PCKh@0.5 of 6 people" in told and f"{score['total']:.1f}" in told
@@ -121,24 +184,57 @@ def test_evaluate_on_a_folder_takes_everyone_it_holds(weights, test_data, tmp_pa
     joints = scipy.io.loadmat(test_data / "lspet" / "joints.mat")["joints"]
     scipy.io.savemat(root / "joints.mat", {"joints": joints[:, :, :30]})
     for number in range(1, 31):
-        (root / "images" / f"im{number:05d}.jpg").symlink_to(test_data / "lspet" / "images" / f"im{number:05d}.jpg")
-    assert called("evaluate", "--weights", str(weights), "--data", "lspet", "--data-root", str(root), "--json") == 0
+        (root / "images" / f"im{number:05d}.jpg").symlink_to(
+            test_data / "lspet" / "images" / f"im{number:05d}.jpg"
+        )
+    assert (
+        called(
+            "evaluate",
+            "--weights",
+            str(weights),
+            "--data",
+            "lspet",
+            "--data-root",
+            str(root),
+            "--json",
+        )
+        == 0
+    )
     score = json.loads(capsys.readouterr().out)
     assert score["metric"] == "PCK@0.2" and score["persons"] + score["left_out"] == 30
-    assert called("evaluate", "--weights", str(weights), "--data", "lspet", "--data-root", str(tmp_path)) == 2
+    assert (
+        called(
+            "evaluate", "--weights", str(weights), "--data", "lspet", "--data-root", str(tmp_path)
+        )
+        == 2
+    )
     assert "joints.mat" in capsys.readouterr().err
 
 
 def test_evaluate_on_published_splits(weights, test_data, monkeypatch, capsys):
     asked = []
     load = datasets.load
-    monkeypatch.setattr(datasets, "load", lambda *given, **named: asked.append(given[2]) or load(*given, **named))
-    line = ["evaluate", "--weights", str(weights), "--data", "mpii", "--data-root", str(test_data / "mpii"), "--json"]
+    monkeypatch.setattr(
+        datasets, "load", lambda *given, **named: asked.append(given[2]) or load(*given, **named)
+    )
+    line = [
+        "evaluate",
+        "--weights",
+        str(weights),
+        "--data",
+        "mpii",
+        "--data-root",
+        str(test_data / "mpii"),
+        "--json",
+    ]
     assert called(*line, "--split", "val", "--only-present") == 0
     score = json.loads(capsys.readouterr().out)
     assert (score["metric"], score["persons"], score["left_out"]) == ("PCKh@0.5", 5, 0)
     assert called(*line) == 2 and "2953 of 2958 people's images absent" in capsys.readouterr().err
-    assert called(*line, "--split", "train") == 2 and "found nobody of train" in capsys.readouterr().err
+    assert (
+        called(*line, "--split", "train") == 2
+        and "found nobody of train" in capsys.readouterr().err
+    )
     assert asked == ["val", "all", "train"]
 
 
@@ -148,20 +244,29 @@ def test_evaluate_asks_for_the_folder(weights, data, capsys):
     assert f"--data-root: found nothing, expected the folder of {data}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stage, given, told", [
-    ("regressor", "train=1-12", "a parameter of notebook 01, which does not run now"),
-    ("regressor", "batch_size=2", "a parameter of notebook 03, which does not run now"),
-    ("joint", "04.lr=1", "a parameter of notebook 04, which does not run now"),
-])
-def test_a_later_stage_takes_people_targets_and_earlier_stages_as_they_are(tmp_path, capsys, stage, given, told):
-    assert called("train", stage, "--preset", "smoke", "-p", given, "--out", str(tmp_path / "x")) == 2
+@pytest.mark.parametrize(
+    "stage, given, told",
+    [
+        ("regressor", "train=1-12", "a parameter of notebook 01, which does not run now"),
+        ("regressor", "batch_size=2", "a parameter of notebook 03, which does not run now"),
+        ("joint", "04.lr=1", "a parameter of notebook 04, which does not run now"),
+    ],
+)
+def test_a_later_stage_takes_people_targets_and_earlier_stages_as_they_are(
+    tmp_path, capsys, stage, given, told
+):
+    assert (
+        called("train", stage, "--preset", "smoke", "-p", given, "--out", str(tmp_path / "x")) == 2
+    )
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not (tmp_path / "x").exists()
 
 
 def test_a_place_that_cannot_be_written_is_one_line_and_status_2(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert called("train", "detector", "--preset", "smoke", "--out", str(tmp_path / "file" / "x")) == 2
+    assert (
+        called("train", "detector", "--preset", "smoke", "--out", str(tmp_path / "file" / "x")) == 2
+    )
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -177,7 +282,9 @@ def reproduced(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproduce, "run", lambda *given: calls.append(("run", *given)))
     step = {"seconds": 2.0, "memory_mb": 512.0, "measured_batch": 2, "loss": 1.0}
-    monkeypatch.setattr(bench, "training_step", lambda stage, *_: calls.append(("step", stage)) or step)
+    monkeypatch.setattr(
+        bench, "training_step", lambda stage, *_: calls.append(("step", stage)) or step
+    )
     return calls
 
 
@@ -188,22 +295,41 @@ def test_a_dry_run_says_what_it_would_take_and_runs_nothing(reproduced, tmp_path
     assert called(*line.split()) == 0
     told = capsys.readouterr().out.splitlines()
     assert reproduced == [("step", stage) for stage in ("detector", "regressor", "joint")]
-    assert told[0] == "train: 48 people of synthetic, 1-48" and told[2].startswith("detector: 12 steps of 16 people")
-    assert told[-1] == "all stages: 1 min on this device, without scoring"  # 12 + 6 + 3 steps of 2 s
+    assert told[0] == "train: 48 people of synthetic, 1-48" and told[2].startswith(
+        "detector: 12 steps of 16 people"
+    )
+    assert (
+        told[-1] == "all stages: 1 min on this device, without scoring"
+    )  # 12 + 6 + 3 steps of 2 s
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
-        "x", "x/detector", "x/detector/manifest.json"]
+        "x",
+        "x/detector",
+        "x/detector/manifest.json",
+    ]
 
 
-@pytest.mark.parametrize("line", ["--preset nix", "-p lrr=1", "-p epochs=-1", "--seeds 1,x", "--seeds 0.5"])
+@pytest.mark.parametrize(
+    "line", ["--preset nix", "-p lrr=1", "-p epochs=-1", "--seeds 1,x", "--seeds 0.5"]
+)
 def test_a_dry_run_refuses_what_a_run_would(reproduced, capsys, line):
     assert called("reproduce", "--dry-run", *line.split()) == 2
     told = capsys.readouterr()
-    assert told.out == "" and told.err.startswith("hpe: ") and told.err.count("\n") == 1 and not reproduced
+    assert (
+        told.out == ""
+        and told.err.startswith("hpe: ")
+        and told.err.count("\n") == 1
+        and not reproduced
+    )
 
 
 def test_seeds_are_notebook_06_s(reproduced, capsys):
-    assert called("reproduce", "--preset", "smoke", "--seeds", "0,1,2", "-p", "03.lr=1e-3", "--out", "x") == 0
-    (_, preset, out, given, *_), = reproduced
+    assert (
+        called(
+            "reproduce", "--preset", "smoke", "--seeds", "0,1,2", "-p", "03.lr=1e-3", "--out", "x"
+        )
+        == 0
+    )
+    ((_, preset, out, given, *_),) = reproduced
     assert (preset, str(out), given) == ("smoke", "x", ["03.lr=1e-3", "06.seeds=0,1,2"])
     assert presets.resolve(preset, given)["06"]["seeds"] == [0, 1, 2]
     assert presets.resolve("smoke")["06"]["seeds"] == []

@@ -14,7 +14,13 @@ from hpe_lib.datasets import Augmentation, PoseDataset
 from hpe_lib.geometry import Frame
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
 
-SYNTHETIC = {"dataset": "synthetic", "data_root": "", "image_size": 64, "data_seed": 0, "only_present": False}
+SYNTHETIC = {
+    "dataset": "synthetic",
+    "data_root": "",
+    "image_size": 64,
+    "data_seed": 0,
+    "only_present": False,
+}
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +48,9 @@ def write_lspet(root, joints):
     scipy.io.savemat(root / "joints.mat", {"joints": joints})
     for person in range(joints.shape[-1]):
         image = np.random.default_rng(person).integers(0, 255, (30, 40, 3), dtype=np.uint8)
-        (root / "images" / f"im{person + 1:05d}.jpg").write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
+        (root / "images" / f"im{person + 1:05d}.jpg").write_bytes(
+            cv2.imencode(".jpg", image)[1].tobytes()
+        )
 
 
 def table(folder):
@@ -64,7 +72,9 @@ def test_lspet_has_9000_people_88_percent_of_whose_joints_are_annotated(lspet, t
 def test_lspet_garbage_never_becomes_a_joint(lspet):
     """All coordinates of flag 0 are negative or (0, 0); none may be left."""
     annotated = lspet.visibility != ABSENT
-    assert (np.isnan(lspet.joints).any(-1) == ~annotated).all() and (np.isnan(lspet.joints).all(-1) == ~annotated).all()
+    assert (np.isnan(lspet.joints).any(-1) == ~annotated).all() and (
+        np.isnan(lspet.joints).all(-1) == ~annotated
+    ).all()
     assert not (lspet.joints[annotated] == 0).all(-1).any() and (lspet.joints[annotated] > -2).all()
 
 
@@ -74,13 +84,18 @@ def test_lspet_joints_stand_at_their_names(lspet, test_data):
         person = int(np.flatnonzero(joints[row, 2] == 1)[-1])
         assert (lspet.joints[person, MPII.index(name)] == joints[row, :2, person]).all()
     heights = {name: np.nanmedian(lspet.joints[:, MPII.index(name), 1]) for name in LSP_NAMES}
-    assert heights["head_top"] < heights["upper_neck"] < heights["right_hip"] < heights["right_knee"]
+    assert (
+        heights["head_top"] < heights["upper_neck"] < heights["right_hip"] < heights["right_knee"]
+    )
 
 
 def test_28_percent_of_lspet_have_no_torso(lspet):
     assert 0.27 < np.isnan(lspet.normaliser).mean() < 0.29 and not np.isnan(lspet.box).any()
     person = int(np.flatnonzero(~np.isnan(lspet.normaliser))[0])
-    torso = lspet.joints[person, MPII.index("left_shoulder")] - lspet.joints[person, MPII.index("right_hip")]
+    torso = (
+        lspet.joints[person, MPII.index("left_shoulder")]
+        - lspet.joints[person, MPII.index("right_hip")]
+    )
     assert lspet.normaliser[person] == pytest.approx(np.hypot(*torso)) and lspet.metric == "PCK@0.2"
 
 
@@ -92,7 +107,11 @@ def test_lspet_frames_have_their_person_in_the_middle_at_150_px(lspet):
 
 def test_real_people_s_range_is_counted_from_one(lspet, test_data):
     some = datasets.load("lspet", test_data / "lspet", "8001-8003")
-    assert list(some.keys) == ["im08001.jpg", "im08002.jpg", "im08003.jpg"] == list(lspet[8000:8003].keys)
+    assert (
+        list(some.keys)
+        == ["im08001.jpg", "im08002.jpg", "im08003.jpg"]
+        == list(lspet[8000:8003].keys)
+    )
     assert np.array_equal(some.joints, lspet.joints[8000:8003], equal_nan=True)
     with pytest.raises(BadInput, match=r"found 9000 people, expected at least the 10000"):
         datasets.load_lspet(test_data / "lspet", "1-10000")
@@ -120,13 +139,20 @@ def lsp_root(test_data, tmp_path_factory):
 
 
 def test_lsp_s_halves(lsp_root):
-    for people, wanted in (("train", (2, 3, 4)), ("val", (1002, 1003, 1004)), ("test", (1002, 1003, 1004)),
-                           ("test 3-999", (1003, 1004)), ("3-1003", (3, 4, 1002, 1003))):
+    for people, wanted in (
+        ("train", (2, 3, 4)),
+        ("val", (1002, 1003, 1004)),
+        ("test", (1002, 1003, 1004)),
+        ("test 3-999", (1003, 1004)),
+        ("3-1003", (3, 4, 1002, 1003)),
+    ):
         found = datasets.load("lsp", lsp_root, people, only_present=True)
         assert found.keys.tolist() == [f"im{number:04d}.jpg" for number in wanted]
     with pytest.raises(BadInput, match="997 of 1000 people's images absent"):
         datasets.load("lsp", lsp_root, "train")
-    with pytest.raises(BadInput, match="found 1000 people, expected at least the 1001 of people train 1-1001"):
+    with pytest.raises(
+        BadInput, match="found 1000 people, expected at least the 1001 of people train 1-1001"
+    ):
         datasets.load("lsp", lsp_root, "train 1-1001")
 
 
@@ -135,7 +161,9 @@ def test_lsp_s_frame_owes_nothing_to_the_joints(lsp_root):
     sizes = np.array([image.shape[1::-1] for image in map(people.images.__getitem__, range(3))])
     assert np.array_equal(people.center, (sizes - 1) / 2) and len(set(people.center[:, 0])) == 3
     assert not people.center_from_joints and (people.side == 178).all()
-    assert people.frame(0, 256).body_in_crop == pytest.approx(204.8)  # as on MPII, whose weights are fine-tuned
+    assert people.frame(0, 256).body_in_crop == pytest.approx(
+        204.8
+    )  # as on MPII, whose weights are fine-tuned
 
 
 def test_lsp_says_who_is_occluded(lsp_root, test_data):
@@ -145,8 +173,13 @@ def test_lsp_says_who_is_occluded(lsp_root, test_data):
     for place, row in enumerate((1, 2, 3, 1001, 1002, 1003)):
         assert np.array_equal(people.joints[place, rows], table[:2, :, row].T)
         assert np.array_equal(people.visibility[place, rows] == OCCLUDED, table[2, :, row] == 1)
-    assert people.occlusion_labels and set(np.unique(people.visibility[:, rows])) == {OCCLUDED, VISIBLE}
-    torso = people.joints[:, MPII.index("left_shoulder")] - people.joints[:, MPII.index("right_hip")]
+    assert people.occlusion_labels and set(np.unique(people.visibility[:, rows])) == {
+        OCCLUDED,
+        VISIBLE,
+    }
+    torso = (
+        people.joints[:, MPII.index("left_shoulder")] - people.joints[:, MPII.index("right_hip")]
+    )
     assert np.allclose(people.normaliser, np.hypot(*torso.T)) and people.metric == "PCK@0.2"
 
 
@@ -162,25 +195,39 @@ def test_lsp_and_lspet_are_told_apart(folder, lsp_root):
 def test_halves_of_another_number_of_people_are_unknown(folder):
     scipy.io.savemat(folder / "joints.mat", {"joints": table(folder).transpose(1, 0, 2) % 1})
     for number in range(1, 6):
-        (folder / "images" / f"im{number:05d}.jpg").rename(folder / "images" / f"im{number:04d}.jpg")
+        (folder / "images" / f"im{number:05d}.jpg").rename(
+            folder / "images" / f"im{number:04d}.jpg"
+        )
     assert len(datasets.load("lsp", folder, "all")) == 5
-    with pytest.raises(BadInput, match="found 5 people, expected LSP's 2000, to know which are test"):
+    with pytest.raises(
+        BadInput, match="found 5 people, expected LSP's 2000, to know which are test"
+    ):
         datasets.load("lsp", folder, "test")
 
 
-@pytest.mark.parametrize("part, sides", [("pelvis", ("left_hip", "right_hip")),
-                                         ("thorax", ("left_shoulder", "right_shoulder"))])
+@pytest.mark.parametrize(
+    "part, sides",
+    [("pelvis", ("left_hip", "right_hip")), ("thorax", ("left_shoulder", "right_shoulder"))],
+)
 def test_missing_points_can_be_invented(lsp_root, lspet, test_data, part, sides):
     """Strategies (i) and (ii) of §3.1: between the two, as visible as the lesser of them, absent if one is."""
     row, (left, right) = MPII.index(part), map(MPII.index, sides)
-    for name, root, rows, plain in (("lsp", lsp_root, "2-4", datasets.load("lsp", lsp_root, "2-4")),
-                                    ("lspet", test_data / "lspet", "1-9000", lspet)):
+    for name, root, rows, plain in (
+        ("lsp", lsp_root, "2-4", datasets.load("lsp", lsp_root, "2-4")),
+        ("lspet", test_data / "lspet", "1-9000", lspet),
+    ):
         made = datasets.load(name, root, rows, missing_points="invented")
         assert (plain.visibility[:, row] == ABSENT).all() and np.isnan(plain.joints[:, row]).all()
         both = (plain.visibility[:, [left, right]] != ABSENT).all(1)
-        assert ((made.visibility[:, row] != ABSENT) == both).all() and np.isnan(made.joints[~both, row]).all()
-        assert np.allclose(made.joints[both, row], (plain.joints[both, left] + plain.joints[both, right]) / 2)
-        assert np.array_equal(made.joints[:, MPII.scored], plain.joints[:, MPII.scored], equal_nan=True)
+        assert ((made.visibility[:, row] != ABSENT) == both).all() and np.isnan(
+            made.joints[~both, row]
+        ).all()
+        assert np.allclose(
+            made.joints[both, row], (plain.joints[both, left] + plain.joints[both, right]) / 2
+        )
+        assert np.array_equal(
+            made.joints[:, MPII.scored], plain.joints[:, MPII.scored], equal_nan=True
+        )
         assert (made.center == plain.center).all() and made.fingerprint() != plain.fingerprint()
     assert both.any() and not both.all()
 
@@ -203,9 +250,15 @@ def closed_loop(people, image_size, stride, decoder="parabola", times=1):
         frame = Augmentation(40, 0.7, 1.3, True)(people.frame(row, image_size), random)
         joints, visibility = datasets.framed(frame, people.joints[row], people.visibility[row])
         sigma = torch.tensor([frame.body_in_crop / 40 / stride])
-        maps = heatmaps.gaussians(heatmaps.to_map(torch.from_numpy(joints)[None], stride),
-                                  torch.from_numpy(visibility != ABSENT)[None], image_size // stride, sigma.float())
-        points = frame.to_image(heatmaps.from_map(heatmaps.decode(maps, decoder)[0], stride)[0].numpy())
+        maps = heatmaps.gaussians(
+            heatmaps.to_map(torch.from_numpy(joints)[None], stride),
+            torch.from_numpy(visibility != ABSENT)[None],
+            image_size // stride,
+            sigma.float(),
+        )
+        points = frame.to_image(
+            heatmaps.from_map(heatmaps.decode(maps, decoder)[0], stride)[0].numpy()
+        )
         order = MPII.mirror if frame.mirrored else slice(None)
         inside = visibility != ABSENT
         errors.append((points - people.joints[row][order])[inside])
@@ -215,7 +268,9 @@ def closed_loop(people, image_size, stride, decoder="parabola", times=1):
 
 def check_closed_loop(errors, units):
     """Zero mean, under a hundredth of a pixel, hence 100 at any threshold; argmax on the same maps is the control."""
-    assert len(errors) > 1000 and np.abs(errors).max() < 0.01 and np.abs(errors.mean(0)).max() < 0.0005
+    assert (
+        len(errors) > 1000 and np.abs(errors).max() < 0.01 and np.abs(errors.mean(0)).max() < 0.0005
+    )
     distance = np.linalg.norm(errors, axis=1)
     assert (distance <= 0.5 * units).all() and (distance <= 0.1 * units).mean() >= 0.99
 
@@ -223,7 +278,7 @@ def check_closed_loop(errors, units):
 @pytest.mark.parametrize("stride", [1, 4])
 def test_true_gaussians_decode_to_the_truth_on_real_people(lspet, stride):
     count = 80 if stride == 1 else 200
-    check_closed_loop(*closed_loop(lspet[::len(lspet) // count], 256, stride))
+    check_closed_loop(*closed_loop(lspet[:: len(lspet) // count], 256, stride))
 
 
 def test_true_gaussians_decode_to_the_truth_on_drawn_people(drawn):
@@ -245,17 +300,31 @@ def test_dots_painted_at_joints_move_with_them():
     """Augmented items: the pixel at each joint of the item is that joint's dot, by its own colour."""
     random = np.random.default_rng(4)
     joints, image = np.full((16, 2), np.nan), np.zeros((400, 400, 3), np.uint8)
-    colours = np.array([[(row % 3) * 100 + 50, (row // 3 % 3) * 100 + 50, (row // 9) * 100 + 50] for row in range(16)])
+    colours = np.array(
+        [
+            [(row % 3) * 100 + 50, (row // 3 % 3) * 100 + 50, (row // 9) * 100 + 50]
+            for row in range(16)
+        ]
+    )
     for row in range(16):
         joints[row] = 110 + 60 * np.array([row % 4, row // 4]) + random.uniform(-8, 8, 2)
-        cv2.circle(image, [int(v) for v in np.round(joints[row] * 16)], 12 * 16, colours[row].tolist(), -1, shift=4)
+        cv2.circle(
+            image,
+            [int(v) for v in np.round(joints[row] * 16)],
+            12 * 16,
+            colours[row].tolist(),
+            -1,
+            shift=4,
+        )
     people = made([image], joints[None])
     seen = 0
     for epoch in range(12):
         items = PoseDataset(people, 200, Augmentation(), seed=1)
         items.epoch = epoch
         item = items[0]
-        mirrored = Augmentation()(people.frame(0, 200), np.random.default_rng((1, epoch, 0))).mirrored
+        mirrored = Augmentation()(
+            people.frame(0, 200), np.random.default_rng((1, epoch, 0))
+        ).mirrored
         for row in np.flatnonzero(item["visibility"]):
             x, y = np.clip(item["joints"][row].round().int().tolist(), 1, 198)
             painted = MPII.mirror[row] if mirrored else row
@@ -267,18 +336,39 @@ def test_dots_painted_at_joints_move_with_them():
 def made(images, joints, visibility=None, side=300.0):
     """People from arrays: frames about (200, 200)."""
     count = len(joints)
-    visibility = np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE) if visibility is None else visibility
-    return datasets.People("made", np.arange(count).astype(str), datasets.Pixels(np.stack(images), "made"), joints,
-                           visibility.astype(np.int8), np.full((count, 2), 200.0), np.full(count, side),
-                           np.full(count, 240.0), np.full(count, 30.0), np.full(count, 200.0), "PCKh@0.5", True, False)
+    visibility = (
+        np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE) if visibility is None else visibility
+    )
+    return datasets.People(
+        "made",
+        np.arange(count).astype(str),
+        datasets.Pixels(np.stack(images), "made"),
+        joints,
+        visibility.astype(np.int8),
+        np.full((count, 2), 200.0),
+        np.full(count, side),
+        np.full(count, 240.0),
+        np.full(count, 30.0),
+        np.full(count, 200.0),
+        "PCKh@0.5",
+        True,
+        False,
+    )
 
 
 def test_joints_outside_the_crop_are_absent_and_get_neither_target_nor_gradient():
     joints = np.full((1, 16, 2), 200.0)
     joints[0, 0], joints[0, 1], joints[0, 2] = (20, 200), (200, 351), np.nan
-    people = made([np.zeros((400, 400, 3), np.uint8)], joints, np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE))
+    people = made(
+        [np.zeros((400, 400, 3), np.uint8)],
+        joints,
+        np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE),
+    )
     item = PoseDataset(people, 64)[0]
-    assert item["visibility"].tolist() == [ABSENT] * 3 + [VISIBLE] * 13 and (item["joints"][:3] == 0).all()
+    assert (
+        item["visibility"].tolist() == [ABSENT] * 3 + [VISIBLE] * 13
+        and (item["joints"][:3] == 0).all()
+    )
     batch = torch.utils.data.default_collate([item])
     for targets in (training.Targets(4).detector, training.Targets(4).regressor):
         maps, counts = targets(batch)
@@ -362,7 +452,10 @@ def test_rows_of_people_belong_together(drawn):
     for rows in (slice(4, 9), [7, 2], np.arange(24) % 5 == 1):
         some, wanted = drawn[rows], np.arange(24)[rows]
         assert len(some) == len(wanted) and (some.keys == drawn.keys[wanted]).all()
-        assert np.array_equal(some.joints, drawn.joints[wanted]) and (some.normaliser == drawn.normaliser[wanted]).all()
+        assert (
+            np.array_equal(some.joints, drawn.joints[wanted])
+            and (some.normaliser == drawn.normaliser[wanted]).all()
+        )
         assert all((some.images[i] == drawn.images[w]).all() for i, w in enumerate(wanted))
     assert (drawn[4:9][1:3].images[1] == drawn.images[6]).all()
 
@@ -379,10 +472,17 @@ def test_drawn_people_are_kept_and_are_the_same_again(tmp_path):
     written = next(tmp_path.rglob("images.npy")).stat().st_mtime_ns
     again = datasets.load("synthetic", "", "3-5", 64, data_seed=1, cache=tmp_path)
     assert next(tmp_path.rglob("images.npy")).stat().st_mtime_ns == written
-    assert again.fingerprint() == first.fingerprint() and list(first.keys) == ["00000003", "00000004", "00000005"]
+    assert again.fingerprint() == first.fingerprint() and list(first.keys) == [
+        "00000003",
+        "00000004",
+        "00000005",
+    ]
     other = datasets.load("synthetic", "", "3-5", 64, data_seed=2, cache=tmp_path)
     assert other.fingerprint() != first.fingerprint() and (other.images[0] != first.images[0]).any()
-    assert (datasets.load("synthetic", "", "5-5", 64, data_seed=1, cache=tmp_path).images[0] == first.images[2]).all()
+    assert (
+        datasets.load("synthetic", "", "5-5", 64, data_seed=1, cache=tmp_path).images[0]
+        == first.images[2]
+    ).all()
 
 
 # ---- bad input: one line naming file, found, expected
@@ -399,8 +499,24 @@ def test_people_ranges():
     assert datasets.person_range("test") == ("test", slice(0, None))
 
 
-@pytest.mark.parametrize("people", ["0-5", "5", "5-3", "a-b", "-4", "1-", "1.5-3", "", "vall", "val1-3", "val 0-3",
-                                    "1-3 val", "val, 1-3"])
+@pytest.mark.parametrize(
+    "people",
+    [
+        "0-5",
+        "5",
+        "5-3",
+        "a-b",
+        "-4",
+        "1-",
+        "1.5-3",
+        "",
+        "vall",
+        "val1-3",
+        "val 0-3",
+        "1-3 val",
+        "val, 1-3",
+    ],
+)
 def test_people_ranges_that_are_none(people):
     with pytest.raises(BadInput) as error:
         datasets.person_range(people)
@@ -436,7 +552,7 @@ def test_a_joints_file_that_is_none(folder, content):
     if content == "other":
         scipy.io.savemat(path, {"points": np.ones((14, 3, 5))})
     elif content is not None:
-        path.write_bytes(whole[:len(whole) // 2] if content == "half" else content)
+        path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     with pytest.raises(BadInput) as error:
         datasets.load_lspet(folder, "1-5")
     says(error, str(path))
@@ -487,7 +603,10 @@ def test_absent_images_stop_or_are_left_out(folder):
         datasets.load_lspet(folder, "1-5")
     says(error, "im00002.jpg", "2 of 5", "only_present")
     people = datasets.load_lspet(folder, "1-5", only_present=True)
-    assert list(people.keys) == ["im00001.jpg", "im00003.jpg", "im00005.jpg"] and people.skipped["image absent"] == 2
+    assert (
+        list(people.keys) == ["im00001.jpg", "im00003.jpg", "im00005.jpg"]
+        and people.skipped["image absent"] == 2
+    )
     assert (people.images[1] == datasets.read_image(folder / "images" / "im00003.jpg")).all()
     assert (people.joints[1, 0] == table(folder)[0, :2, 2]).all()
 
@@ -502,11 +621,25 @@ def test_no_image_at_all_stops_even_so(folder):
 def test_unreadable_images_are_found_before_anything_is_written(folder, tmp_path, damage):
     path = folder / "images" / "im00004.jpg"
     whole = path.read_bytes()
-    path.write_bytes({"truncated": whole[:-100], "text": b"this is no image\n" * 20, "empty": b"",
-                      "garbage": whole[:2] + bytes(200) + whole[-2:]}[damage])
+    path.write_bytes(
+        {
+            "truncated": whole[:-100],
+            "text": b"this is no image\n" * 20,
+            "empty": b"",
+            "garbage": whole[:2] + bytes(200) + whole[-2:],
+        }[damage]
+    )
     with pytest.raises(BadInput) as error:
-        datasets.prepare(tmp_path / "run", dataset="lspet", data_root=folder, train="1-3", val="4-5", image_size=64,
-                         data_seed=0, only_present=False)
+        datasets.prepare(
+            tmp_path / "run",
+            dataset="lspet",
+            data_root=folder,
+            train="1-3",
+            val="4-5",
+            image_size=64,
+            data_seed=0,
+            only_present=False,
+        )
     says(error, str(path), str(path.stat().st_size))
     assert not (tmp_path / "run").exists()
 
@@ -514,7 +647,7 @@ def test_unreadable_images_are_found_before_anything_is_written(folder, tmp_path
 def test_a_truncated_real_photograph(test_data, tmp_path):
     whole = (test_data / "lspet" / "images" / "im00001.jpg").read_bytes()
     for share in (0.3, 0.9, 0.999):
-        (tmp_path / "cut.jpg").write_bytes(whole[:int(share * len(whole))])
+        (tmp_path / "cut.jpg").write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(BadInput, match="cut.jpg"):
             datasets.read_image(tmp_path / "cut.jpg")
 
@@ -538,8 +671,16 @@ def test_images_are_rgb(tmp_path):
 def test_prepared_people_are_opened_again(tmp_path):
     data = datasets.prepare(tmp_path / "run", **SYNTHETIC, train="1-6", val="7-9")
     again = datasets.opened(tmp_path / "run")
-    assert (len(data.train), len(data.val), data.image_size) == (6, 3, 64) and again.manifest == data.manifest
-    assert again.train.fingerprint() == data.train.fingerprint() == data.manifest["fingerprints"]["train"]
+    assert (len(data.train), len(data.val), data.image_size) == (
+        6,
+        3,
+        64,
+    ) and again.manifest == data.manifest
+    assert (
+        again.train.fingerprint()
+        == data.train.fingerprint()
+        == data.manifest["fingerprints"]["train"]
+    )
 
 
 def test_train_and_val_may_not_share_people(tmp_path):
@@ -550,22 +691,43 @@ def test_train_and_val_may_not_share_people(tmp_path):
 
 def test_how_missing_points_were_treated_is_kept(tmp_path, folder):
     """Manifests without the parameter are of a time before it: they left the points out."""
-    given = {"dataset": "lspet", "data_root": folder, "train": "1-3", "val": "4-5", "image_size": 64, "data_seed": 0,
-             "only_present": False}
-    plain, made = (datasets.prepare(tmp_path / name, **given, **more) for name, more in
-                   (("plain", {}), ("made", {"missing_points": "invented"})))
+    given = {
+        "dataset": "lspet",
+        "data_root": folder,
+        "train": "1-3",
+        "val": "4-5",
+        "image_size": 64,
+        "data_seed": 0,
+        "only_present": False,
+    }
+    plain, made = (
+        datasets.prepare(tmp_path / name, **given, **more)
+        for name, more in (("plain", {}), ("made", {"missing_points": "invented"}))
+    )
     pelvis = MPII.index("pelvis")
     assert (datasets.opened(tmp_path / "plain").train.visibility[:, pelvis] == ABSENT).all()
     assert (datasets.opened(tmp_path / "made").train.visibility[:, pelvis] != ABSENT).any()
     same = datasets.prepare(tmp_path / "said", **given, missing_points="as_labelled")
-    assert same.manifest["fingerprints"] == plain.manifest["fingerprints"] != made.manifest["fingerprints"]
+    assert (
+        same.manifest["fingerprints"]
+        == plain.manifest["fingerprints"]
+        != made.manifest["fingerprints"]
+    )
 
 
 def test_a_run_without_people_or_with_changed_ones(tmp_path, folder):
     with pytest.raises(BadInput, match="notebook 01"):
         datasets.opened(tmp_path / "nothing")
-    datasets.prepare(tmp_path / "run", dataset="lspet", data_root=folder, train="1-3", val="4-5", image_size=64,
-                     data_seed=0, only_present=False)
+    datasets.prepare(
+        tmp_path / "run",
+        dataset="lspet",
+        data_root=folder,
+        train="1-3",
+        val="4-5",
+        image_size=64,
+        data_seed=0,
+        only_present=False,
+    )
     joints = table(folder)
     joints[0, 0, 4] += 1
     scipy.io.savemat(folder / "joints.mat", {"joints": joints})
@@ -586,11 +748,15 @@ def jpeg():
 def test_bytes_behind_a_complete_jpeg_do_no_harm(tmp_path, jpeg):
     (tmp_path / "a.jpg").write_bytes(jpeg)
     (tmp_path / "b.jpg").write_bytes(jpeg + bytes(10_000))  # cameras put films there
-    assert np.array_equal(datasets.read_image(tmp_path / "a.jpg"), datasets.read_image(tmp_path / "b.jpg"))
+    assert np.array_equal(
+        datasets.read_image(tmp_path / "a.jpg"), datasets.read_image(tmp_path / "b.jpg")
+    )
 
 
 def test_a_thumbnail_s_end_is_not_the_image_s(tmp_path, jpeg):
-    header = b"\xff\xe1" + (2 + len(jpeg)).to_bytes(2, "big") + jpeg  # an APP1 segment that holds a whole JPEG
+    header = (
+        b"\xff\xe1" + (2 + len(jpeg)).to_bytes(2, "big") + jpeg
+    )  # an APP1 segment that holds a whole JPEG
     (tmp_path / "whole.jpg").write_bytes(jpeg[:2] + header + jpeg[2:])
     assert datasets.read_image(tmp_path / "whole.jpg").shape == (64, 48, 3)
     (tmp_path / "cut.jpg").write_bytes(jpeg[:2] + header + jpeg[2:-400])
@@ -600,7 +766,7 @@ def test_a_thumbnail_s_end_is_not_the_image_s(tmp_path, jpeg):
 
 def test_opencv_keeps_its_mouth_shut(tmp_path, capfd):
     whole = cv2.imencode(".bmp", np.zeros((64, 48, 3), np.uint8))[1].tobytes()
-    (tmp_path / "half.bmp").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "half.bmp").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadInput):
         datasets.read_image(tmp_path / "half.bmp")
     assert capfd.readouterr() == ("", "")
@@ -610,26 +776,57 @@ def test_opencv_keeps_its_mouth_shut(tmp_path, capfd):
 
 
 def test_the_margin_is_the_frame_s_side_in_bodies(folder, tmp_path):
-    usual, wide = (datasets.load("lspet", folder, "1-5", **given) for given in ({}, {"margin": 380 / 300}))
-    assert (usual.side == 1.25 * usual.body).all() and usual.frame(0, 256).body_in_crop == pytest.approx(204.8)
-    assert wide.frame(0, 380).body_in_crop == pytest.approx(300)  # VGG's: a body of 300 px in 380 (F1)
+    usual, wide = (
+        datasets.load("lspet", folder, "1-5", **given) for given in ({}, {"margin": 380 / 300})
+    )
+    assert (usual.side == 1.25 * usual.body).all() and usual.frame(
+        0, 256
+    ).body_in_crop == pytest.approx(204.8)
+    assert wide.frame(0, 380).body_in_crop == pytest.approx(
+        300
+    )  # VGG's: a body of 300 px in 380 (F1)
     assert (wide.body == usual.body).all() and (wide.center == usual.center).all()
     assert wide.fingerprint() != usual.fingerprint()
-    drawn = [datasets.load("synthetic", "", "1-2", 64, margin=margin, cache=tmp_path / "c") for margin in (1.25, 2.0)]
-    assert drawn[0].fingerprint() == drawn[1].fingerprint()  # drawn people fill their frames as they are
+    drawn = [
+        datasets.load("synthetic", "", "1-2", 64, margin=margin, cache=tmp_path / "c")
+        for margin in (1.25, 2.0)
+    ]
+    assert (
+        drawn[0].fingerprint() == drawn[1].fingerprint()
+    )  # drawn people fill their frames as they are
 
 
 def test_the_margin_of_a_run_is_kept(folder, tmp_path):
-    given = {"dataset": "lspet", "data_root": folder, "train": "1-3", "val": "4-5", "image_size": 64, "data_seed": 0,
-             "only_present": False}
+    given = {
+        "dataset": "lspet",
+        "data_root": folder,
+        "train": "1-3",
+        "val": "4-5",
+        "image_size": 64,
+        "data_seed": 0,
+        "only_present": False,
+    }
     datasets.prepare(tmp_path / "wide", **given, margin=2.0)
     datasets.prepare(tmp_path / "older", **given)
-    assert [datasets.opened(tmp_path / name).train.side[0] for name in ("wide", "older")] == [300, 187.5]
+    assert [datasets.opened(tmp_path / name).train.side[0] for name in ("wide", "older")] == [
+        300,
+        187.5,
+    ]
 
 
-@pytest.mark.parametrize("value, middle, step, wanted", [
-    (14.9, 0, 10, 10), (-15.1, 0, 10, -20), (4.9, 0, 10, 0), (0.76, 1, 0.1, 0.8), (1.24, 1, 0.1, 1.2),
-    (1.3, 1, 0.25, 1.25), (17.3, 0, 0, 17.3), (-0.3, 1, 0, -0.3)])
+@pytest.mark.parametrize(
+    "value, middle, step, wanted",
+    [
+        (14.9, 0, 10, 10),
+        (-15.1, 0, 10, -20),
+        (4.9, 0, 10, 0),
+        (0.76, 1, 0.1, 0.8),
+        (1.24, 1, 0.1, 1.2),
+        (1.3, 1, 0.25, 1.25),
+        (17.3, 0, 0, 17.3),
+        (-0.3, 1, 0, -0.3),
+    ],
+)
 def test_values_in_steps(value, middle, step, wanted):
     assert datasets.stepped(value, middle, step) == pytest.approx(wanted)
 
@@ -638,7 +835,9 @@ def test_augmentation_in_predefined_steps():
     """§3.1: every angle and size that the steps allow is drawn, and no other; the same draws as without steps."""
     frame = Frame((50, 50), 100, 64, 80)
     steps, any_ = (Augmentation(40, 0.7, 1.3, True, *given) for given in ((10, 0.1), ()))
-    stepped, free = ([one(frame, np.random.default_rng(seed)) for seed in range(400)] for one in (steps, any_))
+    stepped, free = (
+        [one(frame, np.random.default_rng(seed)) for seed in range(400)] for one in (steps, any_)
+    )
     assert {round(one.angle, 6) for one in stepped} == {10 * n for n in range(-4, 5)}
     assert {round(one.side, 6) for one in stepped} == {round(1000 / n, 6) for n in range(7, 14)}
     assert len({one.angle for one in free}) == 400 == len({one.side for one in free})
@@ -648,10 +847,14 @@ def test_augmentation_in_predefined_steps():
 
 def test_points_can_be_withheld(tmp_path):
     """Strategy (ii) of §3.1: no labels of pelvis and thorax, everything else as it was."""
-    drawn, withheld = (datasets.load("synthetic", "", "1-4", 64, missing_points=how, cache=tmp_path / "c")
-                       for how in ("as_labelled", "withheld"))
+    drawn, withheld = (
+        datasets.load("synthetic", "", "1-4", 64, missing_points=how, cache=tmp_path / "c")
+        for how in ("as_labelled", "withheld")
+    )
     rows = [MPII.index("pelvis"), MPII.index("thorax")]
-    assert (drawn.visibility[:, rows] != ABSENT).all() and (withheld.visibility[:, rows] == ABSENT).all()
+    assert (drawn.visibility[:, rows] != ABSENT).all() and (
+        withheld.visibility[:, rows] == ABSENT
+    ).all()
     assert np.isnan(withheld.joints[:, rows]).all() and not np.isnan(drawn.joints).any()
     assert (withheld.joints[:, MPII.scored] == drawn.joints[:, MPII.scored]).all()
     assert (withheld.visibility[:, MPII.scored] == drawn.visibility[:, MPII.scored]).all()
@@ -672,9 +875,13 @@ def test_annotations_can_be_looked_at_without_images(folder, monkeypatch):
     assert len(datasets.load("lsp", folder, "all", only_present=None)) == 5
 
 
-def test_rows_of_an_ablation_take_their_drawn_people_from_where_the_run_has_them(tmp_path, monkeypatch):
+def test_rows_of_an_ablation_take_their_drawn_people_from_where_the_run_has_them(
+    tmp_path, monkeypatch
+):
     data = datasets.prepare(tmp_path / "runs" / "x", **SYNTHETIC, train="1-3", val="7-8")
-    assert [path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()].count("cache") == 1
+    assert [path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()].count(
+        "cache"
+    ) == 1
     monkeypatch.setattr(datasets.synthetic, "draw", None)  # nobody is drawn again
     row = tmp_path / "runs" / "x" / "rows" / "some-row-seed0"
     again = datasets.prepare(row, **data.manifest["parameters"])
@@ -687,7 +894,9 @@ def test_drawn_people_are_kept_beside_the_run_and_nowhere_else(tmp_path):
     """A folder "cache" further up is somebody else's."""
     (tmp_path / "cache").mkdir()
     datasets.prepare(tmp_path / "work" / "runs" / "x", **SYNTHETIC, train="1-2", val="7-8")
-    assert not list((tmp_path / "cache").iterdir()) and (tmp_path / "work" / "runs" / "cache").is_dir()
+    assert (
+        not list((tmp_path / "cache").iterdir()) and (tmp_path / "work" / "runs" / "cache").is_dir()
+    )
 
 
 # ---- large photographs: decoded no finer than needed, or cut out once
@@ -706,15 +915,33 @@ def large(tmp_path_factory):
     joints[5, :DOTS] = (850, 100), (900, 50), (940, 130)
     across, down = np.meshgrid(np.arange(1001), np.arange(763))
     for row in range(6):
-        dots = [160 * np.exp(-((across - x) ** 2 + (down - y) ** 2) / (2 * (0.03 * side[row]) ** 2))
-                for x, y in joints[row, :DOTS]]
-        texture = cv2.resize(random.integers(0, 60, (25, 33), np.uint8), (1001, 763), interpolation=cv2.INTER_CUBIC)
+        dots = [
+            160 * np.exp(-((across - x) ** 2 + (down - y) ** 2) / (2 * (0.03 * side[row]) ** 2))
+            for x, y in joints[row, :DOTS]
+        ]
+        texture = cv2.resize(
+            random.integers(0, 60, (25, 33), np.uint8), (1001, 763), interpolation=cv2.INTER_CUBIC
+        )
         image = np.stack(dots, -1) + texture[..., None]
         paths.append(root / f"{row}.jpg")
-        cv2.imwrite(str(paths[-1]), image.astype(np.uint8)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 97])
-    return datasets.People("made", np.arange(6).astype(str), datasets.ImageFiles(paths, "made images"), joints,
-                           np.full((6, 16), VISIBLE, np.int8), center, side, side / 1.25, side / 10, side, "PCKh@0.5",
-                           True, False)
+        cv2.imwrite(
+            str(paths[-1]), image.astype(np.uint8)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 97]
+        )
+    return datasets.People(
+        "made",
+        np.arange(6).astype(str),
+        datasets.ImageFiles(paths, "made images"),
+        joints,
+        np.full((6, 16), VISIBLE, np.int8),
+        center,
+        side,
+        side / 1.25,
+        side / 10,
+        side,
+        "PCKh@0.5",
+        True,
+        False,
+    )
 
 
 def drawn_frames(people, times=3, image_size=128):
@@ -723,23 +950,31 @@ def drawn_frames(people, times=3, image_size=128):
     for row in range(len(people)):
         plain = people.frame(row, image_size)
         extremes = [plain.augmented(scale, angle) for scale in (0.7, 1.3) for angle in (-40, 45)]
-        yield from ((row, frame) for frame in extremes + [Augmentation()(plain, random) for _ in range(times)])
+        yield from (
+            (row, frame)
+            for frame in extremes + [Augmentation()(plain, random) for _ in range(times)]
+        )
 
 
 def check_dots(crop, exact, frame, joints):
     """Each channel's dot has its middle where it has it in the crop of the whole photograph."""
-    y, x = np.mgrid[:frame.image_size, :frame.image_size]
+    y, x = np.mgrid[: frame.image_size, : frame.image_size]
     for channel, (px, py) in enumerate(frame.to_crop(joints)):
         near = np.hypot(x - px, y - py) < 0.05 * frame.image_size * frame.body_in_crop / 102.4
         values = [image[..., channel].astype(float) for image in (crop, exact)]
         weights = [near * (value - np.percentile(value[near], 5)).clip(0) for value in values]
-        middle = [np.array([(weight * axis).sum() for axis in (x, y)]) / weight.sum() for weight in weights]
+        middle = [
+            np.array([(weight * axis).sum() for axis in (x, y)]) / weight.sum()
+            for weight in weights
+        ]
         assert np.hypot(*(middle[0] - middle[1])) < 0.1  # px
 
 
 def test_a_jpeg_much_finer_than_the_crop_is_decoded_coarser(large, monkeypatch):
     steps, read = [], datasets.read_image
-    monkeypatch.setattr(datasets, "read_image", lambda path, step=1: steps.append(step) or read(path, step))
+    monkeypatch.setattr(
+        datasets, "read_image", lambda path, step=1: steps.append(step) or read(path, step)
+    )
     for row, frame in drawn_frames(large):
         crop = large.images.cut(row, frame)
         ratio = frame.side / 128
@@ -770,7 +1005,9 @@ def test_cached_crops_show_what_the_photographs_do(large, cut_out, monkeypatch):
 def test_crops_of_pixels_that_were_not_shrunk_are_the_photograph_s(large, tmp_path):
     raw = datasets.with_crops(large, 512, "raw", tmp_path)
     for row, frame in drawn_frames(large, image_size=512):
-        assert np.abs(raw.images.cut(row, frame).astype(int) - frame.cut(large.images[row])).max() <= 1
+        assert (
+            np.abs(raw.images.cut(row, frame).astype(int) - frame.cut(large.images[row])).max() <= 1
+        )
 
 
 def test_what_cached_crops_were_not_made_for_comes_from_the_photographs(large, cut_out):
@@ -778,7 +1015,10 @@ def test_what_cached_crops_were_not_made_for_comes_from_the_photographs(large, c
         for scale, image_size in ((0.6, 128), (1.5, 128), (1.0, 512)):
             frame = large.frame(row, image_size).augmented(scale, 20)
             wide = scale < 0.7 or cut_out.images.index[row, 6] > 1
-            assert np.array_equal(cut_out.images.cut(row, frame), large.images.cut(row, frame)) or not wide
+            assert (
+                np.array_equal(cut_out.images.cut(row, frame), large.images.cut(row, frame))
+                or not wide
+            )
         assert np.array_equal(cut_out.images[row], large.images[row])
 
 
@@ -786,9 +1026,14 @@ def test_crops_are_made_once_and_no_larger_than_needed(large, cut_out, tmp_path,
     folder = cut_out.images.pixels.parent
     monkeypatch.setattr(datasets, "_cut_to", None)
     again = datasets.with_crops(large, 128, cut_out.images.kind, folder.parent)
-    assert again.fingerprint() == cut_out.fingerprint() != large.fingerprint() and len(again.images) == 6
+    assert (
+        again.fingerprint() == cut_out.fingerprint() != large.fingerprint()
+        and len(again.images) == 6
+    )
     _, sizes, heights, widths, *_ = cut_out.images.index.T
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing half-made is left
+    assert [path.name for path in folder.parent.iterdir()] == [
+        folder.name
+    ]  # nothing half-made is left
     assert folder.joinpath("pixels").stat().st_size == sizes.sum()
     assert (np.maximum(heights, widths) <= 1.25 * 128 * 1.3 * 2**0.5 / 0.7 + 20).all()
     assert datasets.with_crops(large, 128, "", tmp_path) is large and not list(tmp_path.iterdir())
@@ -796,7 +1041,9 @@ def test_crops_are_made_once_and_no_larger_than_needed(large, cut_out, tmp_path,
 
 def test_a_photograph_that_has_changed_is_cut_anew(large, tmp_path):
     path = tmp_path / "one.jpg"
-    people = replace(large[:1], images=datasets.Rows(datasets.ImageFiles([path], "made images"), np.array([0])))
+    people = replace(
+        large[:1], images=datasets.Rows(datasets.ImageFiles([path], "made images"), np.array([0]))
+    )
     frame, cut = people.frame(0, 128), []
     for image in (large.images.paths[0], large.images.paths[3]):
         path.write_bytes(image.read_bytes())
@@ -811,8 +1058,15 @@ def test_workers_augment_cached_crops_alike(cut_out):
 
 
 def test_a_run_trains_on_crops_and_is_scored_on_photographs(folder, tmp_path):
-    given = {"dataset": "lspet", "data_root": folder, "train": "1-3", "val": "4-5", "image_size": 64, "data_seed": 0,
-             "only_present": False}
+    given = {
+        "dataset": "lspet",
+        "data_root": folder,
+        "train": "1-3",
+        "val": "4-5",
+        "image_size": 64,
+        "data_seed": 0,
+        "only_present": False,
+    }
     older = datasets.prepare(tmp_path / "runs" / "plain", **given)
     data = datasets.prepare(tmp_path / "runs" / "cut", **given, crop_cache="jpeg")
     again = datasets.opened(tmp_path / "runs" / "cut")
@@ -820,20 +1074,39 @@ def test_a_run_trains_on_crops_and_is_scored_on_photographs(folder, tmp_path):
         assert isinstance(found.train.images, datasets.Crops)
         assert isinstance(found.val.images, datasets.ImageFiles)
         assert found.manifest["fingerprints"]["val"] == older.manifest["fingerprints"]["val"]
-        assert found.train.fingerprint() == data.manifest["fingerprints"]["train"] != older.train.fingerprint()
-    assert [path.name.split("-")[:2] for path in (tmp_path / "runs" / "cache").iterdir()] == [["crops", "jpeg"]]
-    assert isinstance(datasets.opened(tmp_path / "runs" / "plain").train.images, datasets.ImageFiles)
+        assert (
+            found.train.fingerprint()
+            == data.manifest["fingerprints"]["train"]
+            != older.train.fingerprint()
+        )
+    assert [path.name.split("-")[:2] for path in (tmp_path / "runs" / "cache").iterdir()] == [
+        ["crops", "jpeg"]
+    ]
+    assert isinstance(
+        datasets.opened(tmp_path / "runs" / "plain").train.images, datasets.ImageFiles
+    )
 
 
 def test_a_broken_photograph_leaves_no_crops(folder, tmp_path):
     path = folder / "images" / "im00002.jpg"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(BadInput, match="im00002.jpg"):
-        datasets.prepare(tmp_path / "runs" / "x", dataset="lspet", data_root=folder, train="1-3", val="4-5",
-                         image_size=64, data_seed=0, only_present=False, crop_cache="raw")
+        datasets.prepare(
+            tmp_path / "runs" / "x",
+            dataset="lspet",
+            data_root=folder,
+            train="1-3",
+            val="4-5",
+            image_size=64,
+            data_seed=0,
+            only_present=False,
+            crop_cache="raw",
+        )
     assert not list((tmp_path / "runs").rglob("*crops*")) and not (tmp_path / "runs" / "x").exists()
 
 
 def test_drawn_people_are_never_cut_out(tmp_path):
-    data = datasets.prepare(tmp_path / "runs" / "x", **SYNTHETIC, train="1-2", val="7-8", crop_cache="raw")
+    data = datasets.prepare(
+        tmp_path / "runs" / "x", **SYNTHETIC, train="1-2", val="7-8", crop_cache="raw"
+    )
     assert isinstance(data.train.images, datasets.Pixels)

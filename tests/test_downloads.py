@@ -27,7 +27,9 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.asked = {"/": PAGE}, []
-        self.short, self.stubborn, self.plain, self.moved, self.wrong, self.crumbs = (set() for _ in range(6))
+        self.short, self.stubborn, self.plain, self.moved, self.wrong, self.crumbs = (
+            set() for _ in range(6)
+        )
 
     def url(self, path):
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -58,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         end = len(content) // 2 if path in server.short | server.stubborn else None
         server.short.discard(path)
-        self.wfile.write(content[start:start + 70_000 if path in server.crumbs else end])
+        self.wfile.write(content[start : start + 70_000 if path in server.crumbs else end])
 
     def log_message(self, *arguments):
         pass
@@ -77,6 +79,7 @@ def server(monkeypatch):
 @pytest.fixture
 def fetched(server, tmp_path, monkeypatch):
     """fetched(File, …) runs the download of these files into a folder and returns the folder and what was said."""
+
     def run(*files):
         said = []
         monkeypatch.setitem(downloads.FILES, "lsp", files)
@@ -87,11 +90,19 @@ def fetched(server, tmp_path, monkeypatch):
 
 
 def joints(server, *paths):
-    return File("joints.mat", "labels", len(MAT), tuple(map(server.url, paths)), hashlib.sha256(MAT).hexdigest())
+    return File(
+        "joints.mat",
+        "labels",
+        len(MAT),
+        tuple(map(server.url, paths)),
+        hashlib.sha256(MAT).hexdigest(),
+    )
 
 
 def images(server, *paths, count=2, **known):
-    return File("images/im????.jpg", "images", 1000, tuple(map(server.url, paths)), count=count, **known)
+    return File(
+        "images/im????.jpg", "images", 1000, tuple(map(server.url, paths)), count=count, **known
+    )
 
 
 def zipped(link=None, **files):
@@ -99,7 +110,9 @@ def zipped(link=None, **files):
         for name, content in files.items():
             archive.writestr(name, content)
         if link:
-            (info := zipfile.ZipInfo("images/im0003.jpg")).external_attr = (stat.S_IFLNK | 0o777) << 16
+            (info := zipfile.ZipInfo("images/im0003.jpg")).external_attr = (
+                stat.S_IFLNK | 0o777
+            ) << 16
             archive.writestr(info, link)
     return packed.getvalue()
 
@@ -113,7 +126,11 @@ def tarred(*members):
     return packed.getvalue()
 
 
-GOOD = {"lsp/images/im0001.jpg": b"one", "lsp/images/im0002.jpg": b"two", "lsp/visualized/im0001.jpg": b"drawn on"}
+GOOD = {
+    "lsp/images/im0001.jpg": b"one",
+    "lsp/images/im0002.jpg": b"two",
+    "lsp/visualized/im0001.jpg": b"drawn on",
+}
 
 
 def left(folder):
@@ -128,7 +145,10 @@ def test_mirrors_are_asked_in_turn_and_nothing_is_fetched_twice(server, fetched)
     assert (folder / "joints.mat").read_bytes() == MAT
     assert left(folder) == ["downloads.json", "joints.mat"]
     told = [line for line in said.splitlines() if line.startswith("  no:")]
-    assert [word in line for word, line in zip(("404", "an HTML page", "an HTML page", "expected"), told)] == [True] * 4
+    assert [
+        word in line
+        for word, line in zip(("404", "an HTML page", "an HTML page", "expected"), told)
+    ] == [True] * 4
     assert server.url("/") in told[2]  # where the dead address led
     record = artifacts.read_json(folder / "downloads.json")["joints.mat"]
     assert record["url"] == server.url("/joints.mat") and record["sha256"] == file.sha256
@@ -163,7 +183,10 @@ def test_a_part_of_an_earlier_run(server, fetched, tmp_path, kind):
     beginning = MAT[:1000] if kind == "wrong" else bytes(1000) if kind == "plain" else MAT + b"more"
     (tmp_path / "data" / "joints.mat.part").write_bytes(beginning)
     folder, _ = fetched(joints(server, "/joints.mat"))
-    assert (folder / "joints.mat").read_bytes() == MAT and left(folder) == ["downloads.json", "joints.mat"]
+    assert (folder / "joints.mat").read_bytes() == MAT and left(folder) == [
+        "downloads.json",
+        "joints.mat",
+    ]
     assert server.asked[0][1] == f"bytes={len(beginning)}-"
 
 
@@ -191,13 +214,27 @@ def test_one_line_and_status_2_when_no_mirror_gives_it(server, tmp_path, monkeyp
         cli.main(["download", "lsp", "--root", str(tmp_path / "data")])
     told = capsys.readouterr()
     assert error.value.code == 2 and told.err.startswith("hpe: ") and told.err.count("\n") == 1
-    assert all(word in told.err for word in ("joints.mat", "404", "an HTML page", "expected", "kaggle.com"))
+    assert all(
+        word in told.err for word in ("joints.mat", "404", "an HTML page", "expected", "kaggle.com")
+    )
     assert "images" not in told.err.split("expected joints.mat")[0]
-    assert left(tmp_path / "data") == ["downloads.json", "images/im0001.jpg", "images/im0002.jpg"]  # the rest came
+    assert left(tmp_path / "data") == [
+        "downloads.json",
+        "images/im0001.jpg",
+        "images/im0002.jpg",
+    ]  # the rest came
 
 
-@pytest.mark.parametrize("packed", [zipped, lambda **files: tarred(
-    *((name, content, tarfile.REGTYPE) for name, content in files.items()))], ids=["zip", "tar.gz"])
+@pytest.mark.parametrize(
+    "packed",
+    [
+        zipped,
+        lambda **files: tarred(
+            *((name, content, tarfile.REGTYPE) for name, content in files.items())
+        ),
+    ],
+    ids=["zip", "tar.gz"],
+)
 def test_archives_are_unpacked_as_the_loaders_read_them(server, fetched, packed):
     path = "/lsp.zip" if packed is zipped else "/lsp.tar.gz"
     server.files[path] = packed(**GOOD)
@@ -221,9 +258,13 @@ EVIL = {
     "cut.zip": zipped(**GOOD)[:-30],
     "bytes.zip": zipped(**GOOD).replace(b"two", b"owt", 1),
     "empty.zip": zipped(readme=b"nothing"),
-    "up.tar.gz": tarred(("images/im0001.jpg", b"one", tarfile.REGTYPE), ("../im9999.jpg", b"evil", tarfile.REGTYPE)),
+    "up.tar.gz": tarred(
+        ("images/im0001.jpg", b"one", tarfile.REGTYPE), ("../im9999.jpg", b"evil", tarfile.REGTYPE)
+    ),
     "root.tar.gz": tarred(("/im9999.jpg", b"evil", tarfile.REGTYPE)),
-    "link.tar.gz": tarred(("images/im0001.jpg", b"one", tarfile.REGTYPE), ("images/im0002.jpg", b"", tarfile.SYMTYPE)),
+    "link.tar.gz": tarred(
+        ("images/im0001.jpg", b"one", tarfile.REGTYPE), ("images/im0002.jpg", b"", tarfile.SYMTYPE)
+    ),
     "link.zip": zipped(**GOOD, link=b"images/im0001.jpg"),
     "cut.tar.gz": tarred(*((name, bytes(9999), tarfile.REGTYPE) for name in GOOD))[:-20],
 }
@@ -232,7 +273,9 @@ EVIL = {
 @pytest.mark.parametrize("name", EVIL)
 def test_unsafe_and_damaged_archives_leave_nothing(server, fetched, tmp_path, name):
     server.files[f"/{name}"] = EVIL[name]
-    with pytest.raises(BadInput, match="unsafe|outside|absolute|damaged|without images|link") as error:
+    with pytest.raises(
+        BadInput, match="unsafe|outside|absolute|damaged|without images|link"
+    ) as error:
         fetched(images(server, f"/{name}"))
     assert str(error.value).count("\n") == 0
     assert left(tmp_path) == [] and not list(tmp_path.rglob("im9999.jpg"))
@@ -242,7 +285,10 @@ def test_an_archive_put_there_by_hand_is_taken(server, fetched, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "lsp.zip").write_bytes(zipped(**GOOD))
     folder, _ = fetched(images(server, "/lsp.zip"))
-    assert left(folder) == ["downloads.json", "images/im0001.jpg", "images/im0002.jpg"] and server.asked == []
+    assert (
+        left(folder) == ["downloads.json", "images/im0001.jpg", "images/im0002.jpg"]
+        and server.asked == []
+    )
 
 
 def test_a_file_with_another_content_is_not_overwritten(server, fetched, tmp_path):
@@ -265,5 +311,5 @@ def test_the_table_says_what_the_loaders_need():
         assert dataset in downloads.TERMS and dataset in downloads.ELSEWHERE
         for file in files:
             assert file.sha256 or file.count > 1 or file.urls[0].endswith(".zip")
-            assert all(downloads.SIGNATURES[url[url.rindex("."):]] for url in file.urls)
+            assert all(downloads.SIGNATURES[url[url.rindex(".") :]] for url in file.urls)
             assert len(file.sha256 or "0" * 64) == 64

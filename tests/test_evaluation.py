@@ -20,10 +20,21 @@ def people(joints, normaliser, visibility=None, metric="PCKh@0.5", occlusion_lab
     count = len(joints)
     if visibility is None:
         visibility = np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE)
-    return People("made", np.arange(count).astype(str), Pixels(np.zeros((count, 4, 4, 3), np.uint8), "made"),
-                  joints.astype(float), visibility.astype(np.int8), np.zeros((count, 2)), np.ones(count),
-                  np.ones(count), np.broadcast_to(normaliser, count).astype(float),
-                  (np.nanmax(joints, 1) - np.nanmin(joints, 1)).max(1), metric, occlusion_labels, False)
+    return People(
+        "made",
+        np.arange(count).astype(str),
+        Pixels(np.zeros((count, 4, 4, 3), np.uint8), "made"),
+        joints.astype(float),
+        visibility.astype(np.int8),
+        np.zeros((count, 2)),
+        np.ones(count),
+        np.ones(count),
+        np.broadcast_to(normaliser, count).astype(float),
+        (np.nanmax(joints, 1) - np.nanmin(joints, 1)).max(1),
+        metric,
+        occlusion_labels,
+        False,
+    )
 
 
 def crowd(count=50, seed=0, spread=1.0):
@@ -43,13 +54,17 @@ def test_a_distance_at_the_threshold_is_right():
         predicted = joints + [60 * threshold, 0]
         assert evaluation.score(predicted, people(joints, 0.6 * np.hypot(80, 60)))[key] == 100
         assert evaluation.score(np.nextafter(predicted, np.inf), people(joints, 60.0))[key] == 0
-    assert evaluation.score(joints + [6.3, 0], people(joints, 60.0))["at_0.1"] == 0  # @0.105: wrong, not "@0.11"
+    assert (
+        evaluation.score(joints + [6.3, 0], people(joints, 60.0))["at_0.1"] == 0
+    )  # @0.105: wrong, not "@0.11"
 
 
 def test_the_metric_s_name_carries_its_threshold():
     joints = np.zeros((1, 16, 2))
     assert evaluation.score(joints + [3, 0], people(joints, 10.0, metric="PCK@0.2"))["total"] == 0
-    assert evaluation.score(joints + [3, 0], people(joints, 10.0, metric="PCKh@0.5"))["total"] == 100
+    assert (
+        evaluation.score(joints + [3, 0], people(joints, 10.0, metric="PCKh@0.5"))["total"] == 100
+    )
 
 
 def test_missing_truth_is_ignored_and_a_missing_prediction_is_wrong():
@@ -62,7 +77,10 @@ def test_missing_truth_is_ignored_and_a_missing_prediction_is_wrong():
         assert found["total"] == pytest.approx(100 * (280 - 6) / 280) and found["joints"] == 280
         assert found["not_finite"] == 6 and evaluation.score(predicted, truth)["not_finite"] == 0
     joints = truth.joints.copy()
-    joints[3], joints[4, 2] = np.nan, np.nan  # one person without any joint adds nothing, above or below
+    joints[3], joints[4, 2] = (
+        np.nan,
+        np.nan,
+    )  # one person without any joint adds nothing, above or below
     found = evaluation.score(predicted, replace(truth, joints=joints))
     assert found["total"] == 100 and found["joints"] == 280 - 15
     hidden = np.where(np.arange(16) == 2, ABSENT, truth.visibility).astype(np.int8)
@@ -84,8 +102,12 @@ def test_the_total_is_pooled_and_the_macro_mean_is_not():
     predicted = np.nan_to_num(joints)
     predicted[0, 0] += 900
     found = evaluation.score(predicted, people(joints, 10.0))
-    assert found["total"] == pytest.approx(100 * 130 / 131) and found["total_macro"] == pytest.approx(100 * 13 / 14)
-    assert found["ankle"] == 50 and found["knee"] == 100  # a column is the mean of left and right, as published
+    assert found["total"] == pytest.approx(100 * 130 / 131) and found[
+        "total_macro"
+    ] == pytest.approx(100 * 13 / 14)
+    assert (
+        found["ankle"] == 50 and found["knee"] == 100
+    )  # a column is the mean of left and right, as published
 
 
 def test_groups_go_by_name():
@@ -93,7 +115,9 @@ def test_groups_go_by_name():
     predicted[:, MPII.index("left_wrist")] += 50
     predicted[:, MPII.index("head_top")] += 50
     found = evaluation.score(predicted, truth)
-    assert [found[group] for group in MPII.groups] == [50, 100, 100, 50, 100, 100, 100] and found["head_top"] == 0
+    assert [found[group] for group in MPII.groups] == [50, 100, 100, 50, 100, 100, 100] and found[
+        "head_top"
+    ] == 0
 
 
 def test_people_without_normaliser_are_left_out_and_counted_but_have_a_box():
@@ -102,7 +126,12 @@ def test_people_without_normaliser_are_left_out_and_counted_but_have_a_box():
     normaliser = truth.normaliser.copy()
     normaliser[:5] = np.nan
     found = evaluation.score(predicted, replace(truth, normaliser=normaliser))
-    assert (found["total"], found["persons"], found["left_out"], found["joints"]) == (100, 15, 5, 15 * 14)
+    assert (found["total"], found["persons"], found["left_out"], found["joints"]) == (
+        100,
+        15,
+        5,
+        15 * 14,
+    )
     assert found["box_normalised"] is None  # a rule of PCK, not of PCKh
     on_lsp = evaluation.score(predicted, replace(truth, normaliser=normaliser, metric="PCK@0.2"))
     assert on_lsp["box_normalised"] == 75 and on_lsp["left_out"] == 5
@@ -114,7 +143,9 @@ def test_visible_and_occluded_are_told_apart_where_labels_say_so():
     visibility[:, :4] = OCCLUDED
     predicted[:, 0] += 500
     found = evaluation.score(predicted, replace(truth, visibility=visibility))
-    assert (found["visible"], found["occluded"]) == (100, 75) and found["total"] == pytest.approx(100 * 13 / 14)
+    assert (found["visible"], found["occluded"]) == (100, 75) and found["total"] == pytest.approx(
+        100 * 13 / 14
+    )
     unlabelled = evaluation.score(predicted, replace(truth, occlusion_labels=False))
     assert unlabelled["visible"] is None and unlabelled["occluded"] is None
 
@@ -123,12 +154,19 @@ def test_a_truth_without_images_scores_as_people_do():
     truth, predicted = crowd(20, spread=4.0)
     joints = truth.joints.copy()
     joints[3], joints[4, 2:] = np.nan, np.nan
-    truth = people(np.nan_to_num(joints), 10.0, np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE), "PCK@0.2")
+    truth = people(
+        np.nan_to_num(joints), 10.0, np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE), "PCK@0.2"
+    )
     bare = evaluation.Truth(joints, truth.visibility, truth.normaliser, truth.metric, True, "made")
-    assert np.isnan(bare.box[3]) and bare.box[4] == pytest.approx(np.ptp(joints[4, :2], axis=0).max())
+    assert np.isnan(bare.box[3]) and bare.box[4] == pytest.approx(
+        np.ptp(joints[4, :2], axis=0).max()
+    )
     low, high = np.nanmin(joints[5], axis=0), np.nanmax(joints[5], axis=0)
     assert bare.box[5] == (high - low).max()
-    found, wanted = evaluation.score(predicted, bare), evaluation.score(predicted, replace(truth, box=bare.box))
+    found, wanted = (
+        evaluation.score(predicted, bare),
+        evaluation.score(predicted, replace(truth, box=bare.box)),
+    )
     assert found == wanted and found["box_normalised"] > found["total"] > 0
 
 
@@ -172,7 +210,10 @@ def test_interval_resamples_people_not_joints():
 def test_nobody_to_score_gives_null_everywhere():
     truth, predicted = crowd(3)
     found = evaluation.score(predicted, replace(truth, normaliser=np.full(3, np.nan)))
-    assert all(found[key] is None for key in ("total", "total_macro", "head", "auc", "at_0.1", "ci95", "visible"))
+    assert all(
+        found[key] is None
+        for key in ("total", "total_macro", "head", "auc", "at_0.1", "ci95", "visible")
+    )
     assert (found["persons"], found["joints"], found["left_out"]) == (0, 0, 3)
     assert evaluation.table({"nobody": found}).loc["nobody", "persons"] == 0
 
@@ -180,8 +221,10 @@ def test_nobody_to_score_gives_null_everywhere():
 def test_score_json_has_the_agreed_keys():
     truth, predicted = crowd()
     found = json.loads(json.dumps(evaluation.score(predicted, truth)))
-    assert set("metric total total_macro head shoulder elbow wrist hip knee ankle head_top visible occluded at_0.1 auc "
-               "ci95 persons joints left_out".split()) <= set(found)
+    assert set(
+        "metric total total_macro head shoulder elbow wrist hip knee ankle head_top visible occluded at_0.1 auc "
+        "ci95 persons joints left_out".split()
+    ) <= set(found)
 
 
 def test_predictions_of_another_shape():
@@ -192,12 +235,17 @@ def test_predictions_of_another_shape():
 
 def test_table_has_a_row_for_each_score():
     truth, predicted = crowd(spread=3.0)
-    rows = {"ours": evaluation.score(predicted, truth), "perfect": evaluation.score(truth.joints, truth)}
+    rows = {
+        "ours": evaluation.score(predicted, truth),
+        "perfect": evaluation.score(truth.joints, truth),
+    }
     found = evaluation.table(rows)
     assert isinstance(found, pd.DataFrame) and list(found.index) == ["ours", "perfect"]
     assert found.loc["perfect", "total"] == 100 > found.loc["ours", "total"]
     assert found.loc["perfect", "ci95"] == "100.0–100.0"
-    assert list(found.columns)[:8] == [*MPII.groups, "total"] and "occluded" not in found  # nobody is: an empty column
+    assert (
+        list(found.columns)[:8] == [*MPII.groups, "total"] and "occluded" not in found
+    )  # nobody is: an empty column
 
 
 def test_joint_by_joint_tells_occluded_from_visible():
@@ -207,7 +255,10 @@ def test_joint_by_joint_tells_occluded_from_visible():
     hidden[:4, wrist] = OCCLUDED
     predicted[:1, wrist] += 900
     table = evaluation.by_joint({"one": predicted}, replace(truth, visibility=hidden))
-    assert table.loc["left_wrist", ("one", "occluded")] == 75 and table.loc["left_wrist", ("one", "visible")] == 100
+    assert (
+        table.loc["left_wrist", ("one", "occluded")] == 75
+        and table.loc["left_wrist", ("one", "visible")] == 100
+    )
     assert table.loc["left_wrist", ("joints", "occluded")] == 4 and len(table) == 14
     unlabelled = evaluation.by_joint({"one": predicted}, replace(truth, occlusion_labels=False))
     assert list(unlabelled)[0] == ("one", "annotated")
@@ -239,16 +290,28 @@ def test_hits_are_what_the_score_counts():
     normaliser = np.where(np.arange(30) == 2, np.nan, truth.normaliser)
     truth = replace(truth, visibility=visibility, normaliser=normaliser)
     hits = evaluation.hit(predicted, truth)
-    assert hits.shape == (30, 16) and hits.dtype == bool and not hits[0, 0] and not hits[1, 1] and not hits[2].any()
+    assert (
+        hits.shape == (30, 16)
+        and hits.dtype == bool
+        and not hits[0, 0]
+        and not hits[1, 1]
+        and not hits[2].any()
+    )
     assert not hits[:, [PELVIS, THORAX]].any()
     found = evaluation.score(predicted, truth)
-    assert 100 * hits.sum() / found["joints"] == pytest.approx(found["total"]) and 0 < found["total"] < 100
+    assert (
+        100 * hits.sum() / found["joints"] == pytest.approx(found["total"])
+        and 0 < found["total"] < 100
+    )
 
 
 def test_predictions_against_themselves_differ_by_nothing():
     truth, (_, predicted) = half_hidden(50), crowd(50, spread=6.0)
     assert 10 < evaluation.score(predicted, truth)["total"] < 90
-    for plus, minus in (([predicted], [predicted]), ([predicted, truth.joints], [truth.joints, predicted])):
+    for plus, minus in (
+        ([predicted], [predicted]),
+        ([predicted, truth.joints], [truth.joints, predicted]),
+    ):
         found = evaluation.paired(plus, minus, truth)
         assert list(found) == ["total", "visible", "occluded", "occluded_minus_visible"]
         assert all(part == {"difference": 0, "ci95": [0, 0]} for part in found.values())
@@ -259,9 +322,16 @@ def test_a_lead_is_counted_in_points_part_by_part():
     truth = half_hidden()
     ours, other = answered(truth), answered(truth, (slice(5), 0), (slice(None), 1))
     found = evaluation.paired([ours], [other], truth)
-    wanted = {"total": 1500 / 140, "visible": 100 / 13, "occluded": 50, "occluded_minus_visible": 50 - 100 / 13}
+    wanted = {
+        "total": 1500 / 140,
+        "visible": 100 / 13,
+        "occluded": 50,
+        "occluded_minus_visible": 50 - 100 / 13,
+    }
     assert {name: part["difference"] for name, part in found.items()} == pytest.approx(wanted)
-    assert found["visible"]["ci95"] == pytest.approx([100 / 13] * 2)  # the same for everyone: nothing to resample
+    assert found["visible"]["ci95"] == pytest.approx(
+        [100 / 13] * 2
+    )  # the same for everyone: nothing to resample
     low, high = found["occluded"]["ci95"]
     assert 10 <= low < 50 < high <= 90
     turned = evaluation.paired([other], [ours], truth)
@@ -272,11 +342,18 @@ def test_a_lead_is_counted_in_points_part_by_part():
 
 def test_a_lead_is_the_difference_of_the_scores():
     truth, ours = crowd(40, spread=4.0)
-    other = np.where(np.arange(16)[:, None] < 3, np.nan, crowd(40, seed=1, spread=6.0)[1] - crowd(40, 1)[0].joints
-                     + truth.joints)
+    other = np.where(
+        np.arange(16)[:, None] < 3,
+        np.nan,
+        crowd(40, seed=1, spread=6.0)[1] - crowd(40, 1)[0].joints + truth.joints,
+    )
     joints = truth.joints.copy()
     joints[3], joints[4, :9] = np.nan, np.nan
-    truth = replace(half_hidden(40), joints=joints, normaliser=np.where(np.arange(40) == 7, np.nan, truth.normaliser))
+    truth = replace(
+        half_hidden(40),
+        joints=joints,
+        normaliser=np.where(np.arange(40) == 7, np.nan, truth.normaliser),
+    )
     scores = [evaluation.score(answer, truth) for answer in (ours, other)]
     found = evaluation.paired([ours], [other], truth)
     for part in ("total", "visible", "occluded"):
@@ -289,8 +366,14 @@ def test_how_much_larger_one_lead_is_than_another():
     c, d = answered(truth, (0, 2)), answered(truth, (slice(4), 2))  # c leads d by 3
     lead = evaluation.paired([a, d], [b, c], truth)["total"]
     assert lead["difference"] == pytest.approx(500 / 140)
-    single = [evaluation.paired([one], [other], truth)["total"]["difference"] for one, other in ((a, b), (c, d))]
-    assert single == pytest.approx([800 / 140, 300 / 140]) and lead["ci95"][0] < 500 / 140 < lead["ci95"][1]
+    single = [
+        evaluation.paired([one], [other], truth)["total"]["difference"]
+        for one, other in ((a, b), (c, d))
+    ]
+    assert (
+        single == pytest.approx([800 / 140, 300 / 140])
+        and lead["ci95"][0] < 500 / 140 < lead["ci95"][1]
+    )
 
 
 def test_what_is_hard_for_both_falls_out_of_the_interval_of_their_difference():
@@ -317,7 +400,10 @@ def test_the_interval_of_a_lead_is_seeded_and_as_wide_as_the_binomial_says():
     joints = np.full((400, 16, 2), np.nan)
     joints[:, 0] = 0
     truth = replace(people(np.zeros((400, 16, 2)), 10.0), joints=joints)
-    right, other = np.zeros((400, 16, 2)), np.where(np.arange(400)[:, None, None] < 80, 99.0, np.zeros((400, 16, 2)))
+    right, other = (
+        np.zeros((400, 16, 2)),
+        np.where(np.arange(400)[:, None, None] < 80, 99.0, np.zeros((400, 16, 2))),
+    )
     found = evaluation.paired([right], [other], truth)["total"]
     assert found["difference"] == 20
     assert np.abs(np.array(found["ci95"]) - (20 - 3.92, 20 + 3.92)).max() < 0.5
@@ -327,12 +413,17 @@ def test_the_interval_of_a_lead_is_seeded_and_as_wide_as_the_binomial_says():
 
 def test_what_the_truth_cannot_tell_is_no_difference():
     truth = half_hidden()
-    found = evaluation.paired([answered(truth)], [answered(truth, (0, 0))], replace(truth, occlusion_labels=False))
+    found = evaluation.paired(
+        [answered(truth)], [answered(truth, (0, 0))], replace(truth, occlusion_labels=False)
+    )
     assert found["total"]["difference"] == pytest.approx(100 / 140)
     assert found["visible"] is found["occluded"] is found["occluded_minus_visible"] is None
     seen, _ = crowd(10)  # labels, but nobody is occluded
     found = evaluation.paired([answered(seen)], [answered(seen, (0, 0))], seen)
-    assert found["visible"] == found["total"] and found["occluded"] is found["occluded_minus_visible"] is None
+    assert (
+        found["visible"] == found["total"]
+        and found["occluded"] is found["occluded_minus_visible"] is None
+    )
     nobody = replace(truth, normaliser=np.full(10, np.nan))
     assert set(evaluation.paired([truth.joints], [truth.joints], nobody).values()) == {None}
 
@@ -343,11 +434,17 @@ def test_a_difference_is_what_everybody_says_between_what_resamples_say():
     assert evaluation.difference(np.array([np.nan, 1, 2])) is None
 
 
-@pytest.mark.parametrize("edges, word, text", [
-    ((0.1, 6.34), "holds", "+5.1 [0.1, 6.3]"), ((-1.0, 6.0), "undecided", "+5.1 [-1.0, 6.0]"),
-    ((0.0, 6.0), "undecided", "+5.1 [0.0, 6.0]"), ((-6.0, 0.0), "undecided", "+5.1 [-6.0, 0.0]"),
-    ((-6.0, -0.2), "fails", "+5.1 [-6.0, -0.2]"), (None, "not measurable", "–"),
-])
+@pytest.mark.parametrize(
+    "edges, word, text",
+    [
+        ((0.1, 6.34), "holds", "+5.1 [0.1, 6.3]"),
+        ((-1.0, 6.0), "undecided", "+5.1 [-1.0, 6.0]"),
+        ((0.0, 6.0), "undecided", "+5.1 [0.0, 6.0]"),
+        ((-6.0, 0.0), "undecided", "+5.1 [-6.0, 0.0]"),
+        ((-6.0, -0.2), "fails", "+5.1 [-6.0, -0.2]"),
+        (None, "not measurable", "–"),
+    ],
+)
 def test_a_difference_in_words(edges, word, text):
     found = edges and {"difference": 5.06, "ci95": list(edges)}
     assert evaluation.verdict(found) == word and evaluation.said(found) == text
@@ -370,22 +467,42 @@ def test_the_same_predictions_under_every_convention():
     predicted[0, joint("head_top")] += 7, 0
     predicted[0, joint("left_wrist")] += 4.5, 0
     found = evaluation.conventions(predicted, truth)
-    wanted = {"pooled over 14 joints": 25 / 27, "mean over 14 joints": 13 / 14, "mean of the 7 columns": 6.5 / 7,
-              "head column: head top only": 1 / 2, "head column: mean with upper neck": 3 / 4,
-              "pelvis and thorax pooled too": 28 / 31, "visible joints only": 25 / 26, "moved by one pixel": 24 / 27,
-              "threshold 0.1": 24 / 27, "missing truth counted as wrong": 25 / 28, "head size without its 0.6": 26 / 27}
+    wanted = {
+        "pooled over 14 joints": 25 / 27,
+        "mean over 14 joints": 13 / 14,
+        "mean of the 7 columns": 6.5 / 7,
+        "head column: head top only": 1 / 2,
+        "head column: mean with upper neck": 3 / 4,
+        "pelvis and thorax pooled too": 28 / 31,
+        "visible joints only": 25 / 26,
+        "moved by one pixel": 24 / 27,
+        "threshold 0.1": 24 / 27,
+        "missing truth counted as wrong": 25 / 28,
+        "head size without its 0.6": 26 / 27,
+    }
     assert (found / 100).to_dict() == pytest.approx(wanted) and list(found.index) == list(wanted)
 
 
-@pytest.mark.parametrize("metric, own", [("PCKh@0.5", "head size without its 0.6"),
-                                         ("PCK@0.2", "longer side of the joints' box")])
+@pytest.mark.parametrize(
+    "metric, own",
+    [("PCKh@0.5", "head size without its 0.6"), ("PCK@0.2", "longer side of the joints' box")],
+)
 def test_the_first_convention_is_ours(metric, own):
     truth, predicted = crowd(30, spread=3.0)
     predicted[0, 0] = np.nan
-    truth = replace(truth, metric=metric, normaliser=np.where(np.arange(30) < 3, np.nan, truth.normaliser))
+    truth = replace(
+        truth, metric=metric, normaliser=np.where(np.arange(30) < 3, np.nan, truth.normaliser)
+    )
     found, score = evaluation.conventions(predicted, truth), evaluation.score(predicted, truth)
-    assert found.iloc[0] == score["total"] and found.iloc[1] == score["total_macro"] and found.index[-1] == own
-    assert found["threshold 0.1"] == score["at_0.1"] and found["head column: head top only"] == score["head_top"]
+    assert (
+        found.iloc[0] == score["total"]
+        and found.iloc[1] == score["total_macro"]
+        and found.index[-1] == own
+    )
+    assert (
+        found["threshold 0.1"] == score["at_0.1"]
+        and found["head column: head top only"] == score["head_top"]
+    )
     assert found["head column: mean with upper neck"] == score["head"]
     if metric == "PCK@0.2":
         assert found[own] == score["box_normalised"] != score["total"]
@@ -403,7 +520,9 @@ class Looking(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(1))
         self.plain, self.asked = torch.from_numpy(truth.crops(image_size)), []
-        self.points = np.stack([frame.to_crop(joints) for frame, joints in zip(truth.frames(image_size), truth.joints)])
+        self.points = np.stack(
+            [frame.to_crop(joints) for frame, joints in zip(truth.frames(image_size), truth.joints)]
+        )
 
     def forward(self, images):
         changed = (images != self.plain).any(-1)
@@ -427,9 +546,13 @@ def drawn(tmp_path_factory):
 def test_a_patch_over_a_joint_is_put_where_the_joint_is(drawn):
     seen = Looking(drawn, 64)
     found = evaluation.covering(seen, drawn, 64, [0.0, 0.2], decoder="argmax")
-    assert found.index.tolist() == [0.0, 0.2] and found.index.name == "side of the patch, body heights"
+    assert (
+        found.index.tolist() == [0.0, 0.2] and found.index.name == "side of the patch, body heights"
+    )
     assert list(found) == ["detector", "cascade", "detector's peak", "cascade's peak"]
-    assert found.loc[0.0].tolist() == pytest.approx([100, 100, 1 / (1 + np.exp(-9)), 0.75], abs=1e-4)
+    assert found.loc[0.0].tolist() == pytest.approx(
+        [100, 100, 1 / (1 + np.exp(-9)), 0.75], abs=1e-4
+    )
     assert found.loc[0.2].tolist() == pytest.approx([0, 100, 1 / (1 + np.exp(2)), 0.25], abs=1e-4)
     plain, patched = (changed.numpy() for changed in seen.asked)
     assert not plain.any()
@@ -437,7 +560,11 @@ def test_a_patch_over_a_joint_is_put_where_the_joint_is(drawn):
         rows, columns = np.nonzero(changed)
         width, body = np.ptp(columns) + 1, drawn.frame(row, 64).body_in_crop
         inside = columns.min() > 0 and columns.max() < 63 and rows.min() > 0 and rows.max() < 63
-        assert not inside or abs(width - 0.2 * body) <= 1.5 and abs(np.ptp(rows) - np.ptp(columns)) <= 1
+        assert (
+            not inside
+            or abs(width - 0.2 * body) <= 1.5
+            and abs(np.ptp(rows) - np.ptp(columns)) <= 1
+        )
 
 
 def test_only_visible_scored_joints_of_people_with_a_normaliser_are_covered(drawn):
@@ -449,7 +576,9 @@ def test_only_visible_scored_joints_of_people_with_a_normaliser_are_covered(draw
     seen = Looking(drawn[[0, 1, 3]], 64)
     evaluation.covering(seen, asked, 64, [0.1], decoder="argmax")
     heads = np.rint(seen.points[:, MPII.index("head_top")]).astype(int)
-    assert len(seen.asked[0]) == 3 and all(changed[y, x] for changed, (x, y) in zip(seen.asked[0], heads))
+    assert len(seen.asked[0]) == 3 and all(
+        changed[y, x] for changed, (x, y) in zip(seen.asked[0], heads)
+    )
 
 
 def test_which_joint_is_covered_is_seeded(drawn):

@@ -15,14 +15,26 @@ def one(function, x, y, width, size=5):
 def blob(*points, sigma=1.5, size=16):
     """(1, J, size, size) Gaussians."""
     points = torch.from_numpy(np.array([points], np.float32))
-    return heatmaps.gaussians(points, torch.ones(points.shape[:2], dtype=torch.bool), size, tensor([sigma]))
+    return heatmaps.gaussians(
+        points, torch.ones(points.shape[:2], dtype=torch.bool), size, tensor([sigma])
+    )
 
 
 def test_disc_golden():
     assert one(heatmaps.discs, 1.0, 2.0, 1.0).int().tolist() == [
-        [0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
+        [0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0],
+    ]
     assert one(heatmaps.discs, 3.5, 2.0, 1.2).int().tolist() == [
-        [0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
+        [0, 0, 0, 0, 0],
+        [0, 0, 0, 1, 1],
+        [0, 0, 0, 1, 1],
+        [0, 0, 0, 1, 1],
+        [0, 0, 0, 0, 0],
+    ]
 
 
 def test_a_small_disc_never_falls_between_the_cells():
@@ -35,7 +47,13 @@ def test_gaussian_golden():
     """exp(-d² / 2) about (3, 1): x runs along the last axis."""
     a, b, c, d, e = (float(np.exp(-n / 2)) for n in (1, 2, 4, 5, 8))
     f, g, h = (float(np.exp(-n / 2)) for n in (9, 10, 13))
-    expected = [[g, d, b, a, b], [f, c, a, 1, a], [g, d, b, a, b], [h, e, d, c, d], [np.exp(-9), h, g, f, g]]
+    expected = [
+        [g, d, b, a, b],
+        [f, c, a, 1, a],
+        [g, d, b, a, b],
+        [h, e, d, c, d],
+        [np.exp(-9), h, g, f, g],
+    ]
     assert np.allclose(one(heatmaps.gaussians, 3.0, 1.0, 1.0), expected, atol=1e-7)
 
 
@@ -46,19 +64,28 @@ def test_peak_on_the_grid_is_exactly_one():
 
 def test_radius_and_sigma_are_each_person_s_own():
     points, present = torch.full((2, 1, 2), 8.0), torch.ones(2, 1, dtype=torch.bool)
-    assert heatmaps.discs(points, present, 17, tensor([1.0, 2.0])).sum((1, 2, 3)).tolist() == [5, 13]
-    assert heatmaps.gaussians(points, present, 17, tensor([1.0, 2.0]))[:, 0, 8, 9].tolist() == pytest.approx(
-        [np.exp(-1 / 2), np.exp(-1 / 8)])
+    assert heatmaps.discs(points, present, 17, tensor([1.0, 2.0])).sum((1, 2, 3)).tolist() == [
+        5,
+        13,
+    ]
+    assert heatmaps.gaussians(points, present, 17, tensor([1.0, 2.0]))[
+        :, 0, 8, 9
+    ].tolist() == pytest.approx([np.exp(-1 / 2), np.exp(-1 / 8)])
 
 
 def test_targets_are_their_definitions_at_every_cell():
     random = torch.Generator().manual_seed(3)
-    points, present = 80 * torch.rand(4, 16, 2, generator=random) - 8, torch.rand(4, 16, generator=random) < 0.8
+    points, present = (
+        80 * torch.rand(4, 16, 2, generator=random) - 8,
+        torch.rand(4, 16, generator=random) < 0.8,
+    )
     extent = 0.5 + 4 * torch.rand(4, generator=random)
     cells = torch.arange(64.0)
-    squared = (cells - points[..., 1:])[..., None].double() ** 2 + (cells - points[..., :1])[..., None, :].double() ** 2
+    squared = (cells - points[..., 1:])[..., None].double() ** 2 + (cells - points[..., :1])[
+        ..., None, :
+    ].double() ** 2
     shown, each = present[..., None, None], extent.double()[:, None, None, None]
-    exact = torch.where(shown, torch.exp(-squared / (2 * each ** 2)), 0)
+    exact = torch.where(shown, torch.exp(-squared / (2 * each**2)), 0)
     assert (heatmaps.gaussians(points, present, 64, extent) - exact).abs().max() < 1e-6
     exact = torch.where(shown, squared <= each.clamp_min(0.71) ** 2, False)
     assert torch.equal(heatmaps.discs(points, present, 64, extent), exact.float())
@@ -77,7 +104,9 @@ def test_absent_joints_are_empty_maps_and_nan_does_no_harm(draw):
 def test_decoders_on_a_symmetric_peak_say_its_cell(decoder, points):
     found, confidence = heatmaps.decode(blob(*points, sigma=0.5), decoder)
     assert confidence.item() == 1
-    tolerance = 0.2 if decoder == "centroid" else 1e-4  # a Gaussian cut by the border has its centroid inside
+    tolerance = (
+        0.2 if decoder == "centroid" else 1e-4
+    )  # a Gaussian cut by the border has its centroid inside
     assert np.allclose(found[0], points, atol=tolerance)
 
 
@@ -87,9 +116,15 @@ def test_decoders_golden():
     maps[0, 0, 1, 1:4], maps[0, 0, 2, 2] = tensor([1.0, 4.0, 3.0]), 2.0
     found = {name: heatmaps.decode(maps, name)[0][0, 0].tolist() for name in heatmaps.DECODERS}
     assert found["argmax"] == [2, 1] and found["quarter"] == [2.25, 1.25]
-    before, at, after = np.log([1, 4, 3])  # x is positive on three cells: logarithms; y is not: values 0, 4, 2
-    assert found["parabola"] == pytest.approx([2 + (after - before) / 2 / (2 * at - before - after), 1 + 2 / 12])
-    assert found["centroid"] == pytest.approx([(2 * 4 + 3 * 3 + 2 * 2) / 9, (1 * 4 + 1 * 3 + 2 * 2) / 9])
+    before, at, after = np.log(
+        [1, 4, 3]
+    )  # x is positive on three cells: logarithms; y is not: values 0, 4, 2
+    assert found["parabola"] == pytest.approx(
+        [2 + (after - before) / 2 / (2 * at - before - after), 1 + 2 / 12]
+    )
+    assert found["centroid"] == pytest.approx(
+        [(2 * 4 + 3 * 3 + 2 * 2) / 9, (1 * 4 + 1 * 3 + 2 * 2) / 9]
+    )
     assert heatmaps.decode(maps)[1].item() == 4
 
 
@@ -102,8 +137,13 @@ def test_unknown_decoder():
 def test_parabola_is_exact_for_gaussians_anywhere_on_the_map(sigma):
     """The border included: a joint in the outermost half cell is no special case."""
     random = np.random.default_rng(0)
-    points = np.concatenate([random.uniform(-0.49, 15.49, (200, 2)), random.uniform(-0.49, 0.4, (20, 2)),
-                             random.uniform(14.6, 15.49, (20, 2))])
+    points = np.concatenate(
+        [
+            random.uniform(-0.49, 15.49, (200, 2)),
+            random.uniform(-0.49, 0.4, (20, 2)),
+            random.uniform(14.6, 15.49, (20, 2)),
+        ]
+    )
     error = heatmaps.decode(blob(*points, sigma=sigma))[0][0].numpy() - points
     assert np.abs(error).max() < 1e-3 and np.abs(error.mean(0)).max() < 1e-4
 
@@ -123,7 +163,11 @@ def test_centroid_finds_the_middle_of_a_saturated_disc_where_argmax_finds_its_fi
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
 def test_flat_maps_give_finite_points_on_the_map(decoder, value):
     points, confidence = heatmaps.decode(torch.full((2, 3, 6, 6), value), decoder)
-    assert points.shape == (2, 3, 2) and ((points >= -0.5) & (points <= 5.5)).all() and (confidence == value).all()
+    assert (
+        points.shape == (2, 3, 2)
+        and ((points >= -0.5) & (points <= 5.5)).all()
+        and (confidence == value).all()
+    )
 
 
 @pytest.mark.parametrize("decoder", heatmaps.DECODERS)
@@ -143,7 +187,9 @@ def test_map_px_and_crop_px():
 
 def test_mirror_is_its_own_inverse():
     maps = torch.rand(2, 16, 8, 8)
-    assert (heatmaps.mirror(heatmaps.mirror(maps)) == maps).all() and (heatmaps.mirror(maps) != maps).any()
+    assert (heatmaps.mirror(heatmaps.mirror(maps)) == maps).all() and (
+        heatmaps.mirror(maps) != maps
+    ).any()
 
 
 @pytest.mark.parametrize("draw", [heatmaps.discs, heatmaps.gaussians])
@@ -153,5 +199,8 @@ def test_mirrored_maps_are_the_mirrored_person_s_targets(draw):
     present = torch.from_numpy(random.random((3, 16)) < 0.7)
     mirrored = torch.stack([15 - points[..., 0], points[..., 1]], dim=-1)[:, MPII.mirror]
     width = tensor([1.0, 1.7, 2.2])
-    assert torch.allclose(heatmaps.mirror(draw(points, present, 16, width)),
-                          draw(mirrored, present[:, MPII.mirror], 16, width), atol=1e-5)
+    assert torch.allclose(
+        heatmaps.mirror(draw(points, present, 16, width)),
+        draw(mirrored, present[:, MPII.mirror], 16, width),
+        atol=1e-5,
+    )

@@ -9,14 +9,18 @@ import pytest
 import hpe_lib
 
 FOLDER = Path(hpe_lib.__file__).parent
-ROOMS = ("paper artifacts presets skeleton geometry heatmaps synthetic annotations datasets downloads "
-         "detector regressor cascade rivals losses "
-         "training prediction evaluation figures widgets report reproduce bench cli").split()
-DATA = ROOMS[ROOMS.index("skeleton"):ROOMS.index("detector")]
-NETWORKS = ROOMS[ROOMS.index("detector"):ROOMS.index("losses")]
+ROOMS = (
+    "paper artifacts presets skeleton geometry heatmaps synthetic annotations datasets downloads "
+    "detector regressor cascade rivals losses "
+    "training prediction evaluation figures widgets report reproduce bench cli"
+).split()
+DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("detector")]
+NETWORKS = ROOMS[ROOMS.index("detector") : ROOMS.index("losses")]
 CORE = set(ROOMS) - {"downloads", "widgets", "report", "reproduce", "cli"}
-CORE_PACKAGES = set("torch torchvision numpy scipy h5py pandas matplotlib PIL cv2 yaml tqdm safetensors "
-                    "accelerate".split())
+CORE_PACKAGES = set(
+    "torch torchvision numpy scipy h5py pandas matplotlib PIL cv2 yaml tqdm safetensors "
+    "accelerate".split()
+)
 HERE = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
 
 
@@ -27,9 +31,13 @@ def imported(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level and node.names[0].name != "*", f"line {node.lineno}: neither relative nor star"
+            assert not node.level and node.names[0].name != "*", (
+                f"line {node.lineno}: neither relative nor star"
+            )
             rooms_named = node.module == "hpe_lib"
-            names = [f"hpe_lib.{alias.name}" for alias in node.names] if rooms_named else [node.module]
+            names = (
+                [f"hpe_lib.{alias.name}" for alias in node.names] if rooms_named else [node.module]
+            )
         else:
             continue
         rooms |= {name.split(".")[1] for name in names if name.startswith("hpe_lib.")}

@@ -12,12 +12,15 @@ def test_detection_loss_worked_by_hand():
     logits, labels = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
     labels[0, 1, 0, 0], logits[0, 1, 0, 0] = 1, math.log(3)  # probability 3/4
     assert losses.detection_losses(logits, labels)[0].tolist() == pytest.approx(
-        [4 * math.log(2), 3 * math.log(2) + math.log(4 / 3)])
+        [4 * math.log(2), 3 * math.log(2) + math.log(4 / 3)]
+    )
 
 
 def test_detection_loss_takes_logits_and_stays_finite_when_they_are_large():
     logits = tensor([200.0, -200.0]).view(1, 2, 1, 1)
-    assert losses.detection_losses(logits, torch.ones(1, 2, 1, 1))[0].tolist() == pytest.approx([0, 200])
+    assert losses.detection_losses(logits, torch.ones(1, 2, 1, 1))[0].tolist() == pytest.approx(
+        [0, 200]
+    )
 
 
 def test_regression_loss_worked_by_hand():

@@ -9,7 +9,16 @@ import pytest
 import scipy.io
 import torch
 
-from hpe_lib import annotations, artifacts, cascade, datasets, heatmaps, prediction, presets, training
+from hpe_lib import (
+    annotations,
+    artifacts,
+    cascade,
+    datasets,
+    heatmaps,
+    prediction,
+    presets,
+    training,
+)
 from hpe_lib.artifacts import BadInput
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
@@ -46,7 +55,10 @@ def newell(root):
 
 
 def test_counts_of_the_validation_people(val):
-    assert len(val) == 2958 == len(set(val.keys)) and len({path.name for path in val.images.paths}) == 2729
+    assert (
+        len(val) == 2958 == len(set(val.keys))
+        and len({path.name for path in val.images.paths}) == 2729
+    )
     assert val.skipped == {"rectangles without points": 1988, "no position or scale": 0}
     assert ((val.visibility != ABSENT).sum(), (val.visibility == OCCLUDED).sum()) == (44240, 10243)
     assert (np.isnan(val.joints).any(-1) == (val.visibility == ABSENT)).all()
@@ -56,13 +68,17 @@ def test_counts_of_the_validation_people(val):
 def test_the_order_is_that_of_prediction_files(val, newell):
     names = newell["imgname"].astype(str)
     assert [path.name for path in val.images.paths] == names.tolist()
-    assert [key.split() for key in val.keys] == [[n, str(int(p) + 1)] for n, p in zip(names, newell["person"])]
+    assert [key.split() for key in val.keys] == [
+        [n, str(int(p) + 1)] for n, p in zip(names, newell["person"])
+    ]
 
 
 def test_frames_are_those_that_newell_s_file_has_adjusted_once(val, newell):
     """Trap T17: centre and scale adjusted twice or never."""
     assert np.allclose(val.center + 1, newell["center"], atol=1e-9)
-    assert np.allclose(val.side, 200 * newell["scale"], rtol=1e-12) and np.allclose(val.side, 1.25 * val.body)
+    assert np.allclose(val.side, 200 * newell["scale"], rtol=1e-12) and np.allclose(
+        val.side, 1.25 * val.body
+    )
     assert np.allclose(val.normaliser, 0.1 * val.side, rtol=1e-5)  # a head is a tenth of the crop
     assert val.frame(7, 256).body_in_crop == pytest.approx(204.8)
 
@@ -77,19 +93,27 @@ def test_joints_are_newell_s_which_are_cut_to_integers(val, newell):
 
 def test_few_joints_lie_outside_the_crop(val):
     """Users' trap T17 again: 190 joints of 150 people, 1,809 without the adjustment."""
-    outside = np.stack([datasets.framed(frame, joints, visible)[1] == ABSENT for frame, joints, visible in zip(
-        val.frames(256), val.joints, val.visibility)]) & (val.visibility != ABSENT)
+    outside = np.stack(
+        [
+            datasets.framed(frame, joints, visible)[1] == ABSENT
+            for frame, joints, visible in zip(val.frames(256), val.joints, val.visibility)
+        ]
+    ) & (val.visibility != ABSENT)
     assert (outside.sum(), outside.any(1).sum()) == (190, 150)
 
 
 def test_the_first_five_are_those_of_the_json_sample(val, test_data):
-    for row, other in enumerate(json.loads((test_data / "mpii" / "mmpose_sample.json").read_text())):
+    for row, other in enumerate(
+        json.loads((test_data / "mpii" / "mmpose_sample.json").read_text())
+    ):
         assert val.images.paths[row].name == other["image"]
         there = val.visibility[row] != ABSENT
         assert there.tolist() == [bool(flag) for flag in other["joints_vis"]]
         assert np.allclose(val.joints[row][there] + 1, np.array(other["joints"])[there], atol=1e-3)
         assert val.body[row] == pytest.approx(200 * other["scale"], rel=1e-6)
-        assert np.allclose(val.center[row] + 1 - (0, 15 * other["scale"]), other["center"], atol=1e-3)
+        assert np.allclose(
+            val.center[row] + 1 - (0, 15 * other["scale"]), other["center"], atol=1e-3
+        )
 
 
 def test_parts_of_the_validation_people(root, val, test_data):
@@ -99,8 +123,11 @@ def test_parts_of_the_validation_people(root, val, test_data):
     assert list(here.keys) == list(val.keys[:5]) and here.skipped["image absent"] == 2953
     with pytest.raises(BadInput, match="2953 of 2958 people's images absent, this one first"):
         datasets.load("mpii", test_data / "mpii", "val")
-    for people, said in (("train", "nobody of train among its 2958 people"), ("test", "nobody of test"),
-                         ("val 2958-2959", "at least the 2959 of people val 2958-2959")):  # everybody here is of val
+    for people, said in (
+        ("train", "nobody of train among its 2958 people"),
+        ("test", "nobody of test"),
+        ("val 2958-2959", "at least the 2959 of people val 2958-2959"),
+    ):  # everybody here is of val
         with pytest.raises(BadInput, match=said):
             datasets.load("mpii", root, people)
 
@@ -116,17 +143,25 @@ class Knowing(cascade.Cascade):
 @pytest.mark.parametrize("stride", [1, 4])
 def test_five_people_from_photograph_through_network_and_back(val, stride):
     people = val[:5]
-    batch = torch.utils.data.default_collate([datasets.PoseDataset(people, 256)[row] for row in range(5)])
+    batch = torch.utils.data.default_collate(
+        [datasets.PoseDataset(people, 256)[row] for row in range(5)]
+    )
     there = batch["visibility"].numpy() != ABSENT
     assert (there == (people.visibility != ABSENT)).all()
-    items = np.stack([f.to_image(crop) for f, crop in zip(people.frames(256), batch["joints"].numpy())])
+    items = np.stack(
+        [f.to_image(crop) for f, crop in zip(people.frames(256), batch["joints"].numpy())]
+    )
     assert np.abs(items - people.joints)[there].max() < 0.001
 
     torch.manual_seed(0)
     network = Knowing({"trunk": "slim", "map_stride": stride, "image_size": 256})
     sigma = batch["body"] / 40 / stride
-    network.truth = heatmaps.gaussians(heatmaps.to_map(batch["joints"], stride), batch["visibility"] != ABSENT,
-                                       256 // stride, sigma)
+    network.truth = heatmaps.gaussians(
+        heatmaps.to_map(batch["joints"], stride),
+        batch["visibility"] != ABSENT,
+        256 // stride,
+        sigma,
+    )
     found = prediction.predict(network, people, 256, flip_test=False)
     assert np.abs(found.joints - people.joints)[there].max() < 0.01
     assert np.isfinite(found.detector_joints).all() and found.detector_joints.shape == (5, 16, 2)
@@ -138,7 +173,12 @@ def test_the_crop_shows_what_stands_around_the_joint(val):
     whole = datasets.replace(people, center=point[None], side=np.array([65.0]))
     x, y = point.astype(int)
     assert (point == (x, y)).all()
-    assert np.abs(whole.crops(65)[0].astype(int) - people.images[0][y - 32:y + 33, x - 32:x + 33]).max() <= 1
+    assert (
+        np.abs(
+            whole.crops(65)[0].astype(int) - people.images[0][y - 32 : y + 33, x - 32 : x + 33]
+        ).max()
+        <= 1
+    )
 
 
 # ---- the layout and its quirks, in small
@@ -155,11 +195,20 @@ def structs(*records):
 
 def person(x, y, scale=1.0, visible=(1, "0", "1", 0), **other):
     """A rectangle with four points about (x, y), ids in an order of their own; further points without is_visible."""
-    points = [{"x": x + 10 * k, "y": float(y + 5 * k), "id": k, "is_visible": value} for k, value in
-              reversed(list(enumerate(visible)))]
+    points = [
+        {"x": x + 10 * k, "y": float(y + 5 * k), "id": k, "is_visible": value}
+        for k, value in reversed(list(enumerate(visible)))
+    ]
     points.append({"x": np.uint8(x), "y": y - 40.5, "id": 9})
-    return {"x1": x - 3, "y1": y - 44, "x2": x + 3, "y2": y - 36, "annopoints": structs({"point": structs(*points)}),
-            "scale": scale, "objpos": structs({"x": x, "y": y})} | other
+    return {
+        "x1": x - 3,
+        "y1": y - 44,
+        "x2": x + 3,
+        "y2": y - 36,
+        "annopoints": structs({"point": structs(*points)}),
+        "scale": scale,
+        "objpos": structs({"x": x, "y": y}),
+    } | other
 
 
 IMAGES = {  # name: (img_train, its rectangles)
@@ -174,8 +223,12 @@ IMAGES = {  # name: (img_train, its rectangles)
 @pytest.fixture
 def folder(tmp_path):
     """A folder in the official layout: six people with points, five with a place and a size."""
-    annolist = structs(*({"image": structs({"name": name})} | ({"annorect": structs(*people)} if people else {})
-                         for name, (_, people) in IMAGES.items()))
+    annolist = structs(
+        *(
+            {"image": structs({"name": name})} | ({"annorect": structs(*people)} if people else {})
+            for name, (_, people) in IMAGES.items()
+        )
+    )
     acts = structs(*({"act_name": "rowing", "act_id": 3} for _ in IMAGES))
     train = np.array([[flag for flag, _ in IMAGES.values()]], np.uint8)
     release = structs({"annolist": annolist, "img_train": train, "act": acts.T, "version": "12"})
@@ -193,11 +246,17 @@ def rows(path, images, people):
         file["imgname"], file["person"] = np.array(images, "S"), np.array(people, float) - 1
 
 
-@pytest.mark.parametrize("people, keys", [
-    ("train", ["a.jpg 1", "a.jpg 3", "e.jpg 1"]), ("val", ["b.jpg 2"]), ("test", ["d.jpg 1"]),
-    ("all", ["a.jpg 1", "a.jpg 3", "b.jpg 1", "b.jpg 2", "d.jpg 1", "e.jpg 1"]),
-    ("2-4", ["a.jpg 3", "b.jpg 1", "b.jpg 2"]), ("train 2-3", ["a.jpg 3", "e.jpg 1"]),
-])
+@pytest.mark.parametrize(
+    "people, keys",
+    [
+        ("train", ["a.jpg 1", "a.jpg 3", "e.jpg 1"]),
+        ("val", ["b.jpg 2"]),
+        ("test", ["d.jpg 1"]),
+        ("all", ["a.jpg 1", "a.jpg 3", "b.jpg 1", "b.jpg 2", "d.jpg 1", "e.jpg 1"]),
+        ("2-4", ["a.jpg 3", "b.jpg 1", "b.jpg 2"]),
+        ("train 2-3", ["a.jpg 3", "e.jpg 1"]),
+    ],
+)
 def test_splits_share_no_image(folder, people, keys):
     found = datasets.load("mpii", folder, people)
     assert list(found.keys) == keys and found.skipped["rectangles without points"] == 1
@@ -205,16 +264,28 @@ def test_splits_share_no_image(folder, people, keys):
 
 def test_the_order_of_the_row_list_is_kept(folder):
     rows(folder / "valid.h5", ["e.jpg", "a.jpg", "b.jpg", "a.jpg"], [1, 3, 1, 1])
-    assert list(datasets.load("mpii", folder, "val").keys) == ["e.jpg 1", "a.jpg 3", "b.jpg 1", "a.jpg 1"]
+    assert list(datasets.load("mpii", folder, "val").keys) == [
+        "e.jpg 1",
+        "a.jpg 3",
+        "b.jpg 1",
+        "a.jpg 1",
+    ]
     with pytest.raises(BadInput, match="found nobody of train among its 7 people"):
         datasets.load("mpii", folder, "train")
 
 
 def test_one_person_number_by_number(folder):
     found = datasets.load("mpii", folder, "2-2")
-    states = {name: int(state) for name, state in zip(MPII.names, found.visibility[0]) if state != ABSENT}
-    assert states == {"right_ankle": VISIBLE, "right_knee": OCCLUDED, "right_hip": VISIBLE, "left_hip": OCCLUDED,
-                      "head_top": VISIBLE}
+    states = {
+        name: int(state) for name, state in zip(MPII.names, found.visibility[0]) if state != ABSENT
+    }
+    assert states == {
+        "right_ankle": VISIBLE,
+        "right_knee": OCCLUDED,
+        "right_hip": VISIBLE,
+        "left_hip": OCCLUDED,
+        "head_top": VISIBLE,
+    }
     assert found.joints[0, MPII.index("right_hip")].tolist() == [90 + 20 - 1, 60 + 10 - 1]
     assert found.center[0].tolist() == [90 - 1, 60 + 15 * 0.5 - 1]
     assert (found.side[0], found.body[0], found.normaliser[0]) == (125, 100, 0.6 * 10)
@@ -273,7 +344,13 @@ def test_a_file_that_has_changed_is_read_again(folder):
 
 
 def test_a_run_on_mpii_shares_neither_people_nor_images(folder, tmp_path):
-    given = {"dataset": "mpii", "data_root": str(folder), "image_size": 64, "data_seed": 0, "only_present": False}
+    given = {
+        "dataset": "mpii",
+        "data_root": str(folder),
+        "image_size": 64,
+        "data_seed": 0,
+        "only_present": False,
+    }
     data = datasets.prepare(tmp_path / "run", **given, train="train", val="val")
     assert (len(data.train), len(data.val)) == (3, 1)
     assert datasets.opened(tmp_path / "run").val.fingerprint() == data.val.fingerprint()
@@ -289,8 +366,16 @@ def test_a_run_on_mpii_shares_neither_people_nor_images(folder, tmp_path):
 @pytest.mark.parametrize("preset", ["paper-res", "paper-vgg"])
 def test_the_first_twelve_steps_of_the_papers_presets_on_real_people(preset, test_data, tmp_path):
     """Full networks at printed sizes and rates, from random weights: four people whose photographs are at hand."""
-    own = ["01.train=val 1-4", "01.val=val 5-5", f"data_root={test_data / 'mpii'}", "only_present=true",
-           "pretrained=false", "batch_size=1", "workers=0", "epochs=3"]
+    own = [
+        "01.train=val 1-4",
+        "01.val=val 5-5",
+        f"data_root={test_data / 'mpii'}",
+        "only_present=true",
+        "pretrained=false",
+        "batch_size=1",
+        "workers=0",
+        "epochs=3",
+    ]
     resolved = presets.resolve(preset, own)
     datasets.prepare(tmp_path, **resolved["01"])
     training.write_targets(tmp_path, **resolved["02"])
@@ -298,5 +383,7 @@ def test_the_first_twelve_steps_of_the_papers_presets_on_real_people(preset, tes
         records = list(training.train(stage, tmp_path, resolved[number]))
         made = artifacts.manifest(tmp_path / cascade.STAGES[stage])
         assert made["steps"] == 12 and all(np.isfinite(record["loss"]) for record in records)
-        print(f"{preset} {stage}: losses {[round(record['loss'], 1) for record in records]}, "
-              f"{made['wall_seconds'] / 12:.1f} s a step, {made['peak_memory_mb'] / 1024:.1f} GiB")
+        print(
+            f"{preset} {stage}: losses {[round(record['loss'], 1) for record in records]}, "
+            f"{made['wall_seconds'] / 12:.1f} s a step, {made['peak_memory_mb'] / 1024:.1f} GiB"
+        )

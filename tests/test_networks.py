@@ -15,8 +15,21 @@ from hpe_lib.cascade import Cascade
 from hpe_lib.detector import FCN8, Detector
 from hpe_lib.regressor import Bottleneck, Convolutions, Hourglass
 
-VGG = {"trunk": "slim_vgg", "map_stride": 4, "regressor": "convolutions", "channels": 8, "kernels": [5, 5, 5, 7]}
-SMALL = {"trunk": "slim", "map_stride": 4, "channels": 16, "levels": 2, "bottlenecks": 1, "stem": "patch"}
+VGG = {
+    "trunk": "slim_vgg",
+    "map_stride": 4,
+    "regressor": "convolutions",
+    "channels": 8,
+    "kernels": [5, 5, 5, 7],
+}
+SMALL = {
+    "trunk": "slim",
+    "map_stride": 4,
+    "channels": 16,
+    "levels": 2,
+    "bottlenecks": 1,
+    "stem": "patch",
+}
 
 
 def count(module):
@@ -38,7 +51,10 @@ def test_parameters_of_the_hourglass_by_block():
     module = 2 * 256 + 256 * 128 + 2 * 128 + 9 * 128 * 128 + 2 * 128 + 128 * 256
     assert count(Bottleneck(256, 256)) == module
     assert count(net.D1) == 7 * 7 * 19 * 64 + 2 * 64
-    assert count(net.D3) == count(net.D4) == count(net.merged) == 4 * 3 * module and count(net.bottom) == 3 * module
+    assert (
+        count(net.D3) == count(net.D4) == count(net.merged) == 4 * 3 * module
+        and count(net.bottom) == 3 * module
+    )
     assert count(net.D5) == 4 * 2 * 2 * 256 * 256
     assert count(net.D6) == 256 * 512 + 2 * 512 and count(net.D7) == 512 * 16 + 16
     assert count(net.to_input) == 4 * 4 * 16 * 16 + 16
@@ -51,7 +67,13 @@ def test_parameters_of_vgg_16_are_the_ones_of_table_1():
         features = torchvision.models.vgg16().features
     blocks = [net.A1, net.A2, net.A3, net.A4, net.A5]
     assert sum(map(count, blocks)) == count(features) == 14_714_688
-    assert [sum(isinstance(layer, nn.Conv2d) for layer in block) for block in blocks] == [2, 2, 3, 3, 3]
+    assert [sum(isinstance(layer, nn.Conv2d) for layer in block) for block in blocks] == [
+        2,
+        2,
+        3,
+        3,
+        3,
+    ]
     assert (count(net.A6), count(net.A7), count(net.A8)) == (102_764_544, 16_781_312, 65_552)
     assert net.A6[0].kernel_size == (7, 7) and count(net.A9) == 2 * 4 * 4 * 16 * 16
 
@@ -60,22 +82,37 @@ def test_parameters_of_the_convolutions_are_the_ones_of_table_2():
     with torch.device("meta"):
         net = Convolutions()
     assert [count(block) for block in net.children()] == [
-        98_560, 692_288, 1_384_576, 7_373_056, 131_584, 262_656, 8_208, 16_400]
+        98_560,
+        692_288,
+        1_384_576,
+        7_373_056,
+        131_584,
+        262_656,
+        8_208,
+        16_400,
+    ]
     assert [name for name, _ in net.named_children()] == [f"C{n}" for n in range(1, 9)]
     assert (net.C8.kernel_size, net.C8.stride) == ((8, 8), (4, 4))
 
 
-@pytest.mark.parametrize("network, side, channels", [
-    ({"trunk": "vgg16", "regressor": "convolutions"}, 380, 19), ({"trunk": "resnet152", "channels": 256}, 256, 19),
-    ({"trunk": "vgg16", "regressor": "convolutions", "stacked": "image"}, 256, 3),
-    ({"trunk": "resnet152", "regressor": "hourglass", "stacked": "heatmaps"}, 256, 16)])
+@pytest.mark.parametrize(
+    "network, side, channels",
+    [
+        ({"trunk": "vgg16", "regressor": "convolutions"}, 380, 19),
+        ({"trunk": "resnet152", "channels": 256}, 256, 19),
+        ({"trunk": "vgg16", "regressor": "convolutions", "stacked": "image"}, 256, 3),
+        ({"trunk": "resnet152", "regressor": "hourglass", "stacked": "heatmaps"}, 256, 16),
+    ],
+)
 def test_the_printed_cascades_at_their_printed_sizes(network, side, channels):
     """380 is no multiple of 32: maps still have the crop's size, at every map_stride."""
     for stride in (1, 2, 4):
         with torch.device("meta"):
             net = Cascade({**network, "map_stride": stride})
             maps = net(torch.empty(1, side, side, 3, dtype=torch.uint8))
-        assert maps.detector.shape == maps.regressor.shape == (1, 16, side // stride, side // stride)
+        assert (
+            maps.detector.shape == maps.regressor.shape == (1, 16, side // stride, side // stride)
+        )
         first = net.regressor.C1[0] if hasattr(net.regressor, "C1") else net.regressor.D1[0]
         assert first.in_channels == channels and first.weight.device.type == "meta"
 
@@ -84,15 +121,31 @@ def test_the_printed_cascades_at_their_printed_sizes(network, side, channels):
 @pytest.mark.parametrize("side", [64, 76, 96, 100])
 def test_a_slim_vgg_pair_s_maps_have_their_stride(side, stride):
     with torch.device("meta"):
-        maps = Cascade({**VGG, "map_stride": stride})(torch.empty(2, side, side, 3, dtype=torch.uint8))
+        maps = Cascade({**VGG, "map_stride": stride})(
+            torch.empty(2, side, side, 3, dtype=torch.uint8)
+        )
     assert maps.detector.shape == maps.regressor.shape == (2, 16, side // stride, side // stride)
 
 
-@pytest.mark.parametrize("trunk, stride, side", [("slim", 4, 64), ("slim", 2, 64), ("slim", 1, 64),
-                                                 ("resnet18", 1, 64), ("resnet18", 4, 64), ("resnet50", 4, 64)])
+@pytest.mark.parametrize(
+    "trunk, stride, side",
+    [
+        ("slim", 4, 64),
+        ("slim", 2, 64),
+        ("slim", 1, 64),
+        ("resnet18", 1, 64),
+        ("resnet18", 4, 64),
+        ("resnet50", 4, 64),
+    ],
+)
 def test_detector_s_maps_have_their_stride(trunk, stride, side):
     with torch.device("meta"):
-        assert Detector(trunk, stride)(torch.empty(2, 3, side, side)).shape == (2, 16, side // stride, side // stride)
+        assert Detector(trunk, stride)(torch.empty(2, 3, side, side)).shape == (
+            2,
+            16,
+            side // stride,
+            side // stride,
+        )
 
 
 def test_a_map_stride_that_no_block_can_make_is_refused():
@@ -124,26 +177,46 @@ def test_torchvision_s_weights_fit_the_trunk_by_block(trunk):
     with torch.device("meta"):
         wanted = torchvision.models.get_model(trunk).state_dict()
         found = Detector(trunk).state_dict()
-    blocks = {"conv1": "B1.0", "bn1": "B1.1", "layer1": "B2", "layer2": "B3", "layer3": "B4", "layer4": "B5"}
+    blocks = {
+        "conv1": "B1.0",
+        "bn1": "B1.1",
+        "layer1": "B2",
+        "layer2": "B3",
+        "layer3": "B4",
+        "layer4": "B5",
+    }
     renamed = {}
     for name, tensor in wanted.items():
         block, _, rest = name.partition(".")
         if block != "fc":
             renamed[f"{blocks[block]}.{rest}"] = tensor.shape
-    assert renamed == {name: tensor.shape for name, tensor in found.items() if name[:2] not in ("B6", "B7")}
+    assert renamed == {
+        name: tensor.shape for name, tensor in found.items() if name[:2] not in ("B6", "B7")
+    }
 
 
 def test_unknown_trunks_and_strides():
     with pytest.raises(BadInput, match="resnet152"):
         Detector("vgg19")
-    for make in (lambda: Hourglass(16, 1, 1, map_stride=3), lambda: Convolutions(8, map_stride=3),
-                 lambda: FCN8("slim_vgg", 3)):
+    for make in (
+        lambda: Hourglass(16, 1, 1, map_stride=3),
+        lambda: Convolutions(8, map_stride=3),
+        lambda: FCN8("slim_vgg", 3),
+    ):
         with pytest.raises(BadInput, match="map_stride: found 3"):
             make()
 
 
-@pytest.mark.parametrize("name, value", [("first", "classification"), ("regressor", "transformer"), ("stacked", "rgb"),
-                                         ("kernels", [5, 5, 5]), ("kernels", [5, 5, 5, 8])])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("first", "classification"),
+        ("regressor", "transformer"),
+        ("stacked", "rgb"),
+        ("kernels", [5, 5, 5]),
+        ("kernels", [5, 5, 5, 8]),
+    ],
+)
 def test_unknown_choices_of_a_cascade(name, value):
     with pytest.raises(BadInput, match=f"{name}: found"):
         Cascade({**VGG, name: value})
@@ -156,10 +229,14 @@ def test_unknown_choices_of_a_cascade(name, value):
 def test_unreachable_imagenet_weights(trunk, monkeypatch, tmp_path):
     def unreachable(*_, **__):
         raise URLError("no route\nto host")
+
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     monkeypatch.setattr(torch.hub, "urlopen", unreachable)
-    with torch.device("meta"), pytest.raises(BadInput, match=f"ImageNet weights of {trunk}: found .*no route") as error:
+    with (
+        torch.device("meta"),
+        pytest.raises(BadInput, match=f"ImageNet weights of {trunk}: found .*no route") as error,
+    ):
         Cascade({"trunk": trunk, "map_stride": 4}, pretrained=True)
     assert "\n" not in str(error.value) and "hub cache" in str(error.value)
 
@@ -170,7 +247,10 @@ def in_the_hub_s_cache(trunk, folder):
     with torch.device("meta"):
         layout = torchvision.models.get_model(trunk).state_dict()
     numbers = {name: 1.0 + place for place, name in enumerate(layout)}
-    made = {name: torch.tensor(numbers[name], dtype=like.dtype).expand(like.shape) for name, like in layout.items()}
+    made = {
+        name: torch.tensor(numbers[name], dtype=like.dtype).expand(like.shape)
+        for name, like in layout.items()
+    }
     if trunk == "vgg16":
         made["classifier.0.weight"] = torch.arange(25088.0).expand(4096, 25088)
     url = torchvision.models.get_model_weights(trunk)["IMAGENET1K_V1"].url
@@ -183,9 +263,19 @@ def test_imagenet_weights_of_a_resnet_arrive_in_the_trunk(monkeypatch, tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     numbers = in_the_hub_s_cache("resnet50", tmp_path)
     net = Cascade({"trunk": "resnet50", "map_stride": 4}, pretrained=True).detector
-    blocks = {"conv1": net.B1[0], "bn1": net.B1[1], "layer1": net.B2, "layer2": net.B3, "layer3": net.B4,
-              "layer4": net.B5}
-    found = {f"{name}.{rest}": value for name, block in blocks.items() for rest, value in block.state_dict().items()}
+    blocks = {
+        "conv1": net.B1[0],
+        "bn1": net.B1[1],
+        "layer1": net.B2,
+        "layer2": net.B3,
+        "layer3": net.B4,
+        "layer4": net.B5,
+    }
+    found = {
+        f"{name}.{rest}": value
+        for name, block in blocks.items()
+        for rest, value in block.state_dict().items()
+    }
     assert set(found) == {name for name in numbers if not name.startswith("fc.")}
     assert all((value == numbers[name]).all() for name, value in found.items())
     assert (net.B6.weight == 0).all()
@@ -197,8 +287,11 @@ def test_imagenet_weights_of_vgg_16_arrive_in_the_trunk_and_in_a6_and_a7(monkeyp
     numbers = in_the_hub_s_cache("vgg16", tmp_path)
     net = Cascade({"trunk": "vgg16", "map_stride": 4}, pretrained=True).detector
     layers = [layer for block in (net.A1, net.A2, net.A3, net.A4, net.A5) for layer in block]
-    found = {f"features.{n}.{kind}": value for n, layer in enumerate(layers) for kind, value in
-             layer.state_dict().items()}
+    found = {
+        f"features.{n}.{kind}": value
+        for n, layer in enumerate(layers)
+        for kind, value in layer.state_dict().items()
+    }
     assert set(found) == {name for name in numbers if name.startswith("features.")}
     assert all((value == numbers[name]).all() for name, value in found.items())
     assert all(net.A6[0].weight[unit, 3, 2, 5] == 3 * 49 + 2 * 7 + 5 for unit in (0, 4095))
@@ -229,7 +322,9 @@ def test_hourglass_halves_as_often_as_it_has_levels():
     net = Hourglass(8, 3, 1, 4, "patch")
     net.bottom.register_forward_hook(lambda _, given, __: seen.append(given[0].shape))
     net(torch.zeros(2, 19, 64, 64))
-    assert seen == [(2, 8, 2, 2)] and len(net.D3) == len(net.D4) == len(net.D5) == len(net.merged) == 3
+    assert (
+        seen == [(2, 8, 2, 2)] and len(net.D3) == len(net.D4) == len(net.D5) == len(net.merged) == 3
+    )
 
 
 def test_untrained_networks_claim_nothing():
@@ -240,7 +335,9 @@ def test_untrained_networks_claim_nothing():
     for network in ({**SMALL, "prior": 0.01}, {**VGG, "prior": 0.01}):
         claimed = torch.sigmoid(Cascade(network).eval()(images).detector)
         assert claimed.min().item() == pytest.approx(0.01) == claimed.max().item()
-    assert (Cascade({**VGG, "prior": 0.01, "first": "regression"}).eval()(images).detector == 0).all()
+    assert (
+        Cascade({**VGG, "prior": 0.01, "first": "regression"}).eval()(images).detector == 0
+    ).all()
 
 
 def test_nearest_deconvolution_enlarges_each_channel_by_itself():
@@ -254,7 +351,10 @@ def test_fixed_enlargement_follows_the_pixel_rule():
     """A ramp x, on a grid 4 times finer, is (x + 0.5) / 4 - 0.5 away from the borders."""
     ramp = torch.arange(8.0).expand(1, 1, 8, 8)
     fine = detector.enlarge(ramp, 4)[0, 0, 16]
-    assert torch.allclose(fine[2:-2], ((torch.arange(32) + 0.5) / 4 - 0.5)[2:-2]) and detector.enlarge(ramp, 1) is ramp
+    assert (
+        torch.allclose(fine[2:-2], ((torch.arange(32) + 0.5) / 4 - 0.5)[2:-2])
+        and detector.enlarge(ramp, 1) is ramp
+    )
 
 
 @pytest.mark.parametrize("factor", [2, 4])
@@ -264,19 +364,28 @@ def test_bilinear_deconvolutions_begin_as_the_fixed_enlargement(factor):
     detector.bilinear_deconvolution(layer)
     maps = torch.randn(2, 3, 7, 7)
     inside = slice(factor, -factor)
-    assert torch.allclose(layer(maps)[..., inside, inside], detector.enlarge(maps, factor)[..., inside, inside],
-                          atol=1e-6)
+    assert torch.allclose(
+        layer(maps)[..., inside, inside],
+        detector.enlarge(maps, factor)[..., inside, inside],
+        atol=1e-6,
+    )
 
 
 def test_the_convolutions_begin_as_printed():
     """N(0, 0.01), F10; C8 bilinear, so a ramp of C7's passes through it by the pixel rule."""
     net = Convolutions(16, (5, 5, 5, 7))
     for block in (net.C1, net.C2, net.C3, net.C4, net.C5, net.C6):
-        assert block[0].weight.std().item() == pytest.approx(0.01, rel=0.05) and (block[0].bias == 0).all()
+        assert (
+            block[0].weight.std().item() == pytest.approx(0.01, rel=0.05)
+            and (block[0].bias == 0).all()
+        )
     ramp = net.C8(torch.arange(8.0).expand(1, 16, 8, 8))[0, 3, 16, 6:-6]
     assert torch.allclose(ramp, (torch.arange(6, 26) + 0.5) / 4 - 0.5, atol=1e-5)
     he = Convolutions(16, (5, 5, 5, 7), std=0.0)
-    assert he.C2[0].weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.05) and (he.C7.weight == 0).all()
+    assert (
+        he.C2[0].weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.05)
+        and (he.C7.weight == 0).all()
+    )
 
 
 @pytest.mark.parametrize("side", [96, 76])
@@ -285,8 +394,10 @@ def test_scores_of_every_pooling_come_out_where_they_belong(side):
     leave 2.4 cells of 32."""
     net = FCN8("slim_vgg", 1).eval()
     for score, stride in ((net.A8, 32), (net.score4, 16), (net.score3, 8)):
+
         def ramp(_, __, given, stride=stride):
-            return (((torch.arange(given.shape[-1]) + 0.5) * stride - 0.5)).expand_as(given)
+            return ((torch.arange(given.shape[-1]) + 0.5) * stride - 0.5).expand_as(given)
+
         hook = score.register_forward_hook(ramp)
         with torch.no_grad():
             maps = net(torch.zeros(1, 3, side, side))
@@ -294,7 +405,9 @@ def test_scores_of_every_pooling_come_out_where_they_belong(side):
         middle = slice(stride, side // stride * stride - stride)
         if stride == 32:
             middle = slice(32, 44)  # of 3 cells; outside a deconvolution reads zeros
-        assert torch.allclose(maps[0, 0, side // 2, middle], torch.arange(float(side))[middle], atol=1e-3)
+        assert torch.allclose(
+            maps[0, 0, side // 2, middle], torch.arange(float(side))[middle], atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("network", [SMALL, VGG, {**VGG, "map_stride": 1}])
@@ -336,7 +449,10 @@ def gradients_within_two_steps(net, images, target):
 @pytest.mark.parametrize("trunk", ["slim", "resnet18"])
 def test_every_parameter_of_the_detector_has_a_gradient_within_two_steps(trunk):
     torch.manual_seed(0)
-    images, target = torch.randn(2, 3, 32, 32, dtype=torch.double), torch.rand(2, 16, 8, 8, dtype=torch.double)
+    images, target = (
+        torch.randn(2, 3, 32, 32, dtype=torch.double),
+        torch.rand(2, 16, 8, 8, dtype=torch.double),
+    )
     found = gradients_within_two_steps(Detector(trunk, 4).double(), images, target)
     assert min(found.values()) > 1e-7, min(found, key=found.get)
 
@@ -344,7 +460,10 @@ def test_every_parameter_of_the_detector_has_a_gradient_within_two_steps(trunk):
 @pytest.mark.parametrize("stem", ["conv7", "patch"])
 def test_every_parameter_of_the_regressor_has_a_gradient_within_two_steps(stem):
     torch.manual_seed(0)
-    images, target = torch.randn(4, 19, 64, 64, dtype=torch.double), torch.rand(4, 16, 32, 32, dtype=torch.double)
+    images, target = (
+        torch.randn(4, 19, 64, 64, dtype=torch.double),
+        torch.rand(4, 16, 32, 32, dtype=torch.double),
+    )
     found = gradients_within_two_steps(Hourglass(8, 2, 2, 2, stem).double(), images, target)
     assert min(found.values()) > 1e-9, min(found, key=found.get)
 
@@ -353,8 +472,11 @@ def test_every_parameter_of_the_regressor_has_a_gradient_within_two_steps(stem):
 def test_every_parameter_of_a_slim_vgg_pair_has_a_gradient_within_two_steps(stride):
     torch.manual_seed(0)
     target = torch.rand(2, 16, 64 // stride, 64 // stride, dtype=torch.double)
-    for net, inputs in ((FCN8("slim_vgg", stride), 3), (Convolutions(8, (5, 5, 5, 7), stride), 19),
-                        (Convolutions(8, (5, 5, 5, 7), stride, std=0.0), 19)):
+    for net, inputs in (
+        (FCN8("slim_vgg", stride), 3),
+        (Convolutions(8, (5, 5, 5, 7), stride), 19),
+        (Convolutions(8, (5, 5, 5, 7), stride, std=0.0), 19),
+    ):
         images = torch.randn(2, inputs, 64, 64, dtype=torch.double)
         found = gradients_within_two_steps(net.double(), images, target)
         assert min(found.values()) > 1e-9, min(found, key=found.get)
@@ -366,13 +488,20 @@ def test_literal_zeros_pass_no_gradient_to_any_weight():
     net = Hourglass(8, 2, 2, 2)
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
-            layer.load_state_dict({name: torch.zeros_like(value) for name, value in layer.state_dict().items()})
+            layer.load_state_dict(
+                {name: torch.zeros_like(value) for name, value in layer.state_dict().items()}
+            )
     for _ in range(3):
         net.zero_grad()
         (net(torch.randn(4, 19, 64, 64)) - torch.rand(4, 16, 32, 32)).square().sum().backward()
         passed = {name for name, weight in net.named_parameters() if weight.grad.abs().max() > 0}
-        assert "D7.bias" in passed and {name.rpartition(".")[0] for name in passed} <= {"D7", "to_input"}
-        assert not {name for name in passed if name.endswith("weight") and not name.startswith("to_input")}
+        assert "D7.bias" in passed and {name.rpartition(".")[0] for name in passed} <= {
+            "D7",
+            "to_input",
+        }
+        assert not {
+            name for name in passed if name.endswith("weight") and not name.startswith("to_input")
+        }
         torch.optim.SGD([net.D7.bias, net.to_input.bias], 1e-3).step()
 
 
@@ -383,15 +512,20 @@ def woken(network=SMALL):
     """A cascade whose score layers are not zero, so that everything flows."""
     torch.manual_seed(0)
     net = Cascade(network)
-    scores = ([net.detector.A8, net.detector.score4, net.detector.score3] if network["trunk"] == "slim_vgg"
-              else [net.detector.B6])
+    scores = (
+        [net.detector.A8, net.detector.score4, net.detector.score3]
+        if network["trunk"] == "slim_vgg"
+        else [net.detector.B6]
+    )
     for layer in (*scores, net.regressor.D7 if hasattr(net.regressor, "D7") else net.regressor.C7):
         nn.init.normal_(layer.weight, std=0.1)
     return net
 
 
 def crops():
-    return torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def test_the_stack_is_16_probabilities_and_the_image_at_the_input_s_resolution():
@@ -407,13 +541,16 @@ def test_a_regression_network_s_maps_are_stacked_as_they_are():
     net, images = woken({**SMALL, "first": "regression", "map_stride": 1}), crops()
     normal = net.normalise(images)
     maps = net.detector(normal)
-    assert torch.equal(net.stack(maps, normal)[:, :16], maps) and torch.equal(net.confidence(maps), maps)
+    assert torch.equal(net.stack(maps, normal)[:, :16], maps) and torch.equal(
+        net.confidence(maps), maps
+    )
     assert maps.min() < 0 and torch.equal(woken().confidence(maps), torch.sigmoid(maps))
 
 
 @pytest.mark.parametrize("network", [SMALL, VGG])
-@pytest.mark.parametrize("stacked, part", [("both", slice(0, 19)), ("image", slice(16, 19)),
-                                           ("heatmaps", slice(0, 16))])
+@pytest.mark.parametrize(
+    "stacked, part", [("both", slice(0, 19)), ("image", slice(16, 19)), ("heatmaps", slice(0, 16))]
+)
 def test_what_the_regressor_reads(network, stacked, part):
     net, images = woken({**network, "stacked": stacked}), crops()
     normal = net.normalise(images)
@@ -428,22 +565,36 @@ def test_what_older_manifests_leave_out_means_what_it_meant():
     """No word of first, regressor, stacked: a detector, an hourglass, both; no regressor without its numbers."""
     net = Cascade(SMALL)
     assert (net.first, net.stacked, type(net.regressor)) == ("detection", "both", Hourglass)
-    assert Cascade({"trunk": "slim", "map_stride": 4, "first": "regression", "stacked": "both"}).regressor is None
-    assert type(Cascade({"trunk": "slim", "map_stride": 4, "regressor": "convolutions"}).regressor) is Convolutions
+    assert (
+        Cascade(
+            {"trunk": "slim", "map_stride": 4, "first": "regression", "stacked": "both"}
+        ).regressor
+        is None
+    )
+    assert (
+        type(Cascade({"trunk": "slim", "map_stride": 4, "regressor": "convolutions"}).regressor)
+        is Convolutions
+    )
 
 
 def test_images_are_normalised_as_torchvision_does():
     """Trap T33: RGB, ImageNet's mean and deviation."""
     images = crops()
     wanted = torchvision.transforms.functional.normalize(
-        images.permute(0, 3, 1, 2).float() / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    assert torch.allclose(Cascade({"trunk": "slim", "map_stride": 4}).normalise(images), wanted, atol=1e-5)
+        images.permute(0, 3, 1, 2).float() / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    )
+    assert torch.allclose(
+        Cascade({"trunk": "slim", "map_stride": 4}).normalise(images), wanted, atol=1e-5
+    )
 
 
 def test_the_regressor_s_error_reaches_the_detector_unless_frozen():
     net = woken()
     net(crops()).regressor.square().sum().backward()
-    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in net.detector.B6.parameters())
+    assert all(
+        weight.grad is not None and weight.grad.abs().max() > 0
+        for weight in net.detector.B6.parameters()
+    )
     assert net.detector.B1[0].weight.grad.abs().max() > 0
     frozen = woken().freeze_detector()
     frozen(crops()).regressor.square().sum().backward()
@@ -453,12 +604,20 @@ def test_the_regressor_s_error_reaches_the_detector_unless_frozen():
 
 def test_frozen_stays_frozen_in_train_mode_and_can_be_undone():
     net = woken().freeze_detector().train()
-    assert net.training and net.regressor.training and not any(layer.training for layer in net.detector.modules())
+    assert (
+        net.training
+        and net.regressor.training
+        and not any(layer.training for layer in net.detector.modules())
+    )
     before = {name: tensor.clone() for name, tensor in net.detector.state_dict().items()}
     net(crops())
-    assert all(torch.equal(before[name], tensor) for name, tensor in net.detector.state_dict().items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in net.detector.state_dict().items()
+    )
     net.freeze_detector(False)
-    assert net.detector.training and all(weight.requires_grad for weight in net.detector.parameters())
+    assert net.detector.training and all(
+        weight.requires_grad for weight in net.detector.parameters()
+    )
 
 
 def test_without_a_regressor_there_are_no_regressor_s_maps():
@@ -502,7 +661,10 @@ def test_of_a_run_folder_the_latest_stage_is_loaded(tmp_path):
     saved(tmp_path / "detector", Cascade({"trunk": "slim", "map_stride": 4}))
     assert cascade.load(tmp_path).regressor is None
     saved(tmp_path / "regressor", woken())
-    assert cascade.load(tmp_path).regressor is not None and cascade.stage_folder(tmp_path).name == "regressor"
+    assert (
+        cascade.load(tmp_path).regressor is not None
+        and cascade.stage_folder(tmp_path).name == "regressor"
+    )
     assert cascade.load(tmp_path / "detector").regressor is None
 
 
@@ -547,7 +709,10 @@ def test_a_trunk_of_one_s_own_is_saved_and_loaded_by_its_place(my_trunks, tmp_pa
     net = woken(network).eval()
     saved(tmp_path / "run" / "cascade", net)
     again = cascade.load(tmp_path / "run")
-    assert isinstance(again.detector.B1[0][0], nn.Conv2d) and again.network["trunk"] == network["trunk"]
+    assert (
+        isinstance(again.detector.B1[0][0], nn.Conv2d)
+        and again.network["trunk"] == network["trunk"]
+    )
     for one, other in zip(net(crops()), again(crops()), strict=True):
         assert torch.allclose(one, other, atol=1e-3)
     assert "detector.B5.9.block.0.0.weight" in artifacts.load_weights(tmp_path / "run" / "cascade")

@@ -19,7 +19,12 @@ def cells(number, kind="code"):
 
 def test_the_five_are_there():
     assert [path.stem for path in NOTEBOOKS.values()][:5] == [
-        "01_explore_data", "02_build_targets", "03_train_detector", "04_train_regressor", "05_finetune_jointly"]
+        "01_explore_data",
+        "02_build_targets",
+        "03_train_detector",
+        "04_train_regressor",
+        "05_finetune_jointly",
+    ]
 
 
 @pytest.mark.parametrize("number", NOTEBOOKS)
@@ -32,16 +37,26 @@ class TestAsCommitted:
 
     def test_it_opens_with_its_question_then_its_parameters(self, number):
         title, parameters = nbformat.read(NOTEBOOKS[number], 4).cells[:2]
-        assert title.source.startswith(f"# {number} · ") and "?**" in title.source and "ection" in title.source
+        assert (
+            title.source.startswith(f"# {number} · ")
+            and "?**" in title.source
+            and "ection" in title.source
+        )
         assert parameters.metadata.tags == ["parameters"]
         lines = parameters.source.splitlines()
         assert not [line for line in lines if not LINE.fullmatch(line)]
-        told = papermill.inspect_notebook(str(NOTEBOOKS[number]))  # what `papermill --help-notebook` can parse
-        assert list(told) == ["out", *presets.declared(number)] and all(entry["help"] for entry in told.values())
+        told = papermill.inspect_notebook(
+            str(NOTEBOOKS[number])
+        )  # what `papermill --help-notebook` can parse
+        assert list(told) == ["out", *presets.declared(number)] and all(
+            entry["help"] for entry in told.values()
+        )
 
     def test_it_ends_with_what_must_hold_and_what_was_learned(self, number):
         assert "assert " in cells(number)[-1].source
-        assert nbformat.read(NOTEBOOKS[number], 4).cells[-1].source.startswith("## What was learned")
+        assert (
+            nbformat.read(NOTEBOOKS[number], 4).cells[-1].source.startswith("## What was learned")
+        )
 
     def test_its_cells_are_short_and_define_nothing(self, number):
         for cell in cells(number):
@@ -50,11 +65,18 @@ class TestAsCommitted:
             assert not [node for node in ast.walk(tree) if isinstance(node, defined)], cell.source
             assert "import *" not in cell.source
             if "parameters" not in cell.metadata.get("tags", []):
-                assert len([line for line in cell.source.splitlines() if line.strip()]) <= 8, cell.source
+                assert len([line for line in cell.source.splitlines() if line.strip()]) <= 8, (
+                    cell.source
+                )
 
     def test_it_knows_nothing_of_presets_by_name(self, number):
-        assert not [name for name in presets.names() if name != "synthetic" and name != "lspet"
-                    for cell in cells(number) if name in cell.source]
+        assert not [
+            name
+            for name in presets.names()
+            if name != "synthetic" and name != "lspet"
+            for cell in cells(number)
+            if name in cell.source
+        ]
 
 
 @pytest.fixture
@@ -64,7 +86,11 @@ def run(smoke_run):
 
 def outputs(run, number):
     executed = nbformat.read(run / NOTEBOOKS[number].name, 4)
-    return [(cell.source, cell.get("outputs", [])) for cell in executed.cells if cell.cell_type == "code"]
+    return [
+        (cell.source, cell.get("outputs", []))
+        for cell in executed.cells
+        if cell.cell_type == "code"
+    ]
 
 
 def pictures(outs):
@@ -77,8 +103,15 @@ def test_a_run_leaves_weights_numbers_and_executed_notebooks(run):
         assert names == {"weights.safetensors", "manifest.json", "history.jsonl", "watched"}
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"floors", "detector", "regressor", "cascade", "statements"} <= set(metrics)
-    rows = [*metrics["floors"].values(), *metrics["detector"].values(), metrics["regressor"], metrics["cascade"]]
-    assert len(rows) == 6 and {row["persons"] for row in rows} == {24}  # scored on all who are held out
+    rows = [
+        *metrics["floors"].values(),
+        *metrics["detector"].values(),
+        metrics["regressor"],
+        metrics["cascade"],
+    ]
+    assert len(rows) == 6 and {row["persons"] for row in rows} == {
+        24
+    }  # scored on all who are held out
     assert set(metrics["statements"]) >= {"margin_over_mean_pose", "occluded_gain", "fig2_order"}
     assert json.loads((run / "manifest.json").read_text())["finished"]
 
@@ -96,18 +129,28 @@ def test_executed_copies_keep_pictures_where_panels_were(run):
         executed = nbformat.read(run / NOTEBOOKS[number].name, 4)
         assert "widgets" not in executed.metadata
         code = [cell for cell in executed.cells if cell.cell_type == "code"]
-        places = [k for k, cell in enumerate(code) if re.search(r"^widgets\.", cell.source, re.MULTILINE)]
+        places = [
+            k for k, cell in enumerate(code) if re.search(r"^widgets\.", cell.source, re.MULTILINE)
+        ]
         assert len(places) == panels
         for k in places:
             assert code[k].outputs == [] and pictures(code[k + 1].outputs) == 1
 
 
 def test_a_training_cell_keeps_one_picture_and_one_line_an_epoch(run):
-    for number, stage, epochs in (("03", "detector", 2), ("04", "regressor", 2), ("05", "joint", 1)):
+    for number, stage, epochs in (
+        ("03", "detector", 2),
+        ("04", "regressor", 2),
+        ("05", "joint", 1),
+    ):
         (outs,) = [outs for source, outs in outputs(run, number) if "training.train(" in source]
-        printed = "".join(out.text for out in outs if out.output_type == "stream" and out.name == "stdout")
+        printed = "".join(
+            out.text for out in outs if out.output_type == "stream" and out.name == "stdout"
+        )
         assert pictures(outs) == 1
-        assert printed.count(f"{stage} epoch ") == epochs and len(printed.splitlines()) == epochs + 1
+        assert (
+            printed.count(f"{stage} epoch ") == epochs and len(printed.splitlines()) == epochs + 1
+        )
 
 
 def test_released_predictions_are_scored_again(run, test_data, tmp_path):
@@ -118,12 +161,22 @@ def test_released_predictions_are_scored_again(run, test_data, tmp_path):
     reproduce.run("smoke", tmp_path / "run", roots, only="07")
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())["comparison"]
     totals = {name: round(score["total"], 2) for name, score in found["rescored"].items()}
-    assert totals == {"newell": 88.43, "bearpaw-hg_s2_b1": 87.30,
-                      "pred_keypoints_lsp_pc, lsp-joints-PC": 73.56, "pred_keypoints_lsp_pc, lsp-joints-OC": 69.44,
-                      "pred_keypoints_lsp_oc, lsp-joints-PC": 64.60, "pred_keypoints_lsp_oc, lsp-joints-OC": 81.50}
+    assert totals == {
+        "newell": 88.43,
+        "bearpaw-hg_s2_b1": 87.30,
+        "pred_keypoints_lsp_pc, lsp-joints-PC": 73.56,
+        "pred_keypoints_lsp_pc, lsp-joints-OC": 69.44,
+        "pred_keypoints_lsp_oc, lsp-joints-PC": 64.60,
+        "pred_keypoints_lsp_oc, lsp-joints-OC": 81.50,
+    }
 
 
 def test_every_reading_of_the_paper_is_shown_in_some_notebook():
-    shown = {name for number in NOTEBOOKS for cell in cells(number) if "paper.READING" in cell.source
-             for name in re.findall(r'"(F\d+)"', cell.source)}
+    shown = {
+        name
+        for number in NOTEBOOKS
+        for cell in cells(number)
+        if "paper.READING" in cell.source
+        for name in re.findall(r'"(F\d+)"', cell.source)
+    }
     assert shown == {entry["id"] for entry in paper.READING}

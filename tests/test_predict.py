@@ -24,8 +24,16 @@ from hpe_lib.prediction import PoseEstimator
 from hpe_lib.skeleton import MPII
 
 SIZE, STRIDE = 32, 2
-NETWORK = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "channels": 16, "levels": 2, "bottlenecks": 1,
-           "stem": "patch", "image_size": 64}
+NETWORK = {
+    "trunk": "slim",
+    "map_stride": 4,
+    "prior": 0.01,
+    "channels": 16,
+    "levels": 2,
+    "bottlenecks": 1,
+    "stem": "patch",
+    "image_size": 64,
+}
 
 
 class Stub(nn.Module):
@@ -43,18 +51,24 @@ class Stub(nn.Module):
 
 def brightest(images):
     """All 16 joints are where the crop is bright."""
-    bright = nn.functional.avg_pool2d(images.float().mean(-1)[:, None] / 255, STRIDE).expand(-1, 16, -1, -1)
+    bright = nn.functional.avg_pool2d(images.float().mean(-1)[:, None] / 255, STRIDE).expand(
+        -1, 16, -1, -1
+    )
     return Maps(8 * bright - 4, bright)
 
 
 def seeing(answer=brightest, **settings):
-    return PoseEstimator(Stub(answer), SIZE, **{"flip_test": False, "decoder": "centroid", **settings})
+    return PoseEstimator(
+        Stub(answer), SIZE, **{"flip_test": False, "decoder": "centroid", **settings}
+    )
 
 
 def spot(shape, x, y):
     """A dark image with a bright spot at (x, y)."""
     down, across = np.indices(shape)
-    return np.repeat((255 * np.exp(-((across - x) ** 2 + (down - y) ** 2) / 18))[..., None], 3, -1).astype(np.uint8)
+    return np.repeat(
+        (255 * np.exp(-((across - x) ** 2 + (down - y) ** 2) / 18))[..., None], 3, -1
+    ).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +78,11 @@ def trained(tmp_path_factory):
     folder, network = tmp_path_factory.mktemp("run"), Cascade(NETWORK)
     for weights in network.parameters():
         nn.init.normal_(weights, std=0.1)
-    artifacts.save(folder / "cascade", network.state_dict(),
-                   {"network": NETWORK, "settings": {"decoder": "quarter", "flip_test": False, "lr": 1}})
+    artifacts.save(
+        folder / "cascade",
+        network.state_dict(),
+        {"network": NETWORK, "settings": {"decoder": "quarter", "flip_test": False, "lr": 1}},
+    )
     return folder
 
 
@@ -93,10 +110,11 @@ def refused(capsys, *arguments):
 
 # ---- boxes
 
+
 def test_a_square_is_what_numpy_cuts():
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     frame = prediction.window([17, 9, SIZE], image.shape, SIZE)
-    assert (frame.cut(image) == image[9:9 + SIZE, 17:17 + SIZE]).all()
+    assert (frame.cut(image) == image[9 : 9 + SIZE, 17 : 17 + SIZE]).all()
     assert frame.body == SIZE / 1.25
 
 
@@ -106,24 +124,42 @@ def test_a_tight_box_counts_as_the_upright_person():
 
 
 def test_without_boxes_the_square_lies_around_the_whole_image():
-    frame, = prediction.windows(None, (60, 80, 3), SIZE)
+    (frame,) = prediction.windows(None, (60, 80, 3), SIZE)
     assert frame.center == (39.5, 29.5) and frame.side == 80
-    person, = seeing().predict(np.zeros((60, 80, 3), np.uint8))
+    (person,) = seeing().predict(np.zeros((60, 80, 3), np.uint8))
     assert person["box"] == [0, -10, 80]
 
 
 def test_the_box_told_is_a_box_to_give():
     image = spot((60, 80), 20, 30)
     for box in ([3.25, -7.5, 41.5], [10, 20, 31.5, 60]):
-        first, = seeing().predict(image, [box])
-        again, = seeing().predict(image, [first["box"]])
+        (first,) = seeing().predict(image, [box])
+        (again,) = seeing().predict(image, [first["box"]])
         assert again == first and (len(box) == 4 or first["box"] == box)
 
 
-@pytest.mark.parametrize("box", [
-    [1, 2], [1, 2, 3, 4, 5], [1, 2, 0], [1, 2, -3], [1, 2, float("nan")], [1, 2, float("inf")], [5, 5, 4, 9],
-    [5, 5, 9, 5], [80, 2, 3], [-4, 2, 3], [2, 60, 70, 90], [1, 2, 801], [1, 2, "x"], [[1], [2], [3]], [1, 2, None],
-    7, {}])
+@pytest.mark.parametrize(
+    "box",
+    [
+        [1, 2],
+        [1, 2, 3, 4, 5],
+        [1, 2, 0],
+        [1, 2, -3],
+        [1, 2, float("nan")],
+        [1, 2, float("inf")],
+        [5, 5, 4, 9],
+        [5, 5, 9, 5],
+        [80, 2, 3],
+        [-4, 2, 3],
+        [2, 60, 70, 90],
+        [1, 2, 801],
+        [1, 2, "x"],
+        [[1], [2], [3]],
+        [1, 2, None],
+        7,
+        {},
+    ],
+)
 def test_what_is_no_box_on_the_image_is_refused(box):
     with pytest.raises(BadInput, match=r"of photo.jpg: found the box .* 80 × 60 px$"):
         prediction.window(box, (60, 80, 3), SIZE, "boxes of photo.jpg")
@@ -131,20 +167,29 @@ def test_what_is_no_box_on_the_image_is_refused(box):
 
 # ---- from Python
 
+
 def test_joints_come_back_in_image_px_by_name():
     """Known points of two crops of different size, through maps and back; 96 px of image become 32 of crop."""
     points = torch.tensor(np.random.default_rng(1).uniform(6, 26, (2, 16, 2)), dtype=torch.float32)
-    maps = heatmaps.gaussians(heatmaps.to_map(points, STRIDE), torch.ones(2, 16, dtype=bool), SIZE // STRIDE,
-                              torch.full((2,), 1.2))
+    maps = heatmaps.gaussians(
+        heatmaps.to_map(points, STRIDE),
+        torch.ones(2, 16, dtype=bool),
+        SIZE // STRIDE,
+        torch.full((2,), 1.2),
+    )
     estimator = seeing(lambda images: Maps(4 * maps - 2, maps), decoder="parabola")
     boxes = [[10, 20, 96], [50.5, -3, 16]]
     people = estimator.predict(np.zeros((150, 200, 3), np.uint8), boxes)
     for (x, y, side), person, crop, peaks in zip(boxes, people, points, maps.amax((2, 3))):
         assert tuple(person["joints"]) == MPII.names
-        for joint, point, peak in zip(person["joints"].values(), rescale(crop, side / SIZE).tolist(), peaks):
+        for joint, point, peak in zip(
+            person["joints"].values(), rescale(crop, side / SIZE).tolist(), peaks
+        ):
             assert (joint["x"], joint["y"]) == pytest.approx((x + point[0], y + point[1]), abs=1e-2)
             assert joint["confidence"] == pytest.approx(float(peak), abs=1e-6)
-            assert joint["detector_peak"] == pytest.approx(float(torch.sigmoid(4 * peak - 2)), abs=1e-6)
+            assert joint["detector_peak"] == pytest.approx(
+                float(torch.sigmoid(4 * peak - 2)), abs=1e-6
+            )
 
 
 def test_many_people_go_through_in_batches_and_stay_in_order():
@@ -161,35 +206,57 @@ def test_photographs_go_through_in_common_batches_as_they_would_one_by_one(tmp_p
     paths = [tmp_path / f"{number}.png" for number in range(20)]
     for number, path in enumerate(paths):
         cv2.imwrite(str(path), spot((60, 70 + number), 30 + number, 25))
-    (tmp_path / "boxes.json").write_text(json.dumps(
-        {path.name: [[5, 5, 50]] * (number % 3) for number, path in enumerate(paths)}))
+    (tmp_path / "boxes.json").write_text(
+        json.dumps({path.name: [[5, 5, 50]] * (number % 3) for number, path in enumerate(paths)})
+    )
     for boxes in (None, tmp_path / "boxes.json"):
         estimator = seeing()
         found = prediction.photographs(estimator, paths, boxes)
         wanted = prediction.read_boxes(boxes, paths) if boxes else [None] * 20
         assert estimator.cascade.seen == ([16, 3] if boxes else [16, 4])
-        assert [one["people"] for one in found] == [seeing().predict(*given) for given in zip(paths, wanted)]
+        assert [one["people"] for one in found] == [
+            seeing().predict(*given) for given in zip(paths, wanted)
+        ]
     paths[19].write_bytes(paths[19].read_bytes()[:-20])
     with pytest.raises(BadInput, match="19.png"):
         prediction.photographs(seeing(), paths)
     empty = {path.name: [] for path in paths}
     (tmp_path / "boxes.json").write_text(json.dumps(empty))
-    assert not any(one["people"] for one in prediction.photographs(seeing(), paths[:3], tmp_path / "boxes.json"))
+    assert not any(
+        one["people"]
+        for one in prediction.photographs(seeing(), paths[:3], tmp_path / "boxes.json")
+    )
 
 
-@pytest.mark.parametrize("orientation, stored", [(6, lambda upright: np.rot90(upright)), (3, lambda u: np.rot90(u, 2)),
-                                                 (2, lambda upright: upright[:, ::-1])])
+@pytest.mark.parametrize(
+    "orientation, stored",
+    [
+        (6, lambda upright: np.rot90(upright)),
+        (3, lambda u: np.rot90(u, 2)),
+        (2, lambda upright: upright[:, ::-1]),
+    ],
+)
 def test_exif_orientation_is_honoured(tmp_path, orientation, stored):
     upright, exif = spot((60, 90), 70, 12), Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(stored(upright))).save(tmp_path / "turned.jpg", quality=100, exif=exif)
+    Image.fromarray(np.ascontiguousarray(stored(upright))).save(
+        tmp_path / "turned.jpg", quality=100, exif=exif
+    )
     for person in seeing().predict(tmp_path / "turned.jpg"), seeing().predict(upright):
         head = person[0]["joints"]["head_top"]
         assert (head["x"], head["y"]) == pytest.approx((70, 12), abs=0.3)
 
 
-@pytest.mark.parametrize("image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8),
-                                   np.zeros((0, 9, 3), np.uint8), "nowhere.jpg"])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((9, 9), np.uint8),
+        np.zeros((9, 9, 3)),
+        np.zeros((9, 9, 4), np.uint8),
+        np.zeros((0, 9, 3), np.uint8),
+        "nowhere.jpg",
+    ],
+)
 def test_what_is_no_image_is_refused(image):
     with pytest.raises(BadInput):
         seeing().predict(image)
@@ -201,7 +268,7 @@ def test_a_run_is_loaded_with_its_settings(trained, tmp_path):
     artifacts.save(tmp_path, found.cascade.state_dict(), {"network": NETWORK})
     assert (hpe_lib.load(tmp_path).decoder, hpe_lib.load(tmp_path).flip_test) == ("parabola", True)
     image = spot((64, 96), 30, 40)
-    person, = hpe_lib.load(tmp_path).predict(image)
+    (person,) = hpe_lib.load(tmp_path).predict(image)
     assert person == hpe_lib.load(tmp_path).predict(image)[0] != found.predict(image)[0]
     with pytest.raises(BadInput, match="no weights.safetensors"):
         hpe_lib.load(tmp_path / "nowhere")
@@ -209,12 +276,26 @@ def test_a_run_is_loaded_with_its_settings(trained, tmp_path):
 
 # ---- the command
 
+
 def test_overlay_and_json_for_each_image(trained, photos):
-    (photos / "boxes.json").write_text(json.dumps({
-        "one.jpg": [[0, 0, 64], [10, 5, 50, 60]], str(photos / "two.png"): [], "other.jpg": 7}))
+    (photos / "boxes.json").write_text(
+        json.dumps(
+            {"one.jpg": [[0, 0, 64], [10, 5, 50, 60]], str(photos / "two.png"): [], "other.jpg": 7}
+        )
+    )
     images, out = (photos / "one.jpg", photos / "two.png"), photos / "new" / "out"
-    assert called("predict", "--weights", trained, *images, "--boxes", photos / "boxes.json", "--out", out) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["one.json", "one.png", "two.json", "two.png"]
+    assert (
+        called(
+            "predict", "--weights", trained, *images, "--boxes", photos / "boxes.json", "--out", out
+        )
+        == 0
+    )
+    assert sorted(path.name for path in out.iterdir()) == [
+        "one.json",
+        "one.png",
+        "two.json",
+        "two.png",
+    ]
     one = json.loads((out / "one.json").read_text())
     expected = hpe_lib.load(trained).predict(images[0], [[0, 0, 64], [10, 5, 50, 60]])
     assert one == {"image": str(images[0]), "people": expected}
@@ -224,25 +305,56 @@ def test_overlay_and_json_for_each_image(trained, photos):
     assert (prediction.read_image(out / "two.png") == prediction.read_image(images[1])).all()
 
 
-@pytest.mark.parametrize("boxes, found", [
-    ('{"one.jpg": [[1, 2, 3]]}', "boxes.json: found no list of boxes for two.png"),
-    ('{"one.jpg": [[1, 2, 3]], "two.png": {}}', "boxes.json: found no list of boxes for two.png"),
-    ('[[1, 2, 3]]', "boxes.json: found no list of boxes for one.jpg"), ('{"one', "boxes.json: found JSONDecodeError"),
-    ('{"one.jpg": [[1, 2, 3]], "two.png": [[1, 2, NaN]]}', "boxes.json: two.png: found the box [1, 2, nan]"),
-    ('{"one.jpg": [[96, 2, 3]], "two.png": []}', "boxes.json: one.jpg: found the box [96, 2, 3]"),
-])
+@pytest.mark.parametrize(
+    "boxes, found",
+    [
+        ('{"one.jpg": [[1, 2, 3]]}', "boxes.json: found no list of boxes for two.png"),
+        (
+            '{"one.jpg": [[1, 2, 3]], "two.png": {}}',
+            "boxes.json: found no list of boxes for two.png",
+        ),
+        ("[[1, 2, 3]]", "boxes.json: found no list of boxes for one.jpg"),
+        ('{"one', "boxes.json: found JSONDecodeError"),
+        (
+            '{"one.jpg": [[1, 2, 3]], "two.png": [[1, 2, NaN]]}',
+            "boxes.json: two.png: found the box [1, 2, nan]",
+        ),
+        (
+            '{"one.jpg": [[96, 2, 3]], "two.png": []}',
+            "boxes.json: one.jpg: found the box [96, 2, 3]",
+        ),
+    ],
+)
 def test_a_boxes_file_that_does_not_serve(trained, photos, capsys, boxes, found):
     (photos / "boxes.json").write_text(boxes)
-    told = refused(capsys, "predict", "--weights", trained, photos / "one.jpg", photos / "two.png", "--boxes",
-                   photos / "boxes.json", "--out", photos / "out")
+    told = refused(
+        capsys,
+        "predict",
+        "--weights",
+        trained,
+        photos / "one.jpg",
+        photos / "two.png",
+        "--boxes",
+        photos / "boxes.json",
+        "--out",
+        photos / "out",
+    )
     assert found in told and not (photos / "out").exists()
 
 
 def test_an_unreadable_image_leaves_nothing_behind(trained, photos, capsys):
     (photos / "three.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
     for name in ("three.jpg", "nowhere.jpg", "boxes.json"):
-        assert name in refused(capsys, "predict", "--weights", trained, photos / "one.jpg", photos / name, "--out",
-                               photos / "out")
+        assert name in refused(
+            capsys,
+            "predict",
+            "--weights",
+            trained,
+            photos / "one.jpg",
+            photos / name,
+            "--out",
+            photos / "out",
+        )
         assert not (photos / "out").exists()
 
 
@@ -251,23 +363,43 @@ def test_no_output_takes_another_files_place(trained, photos, capsys):
     (photos / "sub").mkdir()
     (photos / "sub" / "one.png").write_bytes(before["two.png"])
     one, two, other = photos / "one.jpg", photos / "two.png", photos / "sub" / "one.png"
-    assert "one.json taken by" in refused(capsys, "predict", "--weights", trained, one, other, "--out", photos / "out")
-    assert "one.json taken by" in refused(capsys, "predict", "--weights", trained, one, one, "--out", photos / "out")
-    assert "two.png taken by" in refused(capsys, "predict", "--weights", trained, one, two, "--out", photos)
+    assert "one.json taken by" in refused(
+        capsys, "predict", "--weights", trained, one, other, "--out", photos / "out"
+    )
+    assert "one.json taken by" in refused(
+        capsys, "predict", "--weights", trained, one, one, "--out", photos / "out"
+    )
+    assert "two.png taken by" in refused(
+        capsys, "predict", "--weights", trained, one, two, "--out", photos
+    )
     (photos / "one.json").write_text("{}")
-    assert "one.json taken by" in refused(capsys, "predict", "--weights", trained, one, "--boxes",
-                                          photos / "one.json", "--out", photos / "." / "sub" / "..")
-    assert {path.name: path.read_bytes() for path in photos.iterdir() if path.name in before} == before
+    assert "one.json taken by" in refused(
+        capsys,
+        "predict",
+        "--weights",
+        trained,
+        one,
+        "--boxes",
+        photos / "one.json",
+        "--out",
+        photos / "." / "sub" / "..",
+    )
+    assert {
+        path.name: path.read_bytes() for path in photos.iterdir() if path.name in before
+    } == before
     assert (photos / "one.json").read_text() == "{}"
 
 
 # ---- the person detector
 
+
 @pytest.fixture
 def everything_is_a_person():
     """torchvision's detector, untrained, made to call every region a person."""
     torch.manual_seed(0)
-    found = torchvision.models.get_model(prediction.PERSON_DETECTOR, weights=None, weights_backbone=None)
+    found = torchvision.models.get_model(
+        prediction.PERSON_DETECTOR, weights=None, weights_backbone=None
+    )
     found.transform.min_size = (64,)
     found.roi_heads.detections_per_img = 4
     nn.init.zeros_(found.roi_heads.box_predictor.cls_score.weight)
@@ -277,19 +409,33 @@ def everything_is_a_person():
 
 
 def test_people_found_by_the_detector(trained, photos, monkeypatch, everything_is_a_person):
-    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: everything_is_a_person)
-    found, = prediction.photographs(hpe_lib.load(trained), [photos / "one.jpg"], detect=True)
-    boxes = prediction.detect_people(everything_is_a_person, prediction.read_image(photos / "one.jpg"))
-    assert 0 < len(boxes) <= 4 and all(0 <= x < far <= 96 and 0 <= y < below <= 64 for x, y, far, below in boxes)
+    monkeypatch.setattr(
+        torchvision.models, "get_model", lambda name, weights: everything_is_a_person
+    )
+    (found,) = prediction.photographs(hpe_lib.load(trained), [photos / "one.jpg"], detect=True)
+    boxes = prediction.detect_people(
+        everything_is_a_person, prediction.read_image(photos / "one.jpg")
+    )
+    assert 0 < len(boxes) <= 4 and all(
+        0 <= x < far <= 96 and 0 <= y < below <= 64 for x, y, far, below in boxes
+    )
     assert found["people"] == hpe_lib.load(trained).predict(photos / "one.jpg", boxes)
-    assert prediction.detect_people(everything_is_a_person, np.zeros((64, 64, 3), np.uint8), least=1.1) == []
+    assert (
+        prediction.detect_people(everything_is_a_person, np.zeros((64, 64, 3), np.uint8), least=1.1)
+        == []
+    )
 
 
 def test_only_people_who_score_high_count():
-    answer = {"boxes": torch.arange(16.0).view(4, 4), "labels": torch.tensor([1, 1, 2, 1]),
-              "scores": torch.tensor([0.9, 0.5, 0.9, 0.7])}
-    assert prediction.detect_people(lambda images: [answer], np.zeros((9, 9, 3), np.uint8)) == [[0, 1, 2, 3],
-                                                                                               [12, 13, 14, 15]]
+    answer = {
+        "boxes": torch.arange(16.0).view(4, 4),
+        "labels": torch.tensor([1, 1, 2, 1]),
+        "scores": torch.tensor([0.9, 0.5, 0.9, 0.7]),
+    }
+    assert prediction.detect_people(lambda images: [answer], np.zeros((9, 9, 3), np.uint8)) == [
+        [0, 1, 2, 3],
+        [12, 13, 14, 15],
+    ]
 
 
 def test_a_detector_that_cannot_be_had_is_one_line(trained, photos, capsys, monkeypatch):
@@ -297,7 +443,16 @@ def test_a_detector_that_cannot_be_had_is_one_line(trained, photos, capsys, monk
         raise urllib.error.URLError("no route\nto host")
 
     monkeypatch.setattr(torchvision.models, "get_model", unreachable)
-    line = "predict", "--weights", trained, photos / "one.jpg", "--out", photos / "out", "--people", "detect"
+    line = (
+        "predict",
+        "--weights",
+        trained,
+        photos / "one.jpg",
+        "--out",
+        photos / "out",
+        "--people",
+        "detect",
+    )
     assert "no route" in (told := refused(capsys, *line)) and "--boxes" in told
     (photos / "boxes.json").write_text('{"one.jpg": []}')
     assert "one of the two" in refused(capsys, *line, "--boxes", photos / "boxes.json")
@@ -306,19 +461,35 @@ def test_a_detector_that_cannot_be_had_is_one_line(trained, photos, capsys, monk
 
 # ---- the overlay
 
+
 def person(confidence, **other):
     """Someone whose joints stand 20 px apart, with this confidence or that given by name."""
-    return {"box": [0, 0, 110], "joints": {
-        name: {"x": 20.0 + 20 * (row % 4), "y": 20.0 + 20 * (row // 4), "confidence": other.get(name, confidence)}
-        for row, name in enumerate(MPII.names)}}
+    return {
+        "box": [0, 0, 110],
+        "joints": {
+            name: {
+                "x": 20.0 + 20 * (row % 4),
+                "y": 20.0 + 20 * (row // 4),
+                "confidence": other.get(name, confidence),
+            }
+            for row, name in enumerate(MPII.names)
+        },
+    }
 
 
 def test_joints_are_filled_where_sure_and_hollow_where_not():
     image = np.full((110, 110, 3), 90, np.uint8)
     drawn = prediction.overlay(image, [person(0.9, left_wrist=0.1, head_top=0.0)])
-    at = {name: tuple(drawn[int(joint["y"]), int(joint["x"])]) for name, joint in person(1)["joints"].items()}
+    at = {
+        name: tuple(drawn[int(joint["y"]), int(joint["x"])])
+        for name, joint in person(1)["joints"].items()
+    }
     assert at["left_wrist"] == (255, 255, 255) and (image == 90).all()
-    assert at["right_wrist"] == (213, 94, 0) and at["left_elbow"] == (0, 114, 178) and at["thorax"] == (0, 158, 115)
+    assert (
+        at["right_wrist"] == (213, 94, 0)
+        and at["left_elbow"] == (0, 114, 178)
+        and at["thorax"] == (0, 158, 115)
+    )
     above = prediction.overlay(image, [person(0.9, head_top=float("nan"))])
     assert (above == prediction.overlay(image, [person(0.9, head_top=0.0)])).all()  # left out
     assert (above != prediction.overlay(image, [person(0.9, head_top=0.2)])).any()
@@ -344,19 +515,28 @@ def test_torso_without_pelvis_and_thorax():
     """A network trained on LSP never learns these two: its torso is drawn all the same."""
     image = np.zeros((110, 110, 3), np.uint8)
     learned = prediction.overlay(image, [person(0.9, pelvis=0.0, thorax=0.0)])
-    torso = np.array([50, 40])  # the middle of the hips (60, 20), (80, 20) to that of the shoulders (20, 80), (40, 80)
+    torso = np.array(
+        [50, 40]
+    )  # the middle of the hips (60, 20), (80, 20) to that of the shoulders (20, 80), (40, 80)
     middle = (np.array([70, 20]) + np.array([30, 80])) // 2
-    assert (middle == torso + [0, 10]).all() and tuple(learned[middle[1], middle[0]]) == (0, 158, 115)
+    assert (middle == torso + [0, 10]).all() and tuple(learned[middle[1], middle[0]]) == (
+        0,
+        158,
+        115,
+    )
 
 
 # ---- ONNX
+
 
 def test_onnx_answers_as_torch_does(trained, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="the extra hpe-lib[onnx] is not installed")
     pytest.importorskip("onnxscript", reason="the extra hpe-lib[onnx] is not installed")
     network = hpe_lib.load(trained).cascade
     prediction.export_onnx(network, tmp_path / "cascade.onnx")
-    session = runtime.InferenceSession(tmp_path / "cascade.onnx", providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(
+        tmp_path / "cascade.onnx", providers=["CPUExecutionProvider"]
+    )
     for count in (1, 3):
         images = torch.randint(0, 256, (count, 64, 64, 3), dtype=torch.uint8)
         with torch.no_grad():
@@ -366,7 +546,10 @@ def test_onnx_answers_as_torch_does(trained, tmp_path):
             assert one.shape == (count, 16, 16, 16) and one.std() > 1e-2
             assert np.abs(one - other.numpy()).max() < 1e-4
     told = session.get_modelmeta().custom_metadata_map
-    assert told["joints"].split(",") == list(MPII.names) and (told["map_stride"], told["image_size"]) == ("4", "64")
+    assert told["joints"].split(",") == list(MPII.names) and (
+        told["map_stride"],
+        told["image_size"],
+    ) == ("4", "64")
 
 
 def test_onnx_without_its_packages_is_one_line(trained, tmp_path, monkeypatch):
@@ -378,14 +561,19 @@ def test_onnx_without_its_packages_is_one_line(trained, tmp_path, monkeypatch):
 
 # ---- time
 
+
 def test_importing_and_predicting_is_light(trained, photos):
     """Processor seconds over importing torch and torchvision, the (small) network included: tests share the machine."""
-    code = ("import sys, time, hpe_lib\nassert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
-            "import torch, torchvision; torch.set_num_threads(1); start = time.process_time()\n"
-            "from hpe_lib import cli\n"
-            f"try: cli.main(['predict', '--weights', {str(trained)!r}, {str(photos / 'one.jpg')!r}, '--out', "
-            f"{str(photos / 'out')!r}])\nfinally: print(time.process_time() - start, *sys.modules)")
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    code = (
+        "import sys, time, hpe_lib\nassert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "import torch, torchvision; torch.set_num_threads(1); start = time.process_time()\n"
+        "from hpe_lib import cli\n"
+        f"try: cli.main(['predict', '--weights', {str(trained)!r}, {str(photos / 'one.jpg')!r}, '--out', "
+        f"{str(photos / 'out')!r}])\nfinally: print(time.process_time() - start, *sys.modules)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
     seconds, *modules = told.stdout.splitlines()[-1].split()
     assert not {"matplotlib", "pandas", "accelerate"} & set(modules) and "cv2" in modules
     assert float(seconds) < 1.5

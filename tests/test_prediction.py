@@ -36,7 +36,9 @@ def truth_maps(people, image_size):
     joints = torch.stack([item["joints"] for item in items])
     present = torch.stack([item["visibility"] for item in items]) != ABSENT
     points = heatmaps.to_map(joints, STRIDE)
-    return heatmaps.gaussians(points, present, image_size // STRIDE, torch.full((len(people),), 1.2)), present
+    return heatmaps.gaussians(
+        points, present, image_size // STRIDE, torch.full((len(people),), 1.2)
+    ), present
 
 
 def asymmetric(images):
@@ -44,17 +46,24 @@ def asymmetric(images):
     grey = images.permute(0, 3, 1, 2).float() / 255
     blocks = nn.functional.avg_pool2d(grey, STRIDE)
     mixture = torch.linspace(-1, 1, 48).view(16, 3, 1, 1)
-    return Maps(nn.functional.conv2d(blocks, mixture), nn.functional.conv2d(blocks.square(), mixture.flip(0)))
+    return Maps(
+        nn.functional.conv2d(blocks, mixture),
+        nn.functional.conv2d(blocks.square(), mixture.flip(0)),
+    )
 
 
 def symmetric(images):
     """The same, made to commute with mirroring."""
     plain, flipped = asymmetric(images), asymmetric(images.flip(2))
-    return Maps(*((one + heatmaps.mirror(other)) / 2 for one, other in zip(plain, flipped, strict=True)))
+    return Maps(
+        *((one + heatmaps.mirror(other)) / 2 for one, other in zip(plain, flipped, strict=True))
+    )
 
 
 def crops(count=3):
-    return torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def test_the_next_batch_is_made_while_one_is_used():
@@ -78,27 +87,39 @@ def test_the_next_batch_is_made_while_one_is_used():
 
 
 def test_flip_test_changes_nothing_for_a_symmetric_network():
-    plain, flipped = (prediction.forward(Stub(symmetric), crops(), flip_test=test) for test in (False, True))
+    plain, flipped = (
+        prediction.forward(Stub(symmetric), crops(), flip_test=test) for test in (False, True)
+    )
     for one, other in zip(plain, flipped, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
-    assert not torch.allclose(*(prediction.forward(Stub(asymmetric), crops(), test).detector for test in (False, True)))
+    assert not torch.allclose(
+        *(prediction.forward(Stub(asymmetric), crops(), test).detector for test in (False, True))
+    )
 
 
 def test_flip_test_is_the_mean_with_the_mirrored_maps_of_the_mirrored_crop():
     images = crops()
-    expected = (asymmetric(images).regressor + heatmaps.mirror(asymmetric(images.flip(2)).regressor)) / 2
-    assert torch.allclose(prediction.forward(Stub(asymmetric), images).regressor, expected, atol=1e-6)
+    expected = (
+        asymmetric(images).regressor + heatmaps.mirror(asymmetric(images.flip(2)).regressor)
+    ) / 2
+    assert torch.allclose(
+        prediction.forward(Stub(asymmetric), images).regressor, expected, atol=1e-6
+    )
 
 
 def test_flip_test_makes_any_network_answer_mirrored_crops_alike():
     images = crops()
-    plain, flipped = (prediction.forward(Stub(asymmetric), some) for some in (images, images.flip(2)))
+    plain, flipped = (
+        prediction.forward(Stub(asymmetric), some) for some in (images, images.flip(2))
+    )
     for one, other in zip(plain, flipped, strict=True):
         assert torch.allclose(heatmaps.mirror(one), other, atol=1e-6)
 
 
 def test_flip_test_without_a_regressor():
-    found = prediction.forward(Stub(lambda images: Maps(asymmetric(images).detector, None)), crops())
+    found = prediction.forward(
+        Stub(lambda images: Maps(asymmetric(images).detector, None)), crops()
+    )
     assert found.regressor is None and found.detector.shape == (3, 16, 16, 16)
 
 
@@ -109,7 +130,7 @@ def test_true_maps_become_true_joints_in_image_px(people, image_size):
     start = iter(range(0, 5, 2))
 
     def answer(images):
-        part = maps[(row := next(start)):row + len(images)]
+        part = maps[(row := next(start)) : row + len(images)]
         return Maps(torch.zeros_like(part), part)
 
     found = prediction.predict(Stub(answer), people, image_size, batch_size=2, flip_test=False)
@@ -124,7 +145,9 @@ def test_without_a_regressor_the_detector_answers(people):
     logits = 12 * maps - 6
     found = prediction.predict(Stub(lambda images: Maps(logits, None)), people, 64, flip_test=False)
     inside = present.numpy()
-    assert (found.joints == found.detector_joints).all() and np.abs(found.joints - people.joints)[inside].max() < 1
+    assert (found.joints == found.detector_joints).all() and np.abs(found.joints - people.joints)[
+        inside
+    ].max() < 1
     assert np.allclose(found.detector_peak, torch.sigmoid(logits.amax((2, 3))))
     assert (found.confidence == found.detector_peak).all()
 
@@ -143,23 +166,38 @@ def test_detector_is_read_from_logits_and_from_its_discs(people):
 def test_decoder_is_passed_on(people):
     maps, present = truth_maps(people, 64)
     stub = Stub(lambda images: Maps(maps, maps))
-    found = {name: prediction.predict(stub, people, 64, flip_test=False, decoder=name).joints
-             for name in ("argmax", "parabola")}
-    error = {name: np.abs(joints - people.joints)[present.numpy()].mean() for name, joints in found.items()}
+    found = {
+        name: prediction.predict(stub, people, 64, flip_test=False, decoder=name).joints
+        for name in ("argmax", "parabola")
+    }
+    error = {
+        name: np.abs(joints - people.joints)[present.numpy()].mean()
+        for name, joints in found.items()
+    }
     assert error["parabola"] < 0.01 < 0.3 < error["argmax"]
 
 
 def test_predicting_leaves_eval_mode_and_does_not_mix_people(people):
     stub = Stub(symmetric).train()
-    everybody, alone = prediction.predict(stub, people, 64), prediction.predict(stub, people[3:4], 64)
+    everybody, alone = (
+        prediction.predict(stub, people, 64),
+        prediction.predict(stub, people[3:4], 64),
+    )
     assert not stub.training and np.allclose(everybody.joints[3], alone.joints[0], atol=1e-3)
     assert len(MPII.names) == 16
 
 
 def test_maps_for_pictures(people):
     pictures, probability, regressed = prediction.maps(Stub(symmetric), people, 64)
-    assert pictures.shape == (5, 64, 64, 3) and pictures.dtype == np.uint8 and (pictures == people.crops(64)).all()
-    assert probability.shape == regressed.shape == (5, 16, 32, 32) and 0 < probability.min() < probability.max() < 1
+    assert (
+        pictures.shape == (5, 64, 64, 3)
+        and pictures.dtype == np.uint8
+        and (pictures == people.crops(64)).all()
+    )
+    assert (
+        probability.shape == regressed.shape == (5, 16, 32, 32)
+        and 0 < probability.min() < probability.max() < 1
+    )
 
 
 def test_logits_are_read_as_the_logarithms_they_are():
@@ -177,18 +215,31 @@ def patch(point, side, size=8):
     """Columns and rows that `cover` changes of a black crop with one white pixel row below."""
     crops = np.zeros((1, size + 1, size, 3), np.uint8)
     crops[0, -1] = 255
-    changed = (prediction.cover(crops, np.array([point], float), np.array([side])) != crops).any(-1)[0]
+    changed = (prediction.cover(crops, np.array([point], float), np.array([side])) != crops).any(
+        -1
+    )[0]
     rows, columns = np.nonzero(changed[:size])
     assert changed.sum() == len(set(rows)) * len(set(columns)) + changed[size:].sum()  # a rectangle
     return sorted(set(columns.tolist())), sorted(set(rows.tolist()))
 
 
-@pytest.mark.parametrize("point, side, columns, rows", [
-    ((3, 4), 1, [3], [4]), ((3, 4), 3, [2, 3, 4], [3, 4, 5]), ((1, 6), 3, [0, 1, 2], [5, 6, 7]),  # x is the column
-    ((3.5, 4.5), 2, [3, 4], [4, 5]), ((3.4, 4.4), 3, [2, 3, 4], [3, 4, 5]),  # (0, 0) is the first pixel's centre
-    ((0, 0), 3, [0, 1], [0, 1]), ((7, 3), 3, [6, 7], [2, 3, 4]), ((-0.5, 3), 2, [0], [2, 3]),
-    ((-4, 3), 3, [], []), ((3, -9), 3, [], []), ((20, 3), 3, [], []), ((3, 4), 0, [], []),
-])
+@pytest.mark.parametrize(
+    "point, side, columns, rows",
+    [
+        ((3, 4), 1, [3], [4]),
+        ((3, 4), 3, [2, 3, 4], [3, 4, 5]),
+        ((1, 6), 3, [0, 1, 2], [5, 6, 7]),  # x is the column
+        ((3.5, 4.5), 2, [3, 4], [4, 5]),
+        ((3.4, 4.4), 3, [2, 3, 4], [3, 4, 5]),  # (0, 0) is the first pixel's centre
+        ((0, 0), 3, [0, 1], [0, 1]),
+        ((7, 3), 3, [6, 7], [2, 3, 4]),
+        ((-0.5, 3), 2, [0], [2, 3]),
+        ((-4, 3), 3, [], []),
+        ((3, -9), 3, [], []),
+        ((20, 3), 3, [], []),
+        ((3, 4), 0, [], []),
+    ],
+)
 def test_a_patch_covers_exactly_its_square(point, side, columns, rows):
     found = patch(point, side)
     if point[1] == 3 and side == 2:  # between two rows either is right
@@ -200,10 +251,15 @@ def test_a_patch_covers_exactly_its_square(point, side, columns, rows):
 def test_a_patch_has_its_own_crop_s_mean_colour_and_leaves_the_crop_as_it_was():
     given = crops(3).numpy()
     before = given.copy()
-    covered = prediction.cover(given, np.array([[3.0, 4.0], [30.0, 1.0], [10.0, 20.0]]), np.array([3.0, 5.0, 99.0]))
+    covered = prediction.cover(
+        given, np.array([[3.0, 4.0], [30.0, 1.0], [10.0, 20.0]]), np.array([3.0, 5.0, 99.0])
+    )
     assert (given == before).all() and covered.dtype == np.uint8 and covered.shape == given.shape
     for plain, one in zip(given, covered):
         changed = (one != plain).any(-1)
         assert np.abs(one[changed] - plain.mean((0, 1))).max() <= 1
-    assert [int((one != plain).any(-1).sum()) for one, plain in zip(covered[:2], given)] == [9, 4 * 4]
+    assert [int((one != plain).any(-1).sum()) for one, plain in zip(covered[:2], given)] == [
+        9,
+        4 * 4,
+    ]
     assert (covered[2] == covered[2, 0, 0]).all()

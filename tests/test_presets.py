@@ -3,7 +3,7 @@ import pytest
 from hpe_lib import presets
 from hpe_lib.artifacts import BadInput
 
-CELL_03 = '''
+CELL_03 = """
 out: str = "../runs/synthetic"
 lr: float = 1e-3  # step size, F9
 epochs: int = 4
@@ -11,21 +11,30 @@ flip: bool = True
 trunk: str = "slim"
 scale: list[float] = [0.7, 1.3]  # F12
 start: str | None = None
-'''
+"""
 
 
 @pytest.fixture
 def folder(notebook):
     notebook("04_train_regressor", "epochs: int = 2\nwidth: int = -1")
     folder = notebook("03_train_detector", CELL_03)
-    (folder / "presets" / "p.yaml").write_text('# data\nall:\n  epochs: 7\n"03":\n  lr: 1e-4\n04:\n  epochs: 9\n')
+    (folder / "presets" / "p.yaml").write_text(
+        '# data\nall:\n  epochs: 7\n"03":\n  lr: 1e-4\n04:\n  epochs: 9\n'
+    )
     (folder / "presets" / "empty.yaml").write_text("# nothing\nall: {}\n")
     return folder
 
 
 def test_the_tagged_cell_is_read_without_running_it(folder):
     found = presets.declared("03", folder)
-    assert list(found) == ["lr", "epochs", "flip", "trunk", "scale", "start"]  # out is not a parameter
+    assert list(found) == [
+        "lr",
+        "epochs",
+        "flip",
+        "trunk",
+        "scale",
+        "start",
+    ]  # out is not a parameter
     assert found["lr"] == ("float", 1e-3, "step size, F9")
     assert found["scale"].default == [0.7, 1.3] and found["epochs"].help == ""
     assert presets.declared("04", folder)["width"].default == -1
@@ -51,49 +60,98 @@ def test_a_preset_can_be_a_path(folder, tmp_path):
     assert presets.resolve(tmp_path / "mine.yaml", [], folder)["04"]["width"] == 3
 
 
-@pytest.mark.parametrize("kind, value, expected", [
-    ("int", "8", 8), ("int", 8.0, 8), ("int", "1e3", 1000), ("int", "123456789012345678", 123456789012345678),
-    ("float", "1e-3", 1e-3), ("float", 1, 1.0), ("bool", "false", False), ("bool", True, True),
-    ("str", "1-8000", "1-8000"), ("str", 8000, "8000"), ("str", "", ""),
-    ("list[float]", "[0.7, 1.3]", [0.7, 1.3]), ("list[int]", "1,2", [1, 2]), ("list[str]", "a", ["a"]),
-    ("list[int]", [1], [1]), ("list[int]", "", []),
-    ("str | None", "none", None), ("int | None", "3", 3),
-])
+@pytest.mark.parametrize(
+    "kind, value, expected",
+    [
+        ("int", "8", 8),
+        ("int", 8.0, 8),
+        ("int", "1e3", 1000),
+        ("int", "123456789012345678", 123456789012345678),
+        ("float", "1e-3", 1e-3),
+        ("float", 1, 1.0),
+        ("bool", "false", False),
+        ("bool", True, True),
+        ("str", "1-8000", "1-8000"),
+        ("str", 8000, "8000"),
+        ("str", "", ""),
+        ("list[float]", "[0.7, 1.3]", [0.7, 1.3]),
+        ("list[int]", "1,2", [1, 2]),
+        ("list[str]", "a", ["a"]),
+        ("list[int]", [1], [1]),
+        ("list[int]", "", []),
+        ("str | None", "none", None),
+        ("int | None", "3", 3),
+    ],
+)
 def test_values_become_the_declared_type(kind, value, expected):
     found = presets.cast(value, kind)
     assert found == expected and type(found) is type(expected)
 
 
-@pytest.mark.parametrize("kind, value", [
-    ("int", "8.5"), ("int", "many"), ("int", True), ("int", None), ("float", "nan"), ("float", "inf"),
-    ("float", False), ("float", []),
-    ("bool", "1"), ("bool", "nope"), ("str", True), ("str", None), ("list[int]", "1,x"), ("complex", "1"),
-])
+@pytest.mark.parametrize(
+    "kind, value",
+    [
+        ("int", "8.5"),
+        ("int", "many"),
+        ("int", True),
+        ("int", None),
+        ("float", "nan"),
+        ("float", "inf"),
+        ("float", False),
+        ("float", []),
+        ("bool", "1"),
+        ("bool", "nope"),
+        ("str", True),
+        ("str", None),
+        ("list[int]", "1,x"),
+        ("complex", "1"),
+    ],
+)
 def test_values_of_another_type_are_refused(kind, value):
     with pytest.raises(BadInput, match="here"):
         presets.cast(value, kind, "here")
 
 
-@pytest.mark.parametrize("override, said", [
-    ("epoch=3", "expected epochs"), ("03.width=3", "parameter 'width' of notebook 03"), ("09.lr=1", "section '09'"),
-    ("lr", "name=value"), ("out=x", "--out"), ("lr=fast", "found 'fast', expected float"), ("3.lr=1", "name=value"),
-])
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("epoch=3", "expected epochs"),
+        ("03.width=3", "parameter 'width' of notebook 03"),
+        ("09.lr=1", "section '09'"),
+        ("lr", "name=value"),
+        ("out=x", "--out"),
+        ("lr=fast", "found 'fast', expected float"),
+        ("3.lr=1", "name=value"),
+    ],
+)
 def test_bad_overrides_are_one_line(folder, override, said):
     with pytest.raises(BadInput) as error:
         presets.resolve("empty", [override], folder)
-    assert said in str(error.value) and f"-p {override}" in str(error.value) and "\n" not in str(error.value)
+    assert (
+        said in str(error.value)
+        and f"-p {override}" in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
-@pytest.mark.parametrize("text, said", [
-    ("all:\n  lrr: 1\n", "expected lr"), ('"07":\n  lr: 1\n', "section '07'"), ("a: [", "YAML"),
-    ("lr: 1\n", "sections"),
-    ("- 1\n", "sections"), ('"03":\n  flip: 2\n', "expected bool"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("all:\n  lrr: 1\n", "expected lr"),
+        ('"07":\n  lr: 1\n', "section '07'"),
+        ("a: [", "YAML"),
+        ("lr: 1\n", "sections"),
+        ("- 1\n", "sections"),
+        ('"03":\n  flip: 2\n', "expected bool"),
+    ],
+)
 def test_bad_presets_are_one_line(folder, text, said):
     (folder / "presets" / "bad.yaml").write_text(text)
     with pytest.raises(BadInput) as error:
         presets.resolve("bad", [], folder)
-    assert said in str(error.value) and "bad.yaml" in str(error.value) and "\n" not in str(error.value)
+    assert (
+        said in str(error.value) and "bad.yaml" in str(error.value) and "\n" not in str(error.value)
+    )
 
 
 def test_an_absent_preset_lists_those_there_are(folder):
@@ -116,7 +174,14 @@ def test_a_notebook_without_the_tag_is_refused(notebook):
 
 
 def test_tagged_gives_the_values_of_now(folder):
-    values = {"lr": 0.5, "epochs": 1, "flip": False, "trunk": "x", "scale": [1.0, 2.0], "start": None}
+    values = {
+        "lr": 0.5,
+        "epochs": 1,
+        "flip": False,
+        "trunk": "x",
+        "scale": [1.0, 2.0],
+        "start": None,
+    }
     assert presets.tagged("03", {**values, "out": "y", "other": 1}, folder) == values
     del values["lr"]
     with pytest.raises(BadInput, match="lr"):
@@ -130,17 +195,49 @@ def test_every_preset_resolves_and_says_what_it_needs(name):
     assert [line.split(":")[0] for line in head] == ["# Data", "# Hardware", "# Time"]
 
 
-@pytest.mark.parametrize("given", [
-    "epochs=-1", "batch_size=-1", "03.lr=0", "radius=-3", "sigma=0", "scale_low=0", "levels=0", "bottlenecks=0",
-    "seed=-1",
-    "data_seed=-1", "workers=-1", "rotation=-5", "optimizer=adm", "schedule=cosin", "precision=half", "stem=pach",
-    "decoder=parabla", "occluded=maybe", "dataset=coco", "image_size=0", "image_size=50", "map_stride=3", "prior=0",
-    "prior=1", "03.warmup=1", "channels=7", "train=8-1", "train=0-3", "val=1-\u00b2", "val=5",
-    "train=training", "val=val1-5"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "epochs=-1",
+        "batch_size=-1",
+        "03.lr=0",
+        "radius=-3",
+        "sigma=0",
+        "scale_low=0",
+        "levels=0",
+        "bottlenecks=0",
+        "seed=-1",
+        "data_seed=-1",
+        "workers=-1",
+        "rotation=-5",
+        "optimizer=adm",
+        "schedule=cosin",
+        "precision=half",
+        "stem=pach",
+        "decoder=parabla",
+        "occluded=maybe",
+        "dataset=coco",
+        "image_size=0",
+        "image_size=50",
+        "map_stride=3",
+        "prior=0",
+        "prior=1",
+        "03.warmup=1",
+        "channels=7",
+        "train=8-1",
+        "train=0-3",
+        "val=1-\u00b2",
+        "val=5",
+        "train=training",
+        "val=val1-5",
+    ],
+)
 def test_a_value_that_would_fail_later_is_refused_before_anything_runs(given):
     with pytest.raises(BadInput, match="found .*, expected ") as refused:
         presets.resolve("synthetic", [given])
-    assert str(refused.value).startswith(f"-p {given}, {given.partition('=')[0].rpartition('.')[2]}: found ")
+    assert str(refused.value).startswith(
+        f"-p {given}, {given.partition('=')[0].rpartition('.')[2]}: found "
+    )
 
 
 @pytest.mark.parametrize("preset", presets.names())
@@ -155,21 +252,49 @@ def test_an_override_must_reach_a_notebook_that_runs():
         presets.resolve("synthetic", ["03.epochs=7"], running=["04", "05"])
 
 
-@pytest.mark.parametrize("given", [
-    "margin=0", "missing_points=maybe", "03.first=discs", "03.first_sees=none", "03.rotation_step=-1",
-    "03.scale_step=-0.1", "04.regressor=unet", "04.stacked=all", "04.kernels=9,13,13", "04.kernels=9,13,13,14",
-    "04.std=-1", "03.weight_decay=-1", "warmup=-0.1"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "margin=0",
+        "missing_points=maybe",
+        "03.first=discs",
+        "03.first_sees=none",
+        "03.rotation_step=-1",
+        "03.scale_step=-0.1",
+        "04.regressor=unet",
+        "04.stacked=all",
+        "04.kernels=9,13,13",
+        "04.kernels=9,13,13,14",
+        "04.std=-1",
+        "03.weight_decay=-1",
+        "warmup=-0.1",
+    ],
+)
 def test_a_value_of_a_newer_parameter_that_would_fail_later_is_refused(given):
     with pytest.raises(BadInput, match="found .*, expected ") as refused:
         presets.resolve("synthetic", [given])
-    assert str(refused.value).startswith(f"-p {given}, {given.partition('=')[0].rpartition('.')[2]}: found ")
+    assert str(refused.value).startswith(
+        f"-p {given}, {given.partition('=')[0].rpartition('.')[2]}: found "
+    )
 
 
-@pytest.mark.parametrize("given, wanted", [
-    ("01.margin=1.2667", 1.2667), ("01.missing_points=withheld", "withheld"), ("03.first=regression", "regression"),
-    ("03.first_sees=", ""), ("03.rotation_step=0", 0), ("03.scale_step=0.1", 0.1), ("04.stacked=heatmaps", "heatmaps"),
-    ("04.regressor=convolutions", "convolutions"), ("04.kernels=5, 5, 5, 7", [5, 5, 5, 7]), ("04.std=0", 0),
-    ("03.epochs=0", 0), ("01.train=val 1-100", "val 1-100")])
+@pytest.mark.parametrize(
+    "given, wanted",
+    [
+        ("01.margin=1.2667", 1.2667),
+        ("01.missing_points=withheld", "withheld"),
+        ("03.first=regression", "regression"),
+        ("03.first_sees=", ""),
+        ("03.rotation_step=0", 0),
+        ("03.scale_step=0.1", 0.1),
+        ("04.stacked=heatmaps", "heatmaps"),
+        ("04.regressor=convolutions", "convolutions"),
+        ("04.kernels=5, 5, 5, 7", [5, 5, 5, 7]),
+        ("04.std=0", 0),
+        ("03.epochs=0", 0),
+        ("01.train=val 1-100", "val 1-100"),
+    ],
+)
 def test_values_of_newer_parameters_at_the_edge_are_taken(given, wanted):
     name, _, _ = given.partition("=")
     number, _, name = name.partition(".")
@@ -181,9 +306,18 @@ def test_every_limit_is_of_a_parameter_that_there_is(name):
     assert any(name in presets.declared(number) for number in presets.notebooks())
 
 
-@pytest.mark.parametrize("given", [
-    "06.seeds=0,-1", "06.stage_epochs=1,1", "06.stage_epochs=1,1,-1", "06.vgg_channels=0", "06.vgg_kernels=4,4,4,4",
-    "06.vgg_std=-1", "04.kernels=-1,5,5,5"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "06.seeds=0,-1",
+        "06.stage_epochs=1,1",
+        "06.stage_epochs=1,1,-1",
+        "06.vgg_channels=0",
+        "06.vgg_kernels=4,4,4,4",
+        "06.vgg_std=-1",
+        "04.kernels=-1,5,5,5",
+    ],
+)
 def test_a_value_of_an_ablation_that_would_fail_after_hours_is_refused(given):
     with pytest.raises(BadInput, match="found .*, expected "):
         presets.resolve("synthetic", [given])

@@ -18,18 +18,44 @@ from hpe_lib import artifacts, cascade, cli, datasets, training
 from hpe_lib.artifacts import BadInput
 
 ROOT = Path(__file__).parents[1]
-DETECTOR = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "pretrained": False, "seed": 0, "epochs": 1,
-            "batch_size": 8, "optimizer": "sgd", "weight_decay": 0.0, "lr": 1e-4, "lr_end": 1e-5,
-            "schedule": "cosine", "warmup": 0.0, "workers": 0, "precision": "no", "rotation": 40.0, "scale_low": 0.7,
-            "scale_high": 1.3, "flip": True}
+DETECTOR = {
+    "trunk": "slim",
+    "map_stride": 4,
+    "prior": 0.01,
+    "pretrained": False,
+    "seed": 0,
+    "epochs": 1,
+    "batch_size": 8,
+    "optimizer": "sgd",
+    "weight_decay": 0.0,
+    "lr": 1e-4,
+    "lr_end": 1e-5,
+    "schedule": "cosine",
+    "warmup": 0.0,
+    "workers": 0,
+    "precision": "no",
+    "rotation": 40.0,
+    "scale_low": 0.7,
+    "scale_high": 1.3,
+    "flip": True,
+}
 REGRESSOR = {"channels": 8, "levels": 1, "bottlenecks": 1, "stem": "patch"}
-ALONE = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+ALONE = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+}
 ENVIRONMENT = ALONE | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 
 
 def python(*arguments):
-    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300,
-                          env=ENVIRONMENT)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=ENVIRONMENT,
+    )
 
 
 def torchrun(*arguments):
@@ -41,8 +67,16 @@ def torchrun(*arguments):
 def run(tmp_path_factory):
     """Nineteen people to train on, seven held out; detector and regressor trained for an epoch."""
     out = tmp_path_factory.mktemp("processes") / "run"
-    datasets.prepare(out, dataset="synthetic", data_root="", train="1-19", val="101-107", image_size=64, data_seed=0,
-                     only_present=False)
+    datasets.prepare(
+        out,
+        dataset="synthetic",
+        data_root="",
+        train="1-19",
+        val="101-107",
+        image_size=64,
+        data_seed=0,
+        only_present=False,
+    )
     training.write_targets(out, radius=12.0, sigma=12.0, occluded="empty")
     for stage, parameters in (("detector", DETECTOR), ("regressor", REGRESSOR)):
         list(training.train(stage, out, parameters))
@@ -76,22 +110,32 @@ def test_two_processes_of_four_give_the_gradients_of_one_of_eight(both):
     assert len(one) == len(two) == 4 and all(weight.abs().max() > 0 for weight in one[0])
     for alone, shared in zip(one, two):
         for expected, weight in zip(alone, shared, strict=True):
-            assert weight.dtype == torch.float64 and (weight - expected).abs().max() <= 1e-9 * expected.abs().max()
+            assert (
+                weight.dtype == torch.float64
+                and (weight - expected).abs().max() <= 1e-9 * expected.abs().max()
+            )
     weights = [artifacts.load_weights(both[count]["out"] / "cascade") for count in both]
-    assert all(torch.allclose(weights[0][name], weights[1][name], rtol=1e-9, atol=1e-12) for name in weights[0])
+    assert all(
+        torch.allclose(weights[0][name], weights[1][name], rtol=1e-9, atol=1e-12)
+        for name in weights[0]
+    )
     assert artifacts.manifest(both[2]["out"] / "cascade")["processes"] == 2
 
 
 def test_records_are_of_the_whole_batch_and_the_rate_falls_as_by_one_process(both):
     for alone, shared in zip(both[1]["records"], both[2]["records"], strict=True):
-        assert shared["lr"] == alone["lr"] and shared["loss"] == pytest.approx(alone["loss"], rel=1e-6)
+        assert shared["lr"] == alone["lr"] and shared["loss"] == pytest.approx(
+            alone["loss"], rel=1e-6
+        )
         assert shared["peak"] == pytest.approx(alone["peak"], rel=0.1)
     assert alone["lr"] == pytest.approx(1e-5)  # lr_end
 
 
 def test_every_person_is_predicted_once_and_in_order(both):
     """Seven people by two processes, and one person by two processes."""
-    for people, alone, shared in zip((7, 1), both[1]["predictions"], both[2]["predictions"], strict=True):
+    for people, alone, shared in zip(
+        (7, 1), both[1]["predictions"], both[2]["predictions"], strict=True
+    ):
         for name, expected in alone.items():
             assert len(expected) == people and shared[name].shape == expected.shape
             assert np.allclose(shared[name], expected, rtol=0, atol=1e-9), name
@@ -104,18 +148,38 @@ def test_hpe_train_by_two_processes_writes_once_and_again_reuses(run, copy):
     people = artifacts.manifest(run / "data")["parameters"]
     chosen = [f"01.{name}={people[name]}" for name in ("train", "val", "image_size")]
     numbers = [f"{name}={value}" for name, value in (DETECTOR | {"epochs": 2}).items()]
-    command = ["-m", "hpe_lib", "train", "detector", "--preset", "smoke", "--out", out,
-               *(part for text in [*chosen, "radius=12", "sigma=12", *numbers] for part in ("-p", text))]
+    command = [
+        "-m",
+        "hpe_lib",
+        "train",
+        "detector",
+        "--preset",
+        "smoke",
+        "--out",
+        out,
+        *(part for text in [*chosen, "radius=12", "sigma=12", *numbers] for part in ("-p", text)),
+    ]
     first, records = torchrun(*command), training.history(out / "detector")
     assert first.returncode == 0, first.stderr
     assert [line.split("  ")[0] for line in first.stdout.splitlines()] == [
-        "detector: trained", "detector epoch 1/2", "detector epoch 2/2"]
+        "detector: trained",
+        "detector epoch 1/2",
+        "detector epoch 2/2",
+    ]
     assert [record["epoch"] for record in records] == [1, 2] and "PCKh@0.5" in records[0]
     assert sorted(path.name for path in (out / "detector").iterdir()) == [
-        "history.jsonl", "manifest.json", "watched", "weights.safetensors"]
+        "history.jsonl",
+        "manifest.json",
+        "watched",
+        "weights.safetensors",
+    ]
     written = (out / "detector" / "weights.safetensors").stat().st_mtime_ns
     again = torchrun(*command)
-    assert again.returncode == 0 and again.stdout.startswith("detector: reused") and again.stdout.count("\n") == 3
+    assert (
+        again.returncode == 0
+        and again.stdout.startswith("detector: reused")
+        and again.stdout.count("\n") == 3
+    )
     assert (out / "detector" / "weights.safetensors").stat().st_mtime_ns == written
 
 
@@ -162,10 +226,15 @@ class Prepared(Exception):
     pass
 
 
-@pytest.mark.parametrize("processes, device, common", [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)])
+@pytest.mark.parametrize(
+    "processes, device, common", [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)]
+)
 def test_norms_are_in_common_on_several_gpus_only(processes, device, common):
     model = cascade.Cascade({"trunk": "slim", "map_stride": 4, **REGRESSOR})
-    keys, norms = list(model.state_dict()), sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    keys, norms = (
+        list(model.state_dict()),
+        sum(isinstance(part, nn.BatchNorm2d) for part in model.modules()),
+    )
     with pytest.raises(Prepared) as prepared:
         next(training.fit(model, None, None, None, None, 1, Several(processes, device)))
     found = [isinstance(part, nn.SyncBatchNorm) for part in prepared.value.args[0].modules()]
@@ -189,10 +258,17 @@ def launched(copy, monkeypatch):
 def test_a_launched_training_tells_its_epochs_and_then_that_it_is_reused(launched):
     before = training.history(launched.folder)
     records = list(launched.records(epochs=2))
-    assert [record["epoch"] for record in records] == [1, 2] and records == training.history(launched.folder)
-    assert records[0] not in before and "PCKh@0.5" in records[0]  # the earlier run's epochs are not told as this one's
+    assert [record["epoch"] for record in records] == [1, 2] and records == training.history(
+        launched.folder
+    )
+    assert (
+        records[0] not in before and "PCKh@0.5" in records[0]
+    )  # the earlier run's epochs are not told as this one's
     settings = artifacts.manifest(launched.folder)["settings"]
-    assert all(settings[name] == value for name, value in (DETECTOR | {"seed": 1, "epochs": 2, "radius": 12.0}).items())
+    assert all(
+        settings[name] == value
+        for name, value in (DETECTOR | {"seed": 1, "epochs": 2, "radius": 12.0}).items()
+    )
     assert list(launched.records(epochs=2)) == [{**record, "reused": True} for record in records]
 
 

@@ -20,33 +20,55 @@ def shown(source, data=None, text="", tags=("report",)):
 
 
 def notebook(title, *cells):
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {title}\n\nSee https://example.org."),
-                                           *cells])
+    return nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell(f"# {title}\n\nSee https://example.org."), *cells]
+    )
 
 
 @pytest.fixture
 def run(tmp_path):
     """A run folder with two executed notebooks, one that told nothing, and a trained stage of a row."""
     out = tmp_path / "runs" / "x"
-    first = notebook("05 · Does it <work>?", shown("secret_source()", {"image/png": PNG, "text/plain": "<Figure>"}),
-                     shown("unseen_source()", text="not told", tags=()),
-                     shown("table()", {"text/html": TABLE, "text/plain": "t"}, "said & printed\n"))
+    first = notebook(
+        "05 · Does it <work>?",
+        shown("secret_source()", {"image/png": PNG, "text/plain": "<Figure>"}),
+        shown("unseen_source()", text="not told", tags=()),
+        shown("table()", {"text/html": TABLE, "text/plain": "t"}, "said & printed\n"),
+    )
     second = notebook("06 · Which part?", shown("other()", {"text/html": "<b>second</b>"}))
-    for name, made in (("05_a", first), ("06_b", second), ("07_c", notebook("07 · Nothing", shown("x", tags=())))):
+    for name, made in (
+        ("05_a", first),
+        ("06_b", second),
+        ("07_c", notebook("07 · Nothing", shown("x", tags=()))),
+    ):
         artifacts.write_bytes(out / f"{name}.ipynb", nbformat.writes(made).encode())
     entry = {"wall_seconds": 90.0, "peak_memory_mb": 512.25}
-    manifest = {"kind": "run", "command": "hpe reproduce -p 'a<b'", "preset": "smoke", "commit": "abc123",
-                "started": "2020-01-01T10:00:00+0000", "finished": None, "versions": {"torch": "9.9", "numpy": "8.8"},
-                "machine": {"cores": 2}, "notebooks": {
-                    "06": {"notebook": "06_b.ipynb", **entry}, "05": {"notebook": "05_a.ipynb", **entry},
-                    "07": {"notebook": "07_c.ipynb", "wall_seconds": 6.0, "peak_memory_mb": None},
-                    "08": {"notebook": "08_gone.ipynb", **entry}}}
+    manifest = {
+        "kind": "run",
+        "command": "hpe reproduce -p 'a<b'",
+        "preset": "smoke",
+        "commit": "abc123",
+        "started": "2020-01-01T10:00:00+0000",
+        "finished": None,
+        "versions": {"torch": "9.9", "numpy": "8.8"},
+        "machine": {"cores": 2},
+        "notebooks": {
+            "06": {"notebook": "06_b.ipynb", **entry},
+            "05": {"notebook": "05_a.ipynb", **entry},
+            "07": {"notebook": "07_c.ipynb", "wall_seconds": 6.0, "peak_memory_mb": None},
+            "08": {"notebook": "08_gone.ipynb", **entry},
+        },
+    }
     artifacts.write_json(out / "manifest.json", manifest)
-    artifacts.write_json(out / "data" / "manifest.json", {"parameters": {"dataset": "synthetic", "data_root": ""}})
+    artifacts.write_json(
+        out / "data" / "manifest.json", {"parameters": {"dataset": "synthetic", "data_root": ""}}
+    )
     for name, seed in (("detector", 0), ("rows/wide-seed1/cascade", 1)):
         artifacts.write_bytes(out / name / "weights.safetensors", b"")
-        artifacts.write_json(out / name / "manifest.json",
-                             {"wall_seconds": 120.0, "peak_memory_mb": 1000.0, "seed": seed, "steps": 33})
+        artifacts.write_json(
+            out / name / "manifest.json",
+            {"wall_seconds": 120.0, "peak_memory_mb": 1000.0, "seed": seed, "steps": 33},
+        )
     return out
 
 
@@ -89,18 +111,34 @@ def test_figures_are_in_it(source):
 
 def test_it_shows_what_is_tagged_in_the_notebooks_order_and_no_code(source):
     page = Page(source)
-    wanted = ["Part heatmap regression, preset smoke", "05 · Does it <work>?", "06 · Which part?",
-              "How the paper was read", "What it cost", "Commands"]
+    wanted = [
+        "Part heatmap regression, preset smoke",
+        "05 · Does it <work>?",
+        "06 · Which part?",
+        "How the paper was read",
+        "What it cost",
+        "Commands",
+    ]
     assert [heading for heading in page.headings if heading in wanted] == wanted
     assert "07 · Nothing" not in page.text and "Does it <work>" not in source
-    assert TABLE in source and "said & printed" in page.text and source.index("PCKh 61.5") < source.index("second")
+    assert (
+        TABLE in source
+        and "said & printed" in page.text
+        and source.index("PCKh 61.5") < source.index("second")
+    )
     for word in ("secret_source", "unseen_source", "not told", "other()", "example.org"):
         assert word not in source
 
 
 def test_it_says_what_made_it_and_how_the_paper_was_read(source):
     text = Page(source).text
-    for said in ("hpe reproduce -p 'a<b'", "abc123", "2020-01-01T10:00:00+0000", "torch 9.9, numpy 8.8", "cores 2"):
+    for said in (
+        "hpe reproduce -p 'a<b'",
+        "abc123",
+        "2020-01-01T10:00:00+0000",
+        "torch 9.9, numpy 8.8",
+        "cores 2",
+    ):
         assert said in text
     assert all(entry["id"] in text and entry["we_do"] in text for entry in paper.READING)
     assert "a<b" not in source and "finished" not in report.made({"command": "x", "finished": None})
@@ -108,8 +146,14 @@ def test_it_says_what_made_it_and_how_the_paper_was_read(source):
 
 def test_what_it_cost(run):
     found = report.cost(run, artifacts.manifest(run))
-    assert list(found.index) == ["05_a.ipynb", "06_b.ipynb", "07_c.ipynb", "08_gone.ipynb", "detector",
-                                 "rows/wide-seed1/cascade"]
+    assert list(found.index) == [
+        "05_a.ipynb",
+        "06_b.ipynb",
+        "07_c.ipynb",
+        "08_gone.ipynb",
+        "detector",
+        "rows/wide-seed1/cascade",
+    ]
     assert found.loc["05_a.ipynb", ["minutes", "peak MB"]].tolist() == [1.5, 512.2]
     assert found.loc["07_c.ipynb", "minutes"] == 0.1 and pd.isna(found.loc["07_c.ipynb", "peak MB"])
     assert found.loc["rows/wide-seed1/cascade"].tolist() == [2, 1000, 1, 33]
@@ -119,12 +163,23 @@ def test_what_it_cost(run):
 def test_commands_score_every_trained_folder(run, monkeypatch):
     manifest = artifacts.manifest(run)
     assert f"hpe evaluate --weights {run}/detector " in report.commands(run, manifest)
-    monkeypatch.setattr(paper, "ROOT", run.parent.parent)  # a run of the project is named from there
+    monkeypatch.setattr(
+        paper, "ROOT", run.parent.parent
+    )  # a run of the project is named from there
     assert report.commands(run, manifest).splitlines() == [
-        "hpe reproduce -p 'a<b'", "hpe evaluate --weights runs/x/detector --data synthetic --split val",
-        "hpe evaluate --weights runs/x/rows/wide-seed1/cascade --data synthetic --split val"]
-    artifacts.write_json(run / "data" / "manifest.json", {"parameters": {"dataset": "mpii", "data_root": "/here/mpii"}})
-    assert report.commands(run, manifest).splitlines()[1].endswith("--data mpii --data-root DIR --split val")
+        "hpe reproduce -p 'a<b'",
+        "hpe evaluate --weights runs/x/detector --data synthetic --split val",
+        "hpe evaluate --weights runs/x/rows/wide-seed1/cascade --data synthetic --split val",
+    ]
+    artifacts.write_json(
+        run / "data" / "manifest.json",
+        {"parameters": {"dataset": "mpii", "data_root": "/here/mpii"}},
+    )
+    assert (
+        report.commands(run, manifest)
+        .splitlines()[1]
+        .endswith("--data mpii --data-root DIR --split val")
+    )
     (run / "data" / "manifest.json").unlink()
     assert report.commands(run, manifest) == "hpe reproduce -p 'a<b'"  # people were never chosen
 

@@ -33,23 +33,37 @@ def kinds(folder):
 
 
 def test_a_run_is_whole(notebook, run, tmp_path, capfd):
-    folder = notebook("01_a", "a: int = 1", "import ipywidgets\nipywidgets.IntSlider()",
-                      "import os, sys, tqdm\nprint(os.getcwd()); print(sys.executable)\nlist(tqdm.tqdm(range(99)))")
+    folder = notebook(
+        "01_a",
+        "a: int = 1",
+        "import ipywidgets\nipywidgets.IntSlider()",
+        "import os, sys, tqdm\nprint(os.getcwd()); print(sys.executable)\nlist(tqdm.tqdm(range(99)))",
+    )
     notebook("03_b", TYPED, SAY)
     manifest = run(folder, ["03.lr=1e-4"])
     out = tmp_path / "runs" / "x"
     assert kinds(out) == ["01_a.ipynb", "03_b.ipynb", "manifest.json", "report.html", "seen.txt"]
-    assert eval((out / "seen.txt").read_text()) == (1e-4, 4, str(out))  # the declared type; out absolute
+    assert eval((out / "seen.txt").read_text()) == (
+        1e-4,
+        4,
+        str(out),
+    )  # the declared type; out absolute
     text = (out / "01_a.ipynb").read_text()
     assert "widgets" not in nbformat.reads(text, 4).metadata and reproduce.WIDGET not in text
     told = capfd.readouterr()
-    assert all(said in told.out for said in (f"{tmp_path}\n{sys.executable}\n", "epoch 4\n", "notebook 03_b done in"))
+    assert all(
+        said in told.out
+        for said in (f"{tmp_path}\n{sys.executable}\n", "epoch 4\n", "notebook 03_b done in")
+    )
     assert len(told.out.splitlines()) == 8  # no progress bar, nothing of Jupyter's
     # a kernel that ends just now may leave a line of libzmq's own, rarely
     assert [line for line in told.err.splitlines() if "src/signaler.cpp" not in line] == []
     assert manifest == json.loads((out / "manifest.json").read_text())
     assert manifest["parameters"]["03"] == {"lr": 1e-4, "epochs": 4} and manifest["finished"]
-    assert manifest["notebooks"]["01"]["wall_seconds"] > 0 and manifest["notebooks"]["01"]["peak_memory_mb"] > 20
+    assert (
+        manifest["notebooks"]["01"]["wall_seconds"] > 0
+        and manifest["notebooks"]["01"]["peak_memory_mb"] > 20
+    )
     assert {"command", "preset", "versions", "commit", "machine"} <= set(manifest)
 
 
@@ -65,7 +79,12 @@ def test_memory_is_seen_beside_a_child_that_has_ended(notebook, run):
 
 def test_unknown_names_are_refused_before_anything_runs(notebook, run, tmp_path):
     folder = notebook("01_a", TYPED, "raise SystemError")
-    for overrides, options in ((["lrr=1"], {}), (["02.lr=1"], {}), ((), {"start": "07"}), ((), {"only": "02"})):
+    for overrides, options in (
+        (["lrr=1"], {}),
+        (["02.lr=1"], {}),
+        ((), {"start": "07"}),
+        ((), {"only": "02"}),
+    ):
         with pytest.raises(BadInput):
             run(folder, overrides, **options)
     assert not (tmp_path / "runs").exists()
@@ -78,12 +97,19 @@ def test_a_failing_cell_is_one_line_and_no_notebook_poses_as_executed(notebook, 
     (tmp_path / "runs" / "x" / "01_a.ipynb").write_text("an earlier run's")
     with pytest.raises(CellFailed) as error:
         run(folder)
-    assert "01_a.ipynb, cell [4]: ValueError: so it is" in str(error.value) and "\n" not in str(error.value)
+    assert "01_a.ipynb, cell [4]: ValueError: so it is" in str(error.value) and "\n" not in str(
+        error.value
+    )
     assert kinds(tmp_path / "runs" / "x") == ["01_a.failed.ipynb", "manifest.json"]
     assert json.loads((tmp_path / "runs" / "x" / "manifest.json").read_text())["finished"] is None
     notebook("01_a", "a: int = 1", "a")
     run(folder)  # mended: the failed copy goes
-    assert kinds(tmp_path / "runs" / "x") == ["01_a.ipynb", "02_b.ipynb", "manifest.json", "report.html"]
+    assert kinds(tmp_path / "runs" / "x") == [
+        "01_a.ipynb",
+        "02_b.ipynb",
+        "manifest.json",
+        "report.html",
+    ]
 
 
 def test_a_bare_assert_is_told_by_its_line(notebook, run):
@@ -100,7 +126,9 @@ def test_bad_input_in_a_cell_is_bad_input_of_the_run(notebook, run):
 
 
 def test_a_kernel_that_dies_says_probably_memory(notebook, run, tmp_path):
-    folder = notebook("01_a", "a: int = 1", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    folder = notebook(
+        "01_a", "a: int = 1", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
     with pytest.raises(CellFailed, match="01_a.ipynb: its kernel died, probably out of memory"):
         run(folder)
     assert kinds(tmp_path / "runs" / "x") == ["01_a.failed.ipynb", "manifest.json"]
@@ -111,7 +139,13 @@ def test_from_and_only_leave_the_others_as_they_are(notebook, run, tmp_path):
     notebook("02_b", TYPED, SAY)
     notebook("03_c", TYPED, SAY)
     run(folder, start="02")
-    assert kinds(tmp_path / "runs" / "x") == ["02_b.ipynb", "03_c.ipynb", "manifest.json", "report.html", "seen.txt"]
+    assert kinds(tmp_path / "runs" / "x") == [
+        "02_b.ipynb",
+        "03_c.ipynb",
+        "manifest.json",
+        "report.html",
+        "seen.txt",
+    ]
     manifest = run(folder, only="01")
     assert sorted(manifest["notebooks"]) == ["01", "02", "03"]
 
@@ -155,8 +189,10 @@ def test_ctrl_c_leaves_no_kernel_and_no_half_notebook(notebook, tmp_path):
     cell = "from pathlib import Path\n(Path(out) / 'here').touch()\nimport time; time.sleep(60)"
     folder = notebook("01_a", TYPED, cell)
     (folder / "presets" / "p.yaml").write_text("all: {}\n")
-    code = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
-            f"from hpe_lib import reproduce; reproduce.run('p', 'x', notebooks={str(folder)!r})")
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
+        f"from hpe_lib import reproduce; reproduce.run('p', 'x', notebooks={str(folder)!r})"
+    )
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, **quiet)
     wait_for(lambda: (tmp_path / "x" / "here").exists())
@@ -183,9 +219,12 @@ def test_the_command_turns_them_into_exit_statuses(notebook, tmp_path, monkeypat
             raise outcome["raises"]
 
     monkeypatch.setattr(reproduce, "run", run)
-    for raises, status, line in ((None, 0, ""), (CellFailed("03, cell [3]: no"), 1, "hpe: 03, cell [3]: no\n"),
-                                 (BadInput("a", "b", "c"), 2, "hpe: a: found b, expected c\n"),
-                                 (KeyboardInterrupt(), 130, "hpe: interrupted\n")):
+    for raises, status, line in (
+        (None, 0, ""),
+        (CellFailed("03, cell [3]: no"), 1, "hpe: 03, cell [3]: no\n"),
+        (BadInput("a", "b", "c"), 2, "hpe: a: found b, expected c\n"),
+        (KeyboardInterrupt(), 130, "hpe: interrupted\n"),
+    ):
         outcome["raises"] = raises
         with pytest.raises(SystemExit) as error:
             cli.main(["reproduce", "--out", str(tmp_path / "x")])

@@ -9,7 +9,9 @@ def test_mean_pose_is_the_mean_of_those_who_have_the_joint():
     joints[:, 0] = [[0, 3], [3, 3], [6, 9]]
     joints[1, 1] = [5, 7]
     pose = rivals.mean_pose(joints)
-    assert pose.shape == (16, 2) and pose[:2].tolist() == [[3, 5], [5, 7]] and np.isnan(pose[2:]).all()
+    assert (
+        pose.shape == (16, 2) and pose[:2].tolist() == [[3, 5], [5, 7]] and np.isnan(pose[2:]).all()
+    )
 
 
 def test_the_printed_rows_are_all_there_and_say_where_they_are_from():

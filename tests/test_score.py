@@ -10,7 +10,11 @@ import scipy.io
 from hpe_lib import annotations, cli, evaluation
 from hpe_lib.skeleton import ABSENT, LSP_ROWS, MPII, OCCLUDED, VISIBLE
 
-OFFICIAL, ROWS, TOMPSON = "mpii_human_pose_v1_u12_1.val.mat", "valid.h5", "evaluation_data_detections_our_format.mat"
+OFFICIAL, ROWS, TOMPSON = (
+    "mpii_human_pose_v1_u12_1.val.mat",
+    "valid.h5",
+    "evaluation_data_detections_our_format.mat",
+)
 NEWELL, BEARPAW = "newell.h5", "bearpaw-hg_s2_b1.mat"
 
 
@@ -32,41 +36,88 @@ def mpii(test_data):
 @pytest.fixture(scope="module")
 def truths(mpii):
     """The 2,958 validation people as three files have them."""
-    paths = {"official": (mpii / OFFICIAL, mpii / ROWS), "newell": (mpii / ROWS,), "tompson": (mpii / TOMPSON,)}
+    paths = {
+        "official": (mpii / OFFICIAL, mpii / ROWS),
+        "newell": (mpii / ROWS,),
+        "tompson": (mpii / TOMPSON,),
+    }
     return {name: annotations.mpii_truth(*files) for name, files in paths.items()}
 
 
 @pytest.fixture
 def scored(mpii, truths, monkeypatch):
     """scored("official", "newell.h5"): the score of a prediction file; each truth is read once."""
+
     def score(truth, predictions):
         monkeypatch.setattr(annotations, "mpii_truth", lambda path, rows: truths[truth])
-        files = evaluation.read_files("mpii", mpii / OFFICIAL, mpii / "predictions" / predictions, mpii / ROWS)
+        files = evaluation.read_files(
+            "mpii", mpii / OFFICIAL, mpii / "predictions" / predictions, mpii / ROWS
+        )
         return evaluation.score(*files)
+
     return score
 
 
 FIGURES = "total total_macro visible occluded at_0.1 head shoulder elbow wrist hip knee ankle head_top".split()
 
 
-@pytest.mark.parametrize("name, figures, interval", [
-    (NEWELL, "88.43 87.98 92.93 70.60 21.59 96.83 95.19 89.14 84.17 86.97 83.20 80.40 95.94", (87.84, 89.04)),
-    (BEARPAW, "87.30 86.76 92.48 66.81 23.91 96.74 94.57 88.12 83.31 86.26 80.88 77.47 95.80", (86.67, 87.92))])
+@pytest.mark.parametrize(
+    "name, figures, interval",
+    [
+        (
+            NEWELL,
+            "88.43 87.98 92.93 70.60 21.59 96.83 95.19 89.14 84.17 86.97 83.20 80.40 95.94",
+            (87.84, 89.04),
+        ),
+        (
+            BEARPAW,
+            "87.30 86.76 92.48 66.81 23.91 96.74 94.57 88.12 83.31 86.26 80.88 77.47 95.80",
+            (86.67, 87.92),
+        ),
+    ],
+)
 def test_published_predictions_score_what_was_published(scored, name, figures, interval):
     """Against the official layout; all figures are of other people's evaluators."""
     found = scored("official", name)
-    assert [found[key] for key in FIGURES] == pytest.approx([float(figure) for figure in figures.split()], abs=0.0051)
+    assert [found[key] for key in FIGURES] == pytest.approx(
+        [float(figure) for figure in figures.split()], abs=0.0051
+    )
     assert found["ci95"] == pytest.approx(interval, abs=0.1) and found["metric"] == "PCKh@0.5"
-    assert (found["persons"], found["joints"], found["left_out"], found["not_finite"]) == (2958, 38430, 0, 0)
+    assert (found["persons"], found["joints"], found["left_out"], found["not_finite"]) == (
+        2958,
+        38430,
+        0,
+        0,
+    )
 
 
 def test_command_on_the_official_file(mpii, capsys):
-    code, out, err = run(capsys, "mpii", "--truth", mpii / OFFICIAL, "--rows", mpii / ROWS,
-                         "--predictions", mpii / "predictions" / NEWELL, "--json")
+    code, out, err = run(
+        capsys,
+        "mpii",
+        "--truth",
+        mpii / OFFICIAL,
+        "--rows",
+        mpii / ROWS,
+        "--predictions",
+        mpii / "predictions" / NEWELL,
+        "--json",
+    )
     found = json.loads(out)
-    assert (code, err) == (0, "") and round(found["total"], 2) == 88.43 and round(found["occluded"], 2) == 70.6
-    code, out, err = run(capsys, "mpii", "--truth", mpii / OFFICIAL, "--predictions", mpii / "predictions" / NEWELL)
-    assert code == 0 and "88.4" in out and "in its own order (no --rows)" in out and "PCKh@0.5 of 2958 people" in out
+    assert (
+        (code, err) == (0, "")
+        and round(found["total"], 2) == 88.43
+        and round(found["occluded"], 2) == 70.6
+    )
+    code, out, err = run(
+        capsys, "mpii", "--truth", mpii / OFFICIAL, "--predictions", mpii / "predictions" / NEWELL
+    )
+    assert (
+        code == 0
+        and "88.4" in out
+        and "in its own order (no --rows)" in out
+        and "PCKh@0.5 of 2958 people" in out
+    )
     assert "1988 people skipped: rectangles without points" in out
 
 
@@ -82,30 +133,60 @@ def test_newell_s_truth_cuts_the_decimals_of_head_and_neck(truths, scored):
     the figures move by up to 0.6."""
     official, other = truths["official"], truths["newell"]
     assert np.array_equal(np.trunc(official.joints), other.joints, equal_nan=True)
-    assert (official.visibility == other.visibility).all() and other.head_size == pytest.approx(official.head_size)
+    assert (official.visibility == other.visibility).all() and other.head_size == pytest.approx(
+        official.head_size
+    )
     names = [name for _, name in differing(official, other, 0)]
-    assert {name: names.count(name) for name in set(names)} == {"upper_neck": 2730, "head_top": 2730}
+    assert {name: names.count(name) for name in set(names)} == {
+        "upper_neck": 2730,
+        "head_top": 2730,
+    }
     assert other.center == pytest.approx(official.center + np.outer(official.scale, (0, 15)))
     assert other.scale == pytest.approx(1.25 * official.scale)
-    for name, total, head, near in ((NEWELL, 88.426, 96.811, 21.197), (BEARPAW, 87.304, 96.743, 24.473)):
+    for name, total, head, near in (
+        (NEWELL, 88.426, 96.811, 21.197),
+        (BEARPAW, 87.304, 96.743, 24.473),
+    ):
         found, wanted = scored("newell", name), scored("official", name)
-        assert [found[key] for key in ("total", "head", "at_0.1")] == pytest.approx([total, head, near], abs=0.001)
-        same = [key for key in FIGURES if key not in ("total", "total_macro", "visible", "at_0.1", "head", "head_top")]
+        assert [found[key] for key in ("total", "head", "at_0.1")] == pytest.approx(
+            [total, head, near], abs=0.001
+        )
+        same = [
+            key
+            for key in FIGURES
+            if key not in ("total", "total_macro", "visible", "at_0.1", "head", "head_top")
+        ]
         assert [found[key] for key in same] == [wanted[key] for key in same]
 
 
 def test_tompson_s_truth_has_a_zero_in_13_joints(truths, scored):
     official, other = truths["official"], truths["tompson"]
     wrong = differing(official, other, 1)
-    assert wrong == [(682, "right_ankle"), (786, "left_ankle"), (1081, "head_top"), (1897, "right_elbow"),
-                     (2636, "head_top"), (2739, "right_ankle"), (2763, "right_ankle"), (2763, "right_knee"),
-                     (2763, "left_knee"), (2763, "left_ankle"), (2775, "head_top"), (2897, "head_top"),
-                     (2921, "head_top")]
+    assert wrong == [
+        (682, "right_ankle"),
+        (786, "left_ankle"),
+        (1081, "head_top"),
+        (1897, "right_elbow"),
+        (2636, "head_top"),
+        (2739, "right_ankle"),
+        (2763, "right_ankle"),
+        (2763, "right_knee"),
+        (2763, "left_knee"),
+        (2763, "left_ankle"),
+        (2775, "head_top"),
+        (2897, "head_top"),
+        (2921, "head_top"),
+    ]
     assert all((other.joints[row, MPII.index(name)] == 0).any() for row, name in wrong)
     assert len(differing(official, other, 1e-3)) == 13 and not other.occlusion_labels
-    for name, total, hip, ankle in ((NEWELL, 88.426, 86.966, 80.373), (BEARPAW, 87.299, 86.238, 77.445)):
+    for name, total, hip, ankle in (
+        (NEWELL, 88.426, 86.966, 80.373),
+        (BEARPAW, 87.299, 86.238, 77.445),
+    ):
         found = scored("tompson", name)
-        assert [found[key] for key in ("total", "hip", "ankle")] == pytest.approx([total, hip, ankle], abs=0.001)
+        assert [found[key] for key in ("total", "hip", "ankle")] == pytest.approx(
+            [total, hip, ankle], abs=0.001
+        )
         assert found["visible"] is None and found["occluded"] is None
 
 
@@ -115,7 +196,9 @@ def test_one_published_joint_lies_exactly_on_the_threshold(truths, mpii):
     predicted = annotations.predictions(mpii / "predictions" / BEARPAW, 2958)
     for name, right in (("official", True), ("tompson", False)):
         truth = truths[name]
-        known = evaluation.Truth(truth.joints, truth.visibility, truth.head_size, "PCKh@0.5", True, name)
+        known = evaluation.Truth(
+            truth.joints, truth.visibility, truth.head_size, "PCKh@0.5", True, name
+        )
         ratio, counts = evaluation.errors(predicted, known)
         assert (ratio[row, hip] <= 0.5) == right and ratio[row, hip] == pytest.approx(0.5, abs=1e-6)
         assert (ratio == 0.5)[counts].sum() == right
@@ -124,9 +207,13 @@ def test_one_published_joint_lies_exactly_on_the_threshold(truths, mpii):
 def test_the_official_file_is_read_as_described(truths):
     official = truths["official"]
     assert len(official) == 2958 and len(set(official.image)) == 2729 and official.train.all()
-    assert (official.visibility == OCCLUDED).sum() == 10243 and (official.visibility != ABSENT).sum() == 44240
+    assert (official.visibility == OCCLUDED).sum() == 10243 and (
+        official.visibility != ABSENT
+    ).sum() == 44240
     assert official.skipped == {"rectangles without points": 1988}
-    assert 200 * official.scale == pytest.approx(8 * official.head_size, rel=1e-9)  # what JSON's head sizes rest on
+    assert 200 * official.scale == pytest.approx(
+        8 * official.head_size, rel=1e-9
+    )  # what JSON's head sizes rest on
     assert (official.joints[:, MPII.index("head_top"), 1] < 0).sum() > 20
 
 
@@ -138,7 +225,10 @@ def test_a_bare_annolist_is_read_too(truths, mpii):
 
 def test_json_sample_is_the_first_five_of_the_official_file(truths, mpii):
     found, official = annotations.mpii_truth(mpii / "mmpose_sample.json"), truths["official"][:5]
-    assert list(found.image) == list(official.image) and found.center.tolist() == official.center.tolist()
+    assert (
+        list(found.image) == list(official.image)
+        and found.center.tolist() == official.center.tolist()
+    )
     assert np.array_equal(found.joints, official.joints, equal_nan=True)
     assert found.head_size == pytest.approx(official.head_size, rel=1e-6)
     assert (official.visibility == OCCLUDED).sum() == 2 and not (found.visibility == OCCLUDED).any()
@@ -147,8 +237,15 @@ def test_json_sample_is_the_first_five_of_the_official_file(truths, mpii):
 def test_json_sample_scores(mpii, tmp_path, capsys, truths):
     first = annotations.predictions(mpii / "predictions" / NEWELL, 2958)[:5]
     scipy.io.savemat(tmp_path / "five.mat", {"p": first})
-    code, out, err = run(capsys, "mpii", "--truth", mpii / "mmpose_sample.json", "--predictions", tmp_path / "five.mat",
-                         "--json")
+    code, out, err = run(
+        capsys,
+        "mpii",
+        "--truth",
+        mpii / "mmpose_sample.json",
+        "--predictions",
+        tmp_path / "five.mat",
+        "--json",
+    )
     truth = truths["official"][:5]
     known = evaluation.Truth(truth.joints, truth.visibility, truth.head_size, "PCKh@0.5", False, "")
     assert code == 0 and json.loads(out) == evaluation.score(first, known)
@@ -173,11 +270,19 @@ def test_lsp_predictions_are_the_test_half(test_data, capsys, labels, total):
 
 def test_lsp_predictions_of_everybody_or_of_16_joints(test_data, tmp_path):
     truth = test_data / "lsp" / "lsp-joints-PC.mat"
-    guess = scipy.io.loadmat(test_data / "lsp" / "pred_keypoints_lsp_pc.mat")["pred"].transpose(2, 1, 0)
+    guess = scipy.io.loadmat(test_data / "lsp" / "pred_keypoints_lsp_pc.mat")["pred"].transpose(
+        2, 1, 0
+    )
     wide = np.zeros((1000, 16, 2))
     wide[:, LSP_ROWS] = guess
     scipy.io.savemat(tmp_path / "wide.mat", {"wide": wide})
-    assert round(evaluation.score(*evaluation.read_files("lsp", truth, tmp_path / "wide.mat"))["total"], 2) == 73.56
+    assert (
+        round(
+            evaluation.score(*evaluation.read_files("lsp", truth, tmp_path / "wide.mat"))["total"],
+            2,
+        )
+        == 73.56
+    )
     joints = scipy.io.loadmat(truth)["joints"][:2]
     joints[:, :, 1000:] = guess.transpose(2, 1, 0)
     scipy.io.savemat(tmp_path / "all.mat", {"all": joints})
@@ -193,8 +298,10 @@ def tiny(tmp_path):
     """Five people in Tompson's layout, head size 60 px, and predictions that are all right."""
     joints = np.random.default_rng(0).uniform(50, 99, (16, 2, 5))
     boxes = np.broadcast_to(np.array([[10, 20], [90, 80]])[..., None], (2, 2, 5))
-    scipy.io.savemat(tmp_path / "truth.mat", {"pos_gt_src": joints, "jnt_missing": np.zeros((16, 5)),
-                                              "headboxes_src": boxes})
+    scipy.io.savemat(
+        tmp_path / "truth.mat",
+        {"pos_gt_src": joints, "jnt_missing": np.zeros((16, 5)), "headboxes_src": boxes},
+    )
     scipy.io.savemat(tmp_path / "right.mat", {"p": joints})
     return tmp_path
 
@@ -204,9 +311,13 @@ def test_not_finite_is_wrong_and_said(tiny, capsys):
     joints[:, 0, :2] = np.nan
     scipy.io.savemat(tiny / "some.mat", {"p": joints})
     scipy.io.savemat(tiny / "none.mat", {"p": joints * np.nan})
-    code, out, err = run(capsys, "mpii", "--truth", tiny / "truth.mat", "--predictions", tiny / "some.mat")
+    code, out, err = run(
+        capsys, "mpii", "--truth", tiny / "truth.mat", "--predictions", tiny / "some.mat"
+    )
     assert code == 0 and "28 predictions not finite: wrong" in out and " 60.0" in out
-    code, out, err = run(capsys, "mpii", "--truth", tiny / "truth.mat", "--predictions", tiny / "none.mat", "--json")
+    code, out, err = run(
+        capsys, "mpii", "--truth", tiny / "truth.mat", "--predictions", tiny / "none.mat", "--json"
+    )
     assert code == 0 and json.loads(out)["total"] == 0 and json.loads(out)["not_finite"] == 70
 
 
@@ -217,7 +328,9 @@ def test_integers_and_version_7_3_score(tiny, capsys):
         file["p"] = joints.transpose(2, 0, 1).T
         file["p"].attrs["MATLAB_class"] = np.bytes_("double")
     for name in ("integers.mat", "new.mat"):
-        code, out, err = run(capsys, "mpii", "--truth", tiny / "truth.mat", "--predictions", tiny / name, "--json")
+        code, out, err = run(
+            capsys, "mpii", "--truth", tiny / "truth.mat", "--predictions", tiny / name, "--json"
+        )
         assert code == 0 and json.loads(out)["total"] == 100
 
 
@@ -229,17 +342,36 @@ def test_what_cannot_be_scored_is_said_in_one_line(tiny, capsys):
     scipy.io.savemat(tiny / "cells.mat", {"p": np.array([[1, "a"], [{}, 2.0]], object)})
     scipy.io.savemat(tiny / "joints.mat", {"joints": np.ones((3, 14, 20)) * [[[1]], [[1]], [[0]]]})
     truth, right = tiny / "truth.mat", tiny / "right.mat"
-    for name in ("text.mat", "cut.mat", "four.mat", "words.mat", "cells.mat", "truth", "absent.mat"):
-        for arguments in (("mpii", "--truth", truth, "--predictions", tiny / name),
-                          ("mpii", "--truth", tiny / name, "--predictions", right),
-                          ("mpii", "--truth", truth, "--predictions", right, "--rows", tiny / name),
-                          ("lsp", "--truth", tiny / name, "--predictions", right),
-                          ("lsp", "--truth", tiny / "joints.mat", "--predictions", tiny / name)):
+    for name in (
+        "text.mat",
+        "cut.mat",
+        "four.mat",
+        "words.mat",
+        "cells.mat",
+        "truth",
+        "absent.mat",
+    ):
+        for arguments in (
+            ("mpii", "--truth", truth, "--predictions", tiny / name),
+            ("mpii", "--truth", tiny / name, "--predictions", right),
+            ("mpii", "--truth", truth, "--predictions", right, "--rows", tiny / name),
+            ("lsp", "--truth", tiny / name, "--predictions", right),
+            ("lsp", "--truth", tiny / "joints.mat", "--predictions", tiny / name),
+        ):
             code, out, err = run(capsys, *arguments)
-            assert (code, out, err.count("\n")) == (2, "", 1) and name in err and "expected" in err, err
+            assert (
+                (code, out, err.count("\n")) == (2, "", 1) and name in err and "expected" in err
+            ), err
     code, out, err = run(capsys, "mpii", "--truth", truth, "--predictions", tiny / "four.mat")
-    assert "found p (4, 16, 2), expected one numeric array (5, 16, 2)" in err and "truth.mat, in its own order" in err
-    for arguments in (("lsp", "--truth", tiny / "joints.mat", "--predictions", right, "--rows", truth), ("coco",), ()):
+    assert (
+        "found p (4, 16, 2), expected one numeric array (5, 16, 2)" in err
+        and "truth.mat, in its own order" in err
+    )
+    for arguments in (
+        ("lsp", "--truth", tiny / "joints.mat", "--predictions", right, "--rows", truth),
+        ("coco",),
+        (),
+    ):
         code, out, err = run(capsys, *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1)
 

@@ -24,7 +24,10 @@ def scene_of(index, seed=11):
 
 def only(scene, parts):
     """The scene with nothing but these of its parts, nothing flat in front."""
-    kept = {name: getattr(scene, name)[parts] for name in ("ends", "radii", "turned", "stretch", "skins")}
+    kept = {
+        name: getattr(scene, name)[parts]
+        for name in ("ends", "radii", "turned", "stretch", "skins")
+    }
     return replace(scene, front=scene.front[:0], **kept)
 
 
@@ -39,7 +42,9 @@ def scenes():
 
 
 def digest(person):
-    return hashlib.sha256(person.image.tobytes() + person.joints.tobytes() + person.state.tobytes()).hexdigest()
+    return hashlib.sha256(
+        person.image.tobytes() + person.joints.tobytes() + person.state.tobytes()
+    ).hexdigest()
 
 
 def test_a_person_depends_on_seed_and_index_alone():
@@ -47,8 +52,10 @@ def test_a_person_depends_on_seed_and_index_alone():
     backward = [digest(draw(3, index, 64)) for index in reversed(range(6))][::-1]
     assert forward == backward and len(set(forward)) == 6
     assert digest(draw(4, 0, 64)) != forward[0]
-    code = "import hashlib; from hpe_lib.synthetic import draw; p = draw(3, 5, 64); " \
+    code = (
+        "import hashlib; from hpe_lib.synthetic import draw; p = draw(3, 5, 64); "
         "print(hashlib.sha256(p.image.tobytes() + p.joints.tobytes() + p.state.tobytes()).hexdigest())"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == forward[5]
 
 
@@ -66,7 +73,9 @@ def test_one_core_draws_people_fast_enough_to_train_on():
     start = time.process_time()
     for index in range(60):
         draw(0, index, SIZE)
-    assert 60 / (time.process_time() - start) > 60  # 250 and more on a quiet core; a loaded one must not fail
+    assert (
+        60 / (time.process_time() - start) > 60
+    )  # 250 and more on a quiet core; a loaded one must not fail
 
 
 def test_sizes_show_the_same_person():
@@ -92,7 +101,12 @@ def test_visibility_follows_the_state_and_the_frame(many):
     inside = ((joints >= -0.5) & (joints < SIZE - 0.5)).all(2)
     assert ((state != OUTSIDE) == inside).all()
     person = draw(11, 0, SIZE)
-    expected = {OUTSIDE: ABSENT, OTHER_OCCLUDED: OCCLUDED, SELF_OCCLUDED: OCCLUDED, IN_SIGHT: VISIBLE}
+    expected = {
+        OUTSIDE: ABSENT,
+        OTHER_OCCLUDED: OCCLUDED,
+        SELF_OCCLUDED: OCCLUDED,
+        IN_SIGHT: VISIBLE,
+    }
     assert person.visibility.tolist() == [expected[value] for value in person.state.tolist()]
 
 
@@ -115,12 +129,19 @@ def test_standing_height_is_one():
 
 def test_hinges_bend_one_way_and_within_limits():
     rng = np.random.default_rng(5)
-    turned, _ = synthetic._forward(synthetic._angles(rng, 300), np.ones((300 * synthetic._TRIES, 13, 3)))
+    turned, _ = synthetic._forward(
+        synthetic._angles(rng, 300), np.ones((300 * synthetic._TRIES, 13, 3))
+    )
     frame = synthetic.FRAMES.index
     for upper, lower, sign in (("arm", "forearm", 1), ("thigh", "shin", -1)):
         for side in ("left", "right"):
-            turn = turned[:, frame(f"{side}_{upper}")].swapaxes(1, 2) @ turned[:, frame(f"{side}_{lower}")]
-            np.testing.assert_allclose(turn[:, 0], np.tile((1, 0, 0), (len(turn), 1)), atol=1e-9)  # about x only
+            turn = (
+                turned[:, frame(f"{side}_{upper}")].swapaxes(1, 2)
+                @ turned[:, frame(f"{side}_{lower}")]
+            )
+            np.testing.assert_allclose(
+                turn[:, 0], np.tile((1, 0, 0), (len(turn), 1)), atol=1e-9
+            )  # about x only
             angle = np.rad2deg(np.arctan2(-sign * turn[:, 2, 1], turn[:, 1, 1]))
             low, high = synthetic.HINGE_LIMITS
             assert (angle > low - 1e-6).all() and (angle < high).all() and angle.std() > 20
@@ -146,7 +167,9 @@ def test_faces_are_seen_from_the_front_only(scenes):
     eyes = [list(PARTS).index(f"{side}_eye") for side in ("left", "right")]
     front, back = [], []
     for scene in scenes[:300]:
-        facing = scene.turned[list(PARTS).index("skull")][2, 2]  # of the face's direction, the share to the viewer
+        facing = scene.turned[list(PARTS).index("skull")][
+            2, 2
+        ]  # of the face's direction, the share to the viewer
         seen = np.isin(synthetic._surfaces(only(scene, slice(len(PARTS))), 256)[1], eyes).sum()
         (front if facing > 0.6 else back if facing < -0.75 else []).append(seen)
     assert len(front) > 20 and len(back) > 10  # 38 % and 11 % of all
@@ -164,24 +187,43 @@ def test_pixels_and_labels_share_one_grid(scenes):
             pixel = synthetic._surfaces(only(balls, [name]), SIZE)[0]
             place = (scene.joints[name, :2] + 0.5) * SIZE - 0.5
             if (np.abs(place - SIZE / 2) < SIZE / 2 - 6).all():
-                assert np.abs(np.array([(pixel % SIZE).mean(), (pixel // SIZE).mean()]) - place).max() < 0.3
+                assert (
+                    np.abs(np.array([(pixel % SIZE).mean(), (pixel // SIZE).mean()]) - place).max()
+                    < 0.3
+                )
 
 
-@pytest.mark.parametrize("name", ["trunk", "girdle", "left_upper_leg", "right_lower_arm", "right_shoe", "left_hand",
-                                  "skull"])
+@pytest.mark.parametrize(
+    "name",
+    ["trunk", "girdle", "left_upper_leg", "right_lower_arm", "right_shoe", "left_hand", "skull"],
+)
 def test_surface_of_a_part_against_brute_force(name):
     """The closed form against 400 squeezed balls strung along one part: every pixel that it covers, and its depth."""
     size = 96
     part = only(scene_of(4), [list(PARTS).index(name)])
     part = replace(part, ends=part.ends - part.ends.mean((0, 1)))
     share = np.linspace(0, 1, 400)[:, None]
-    (a, b), (ra, rb), turned, squeeze = part.ends[0] * size, part.radii[0] * size, part.turned[0], part.stretch[0]
-    squeeze = turned / squeeze**2 @ turned.T  # (p - c)' squeeze (p - c) = radius² on the ball around c
-    grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).reshape(-1, 1, 2) - (size - 1) / 2
+    (a, b), (ra, rb), turned, squeeze = (
+        part.ends[0] * size,
+        part.radii[0] * size,
+        part.turned[0],
+        part.stretch[0],
+    )
+    squeeze = (
+        turned / squeeze**2 @ turned.T
+    )  # (p - c)' squeeze (p - c) = radius² on the ball around c
+    grid = (
+        np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).reshape(-1, 1, 2)
+        - (size - 1) / 2
+    )
     away = grid - (a + share * (b - a))[:, :2]
     linear, flat = away @ squeeze[:2, 2], ((away @ squeeze[:2, :2]) * away).sum(2)
     root = linear**2 - squeeze[2, 2] * (flat - (ra + share[:, 0] * (rb - ra)) ** 2)
-    front = np.where(root >= 0, (a + share * (b - a))[:, 2] + (np.sqrt(root.clip(0)) - linear) / squeeze[2, 2], -np.inf)
+    front = np.where(
+        root >= 0,
+        (a + share * (b - a))[:, 2] + (np.sqrt(root.clip(0)) - linear) / squeeze[2, 2],
+        -np.inf,
+    )
     depth = np.full(size * size, -np.inf)
     pixel, _, z, *_ = synthetic._surfaces(part, size)
     depth[pixel] = z
@@ -211,7 +253,9 @@ def test_a_joint_in_sight_shows_the_flesh_that_holds_it(scenes):
         owner[pixel] = part
         for joint in np.flatnonzero(person.state == IN_SIGHT):
             column, row = np.rint(person.joints[joint]).astype(int)
-            held.append(list(PARTS)[owner[row * SIZE + column]] in synthetic.FLESH[MPII.names[joint]][0])
+            held.append(
+                list(PARTS)[owner[row * SIZE + column]] in synthetic.FLESH[MPII.names[joint]][0]
+            )
     assert np.mean(held) > 0.95  # the rest: another surface hardly in front of it
 
 
@@ -242,7 +286,10 @@ def test_occluders_cover_the_joints_of_strangers_as_often_as_their_own(many, sce
     inside = state != OUTSIDE
 
     def covered(shift):
-        rows, columns = np.roll(row, shift, 0).clip(0, SIZE - 1), np.roll(column, shift, 0).clip(0, SIZE - 1)
+        rows, columns = (
+            np.roll(row, shift, 0).clip(0, SIZE - 1),
+            np.roll(column, shift, 0).clip(0, SIZE - 1),
+        )
         hit = np.array([mask[r, c] for mask, r, c in zip(masks, rows, columns, strict=True)])
         return np.where(np.roll(inside, shift, 0), hit, np.nan)
 
@@ -250,4 +297,6 @@ def test_occluders_cover_the_joints_of_strangers_as_often_as_their_own(many, sce
     assert (own[inside] == (state[inside] == OTHER_OCCLUDED)).mean() > 0.995
     strange = np.nanmean([np.nanmean(covered(shift), 0) for shift in range(1, 30)], axis=0)  # (16,)
     assert np.nanmean(own) == pytest.approx(strange.mean(), abs=0.02)
-    np.testing.assert_allclose(np.nanmean(own, 0), strange, atol=0.075)  # 4 deviations of 240 people
+    np.testing.assert_allclose(
+        np.nanmean(own, 0), strange, atol=0.075
+    )  # 4 deviations of 240 people

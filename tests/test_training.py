@@ -12,7 +12,16 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hpe_lib import artifacts, cascade, datasets, detector, evaluation, heatmaps, prediction, training
+from hpe_lib import (
+    artifacts,
+    cascade,
+    datasets,
+    detector,
+    evaluation,
+    heatmaps,
+    prediction,
+    training,
+)
 from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade, Maps
 from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
@@ -20,11 +29,35 @@ from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
 SIZE = 64
 TARGETS = {"radius": 12.0, "sigma": 12.0, "occluded": "empty"}  # cells are 4 px, bodies about 45
 STILL = {"rotation": 0.0, "scale_low": 1.0, "scale_high": 1.0, "flip": False}
-DETECTOR = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "pretrained": False, "seed": 0, "epochs": 1,
-            "batch_size": 4, "optimizer": "adamw", "weight_decay": 0.0, "lr": 2e-3, "lr_end": 1e-4,
-            "schedule": "cosine", "warmup": 0.0, "workers": 0, "precision": "no", "rotation": 40.0, "scale_low": 0.7,
-            "scale_high": 1.3, "flip": True}
-REGRESSOR = {"channels": 8, "levels": 1, "bottlenecks": 1, "stem": "patch", "lr": 2e-3, "lr_end": 1e-4}
+DETECTOR = {
+    "trunk": "slim",
+    "map_stride": 4,
+    "prior": 0.01,
+    "pretrained": False,
+    "seed": 0,
+    "epochs": 1,
+    "batch_size": 4,
+    "optimizer": "adamw",
+    "weight_decay": 0.0,
+    "lr": 2e-3,
+    "lr_end": 1e-4,
+    "schedule": "cosine",
+    "warmup": 0.0,
+    "workers": 0,
+    "precision": "no",
+    "rotation": 40.0,
+    "scale_low": 0.7,
+    "scale_high": 1.3,
+    "flip": True,
+}
+REGRESSOR = {
+    "channels": 8,
+    "levels": 1,
+    "bottlenecks": 1,
+    "stem": "patch",
+    "lr": 2e-3,
+    "lr_end": 1e-4,
+}
 JOINT = {"lr": 5e-4, "lr_end": 1e-4}
 STAGES = {"detector": DETECTOR, "regressor": REGRESSOR, "joint": JOINT}
 
@@ -33,8 +66,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def prepare(out, train="1-8", targets=TARGETS):
-    data = datasets.prepare(out, dataset="synthetic", data_root="", train=train, val="101-104", image_size=SIZE,
-                            data_seed=0, only_present=False)
+    data = datasets.prepare(
+        out,
+        dataset="synthetic",
+        data_root="",
+        train=train,
+        val="101-104",
+        image_size=SIZE,
+        data_seed=0,
+        only_present=False,
+    )
     training.write_targets(out, **targets)
     return data
 
@@ -62,12 +103,19 @@ def overfitted(tmp_path_factory):
     """Eight people learned by heart, stage by stage, without augmentation."""
     out = tmp_path_factory.mktemp("overfit") / "run"
     people = prepare(out).train
-    stages = {"detector": {"epochs": 130, "lr": 4e-3, "batch_size": 8, **STILL},
-              "regressor": {"epochs": 150, "lr": 5e-3, "channels": 32, "levels": 3}, "joint": {"epochs": 15}}
-    return Overfitted(people, out, {stage: train(stage, out, **changes) for stage, changes in stages.items()})
+    stages = {
+        "detector": {"epochs": 130, "lr": 4e-3, "batch_size": 8, **STILL},
+        "regressor": {"epochs": 150, "lr": 5e-3, "channels": 32, "levels": 3},
+        "joint": {"epochs": 15},
+    }
+    return Overfitted(
+        people, out, {stage: train(stage, out, **changes) for stage, changes in stages.items()}
+    )
 
 
-@pytest.mark.parametrize("stage, part", [("detector", "visible"), ("regressor", "total"), ("joint", "total")])
+@pytest.mark.parametrize(
+    "stage, part", [("detector", "visible"), ("regressor", "total"), ("joint", "total")]
+)
 def test_eight_people_are_overfitted_to_100(overfitted, stage, part):
     """The detector on what it is taught, visible joints; the others on all of them, the occluded included."""
     net = cascade.load(overfitted.folder / cascade.STAGES[stage])
@@ -115,16 +163,26 @@ def weights(folder):
 def test_frozen_is_frozen_and_everything_learns_in_the_joint_stage(out):
     for stage in STAGES:
         train(stage, out)
-    first, second, third = (weights(out / folder) for folder in ("detector", "regressor", "cascade"))
-    assert set(first) < set(second) and all(torch.equal(first[name], second[name]) for name in first)
+    first, second, third = (
+        weights(out / folder) for folder in ("detector", "regressor", "cascade")
+    )
+    assert set(first) < set(second) and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
     assert any("running_mean" in name for name in first)
     untrained = Cascade(artifacts.manifest(out / "regressor")["network"]).state_dict()
     torch.manual_seed(0)
     start = training.Recipe("regressor", out, REGRESSOR).model().state_dict()
-    moved = {name for name in second if name.startswith("regressor.") and not torch.equal(start[name], second[name])}
+    moved = {
+        name
+        for name in second
+        if name.startswith("regressor.") and not torch.equal(start[name], second[name])
+    }
     assert {"regressor.D1.0.weight", "regressor.D7.weight", "regressor.D6.1.running_mean"} <= moved
     assert set(untrained) == set(second) == set(third)
-    assert not any(torch.equal(second[name], third[name]) for name in second if name.endswith("conv1.weight"))
+    assert not any(
+        torch.equal(second[name], third[name]) for name in second if name.endswith("conv1.weight")
+    )
 
 
 def test_history_is_on_disk_as_it_grows(out):
@@ -135,15 +193,28 @@ def test_history_is_on_disk_as_it_grows(out):
     rest = list(epochs)
     assert [record["epoch"] for record in training.history(out / "detector")] == [1, 2, 3]
     assert [record["epoch"] for record in rest] == [2, 3]
-    assert {"stage", "epoch", "epochs", "loss", "lr", "seconds", "images_per_second", "peak"} <= set(first)
-    assert (out / "detector" / "manifest.json").exists() and "detector epoch 1/3" in training.line(first)
+    assert {
+        "stage",
+        "epoch",
+        "epochs",
+        "loss",
+        "lr",
+        "seconds",
+        "images_per_second",
+        "peak",
+    } <= set(first)
+    assert (out / "detector" / "manifest.json").exists() and "detector epoch 1/3" in training.line(
+        first
+    )
 
 
 def test_an_interrupted_training_leaves_no_artifact(out):
     epochs = training.train("detector", out, DETECTOR | {"epochs": 3})
     next(epochs)
     epochs.close()
-    assert training.history(out / "detector") and artifacts.differences(out / "detector", {}) == ["absent"]
+    assert training.history(out / "detector") and artifacts.differences(out / "detector", {}) == [
+        "absent"
+    ]
     with pytest.raises(BadInput):
         train("regressor", out)
 
@@ -151,7 +222,12 @@ def test_an_interrupted_training_leaves_no_artifact(out):
 def test_the_manifest_says_what_the_weights_were_made_from(out):
     train("detector", out), train("regressor", out)
     found = artifacts.manifest(out / "regressor")
-    assert found["kind"] == "regressor" and found["seed"] == 0 and found["steps"] == 2 and found["wall_seconds"] > 0
+    assert (
+        found["kind"] == "regressor"
+        and found["seed"] == 0
+        and found["steps"] == 2
+        and found["wall_seconds"] > 0
+    )
     assert [found["parameters"][name] for name in ("channels", "trunk", "sigma")] == [8, "slim", 12]
     assert found["upstream"] == {"detector": artifacts.manifest(out / "detector")["weights_sha256"]}
     assert found["data"]["train"] == datasets.opened(out).train.fingerprint()
@@ -168,7 +244,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
     assert not torch.equal(made[0]["detector.B1.0.weight"], made[2]["detector.B1.0.weight"])
 
 
-def test_deterministic_operations_are_asked_for_by_a_parameter_that_older_runs_lack(out, monkeypatch):
+def test_deterministic_operations_are_asked_for_by_a_parameter_that_older_runs_lack(
+    out, monkeypatch
+):
     """Inherited by later stages; without it nothing is trained anew."""
     asked = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
@@ -184,15 +262,30 @@ def test_deterministic_operations_are_asked_for_by_a_parameter_that_older_runs_l
 def test_a_compiled_training_is_the_same_but_for_rounding(out, monkeypatch):
     """Here by a backend that changes nothing; `-m slow` compiles in earnest. Scores are made as ever."""
     kinds, compiled = [], functools.partial(torch.compile, backend="eager")
-    monkeypatch.setattr(torch, "compile", lambda network: kinds.append("compiled") or compiled(network))
+    monkeypatch.setattr(
+        torch, "compile", lambda network: kinds.append("compiled") or compiled(network)
+    )
     monkeypatch.setattr(training, "COMPILER", sys.executable)
-    records = {way: list(training.train("detector", out, DETECTOR | {"compiled": way},
-                                        lambda model: kinds.append(type(model)) or {})) for way in (False, True)}
+    records = {
+        way: list(
+            training.train(
+                "detector",
+                out,
+                DETECTOR | {"compiled": way},
+                lambda model: kinds.append(type(model)) or {},
+            )
+        )
+        for way in (False, True)
+    }
     assert kinds == [Cascade, "compiled", Cascade]
-    assert "reused" not in records[True][0] and records[True][0]["loss"] == records[False][0]["loss"]
+    assert (
+        "reused" not in records[True][0] and records[True][0]["loss"] == records[False][0]["loss"]
+    )
     after = weights(out / "detector")
     train("detector", out)
-    assert all(torch.equal(weight, after[name]) for name, weight in weights(out / "detector").items())
+    assert all(
+        torch.equal(weight, after[name]) for name, weight in weights(out / "detector").items()
+    )
     assert "reused" in train("detector", out, compiled=False)[0]  # older runs lack the parameter
 
 
@@ -204,14 +297,18 @@ def test_compiled_in_earnest_every_stage_ends_at_the_same_weights(tmp_path):
         for stage in STAGES:
             train(stage, tmp_path / str(way), optimizer="sgd", lr=1e-4, compiled=way)
             made = [weights(tmp_path / str(each) / cascade.STAGES[stage]) for each in {False, way}]
-            assert all(torch.allclose(weight.float(), made[0][name].float(), atol=1e-5)
-                       for name, weight in made[-1].items())
+            assert all(
+                torch.allclose(weight.float(), made[0][name].float(), atol=1e-5)
+                for name, weight in made[-1].items()
+            )
 
 
 def test_without_a_compiler_nothing_is_compiled_and_nothing_lost(out, monkeypatch):
     train("detector", out)
     monkeypatch.setattr(training, "COMPILER", "no-such-compiler")
-    with pytest.raises(BadInput, match="compiled: found no no-such-compiler here, expected a C\\+\\+ compiler"):
+    with pytest.raises(
+        BadInput, match="compiled: found no no-such-compiler here, expected a C\\+\\+ compiler"
+    ):
         train("detector", out, compiled=True)
     assert "reused" in train("detector", out)[0]
 
@@ -219,13 +316,19 @@ def test_without_a_compiler_nothing_is_compiled_and_nothing_lost(out, monkeypatc
 def test_a_stage_may_begin_from_weights_of_another_run(out, tmp_path):
     train("detector", out)
     prepare(tmp_path / "other")
-    list(training.train("detector", tmp_path / "other", DETECTOR | {"lr": 1e-12, "lr_end": 1e-12}, init_from=out))
+    list(
+        training.train(
+            "detector", tmp_path / "other", DETECTOR | {"lr": 1e-12, "lr_end": 1e-12}, init_from=out
+        )
+    )
     one, other = weights(out / "detector"), weights(tmp_path / "other" / "detector")
     assert torch.allclose(one["detector.B6.weight"], other["detector.B6.weight"], atol=1e-6)
     assert "init_from" in artifacts.manifest(tmp_path / "other" / "detector")["upstream"]
 
 
-def test_init_from_as_a_parameter_is_not_inherited_and_keeps_this_run_s_detector(out, tmp_path, capsys):
+def test_init_from_as_a_parameter_is_not_inherited_and_keeps_this_run_s_detector(
+    out, tmp_path, capsys
+):
     """LSP after MPII (F18): the detector goes on from there and is fine-tuned here; the regressor's stage takes the
     regressor from there and the detector from here; the joint stage says nothing and goes on from here."""
     still = {"lr": 1e-12, "lr_end": 1e-12}
@@ -235,7 +338,11 @@ def test_init_from_as_a_parameter_is_not_inherited_and_keeps_this_run_s_detector
     train("detector", other, init_from=str(out))
     train("regressor", other, init_from=str(out), **still)
     train("joint", other, **still)
-    there, here, second = weights(out / "cascade"), weights(other / "detector"), weights(other / "regressor")
+    there, here, second = (
+        weights(out / "cascade"),
+        weights(other / "detector"),
+        weights(other / "regressor"),
+    )
     assert not torch.equal(there["detector.B6.weight"], here["detector.B6.weight"])
     assert torch.equal(second["detector.B6.weight"], here["detector.B6.weight"])
     assert torch.allclose(second["regressor.D7.weight"], there["regressor.D7.weight"], atol=1e-6)
@@ -243,7 +350,9 @@ def test_init_from_as_a_parameter_is_not_inherited_and_keeps_this_run_s_detector
     assert found["settings"]["init_from"] == "" and set(found["upstream"]) == {"regressor"}
     found = artifacts.manifest(other / "regressor")
     assert found["settings"]["init_from"] == str(out) and "init_from" not in found["parameters"]
-    assert reused("regressor", other, init_from=str(out / "cascade"), **still)  # the same weights by another name
+    assert reused(
+        "regressor", other, init_from=str(out / "cascade"), **still
+    )  # the same weights by another name
     train("joint", out, lr=1e-3)
     assert not reused("regressor", other, init_from=str(out), **still)
     assert "upstream: init_from" in capsys.readouterr().out
@@ -258,9 +367,22 @@ def test_an_init_from_without_a_regressor_is_no_start_for_one(out):
 # ---- first networks that regress, and the VGG pair
 
 
-@pytest.mark.parametrize("first", [{"first": "regression"}, {"first": "regression", "first_sees": "visible"}])
-@pytest.mark.parametrize("pair", [{}, {"trunk": "slim_vgg", "regressor": "convolutions", "channels": 8,
-                                       "kernels": [5, 5, 5, 7], "std": 0.0}])
+@pytest.mark.parametrize(
+    "first", [{"first": "regression"}, {"first": "regression", "first_sees": "visible"}]
+)
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {},
+        {
+            "trunk": "slim_vgg",
+            "regressor": "convolutions",
+            "channels": 8,
+            "kernels": [5, 5, 5, 7],
+            "std": 0.0,
+        },
+    ],
+)
 def test_a_cascade_that_regresses_twice_trains_and_decodes(out, first, pair):
     for stage in STAGES:
         records = train(stage, out, **({**first, **pair} if stage == "detector" else pair))
@@ -274,10 +396,15 @@ def test_a_cascade_that_regresses_twice_trains_and_decodes(out, first, pair):
 
 def test_a_first_network_that_regresses_is_overfitted_alone(tmp_path):
     """Regression only (Table 5): occluded joints too, read from its raw maps."""
-    people = prepare(tmp_path / "run", "1-4", TARGETS | {"sigma": 30.0}).train  # 1.7 cells: B7 begins in blocks of 2
+    people = prepare(
+        tmp_path / "run", "1-4", TARGETS | {"sigma": 30.0}
+    ).train  # 1.7 cells: B7 begins in blocks of 2
     records = train("detector", tmp_path / "run", first="regression", epochs=120, lr=4e-3, **STILL)
     found = prediction.predict(cascade.load(tmp_path / "run"), people, SIZE, flip_test=False)
-    assert evaluation.score(found.joints, people)["total"] > 75 and (found.joints == found.detector_joints).all()
+    assert (
+        evaluation.score(found.joints, people)["total"] > 75
+        and (found.joints == found.detector_joints).all()
+    )
     assert evaluation.score(found.detector_centroids, people)["total"] > 95
     assert 0.7 < records[-1]["peak"] < 1.1 and 0.7 < found.detector_peak.mean() < 1.1
 
@@ -305,12 +432,32 @@ def test_convolutions_need_no_crop_that_halves(tmp_path):
 
 
 FULL = {
-    "paper-res": (256, {"trunk": "resnet152", "optimizer": "rmsprop", "lr": 1e-3, "lr_end": 2.5e-5},
-                  {"regressor": "hourglass", "channels": 256, "levels": 4, "bottlenecks": 3, "stem": "conv7",
-                   "lr": 1e-4, "lr_end": 2.5e-5}),
-    "paper-vgg": (380, {"trunk": "vgg16", "optimizer": "sgd", "lr": 1e-8, "lr_end": 1e-9},
-                  {"regressor": "convolutions", "channels": 64, "kernels": [9, 13, 13, 15], "std": 0.01, "lr": 1e-5,
-                   "lr_end": 1e-6})}
+    "paper-res": (
+        256,
+        {"trunk": "resnet152", "optimizer": "rmsprop", "lr": 1e-3, "lr_end": 2.5e-5},
+        {
+            "regressor": "hourglass",
+            "channels": 256,
+            "levels": 4,
+            "bottlenecks": 3,
+            "stem": "conv7",
+            "lr": 1e-4,
+            "lr_end": 2.5e-5,
+        },
+    ),
+    "paper-vgg": (
+        380,
+        {"trunk": "vgg16", "optimizer": "sgd", "lr": 1e-8, "lr_end": 1e-9},
+        {
+            "regressor": "convolutions",
+            "channels": 64,
+            "kernels": [9, 13, 13, 15],
+            "std": 0.01,
+            "lr": 1e-5,
+            "lr_end": 1e-6,
+        },
+    ),
+}
 
 
 @pytest.mark.slow
@@ -318,19 +465,44 @@ FULL = {
 def test_a_full_size_cascade_makes_one_step_of_every_stage(tmp_path, name):
     """At its printed input size, batch 2, maps at the input's resolution, from random weights (minutes, 10 GB)."""
     side, first, second = FULL[name]
-    datasets.prepare(tmp_path, dataset="synthetic", data_root="", train="1-2", val="3-4", image_size=side, data_seed=0,
-                     only_present=False)
+    datasets.prepare(
+        tmp_path,
+        dataset="synthetic",
+        data_root="",
+        train="1-2",
+        val="3-4",
+        image_size=side,
+        data_seed=0,
+        only_present=False,
+    )
     training.write_targets(tmp_path, radius=10.0, sigma=5.0, occluded="empty")
-    printed = {"detector": {**DETECTOR, **first, "map_stride": 1, "prior": 0.5, "batch_size": 2,
-                            "schedule": "geometric"},
-               "regressor": {**second, "schedule": "step"}, "joint": {"lr": second["lr_end"]}}
-    for stage, folder in (("detector", "detector"), ("regressor", "regressor"), ("joint", "cascade")):
-        record, = training.train(stage, tmp_path, printed[stage])
+    printed = {
+        "detector": {
+            **DETECTOR,
+            **first,
+            "map_stride": 1,
+            "prior": 0.5,
+            "batch_size": 2,
+            "schedule": "geometric",
+        },
+        "regressor": {**second, "schedule": "step"},
+        "joint": {"lr": second["lr_end"]},
+    }
+    for stage, folder in (
+        ("detector", "detector"),
+        ("regressor", "regressor"),
+        ("joint", "cascade"),
+    ):
+        (record,) = training.train(stage, tmp_path, printed[stage])
         made = artifacts.manifest(tmp_path / folder)
         assert made["steps"] == 1 and np.isfinite(record["loss"])
-        print(f"\n{name}, {stage}: loss {record['loss']:.1f}, {record['seconds']:.1f} s a step, "
-              f"peak memory so far {artifacts.peak_memory_mb() / 1024:.1f} GiB")
-    before, frozen, joint = (weights(tmp_path / folder) for folder in ("detector", "regressor", "cascade"))
+        print(
+            f"\n{name}, {stage}: loss {record['loss']:.1f}, {record['seconds']:.1f} s a step, "
+            f"peak memory so far {artifacts.peak_memory_mb() / 1024:.1f} GiB"
+        )
+    before, frozen, joint = (
+        weights(tmp_path / folder) for folder in ("detector", "regressor", "cascade")
+    )
     assert all(torch.equal(before[key], frozen[key]) for key in before)
     moved = [key for key in joint if not torch.equal(joint[key], frozen[key])]
     assert {key.partition(".")[0] for key in moved} == {"detector", "regressor"}
@@ -340,12 +512,18 @@ def test_weights_of_another_architecture_are_no_start(out, tmp_path):
     train("detector", out)
     prepare(tmp_path / "other")
     with pytest.raises(BadInput) as error:
-        list(training.train("detector", tmp_path / "other", DETECTOR | {"trunk": "resnet18"}, init_from=out))
+        list(
+            training.train(
+                "detector", tmp_path / "other", DETECTOR | {"trunk": "resnet18"}, init_from=out
+            )
+        )
     assert "weights.safetensors" in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "other" / "detector").exists()
 
 
-@pytest.mark.parametrize("stage, missing", [("detector", "data"), ("detector", "targets"), ("regressor", "detector")])
+@pytest.mark.parametrize(
+    "stage, missing", [("detector", "data"), ("detector", "targets"), ("regressor", "detector")]
+)
 def test_a_stage_without_what_comes_before_it(tmp_path, stage, missing):
     if missing != "data":
         prepare(tmp_path / "run")
@@ -387,7 +565,9 @@ def test_reuse_follows_parameters_people_and_upstream_weights(trained, capsys):
     out = trained
     assert all(reused(stage, out) for stage in STAGES)
     assert "joint: reused" in capsys.readouterr().out
-    assert reused("detector", out, workers=1) and reused("joint", out, decoder="argmax", flip_test=False)
+    assert reused("detector", out, workers=1) and reused(
+        "joint", out, decoder="argmax", flip_test=False
+    )
     training.write_targets(out, **TARGETS | {"sigma": 15.0})
     assert reused("detector", out) and not reused("regressor", out)
     assert "sigma was 12.0, is 15.0" in capsys.readouterr().out
@@ -415,7 +595,9 @@ def test_weights_that_no_longer_fit_the_network_are_not_reused(out, monkeypatch,
     assert not reused("detector", out) and "of another network" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("typo", [{"optimizer": "adm"}, {"schedule": "cosin"}, {"precision": "half"}])
+@pytest.mark.parametrize(
+    "typo", [{"optimizer": "adm"}, {"schedule": "cosin"}, {"precision": "half"}]
+)
 def test_a_typo_leaves_the_finished_artifact_as_it_was(out, typo):
     train("detector", out)
     before = artifacts.manifest(out / "detector")
@@ -462,21 +644,40 @@ class Constant(nn.Module):
 
 def fit(model, objective, epochs=1, scorer=None):
     people = datasets.People(
-        "made", np.arange(4).astype(str), datasets.Pixels(np.zeros((4, 16, 16, 3), np.uint8), "made"),
-        np.full((4, 16, 2), 8.0), np.full((4, 16), VISIBLE, np.int8), np.full((4, 2), 7.5), np.full(4, 16.0),
-        np.full(4, 12.0), np.ones(4), np.ones(4), "PCKh@0.5", True, False)
-    loader = torch.utils.data.DataLoader(datasets.PoseDataset(people, 16, datasets.Augmentation()), 2)
+        "made",
+        np.arange(4).astype(str),
+        datasets.Pixels(np.zeros((4, 16, 16, 3), np.uint8), "made"),
+        np.full((4, 16, 2), 8.0),
+        np.full((4, 16), VISIBLE, np.int8),
+        np.full((4, 2), 7.5),
+        np.full(4, 16.0),
+        np.full(4, 12.0),
+        np.ones(4),
+        np.ones(4),
+        "PCKh@0.5",
+        True,
+        False,
+    )
+    loader = torch.utils.data.DataLoader(
+        datasets.PoseDataset(people, 16, datasets.Augmentation()), 2
+    )
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     accelerator = Accelerator(cpu=True)
-    return loader, training.fit(model, objective, loader, optimizer, scheduler, epochs, accelerator, scorer)
+    return loader, training.fit(
+        model, objective, loader, optimizer, scheduler, epochs, accelerator, scorer
+    )
 
 
 def test_a_collapse_to_empty_maps_is_said():
     for logit, collapsed in ((-6.0, True), (0.0, False)):
         record = next(fit(Constant(logit), lambda maps, batch: maps.detector.sum())[1])
-        assert ("warning" in record) == collapsed and record["peak"] == pytest.approx(1 / (1 + math.exp(-logit)))
-        assert collapsed == ("WARNING maps are nearly empty" in training.line({"stage": "detector", **record}))
+        assert ("warning" in record) == collapsed and record["peak"] == pytest.approx(
+            1 / (1 + math.exp(-logit))
+        )
+        assert collapsed == (
+            "WARNING maps are nearly empty" in training.line({"stage": "detector", **record})
+        )
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
@@ -503,7 +704,11 @@ def test_a_training_that_diverges_leaves_no_artifact(out):
 
 def test_each_epoch_has_its_own_augmentations():
     seen = []
-    _, epochs = fit(Constant(0.0), lambda maps, batch: seen.append(batch["body"].tolist()) or maps.detector.sum(), 2)
+    _, epochs = fit(
+        Constant(0.0),
+        lambda maps, batch: seen.append(batch["body"].tolist()) or maps.detector.sum(),
+        2,
+    )
     list(epochs)
     assert len(seen) == 4 and seen[:2] != seen[2:]
 
@@ -524,7 +729,9 @@ def test_the_scorer_s_numbers_are_in_the_record_and_training_goes_on_in_train_mo
         return {"PCKh@0.5": 12.0}
 
     model = Constant(0.0)
-    _, epochs = fit(model, lambda maps, batch: modes.append(model.training) or maps.detector.sum(), 2, scorer)
+    _, epochs = fit(
+        model, lambda maps, batch: modes.append(model.training) or maps.detector.sum(), 2, scorer
+    )
     records = list(epochs)
     assert records[1]["PCKh@0.5"] == 12 and modes == [True] * 4
     assert "PCKh@0.5 12.0" in training.line({"stage": "detector", **records[1]})
@@ -536,14 +743,20 @@ def test_the_scorer_s_numbers_are_in_the_record_and_training_goes_on_in_train_mo
 def batch(*visibility):
     """Joints in the middle of a 16 px crop, as visible as said; a body of 40 px."""
     seen = torch.tensor([[*visibility, *[ABSENT] * (16 - len(visibility))]])
-    return {"image": torch.zeros(1, 16, 16, 3, dtype=torch.uint8), "joints": torch.full((1, 16, 2), 7.5),
-            "visibility": seen, "body": torch.tensor([40.0])}
+    return {
+        "image": torch.zeros(1, 16, 16, 3, dtype=torch.uint8),
+        "joints": torch.full((1, 16, 2), 7.5),
+        "visibility": seen,
+        "body": torch.tensor([40.0]),
+    }
 
 
 def test_the_detector_s_targets_are_visible_parts_only():
     """F2: an occluded joint is an empty map that counts, or does not count; an absent one never counts."""
     for reading, counted in (("empty", [True, True, False]), ("ignored", [True, False, False])):
-        maps, counts = training.Targets(1, 10, 5, reading).detector(batch(VISIBLE, OCCLUDED, ABSENT))
+        maps, counts = training.Targets(1, 10, 5, reading).detector(
+            batch(VISIBLE, OCCLUDED, ABSENT)
+        )
         assert counts[0, :3].tolist() == counted and not counts[0, 3:].any()
         assert maps[0, 0].sum() > 0 and maps[0, 1:].sum() == 0
 
@@ -559,12 +772,16 @@ def test_radius_and_sigma_are_of_a_body_of_200_px():
     targets = training.Targets(2, 10, 5)
     maps, _ = targets.detector(batch(VISIBLE))
     assert maps[0, 0].sum() == 4 and maps[0, 0, 3:5, 3:5].sum() == 4
-    assert targets.regressor(batch(VISIBLE))[0][0, 0, 3, 3].item() == pytest.approx(math.exp(-0.5 / (2 * 0.5**2)))
+    assert targets.regressor(batch(VISIBLE))[0][0, 0, 3, 3].item() == pytest.approx(
+        math.exp(-0.5 / (2 * 0.5**2))
+    )
 
 
 def test_unknown_readings_of_targets():
     for name in ("occluded", "first", "first_sees"):
-        with pytest.raises(BadInput, match=f"{name}: found 'maybe', expected .*(ignored|regression|all)"):
+        with pytest.raises(
+            BadInput, match=f"{name}: found 'maybe', expected .*(ignored|regression|all)"
+        ):
             training.Targets(1, **{name: "maybe"})
 
 
@@ -575,11 +792,16 @@ def test_what_a_first_network_is_taught():
     gaussians = training.Targets(1).regressor(one)[0]
     discs = training.Targets(1).detector(one)[0]
     for first, sees, occluded, shown, counted in (
-            ("detection", "", "empty", [1, 0, 0], [1, 1, 0]), ("detection", "all", "empty", [1, 1, 0], [1, 1, 0]),
-            ("regression", "", "empty", [1, 1, 0], [1, 1, 0]), ("regression", "all", "ignored", [1, 1, 0], [1, 1, 0]),
-            ("regression", "visible", "empty", [1, 0, 0], [1, 1, 0]),
-            ("regression", "visible", "ignored", [1, 0, 0], [1, 0, 0])):
-        maps, counts = training.Targets(1, occluded=occluded, first=first, first_sees=sees).detector(one)
+        ("detection", "", "empty", [1, 0, 0], [1, 1, 0]),
+        ("detection", "all", "empty", [1, 1, 0], [1, 1, 0]),
+        ("regression", "", "empty", [1, 1, 0], [1, 1, 0]),
+        ("regression", "all", "ignored", [1, 1, 0], [1, 1, 0]),
+        ("regression", "visible", "empty", [1, 0, 0], [1, 1, 0]),
+        ("regression", "visible", "ignored", [1, 0, 0], [1, 0, 0]),
+    ):
+        maps, counts = training.Targets(
+            1, occluded=occluded, first=first, first_sees=sees
+        ).detector(one)
         full = (discs if first == "detection" else gaussians)[0, 0]
         for joint in range(3):
             assert torch.equal(maps[0, joint], full * shown[joint]), (first, sees, occluded)
@@ -588,9 +810,13 @@ def test_what_a_first_network_is_taught():
 
 def test_a_first_network_s_own_gaussians_leave_the_second_s_alone():
     one = batch(VISIBLE, OCCLUDED)
-    wide, usual = (training.Targets(1, first="regression", first_sigma=sigma) for sigma in (10.0, 0.0))
+    wide, usual = (
+        training.Targets(1, first="regression", first_sigma=sigma) for sigma in (10.0, 0.0)
+    )
     assert torch.equal(wide.regressor(one)[0], usual.regressor(one)[0])
-    assert torch.equal(wide.detector(one)[0], training.Targets(1, sigma=10.0, first="regression").detector(one)[0])
+    assert torch.equal(
+        wide.detector(one)[0], training.Targets(1, sigma=10.0, first="regression").detector(one)[0]
+    )
     assert torch.equal(usual.detector(one)[0], usual.regressor(one)[0])
 
 
@@ -599,7 +825,8 @@ def test_a_first_network_that_regresses_pays_squared_error():
     maps = Maps(torch.randn(1, 16, 16, 16), torch.randn(1, 16, 16, 16))
     wanted, _ = targets.regressor(one)
     assert training.detector_loss(maps, one, targets).item() == pytest.approx(
-        ((maps.detector - wanted)[0, :2] ** 2).sum().item() / 16)
+        ((maps.detector - wanted)[0, :2] ** 2).sum().item() / 16
+    )
     both = training.detector_loss(maps, one, targets) + training.regressor_loss(maps, one, targets)
     assert training.joint_loss(maps, one, targets).item() == pytest.approx(both.item())
 
@@ -607,18 +834,30 @@ def test_a_first_network_that_regresses_pays_squared_error():
 def test_the_joint_loss_is_the_sum_of_both():
     maps = Maps(torch.randn(1, 16, 16, 16), torch.randn(1, 16, 16, 16))
     one, targets = batch(VISIBLE, OCCLUDED), training.Targets(1)
-    parts = [training.detector_loss(maps, one, targets), training.regressor_loss(maps, one, targets)]
+    parts = [
+        training.detector_loss(maps, one, targets),
+        training.regressor_loss(maps, one, targets),
+    ]
     assert training.joint_loss(maps, one, targets).item() == pytest.approx(sum(parts).item())
     zero = Maps(torch.zeros(1, 16, 16, 16), torch.zeros(1, 16, 16, 16))
-    assert training.detector_loss(zero, one, targets).item() == pytest.approx(2 * 256 * math.log(2) / 16)
+    assert training.detector_loss(zero, one, targets).item() == pytest.approx(
+        2 * 256 * math.log(2) / 16
+    )
 
 
 def test_absent_joints_get_no_gradient_from_any_stage():
     for objective in training.OBJECTIVES.values():
-        maps = Maps(torch.randn(1, 16, 16, 16, requires_grad=True), torch.randn(1, 16, 16, 16, requires_grad=True))
+        maps = Maps(
+            torch.randn(1, 16, 16, 16, requires_grad=True),
+            torch.randn(1, 16, 16, 16, requires_grad=True),
+        )
         objective(maps, batch(VISIBLE, OCCLUDED), training.Targets(1)).backward()
         for part in maps:
-            assert part.grad is None or (part.grad[0, 2:] == 0).all() and (part.grad[0, :2] != 0).any((1, 2)).all()
+            assert (
+                part.grad is None
+                or (part.grad[0, 2:] == 0).all()
+                and (part.grad[0, :2] != 0).any((1, 2)).all()
+            )
 
 
 # ---- schedules, optimizers
@@ -627,10 +866,16 @@ def test_absent_joints_get_no_gradient_from_any_stage():
 def test_learning_rates():
     rate = training.learning_rate
     for schedule in ("geometric", "step", "cosine"):
-        assert rate(0, 100, schedule, 0.025) == 1 and rate(100, 100, schedule, 0.025) == pytest.approx(0.025)
-    assert rate(50, 100, "geometric", 0.04) == pytest.approx(0.2) and rate(50, 100, "cosine", 0.0) == pytest.approx(0.5)
+        assert rate(0, 100, schedule, 0.025) == 1 and rate(
+            100, 100, schedule, 0.025
+        ) == pytest.approx(0.025)
+    assert rate(50, 100, "geometric", 0.04) == pytest.approx(0.2) and rate(
+        50, 100, "cosine", 0.0
+    ) == pytest.approx(0.5)
     assert rate(49, 100, "step", 0.25) == 1 and rate(50, 100, "step", 0.25) == 0.25
-    assert [rate(step, 100, "cosine", 0.0, 0.04) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert [rate(step, 100, "cosine", 0.0, 0.04) for step in range(4)] == pytest.approx(
+        [0.25, 0.5, 0.75, 1]
+    )
     assert rate(4, 100, "cosine", 0.0, 0.04) == 1
     with pytest.raises(BadInput, match="geometric, step or cosine"):
         rate(0, 100, "linear", 1, 0.5)  # at once, not when warm-up ends
@@ -662,9 +907,15 @@ def run(finished, tmp_path):
 
 
 def same_weights(one, other, prefix=""):
-    one, other = ({name: tensor for name, tensor in weights(folder).items() if name.startswith(prefix)}
-                  for folder in (one, other))
-    return len(one) > 0 and set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
+    one, other = (
+        {name: tensor for name, tensor in weights(folder).items() if name.startswith(prefix)}
+        for folder in (one, other)
+    )
+    return (
+        len(one) > 0
+        and set(one) == set(other)
+        and all(torch.equal(one[name], other[name]) for name in one)
+    )
 
 
 def test_no_epochs_take_weights_over_as_they_are(finished, tmp_path, capsys):
@@ -672,14 +923,26 @@ def test_no_epochs_take_weights_over_as_they_are(finished, tmp_path, capsys):
     prepare(other := tmp_path / "other", train="9-14")
     begin = {"epochs": 0, "init_from": str(finished)}
     assert train("detector", other, **begin) == train("regressor", other, **begin) == []
-    assert same_weights(other / "detector", finished / "cascade", "detector.")  # of the latest stage there
+    assert same_weights(
+        other / "detector", finished / "cascade", "detector."
+    )  # of the latest stage there
     assert same_weights(other / "regressor", finished / "cascade")
     found = artifacts.manifest(other / "detector")
-    assert found["steps"] == 0 and training.history(other / "detector") == [] and "init_from" in found["upstream"]
-    assert (other / "detector" / "history.jsonl").is_file() and "detector: trained" in capsys.readouterr().out
+    assert (
+        found["steps"] == 0
+        and training.history(other / "detector") == []
+        and "init_from" in found["upstream"]
+    )
+    assert (
+        other / "detector" / "history.jsonl"
+    ).is_file() and "detector: trained" in capsys.readouterr().out
     assert train("detector", other, **begin) == [] and "detector: reused" in capsys.readouterr().out
-    assert len(train("joint", other, epochs=1)) == 1 and not same_weights(other / "cascade", finished / "cascade")
-    assert np.isfinite(prediction.predict(cascade.load(other), datasets.opened(other).val, SIZE).joints).all()
+    assert len(train("joint", other, epochs=1)) == 1 and not same_weights(
+        other / "cascade", finished / "cascade"
+    )
+    assert np.isfinite(
+        prediction.predict(cascade.load(other), datasets.opened(other).val, SIZE).joints
+    ).all()
 
 
 def test_no_epochs_and_no_start_are_the_untrained_network(out):
@@ -691,8 +954,11 @@ def test_no_epochs_and_no_start_are_the_untrained_network(out):
 
 def varied(out, name, changes, stages=tuple(STAGES)):
     """Stages of a row that were trained for it; the others were taken over."""
-    return {record["stage"]: record["epochs"] for record in training.variant(out, name, changes, stages)
-            if not record.get("reused")}
+    return {
+        record["stage"]: record["epochs"]
+        for record in training.variant(out, name, changes, stages)
+        if not record.get("reused")
+    }
 
 
 def hashes(folder):
@@ -704,19 +970,25 @@ def hashes(folder):
 def test_a_row_that_changes_nothing_is_the_run(run):
     before = hashes(run)
     assert varied(run, "same", {"seed": 0, "joint.epochs": 1, "workers": 0}) == {}
-    assert all(same_weights(run / "rows" / "same" / folder, run / folder) for folder in cascade.STAGES.values())
+    assert all(
+        same_weights(run / "rows" / "same" / folder, run / folder)
+        for folder in cascade.STAGES.values()
+    )
     assert hashes(run) == before
     assert cascade.load(run / "rows" / "same").regressor is not None
 
 
-@pytest.mark.parametrize("changes, trained", [
-    ({"radius": 14.0}, {"detector": 1, "regressor": 1, "joint": 1}),
-    ({"sigma": 15.0}, {"regressor": 1, "joint": 1}),  # discs know nothing of it
-    ({"detector.sigma": 15.0}, {}),
-    ({"joint.epochs": 2}, {"joint": 2}),
-    ({"regressor.epochs": 2, "joint.lr": 1e-3}, {"regressor": 2, "joint": 1}),
-    ({"joint.radius": 14.0}, {"joint": 1}),
-])
+@pytest.mark.parametrize(
+    "changes, trained",
+    [
+        ({"radius": 14.0}, {"detector": 1, "regressor": 1, "joint": 1}),
+        ({"sigma": 15.0}, {"regressor": 1, "joint": 1}),  # discs know nothing of it
+        ({"detector.sigma": 15.0}, {}),
+        ({"joint.epochs": 2}, {"joint": 2}),
+        ({"regressor.epochs": 2, "joint.lr": 1e-3}, {"regressor": 2, "joint": 1}),
+        ({"joint.radius": 14.0}, {"joint": 1}),
+    ],
+)
 def test_a_row_trains_what_depends_on_its_changes_and_nothing_else(run, changes, trained):
     assert varied(run, "row", changes) == trained
     for key, value in changes.items():
@@ -728,7 +1000,10 @@ def test_a_row_trains_what_depends_on_its_changes_and_nothing_else(run, changes,
                 assert found == (value if stage in ("", one) else usual), (key, one)
     for earlier, later in (("detector", "regressor"), ("regressor", "cascade")):
         upstream = artifacts.manifest(run / "rows" / "row" / later)["upstream"]
-        assert upstream[earlier] == artifacts.manifest(run / "rows" / "row" / earlier)["weights_sha256"]
+        assert (
+            upstream[earlier]
+            == artifacts.manifest(run / "rows" / "row" / earlier)["weights_sha256"]
+        )
     assert varied(run, "row", changes) == {}  # again: nothing
 
 
@@ -747,19 +1022,34 @@ def test_a_row_of_other_labels_trains_everything_on_people_drawn_once(run, monke
     data["parameters"]["missing_points"] = "as_labelled"
     artifacts.write_json(run / "data" / "manifest.json", data)
     before = hashes(run)
-    assert varied(run, "withheld", {"missing_points": "withheld", "seed": 0}) == {stage: 1 for stage in STAGES}
+    assert varied(run, "withheld", {"missing_points": "withheld", "seed": 0}) == {
+        stage: 1 for stage in STAGES
+    }
     row = datasets.opened(run / "rows" / "withheld")
-    assert row.manifest["parameters"]["missing_points"] == "withheld" and np.isnan(row.train.joints[:, 6]).all()
-    assert artifacts.manifest(run / "rows" / "withheld" / "cascade")["data"]["train"] == row.train.fingerprint()
+    assert (
+        row.manifest["parameters"]["missing_points"] == "withheld"
+        and np.isnan(row.train.joints[:, 6]).all()
+    )
+    assert (
+        artifacts.manifest(run / "rows" / "withheld" / "cascade")["data"]["train"]
+        == row.train.fingerprint()
+    )
     assert hashes(run) == before and not np.isnan(datasets.opened(run).train.joints).any()
-    assert "missing_points" not in artifacts.manifest(run / "rows" / "withheld" / "detector")["settings"]
+    assert (
+        "missing_points"
+        not in artifacts.manifest(run / "rows" / "withheld" / "detector")["settings"]
+    )
 
 
 def test_budgets_of_no_epochs_leave_everything_to_the_joint_stage(run):
     at_once = {"detector.epochs": 0, "regressor.epochs": 0, "joint.epochs": 3}
     assert varied(run, "at once", at_once) == {"joint": 3}
-    made = [artifacts.manifest(run / "rows" / "at once" / cascade.STAGES[stage]) for stage in STAGES]
-    assert [one["settings"]["epochs"] for one in made] == [0, 0, 3] and [one["steps"] for one in made] == [0, 0, 6]
+    made = [
+        artifacts.manifest(run / "rows" / "at once" / cascade.STAGES[stage]) for stage in STAGES
+    ]
+    assert [one["settings"]["epochs"] for one in made] == [0, 0, 3] and [
+        one["steps"] for one in made
+    ] == [0, 0, 6]
     untrained = training.Recipe("detector", run, DETECTOR).model().state_dict()
     found = weights(run / "rows" / "at once" / "detector")
     assert all(torch.equal(found[name], untrained[name]) for name in untrained)
@@ -788,7 +1078,10 @@ def test_what_a_row_has_already_is_left_alone(run):
 def test_steps_of_augmentation_reach_the_training(out):
     for given, wanted in (({}, (0, 0)), ({"rotation_step": 10.0, "scale_step": 0.1}, (10, 0.1))):
         found = training.Recipe("detector", out, DETECTOR | given).loader().dataset.augmentation
-        assert (found.rotation_step, found.scale_step) == wanted and (found.rotation, found.flip) == (40, True)
+        assert (found.rotation_step, found.scale_step) == wanted and (
+            found.rotation,
+            found.flip,
+        ) == (40, True)
 
 
 def test_what_only_the_second_network_has_leaves_the_detector_as_it_is(run):

@@ -9,19 +9,40 @@ import pytest
 import torch
 from PIL import Image
 
-from hpe_lib import artifacts, bench, cascade, datasets, evaluation, figures, prediction, training, widgets
+from hpe_lib import (
+    artifacts,
+    bench,
+    cascade,
+    datasets,
+    evaluation,
+    figures,
+    prediction,
+    training,
+    widgets,
+)
 from hpe_lib.artifacts import BadInput
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
 SIZE = 128
-NETWORK = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "regressor": "hourglass", "channels": 16, "levels": 2,
-           "bottlenecks": 1, "stem": "patch", "image_size": SIZE}
+NETWORK = {
+    "trunk": "slim",
+    "map_stride": 4,
+    "prior": 0.01,
+    "regressor": "hourglass",
+    "channels": 16,
+    "levels": 2,
+    "bottlenecks": 1,
+    "stem": "patch",
+    "image_size": SIZE,
+}
 TARGETS = training.Targets(4)
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    return datasets.load("synthetic", people="1-12", image_size=SIZE, cache=tmp_path_factory.mktemp("cache"))
+    return datasets.load(
+        "synthetic", people="1-12", image_size=SIZE, cache=tmp_path_factory.mktemp("cache")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +103,9 @@ class TestInspector:
         assert changed(inspector, put(inspector.joint, 0))
         assert changed(inspector, put(inspector.joint, widgets.ALL))
         inspector.joint.value = MPII.index("left_wrist")
-        assert changed(inspector, put(inspector.order, "largest error")) or inspector.place.value != 4
+        assert (
+            changed(inspector, put(inspector.order, "largest error")) or inspector.place.value != 4
+        )
 
     def test_people_come_in_the_order_that_was_asked_for(self, inspector, people, answer):
         joint = MPII.index("left_wrist")
@@ -132,19 +155,32 @@ class TestInspector:
         assert figures.STATES[people.visibility[0, joint]] in inspector.line.value
 
     def test_where_occlusion_is_unknown_nothing_is_called_visible(self, model, people, answer):
-        panel = widgets.Inspector(model, datasets.replace(people, occlusion_labels=False), SIZE, answer, TARGETS)
+        panel = widgets.Inspector(
+            model, datasets.replace(people, occlusion_labels=False), SIZE, answer, TARGETS
+        )
         panel.keep.value = "visible"
-        assert "left_wrist, annotated" in panel.line.value and "left_wrist, visible" not in panel.line.value
+        assert (
+            "left_wrist, annotated" in panel.line.value
+            and "left_wrist, visible" not in panel.line.value
+        )
 
     def test_a_detector_alone_has_two_layers(self, people, answer):
-        alone = cascade.Cascade({name: NETWORK[name] for name in ("trunk", "map_stride", "prior", "image_size")}).eval()
+        alone = cascade.Cascade(
+            {name: NETWORK[name] for name in ("trunk", "map_stride", "prior", "image_size")}
+        ).eval()
         panel = widgets.Inspector(alone, people, SIZE, answer, TARGETS)
         assert panel.layer.options == figures.LAYERS[:2] and panel.layer.value == "detector"
 
     def test_a_model_of_another_size_is_said(self, people, model, answer):
         other = cascade.Cascade(NETWORK | {"image_size": 64}).eval()
-        for panel in (widgets.Inspector(other, people, SIZE, answer, TARGETS), widgets.Cover(other, people, SIZE)):
-            assert "the cascade: found one trained on crops of 64 px, expected one of 128 px" in panel.line.value
+        for panel in (
+            widgets.Inspector(other, people, SIZE, answer, TARGETS),
+            widgets.Cover(other, people, SIZE),
+        ):
+            assert (
+                "the cascade: found one trained on crops of 64 px, expected one of 128 px"
+                in panel.line.value
+            )
 
     def test_steps_are_quick_from_cached_maps(self, inspector):
         def p95(moves):
@@ -158,7 +194,9 @@ class TestInspector:
         one = p95([put(inspector.joint, 3), put(inspector.joint, 5)])
         inspector.joint.value = widgets.ALL
         sheet = p95([put(inspector.layer, "detector"), put(inspector.layer, "regressor")])
-        print(f"p95 of a step's CPU time: one map {1000 * one:.0f} ms, contact sheet {1000 * sheet:.0f} ms")
+        print(
+            f"p95 of a step's CPU time: one map {1000 * one:.0f} ms, contact sheet {1000 * sheet:.0f} ms"
+        )
         assert one < 0.06 and sheet < 0.25
 
 
@@ -166,7 +204,11 @@ class TestCover:
     def test_a_dragged_box_covers_these_pixels(self, cover, model, people):
         crop = datasets.PoseDataset(people, SIZE)[0]["image"].numpy()
         zoom = figures.filling(SIZE, 300) / SIZE
-        send(cover, box=[10 * zoom, 20 * zoom + figures.TITLE, 40 * zoom, 60 * zoom + figures.TITLE], done=True)
+        send(
+            cover,
+            box=[10 * zoom, 20 * zoom + figures.TITLE, 40 * zoom, 60 * zoom + figures.TITLE],
+            done=True,
+        )
         assert cover.box == (10, 20, 40, 60)
         patch = prediction.patched(crop, cover.box)
         assert (patch[20:60, 10:40] == patch[20, 10]).all() and (patch[:20] == crop[:20]).all()
@@ -177,8 +219,8 @@ class TestCover:
     def test_moving_the_patch_moves_the_maps_and_a_click_removes_it(self, cover):
         before = picture(cover)
         assert changed(cover, lambda: send(cover, box=[40, 60, 160, 200], done=False))
-        maps = picture(cover)[figures.TITLE:, figures.filling(SIZE, 300) + 6:]
-        assert (maps != before[figures.TITLE:, figures.filling(SIZE, 300) + 6:]).any()
+        maps = picture(cover)[figures.TITLE :, figures.filling(SIZE, 300) + 6 :]
+        assert (maps != before[figures.TITLE :, figures.filling(SIZE, 300) + 6 :]).any()
         send(cover, box=[50, 70, 50, 70], done=True)
         assert (picture(cover) == before).all()
 
@@ -200,13 +242,18 @@ class TestCover:
         assert (picture(cover) != plain).any()
 
     def test_nobody_is_said(self, model, people):
-        for panel in (widgets.Cover(model, people[:0], SIZE), widgets.TargetExplorer(people[:0], SIZE, TARGETS)):
+        for panel in (
+            widgets.Cover(model, people[:0], SIZE),
+            widgets.TargetExplorer(people[:0], SIZE, TARGETS),
+        ):
             send(panel, key="ArrowRight")
             assert panel.line.value == "these people: found nobody, expected somebody to show"
 
     def test_a_move_takes_less_than_half_a_second(self, cover):
         took = []
-        with bench.one_core():  # several wait for each other where the machine is busy, and waiting counts, too
+        with (
+            bench.one_core()
+        ):  # several wait for each other where the machine is busy, and waiting counts, too
             for k in range(10):
                 start = time.process_time()
                 send(cover, box=[40 + k, 60, 160, 200], done=False)
@@ -218,8 +265,15 @@ class TestCover:
 class TestTargetExplorer:
     def test_every_slider_draws_anew(self, people):
         panel = widgets.TargetExplorer(people, SIZE, TARGETS)
-        moves = {"radius": 20.0, "sigma": 12.0, "angle": 30, "scale": 1.3, "mirrored": True, "place": 4,
-                 "joint": widgets.ALL}
+        moves = {
+            "radius": 20.0,
+            "sigma": 12.0,
+            "angle": 30,
+            "scale": 1.3,
+            "mirrored": True,
+            "place": 4,
+            "joint": widgets.ALL,
+        }
         for name, value in moves.items():
             assert changed(panel, put(getattr(panel, name), value)), name
 
@@ -228,7 +282,7 @@ class TestTargetExplorer:
         joint = int(np.flatnonzero(people.visibility[0] == VISIBLE)[0])
         side = figures.filling(SIZE, 300)
         shown = np.asarray(figures.moved_targets(people, 0, SIZE, TARGETS, joint))
-        shown = shown[figures.TITLE:, side + 6:2 * side + 6]
+        shown = shown[figures.TITLE :, side + 6 : 2 * side + 6]
         batch = torch.utils.data.default_collate([datasets.PoseDataset(people, SIZE)[0]])
         cells = TARGETS.detector(batch)[0][0, joint].sum().item()
         coloured = (np.ptp(shown.astype(int), axis=-1) > 40).sum()
@@ -238,15 +292,42 @@ class TestTargetExplorer:
 class TestMonitor:
     @pytest.fixture
     def run(self, tmp_path):
-        datasets.prepare(tmp_path / "run", dataset="synthetic", data_root="", train="1-16", val="101-108",
-                         image_size=32, data_seed=0, only_present=False)
+        datasets.prepare(
+            tmp_path / "run",
+            dataset="synthetic",
+            data_root="",
+            train="1-16",
+            val="101-108",
+            image_size=32,
+            data_seed=0,
+            only_present=False,
+        )
         training.write_targets(tmp_path / "run", radius=10.0, sigma=5.0, occluded="empty")
         return tmp_path / "run"
 
-    PARAMETERS = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "first": "detection", "first_sees": "",
-                  "pretrained": False, "seed": 0, "epochs": 2, "batch_size": 8, "optimizer": "adamw",
-                  "weight_decay": 0.0, "lr": 1e-3, "lr_end": 1e-4, "schedule": "cosine", "warmup": 0.0,
-                  "rotation": 0.0, "scale_low": 1.0, "scale_high": 1.0, "flip": False, "workers": 0, "precision": "no"}
+    PARAMETERS = {
+        "trunk": "slim",
+        "map_stride": 4,
+        "prior": 0.01,
+        "first": "detection",
+        "first_sees": "",
+        "pretrained": False,
+        "seed": 0,
+        "epochs": 2,
+        "batch_size": 8,
+        "optimizer": "adamw",
+        "weight_decay": 0.0,
+        "lr": 1e-3,
+        "lr_end": 1e-4,
+        "schedule": "cosine",
+        "warmup": 0.0,
+        "rotation": 0.0,
+        "scale_low": 1.0,
+        "scale_high": 1.0,
+        "flip": False,
+        "workers": 0,
+        "precision": "no",
+    }
 
     def test_it_reads_the_disk_as_a_training_goes_on(self, run):
         panel = widgets.Monitor(run)
@@ -259,22 +340,36 @@ class TestMonitor:
             pictures.append((picture(panel), panel.curves.png))
         assert (pictures[0][0] != pictures[1][0]).any() and pictures[0][1] != pictures[1][1]
         curves = np.asarray(Image.open(io.BytesIO(panel.curves.png)))
-        assert (curves == [0, 114, 178]).all(-1).any() and (curves[0, 0] == 255).all()  # blue lines on white
+        assert (curves == [0, 114, 178]).all(-1).any() and (
+            curves[0, 0] == 255
+        ).all()  # blue lines on white
         again = widgets.Monitor(run)  # a browser opened anew, a kernel that has trained nothing
         assert (picture(again) == pictures[-1][0]).all()
         assert changed(again, put(again.epoch, 1)) and changed(again, put(again.joint, 3))
 
     def test_a_stage_trained_anew_is_the_last(self, run):
         detector = list(training.train("detector", run, self.PARAMETERS))
-        given = {**self.PARAMETERS, "regressor": "hourglass", "channels": 8, "levels": 1, "bottlenecks": 1,
-                 "stem": "patch", "epochs": 1}
+        given = {
+            **self.PARAMETERS,
+            "regressor": "hourglass",
+            "channels": 8,
+            "levels": 1,
+            "bottlenecks": 1,
+            "stem": "patch",
+            "epochs": 1,
+        }
         list(training.train("regressor", run, given))
         panel = widgets.Monitor(run)
         assert panel.line.value.startswith("last: regressor epoch 1/1") and panel.epoch.max == 3
-        list(training.train("detector", run, {**self.PARAMETERS, "lr": 2e-3}))  # as many epochs as before
+        list(
+            training.train("detector", run, {**self.PARAMETERS, "lr": 2e-3})
+        )  # as many epochs as before
         assert panel.files() != panel.drawn
         panel.refresh()
-        assert panel.line.value.startswith("last: detector epoch 2/2") and panel.epoch.value == panel.epoch.max == 3
+        assert (
+            panel.line.value.startswith("last: detector epoch 2/2")
+            and panel.epoch.value == panel.epoch.max == 3
+        )
         assert panel.files() == panel.drawn and len(detector) == 2
         for path in (run / "detector" / "watched").iterdir():
             path.unlink()
@@ -294,7 +389,7 @@ class TestMonitor:
             pass
         last = training.watched(run / "detector")[-1]
         model = cascade.load(run / "detector")
-        val = datasets.opened(run).val[:training.WATCHED]
+        val = datasets.opened(run).val[: training.WATCHED]
         with torch.no_grad():
             maps = model.confidence(model(torch.from_numpy(val.crops(32))).detector).numpy()
         assert (last["crops"] == val.crops(32)).all() and last["maps"].shape == maps.shape
@@ -326,19 +421,31 @@ class TestPhotograph:
     def test_the_pose_is_drawn_where_it_was_found(self, panel):
         """The white frame of a box, in the enlarged or shrunk picture, lies where the box lies in the image."""
         image = np.zeros((1000, 800, 3), np.uint8)
-        joints = {name: {"x": 0.0, "y": 0.0, "confidence": 0.0, "detector_peak": 0.0} for name in MPII.names}
+        joints = {
+            name: {"x": 0.0, "y": 0.0, "confidence": 0.0, "detector_peak": 0.0}
+            for name in MPII.names
+        }
         for photo, box in ((image, [200, 300, 400]), (image[:100, :80], [20, 30, 40])):
             shown = np.asarray(figures.photograph(photo, [{"box": box, "joints": joints}]))
             rows, columns = np.nonzero(shown.any(-1))
             zoom = shown.shape[0] / photo.shape[0]
             assert shown.shape[:2] == (500, 400)
-            assert abs(columns.min() - box[0] * zoom) <= 3 and abs(columns.max() - (box[0] + box[2]) * zoom) <= 3
-            assert abs(rows.min() - box[1] * zoom) <= 3 and abs(rows.max() - (box[1] + box[2]) * zoom) <= 3
+            assert (
+                abs(columns.min() - box[0] * zoom) <= 3
+                and abs(columns.max() - (box[0] + box[2]) * zoom) <= 3
+            )
+            assert (
+                abs(rows.min() - box[1] * zoom) <= 3
+                and abs(rows.max() - (box[1] + box[2]) * zoom) <= 3
+            )
 
     def test_what_cannot_be_read_is_said(self, panel, tmp_path):
         (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
-        for path, found in ((tmp_path / "broken.jpg", "without the image"), (tmp_path / "absent.jpg", "no such file"),
-                            ("", "found none, expected an upload")):
+        for path, found in (
+            (tmp_path / "broken.jpg", "without the image"),
+            (tmp_path / "absent.jpg", "no such file"),
+            ("", "found none, expected an upload"),
+        ):
             panel.path.value = str(path)
             assert found in panel.line.value and panel.people == []
             assert picture(panel).shape == (60, 560, 3)
@@ -350,17 +457,30 @@ class TestPhotograph:
 
         header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
         chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-        huge = b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(data)) + name + data + struct.pack(
-            ">I", zlib.crc32(name + data)) for name, data in chunks)
+        huge = b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        )
         (tmp_path / "huge.png").write_bytes(huge)
-        for path in ("~nosuchuser/x.png", "a\0b.png", "a" * 300 + ".png", str(tmp_path), str(tmp_path / "huge.png")):
+        for path in (
+            "~nosuchuser/x.png",
+            "a\0b.png",
+            "a" * 300 + ".png",
+            str(tmp_path),
+            str(tmp_path / "huge.png"),
+        ):
             panel.path.value = path
             assert "expected" in panel.line.value and panel.people == [], path
 
     def test_an_upload_is_read_and_named(self, panel, tmp_path):
         data = (tmp_path / "one.png").read_bytes()
-        entry = {"name": "mine.png", "type": "image/png", "size": len(data), "content": memoryview(data),
-                 "last_modified": datetime.now()}
+        entry = {
+            "name": "mine.png",
+            "type": "image/png",
+            "size": len(data),
+            "content": memoryview(data),
+            "last_modified": datetime.now(),
+        }
         before = panel.people
         panel.path.value = ""
         panel.upload.value = (entry,)
@@ -372,8 +492,12 @@ class TestPhotograph:
 
     def test_an_image_without_people_is_said(self, tmp_path, people):
         torch.manual_seed(0)
-        quiet = prediction.PoseEstimator(cascade.Cascade(NETWORK).laid_out().eval(), SIZE)  # its maps are empty
-        artifacts.write_bytes(tmp_path / "grey.png", prediction.encode_png(np.full((90, 120, 3), 128, np.uint8)))
+        quiet = prediction.PoseEstimator(
+            cascade.Cascade(NETWORK).laid_out().eval(), SIZE
+        )  # its maps are empty
+        artifacts.write_bytes(
+            tmp_path / "grey.png", prediction.encode_png(np.full((90, 120, 3), 128, np.uint8))
+        )
         panel = widgets.Photograph(quiet, str(tmp_path / "grey.png"))
         assert panel.line.value.startswith("nobody found here")
 
@@ -382,10 +506,15 @@ class TestPhotograph:
             source = "broken"
 
             def cut(self, row, frame):
-                raise BadInput("im0001.jpg", "3 bytes that are no readable image", "a JPEG or PNG image")
+                raise BadInput(
+                    "im0001.jpg", "3 bytes that are no readable image", "a JPEG or PNG image"
+                )
 
         panel = widgets.Cover(model, datasets.replace(people, images=Broken()), SIZE)
-        assert panel.line.value == "im0001.jpg: found 3 bytes that are no readable image, expected a JPEG or PNG image"
+        assert (
+            panel.line.value
+            == "im0001.jpg: found 3 bytes that are no readable image, expected a JPEG or PNG image"
+        )
 
 
 def test_no_panel_keeps_what_it_drew(inspector, cover):
@@ -404,7 +533,9 @@ def test_no_panel_keeps_what_it_drew(inspector, cover):
 
 def test_selected_leaves_unknown_errors_last(people):
     predicted = people.joints.copy()
-    predicted[:, :, 0] += np.arange(12)[:, None] * people.normaliser[:, None] / 10.2  # the fifth: 0.49, not just 0.5
+    predicted[:, :, 0] += (
+        np.arange(12)[:, None] * people.normaliser[:, None] / 10.2
+    )  # the fifth: 0.49, not just 0.5
     joint = MPII.index("left_knee")
     visibility = people.visibility.copy()
     visibility[:, joint] = VISIBLE
@@ -413,7 +544,9 @@ def test_selected_leaves_unknown_errors_last(people):
     rows = evaluation.selected(predicted, changed, joint, order="largest error")
     assert rows[-1] == 7 and rows[:11].tolist() == [11, 10, 9, 8, 6, 5, 4, 3, 2, 1, 0]
     assert evaluation.selected(predicted, changed, joint, "wrong").tolist() == [6, 8, 9, 10, 11]
-    assert evaluation.selected(predicted, changed, joint, "visible").tolist() == [k for k in range(12) if k != 7]
+    assert evaluation.selected(predicted, changed, joint, "visible").tolist() == [
+        k for k in range(12) if k != 7
+    ]
     with pytest.raises(ValueError, match="expected one of"):
         evaluation.selected(predicted, changed, joint, "somebody")
 
@@ -428,7 +561,9 @@ def test_blend_is_the_crop_in_grey_where_the_map_is_empty_and_yellow_at_the_top(
     heat[0, 1] = 0.5
     shown = figures.blend(image, heat, top=0.5, opacity=1.0)
     grey = np.rint(90 + 0.6 * image.mean(-1))
-    assert np.abs(shown[4:] - grey[4:, :, None]).max() <= 1 and (np.ptp(shown[4:], axis=-1) == 0).all()
+    assert (
+        np.abs(shown[4:] - grey[4:, :, None]).max() <= 1 and (np.ptp(shown[4:], axis=-1) == 0).all()
+    )
     assert (shown[:4, 4:] == np.rint(255 * np.array(figures.HEAT.colors[-1][:3])).astype(int)).all()
     signed = figures.blend(image, -heat, top=0.5, opacity=1.0, signed=True)[0, 7].astype(int)
     assert signed[2] > signed[1] + 20  # purple: less
