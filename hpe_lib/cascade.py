@@ -12,6 +12,9 @@ from hpe_lib.detector import FCN8, VGGS, Detector, enlarge
 from hpe_lib.paper import N_JOINTS
 from hpe_lib.regressor import Convolutions, Hourglass
 
+VERSION = (
+    1  # raise it when a network begins or computes differently: trained stages are then made anew
+)
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0, 1]
 FIRST = ("detection", "regression")  # what the first network learns (F15)
 REGRESSORS = {

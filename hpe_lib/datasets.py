@@ -766,6 +766,7 @@ class Augmentation:
     rotation: degrees, drawn from ±rotation.  scale_low, scale_high: the person's size, drawn between.
     flip: exchange left and right, half of the time.
     rotation_step, scale_step: distance of the "predefined" values that are drawn (§3.1); 0: any value (§3.2).
+    colour: each channel is multiplied by a factor from 1 ± colour; ours, the paper has none.
     """
 
     rotation: float = 40.0
@@ -774,6 +775,7 @@ class Augmentation:
     flip: bool = True
     rotation_step: float = 0.0
     scale_step: float = 0.0
+    colour: float = 0.0
 
     def __call__(self, frame: Frame, random: np.random.Generator) -> Frame:
         angle = stepped(random.uniform(-self.rotation, self.rotation), 0, self.rotation_step)
@@ -787,10 +789,12 @@ def stepped(value: float, middle: float, step: float) -> float:
 
 
 class PoseDataset(Dataset):
-    """Crops of people with their joints, augmented anew each epoch; the same seed, epoch and row give the same crop.
+    """Crops of people with their joints. Index it by row, or by (row, epoch) for another augmentation.
 
-    Item: image (S, S, 3) uint8 RGB · joints (16, 2) float32 crop px, (x, y), 0 where absent · visibility (16,) int64,
-    ABSENT also where the joint falls outside the crop · body () float32, upright body in crop px · row () int.
+    The same seed, epoch and row give the same crop.
+    Item: image (S, S, 3) uint8 RGB · joints (16, 2) float32 crop px, (x, y), 0 where absent ·
+    visibility (16,) int64, ABSENT also where the joint falls outside the crop · body () float32,
+    upright body in crop px · row () int.
     """
 
     def __init__(
@@ -800,29 +804,35 @@ class PoseDataset(Dataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ):
-        self.people, self.image_size, self.augmentation, self.seed = (
-            people,
-            image_size,
-            augmentation,
-            seed,
-        )
-        self.epoch = 0
+        self.people, self.image_size = people, image_size
+        self.augmentation, self.seed = augmentation, seed
 
     def __len__(self) -> int:
         return len(self.people)
 
-    def __getitem__(self, row: int) -> dict:
+    def __getitem__(self, item: int | tuple[int, int]) -> dict:
+        row, epoch = item if isinstance(item, tuple) else (item, 0)
         frame = self.people.frame(row, self.image_size)
+        random = np.random.default_rng((self.seed, epoch, row))
         if self.augmentation is not None:
-            frame = self.augmentation(frame, np.random.default_rng((self.seed, self.epoch, row)))
+            frame = self.augmentation(frame, random)
+        image = self.people.images.cut(row, frame)
+        if self.augmentation is not None and self.augmentation.colour:
+            image = recoloured(image, self.augmentation.colour, random)
         joints, visibility = framed(frame, self.people.joints[row], self.people.visibility[row])
         return {
-            "image": torch.from_numpy(self.people.images.cut(row, frame)),
+            "image": torch.from_numpy(image),
             "joints": torch.from_numpy(joints),
             "visibility": torch.from_numpy(visibility),
             "body": np.float32(frame.body_in_crop),
             "row": row,
         }
+
+
+def recoloured(image: np.ndarray, colour: float, random: np.random.Generator) -> np.ndarray:
+    """An image (H, W, 3) uint8 with each channel multiplied by a factor from 1 ± colour."""
+    factors = random.uniform(1 - colour, 1 + colour, 3).astype(np.float32)
+    return np.clip(image * factors, 0, 255).astype(np.uint8)
 
 
 def framed(

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+VERSION = 1  # raise it when a loss changes its value: trained stages are then made anew
+
 
 def detection_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Eq. 1, with its missing minus: sigmoid cross-entropy summed over pixels. (B, J, H, W) twice -> (B, J)."""

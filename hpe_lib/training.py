@@ -1,15 +1,16 @@
-"""The one `fit` and the three stages it serves: detector, then regressor on a frozen detector, then both (§3)."""
+"""The one `fit` and the three stages it serves: detector, regressor on a frozen detector, both (§3)."""
 
 import contextlib
 import functools
 import io
 import json
+import math
 import os
 import shutil
-import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Sampler
 
 from hpe_lib import artifacts, cascade, datasets, heatmaps, losses
 from hpe_lib.artifacts import BadInput
@@ -29,7 +30,8 @@ from hpe_lib.cascade import STAGES, Cascade, Maps
 from hpe_lib.paper import BODY
 from hpe_lib.skeleton import ABSENT, VISIBLE
 
-UPSTREAM = {"detector": (), "regressor": ("detector",), "joint": ("regressor",)}
+VERSION = 1  # raise it when the same parameters and people train to other weights
+UPSTREAM = {"detector": None, "regressor": "detector", "joint": "regressor"}
 NOTEBOOKS = {
     "detector": "03",
     "regressor": "04",
@@ -47,7 +49,7 @@ NETWORK = (
     "std",
     "stacked",
 )
-TARGETS = (
+TARGETS = (  # make Targets
     "map_stride",
     "radius",
     "sigma",
@@ -55,20 +57,14 @@ TARGETS = (
     "first",
     "first_sees",
     "first_sigma",
-)  # make Targets
-NO_MATTER = (
-    "workers",
-    "decoder",
-    "flip_test",
-    "init_from",
-)  # leave the weights as they are, or are hashed instead
-OLDER = (
-    ("deterministic", False),
-    ("compiled", False),
-)  # what runs without these parameters were made with
+)
+# These do not affect the weights, or are compared by the hash of what they name.
+NO_MATTER = ("workers", "save_minutes", "decoder", "flip_test", "init_from")
 COMPILER = os.environ.get("CXX", "g++").split()[0]  # that torch.compile calls
 WATCHED = 4  # held-out people whose maps are kept after every epoch, to be looked at
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
+LOOK_EVERY = 50  # steps: looking at a loss makes the program wait for the GPU
+SPEAK_EVERY = 30.0  # seconds between lines where no one watches a terminal
 
 
 class Targets:
@@ -162,6 +158,154 @@ def joint_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
 OBJECTIVES = {"detector": detector_loss, "regressor": regressor_loss, "joint": joint_loss}
 
 
+class ShuffledBatches(Sampler):
+    """Batches of (row, epoch), shuffled anew in each epoch; seed and epoch alone decide the order.
+
+    So a training that was stopped finds its place again: set `epoch`, and `start` to the first
+    step that is still to be done. The last people of an epoch that fill no batch are left out.
+    """
+
+    def __init__(self, people: int, batch_size: int, seed: int):
+        self.people, self.batch_size, self.seed = people, batch_size, seed
+        self.drop_last = True  # Accelerate asks
+        self.epoch, self.start = 1, 0
+
+    def __len__(self) -> int:
+        return self.people // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rows = np.random.default_rng((self.seed, self.epoch)).permutation(self.people).tolist()
+        for step in range(self.start, len(self)):
+            batch = rows[step * self.batch_size : (step + 1) * self.batch_size]
+            yield [(row, self.epoch) for row in batch]
+
+
+@dataclass
+class Checkpoint:
+    """Where a training stands, in one file that is replaced as a whole.
+
+    made_from: what the stage is made from; a checkpoint of anything else is not used.
+    minutes: an epoch that takes longer is saved within, too.
+    """
+
+    path: Path
+    made_from: dict
+    minutes: float = 10.0
+
+    def load(self) -> dict | None:
+        """What `save` was given last; None if there is nothing, or nothing that can be used."""
+        if not self.path.is_file():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            fits = state["made_from"] == self.key
+        except Exception as error:  # torch, zipfile and pickle raise many kinds
+            reason = artifacts.one_line(error)[:80]
+            print(f"{self.path}: cannot be read ({reason}): the training starts anew", flush=True)
+            return None
+        return state if fits else None
+
+    def save(self, state: dict) -> None:
+        """Write the state (tensors, numbers, text) to disk, then give it the checkpoint's name."""
+        buffer = io.BytesIO()
+        torch.save({**state, "made_from": self.key}, buffer)
+        artifacts.write_bytes(self.path, buffer.getvalue())
+
+    @property
+    def key(self) -> str:
+        """made_from as text."""
+        return json.dumps(artifacts.plain(self.made_from), sort_keys=True)
+
+
+@dataclass
+class Progress:
+    """Everything that moves in a training, and how far it is.
+
+    parts: what has a state_dict: model, optimizer, scheduler, the average of the weights.
+    records: of the finished epochs.  step, total, seconds: of the epoch under way, its steps
+    done, the sum of their losses, the time they took.  spent: seconds of the whole training.
+    """
+
+    accelerator: Accelerator
+    checkpoint: Checkpoint | None
+    seed: int
+    parts: dict
+    records: list[dict] = field(default_factory=list)
+    step: int = 0
+    total: float = 0.0
+    seconds: float = 0.0
+    spent: float = 0.0
+    random: list | None = None  # the processes' random streams at `step`
+    began: float = field(default_factory=time.perf_counter)
+    saved: float = field(default_factory=time.perf_counter)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one that fits."""
+        state = self.checkpoint.load() if self.checkpoint else None
+        if state is None:
+            return
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
+        for name in ("records", "step", "total", "seconds", "spent", "random"):
+            setattr(self, name, state[name])
+        place = f"epoch {len(self.records) + 1}, step {self.step + 1}"
+        if self.accelerator.is_main_process:
+            print(f"goes on with {place}, from {self.checkpoint.path}", flush=True)
+
+    def save(self) -> None:
+        """Write the checkpoint; all processes call this at the same step."""
+        if self.checkpoint is None:
+            return
+        streams = {"cpu": torch.get_rng_state()}
+        if self.accelerator.device.type == "cuda":
+            streams["cuda"] = torch.cuda.get_rng_state()
+        random = gather_object([streams])
+        self.spent, self.began = self.elapsed(), time.perf_counter()
+        names = ("step", "total", "seconds", "spent")
+        if self.accelerator.is_main_process:
+            self.checkpoint.save(
+                {
+                    "parts": {name: part.state_dict() for name, part in self.parts.items()},
+                    "records": artifacts.plain(self.records),
+                    "random": random,
+                    **{name: getattr(self, name) for name in names},
+                }
+            )
+        self.saved = time.perf_counter()
+
+    def finish_epoch(self, record: dict) -> None:
+        """Keep the epoch's record, say how long the training has taken, begin the next epoch."""
+        record["elapsed"] = self.elapsed()
+        self.records.append(record)
+        self.step, self.total, self.seconds = 0, 0.0, 0.0
+        self.save()
+
+    def elapsed(self) -> float:
+        """Seconds that the training has taken so far, in this run and those before."""
+        return self.spent + time.perf_counter() - self.began
+
+    def seed_epoch(self, epoch: int) -> None:
+        """Seed this process's random stream (dropout uses it) for an epoch."""
+        entropy = (self.seed, epoch, self.accelerator.process_index)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+
+    def restore_random(self) -> None:
+        """Put the random streams where the checkpoint left them, once."""
+        if self.random:
+            streams = self.random[self.accelerator.process_index]
+            torch.set_rng_state(streams["cpu"])
+            if "cuda" in streams and self.accelerator.device.type == "cuda":
+                torch.cuda.set_rng_state(streams["cuda"])
+        self.random = None
+
+    def due(self) -> bool:
+        """Is it time to save within the epoch? The first process's clock decides for all."""
+        if self.checkpoint is None:
+            return False
+        waited = time.perf_counter() - self.saved
+        return broadcast_object_list([waited > 60 * self.checkpoint.minutes])[0]
+
+
 def fit(
     model: Cascade,
     objective: Callable[[Maps, dict], torch.Tensor],
@@ -172,57 +316,134 @@ def fit(
     accelerator: Accelerator,
     scorer: Callable[[Cascade], dict] | None = None,
     compiled: bool = False,
+    ema: float = 0.0,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[dict]:
-    """Train, and yield one record an epoch: epoch, loss, lr, seconds, images_per_second, peak and the scorer's numbers.
+    """Train, and yield one record an epoch.
 
-    The model is trained in place; `break` stops early. peak is the mean maximum of the trained maps at annotated joints
-    over the epoch's last batch: near 0 the maps have collapsed to empty, and the record carries a `warning`.
-    FloatingPointError as soon as a loss is not finite. Several processes share each batch, yield the same records, and
-    on GPUs have the batch's statistics in common. compiled: the training passes are, in the first step, which then
-    takes a minute or more; the scorer's are not. In bf16 or fp16 the scorer's passes are, too.
+    A record holds epoch, epochs, loss, lr, seconds, images_per_second, peak, the scorer's numbers
+    and elapsed, the seconds since the training began. peak: mean maximum of the trained maps at annotated joints over the epoch's last
+    batch; near 0 the maps have collapsed to empty, and the record carries a `warning`.
+    The model is trained in place; `break` stops early.
+    loader: its batch_sampler is a ShuffledBatches.
+    ema: 0, or the decay of an exponential moving average of the weights; the scorer sees the
+    average, and at the end the model holds it.
+    checkpoint: where to keep what is needed to go on. A training that was stopped goes on from
+    there, after its earlier records were yielded again with "resumed": True, and on a CPU ends
+    in the same weights bit for bit.
+    compiled: torch.compile the training passes, which takes a minute or more in the first step.
+    Several processes share each batch, yield the same records and, on GPUs, share the norms'
+    statistics. FloatingPointError if the loss is not finite.
     """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    average = averaged(model, ema).to(accelerator.device) if ema else None
+    unprepared = loader
     shared, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    order = unprepared.batch_sampler  # Accelerate wraps it for several processes
     network = torch.compile(shared) if compiled else shared
-    for epoch in range(1, epochs + 1):
-        start, total = time.perf_counter(), 0.0
-        loader.dataset.epoch = epoch  # new augmentations, the same for the same seed
-        network.train()
-        silent = None if accelerator.is_main_process else True
-        for batch in tqdm(loader, desc=f"epoch {epoch}/{epochs}", disable=silent, leave=False):
-            with accelerator.autocast():
-                maps = network(batch["image"])
-                loss = objective(maps, batch)
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
-            total += finite(loss.item(), epoch)
-        seconds, people = (
-            time.perf_counter() - start,
-            len(batch["image"]) * accelerator.num_processes,
-        )
-        here = total / len(loader), peak(model, maps, batch)
-        loss, top = np.mean(gather_object([here]), axis=0).tolist()
-        record = {
-            "epoch": epoch,
-            "epochs": epochs,
-            "loss": loss,
-            "lr": scheduler.get_last_lr()[0],
-            "seconds": seconds,
-            "images_per_second": len(loader) * people / seconds,
-            "peak": top,
-        }
-        if record["peak"] < EMPTY_PEAK:
-            record["warning"] = (
-                f"maps are nearly empty: mean peak {record['peak']:.3f} after {epoch} epochs"
-            )
-        yield record | (scorer(model) if scorer else {})
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    parts |= {"average": average} if ema else {}
+    parts |= {"scaler": accelerator.scaler} if accelerator.scaler else {}
+    progress = Progress(accelerator, checkpoint, order.seed, parts)
+    progress.resume()
+    for record in progress.records:
+        yield {**record, "resumed": True}
+    for order.epoch in range(len(progress.records) + 1, epochs + 1):
+        with heartbeat(progress, order, epochs):
+            record = {"epoch": order.epoch, "epochs": epochs}
+            record |= train_epoch(network, objective, loader, order, progress)
+            record |= scorer(average.module if ema else model) if scorer else {}
+        progress.finish_epoch(record)
+        yield record
+    if ema:
+        model.load_state_dict(average.module.state_dict())
+
+
+def averaged(model: Cascade, decay: float) -> AveragedModel:
+    """An exponential moving average of a model's weights and norms' statistics."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def train_epoch(
+    network: nn.Module, objective, loader: DataLoader, order: ShuffledBatches, progress: Progress
+) -> dict:
+    """Train the rest of the epoch under way: {loss, lr, seconds, images_per_second, peak, …}."""
+    accelerator, parts = progress.accelerator, progress.parts
+    looks_are_free = accelerator.device.type == "cpu"
+    total = torch.tensor(progress.total, dtype=torch.float64, device=accelerator.device)
+    order.start, start = progress.step, time.perf_counter() - progress.seconds
+    progress.seed_epoch(order.epoch)
+    network.train()
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    for batch in loader:
+        progress.restore_random()  # now: making the loader's iterator has drawn from them, too
+        with accelerator.autocast():
+            maps = network(batch["image"])
+            loss = objective(maps, batch)
+        accelerator.backward(loss)
+        parts["optimizer"].step()
+        parts["optimizer"].zero_grad()
+        parts["scheduler"].step()
+        if "average" in parts:
+            parts["average"].update_parameters(parts["model"])
+        total += loss.detach()
+        progress.step += 1
+        if looks_are_free or progress.step % LOOK_EVERY == 0 or progress.step == len(order):
+            progress.total = finite(total.item(), order.epoch)
+            progress.seconds = time.perf_counter() - start
+            if progress.step < len(order) and progress.due():
+                progress.save()
+    torch.backends.cudnn.benchmark = False  # scoring has batches of other sizes
+    here = progress.total / len(order), peak(parts["model"], maps, batch)
+    loss, top = np.mean(gather_object([here]), axis=0).tolist()
+    record = {
+        "loss": loss,
+        "lr": parts["scheduler"].get_last_lr()[-1],
+        "seconds": progress.seconds,
+        "images_per_second": len(order) * order.batch_size / progress.seconds,
+        "peak": top,
+    }
+    if top < EMPTY_PEAK:
+        record["warning"] = f"maps are nearly empty: mean peak {top:.3f} after {order.epoch} epochs"
+    return record
+
+
+@contextlib.contextmanager
+def heartbeat(progress: Progress, order: ShuffledBatches, epochs: int) -> Iterator[None]:
+    """While the block runs, print how far the training is every SPEAK_EVERY seconds."""
+    over = threading.Event()
+
+    def speak():
+        while not over.wait(SPEAK_EVERY):
+            print(said(progress, order, epochs), flush=True)
+
+    thread = threading.Thread(target=speak, daemon=True)
+    if progress.accelerator.is_main_process:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def said(progress: Progress, order: ShuffledBatches, epochs: int) -> str:
+    """How far a training is, in one line: step, loss, people per second, time left."""
+    text = f"epoch {order.epoch}/{epochs}  step {progress.step}/{len(order)}"
+    if progress.step == len(order):
+        return f"{text}  scoring"
+    if not progress.step or not progress.seconds:
+        return f"{text}  starting"
+    pace = progress.step / progress.seconds  # steps per second
+    steps_left = len(order) * (epochs - order.epoch + 1) - progress.step
+    return (
+        f"{text}  loss {progress.total / progress.step:.3f}  {pace * order.batch_size:.0f} people/s"
+        f"  {steps_left / pace / 60:.0f} min left"
+    )
 
 
 def finite(loss: float, epoch: int) -> float:
-    """The loss itself. FloatingPointError if it is NaN or infinite: nothing after it would mean anything."""
+    """The loss itself. FloatingPointError if it is NaN or infinite."""
     if not np.isfinite(loss):
         raise FloatingPointError(
             f"the loss became {loss} in epoch {epoch}: a smaller learning rate may help"
@@ -269,7 +490,7 @@ def learning_rate(step: int, steps: int, schedule: str, last: float, warmup: flo
         return last**done
     if schedule == "step":
         return 1.0 if done < 0.5 else last
-    return last + (1 - last) * (1 + np.cos(np.pi * min(done, 1))) / 2
+    return last + (1 - last) * (1 + math.cos(math.pi * min(done, 1))) / 2
 
 
 def train(
@@ -279,29 +500,27 @@ def train(
     scorer: Callable[[Cascade], dict] | None = None,
     init_from: str | Path | None = None,
 ) -> Iterator[dict]:
-    """One stage of the cascade: "detector", "regressor" or "joint". Yields epoch records, then OUT holds its weights.
+    """Train one stage of the cascade into OUT and yield its epoch records.
 
-    parameters: the tagged cell of the stage's notebook; what it does not say is inherited from the earlier stage's
-    manifest. An artifact made from the same parameters, people and upstream weights is reused: its recorded epochs are
-    yielded again. init_from: a folder of weights to begin from instead of the earlier stage's or nothing.
-    Under torchrun all its processes train together, and the first alone writes; all of them read OUT.
+    stage: "detector", "regressor" or "joint".
+    parameters: the tagged cell of the stage's notebook; what it lacks is inherited from the
+    manifest of the stage before.
+    init_from: a folder of weights to begin from, instead of the stage before or nothing.
+    A finished stage made from the same parameters, people, code versions and upstream weights is
+    reused: its records are yielded again. A stage that was stopped goes on from its last epoch.
+    Under torchrun all processes train together and the first alone writes; all of them read OUT.
     BadInput if the run has no people, targets or earlier stage yet.
     """
     with world().main_process_first():  # it draws or fetches what the others then find
         recipe = Recipe(stage, Path(out), parameters, init_from)
     (reasons,) = broadcast_object_list([recipe.reasons()])
-    if not reasons:
-        print(
-            f"{stage}: reused from {recipe.folder}: parameters, people and upstream weights match",
-            flush=True,
-        )
-        yield from ({**record, "reused": True} for record in history(recipe.folder))
-        return
-    print(
-        f"{stage}: trained {'' if reasons == ['absent'] else 'anew: ' + '; '.join(reasons)}".rstrip(),
-        flush=True,
-    )
-    yield from recipe.train(scorer)
+    if reasons:
+        why = "" if reasons == ["absent"] else " anew: " + "; ".join(reasons)
+        print(f"{stage}: trained{why}", flush=True)
+        yield from recipe.train(scorer)
+    else:
+        print(f"{stage}: reused from {recipe.folder}: what it was made from matches", flush=True)
+        yield from recipe.reuse(scorer)
 
 
 def world() -> PartialState:
@@ -325,62 +544,67 @@ def accelerated(precision: str = "no") -> Accelerator:
 
 
 class Recipe:
-    """Everything a stage is made from: parameters with what is inherited, people, targets, upstream weights."""
+    """Everything a stage is made from: parameters, people, targets, upstream weights.
+
+    The parameters are the stage's own; what they lack comes from the stage before, which has kept
+    what it was made with, and from the run's targets. The people are those of OUT/data.
+    """
 
     def __init__(self, stage: str, out: Path, parameters: dict, init_from=None):
         self.stage, self.folder = stage, out / STAGES[stage]
         self.data = datasets.opened(out)
-        self.upstream = [out / STAGES[earlier] for earlier in UPSTREAM[stage]]
-        self.parameters = {}
-        for folder in self.upstream:
-            self.parameters |= artifacts.manifest(folder, "settings", "data", "weights_sha256")[
-                "settings"
-            ]
-        self.parameters |= (
-            read_targets(out) | {"init_from": ""} | parameters
-        )  # no stage inherits where another began
-        init_from = self.init_from = init_from or self.parameters["init_from"]
-        self.parameters["init_from"] = str(init_from)
-        hashes = {
-            folder.name: artifacts.manifest(folder)["weights_sha256"] for folder in self.upstream
-        }
-        if init_from:
-            hashes["init_from"] = artifacts.manifest(cascade.stage_folder(init_from))[
-                "weights_sha256"
-            ]
-        detects = self.parameters.get("first", "detection") == "detection"
-        unused = () if detects else ("radius",)
-        if stage == "detector":
-            unused = (*NETWORK[len(DETECTOR) :], "sigma" if detects else "radius")
+        self.before = out / STAGES[UPSTREAM[stage]] if UPSTREAM[stage] else None
+        earlier = {"settings": {}}
+        if self.before:
+            earlier = artifacts.manifest(self.before, "settings", "data", "weights_sha256")
+        # No stage inherits where another began.
+        self.parameters = earlier["settings"] | read_targets(out) | {"init_from": ""} | parameters
+        self.init_from = init_from or self.parameters["init_from"]
+        self.parameters["init_from"] = str(self.init_from)
+        upstream = {self.before.name: earlier["weights_sha256"]} if self.before else {}
+        if self.init_from:
+            start = artifacts.manifest(cascade.stage_folder(self.init_from))
+            upstream["init_from"] = start["weights_sha256"]
         self.wanted = {
             "kind": stage,
-            "parameters": {
-                name: value
-                for name, value in self.parameters.items()
-                if name not in (*NO_MATTER, *unused) and (name, value) not in OLDER
-            },
+            "parameters": self.decisive(),
             "data": {
                 "train": self.data.manifest["fingerprints"]["train"],
                 "image_size": self.data.image_size,
             },
-            "upstream": hashes,
+            "upstream": upstream,
+            "versions_of": {
+                "targets": heatmaps.VERSION,
+                "losses": losses.VERSION,
+                "networks": cascade.VERSION,
+                "training": VERSION,
+            },
         }
+        if self.before and earlier["data"] != self.wanted["data"]:
+            raise BadInput(
+                self.before,
+                "a stage trained on other people or crops",
+                "this run's: train it again first",
+            )
         self.check()
 
+    def decisive(self) -> dict:
+        """The parameters that decide what the stage's weights become."""
+        first = self.parameters.get("first", "detection")
+        unused = () if first == "detection" else ("radius",)
+        if self.stage == "detector":
+            not_drawn = "sigma" if first == "detection" else "radius"
+            unused = (*NETWORK[len(DETECTOR) :], not_drawn)
+        return {
+            name: value
+            for name, value in self.parameters.items()
+            if name not in (*NO_MATTER, *unused)
+        }
+
     def check(self) -> None:
-        """BadInput for what would only fail later: earlier stages of other people, a crop that does not halve, nothing
-        to compile with."""
-        for folder in self.upstream:
-            if artifacts.manifest(folder)["data"] != self.wanted["data"]:
-                raise BadInput(
-                    folder,
-                    "a stage trained on other people or crops",
-                    "this run's: train it again first",
-                )
-        convolutions = (
-            self.stage == "detector" or self.parameters.get("regressor") == "convolutions"
-        )
-        halved = 4 * 2 ** (0 if convolutions else self.parameters["levels"])
+        """BadInput for a crop that cannot be halved often enough, or nothing to compile with."""
+        flat = self.stage == "detector" or self.parameters.get("regressor") == "convolutions"
+        halved = 4 * 2 ** (0 if flat else self.parameters["levels"])
         if self.data.image_size % halved:
             raise BadInput(
                 "image_size",
@@ -408,9 +632,7 @@ class Recipe:
     def network(self) -> dict:
         """The numbers that make this stage's cascade; image_size comes along for whoever loads the weights."""
         names = DETECTOR if self.stage == "detector" else NETWORK
-        chosen = {
-            name: self.parameters[name] for name in names if name in self.parameters
-        }  # an older run has fewer
+        chosen = {name: self.parameters[name] for name in names if name in self.parameters}
         return chosen | {"image_size": self.data.image_size}
 
     def model(self) -> Cascade:
@@ -424,13 +646,13 @@ class Recipe:
             self.network, self.parameters["pretrained"] and self.stage == "detector" and not begins
         )
         if self.stage == "joint":
-            artifacts.load_into(model, cascade.stage_folder((begins or self.upstream)[0]))
+            artifacts.load_into(model, cascade.stage_folder((begins or [self.before])[0]))
         elif begins:
             artifacts.load_into(
                 getattr(model, self.stage), cascade.stage_folder(begins[0]), f"{self.stage}."
             )
         if self.stage == "regressor":
-            artifacts.load_into(model.detector, self.upstream[0], "detector.")
+            artifacts.load_into(model.detector, self.before, "detector.")
         return model.laid_out().freeze_detector(self.stage == "regressor")
 
     def loader(self) -> DataLoader:
@@ -444,11 +666,11 @@ class Recipe:
             p["flip"],
             p.get("rotation_step", 0.0),
             p.get("scale_step", 0.0),
+            p.get("colour", 0.0),
         )
         people = datasets.PoseDataset(
             self.data.train, self.data.image_size, augmentation, p["seed"]
         )
-        order = torch.Generator().manual_seed(p["seed"])
         size = min(p["batch_size"], len(people))
         if size % processes:
             raise BadInput(
@@ -458,29 +680,21 @@ class Recipe:
             )
         return DataLoader(
             people,
-            size,
-            shuffle=True,
-            drop_last=True,
+            batch_sampler=ShuffledBatches(len(people), size, p["seed"]),
             num_workers=p["workers"],
-            generator=order,
+            persistent_workers=p["workers"] > 0,
             pin_memory=torch.cuda.is_available(),
         )
 
     def train(self, scorer) -> Iterator[dict]:
-        """Fit from the start; each record is on disk before it is yielded, the weights after the last."""
+        """Fit, from the checkpoint if there is one; a record is on disk before it is yielded."""
         p, environment = self.parameters, artifacts.environment()
         deterministic(p.get("deterministic", False))
         accelerator = accelerated(p["precision"])
-        with (
-            accelerator.local_main_process_first()
-        ):  # one fetches pretrained weights for all of its host
+        with accelerator.local_main_process_first():  # one process fetches weights for its host
             model = self.model()
-        torch.manual_seed(
-            p["seed"] + accelerator.process_index
-        )  # for dropout, which is each process's own
         loader = self.loader()
-        learning = [weight for weight in model.parameters() if weight.requires_grad]
-        optimizer = make_optimizer(p["optimizer"], learning, p["lr"], p["weight_decay"])
+        optimizer = make_optimizer(p["optimizer"], self.learning(model), p["lr"], p["weight_decay"])
         steps = p["epochs"] * len(loader)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
@@ -489,12 +703,19 @@ class Recipe:
             ),
         )
         targets = Targets(**{name: p[name] for name in TARGETS if name in p})
+        checkpoint = Checkpoint(
+            self.folder / "checkpoint.pt",
+            {**self.wanted, "processes": accelerator.num_processes},
+            p.get("save_minutes", 10.0),
+        )
         accelerator.wait_for_everyone()  # all have read what they begin from
-        if accelerator.is_main_process:
-            (self.folder / artifacts.MANIFEST).unlink(
-                missing_ok=True
-            )  # only now: nothing above touches what is there
-        start, records = time.perf_counter(), []
+        if accelerator.is_main_process:  # only now: nothing above touches what is there
+            (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)
+
+        def scored(model: Cascade) -> dict:
+            return {"scored_on": self.scored_on, **(scorer(model) if scorer else {})}
+
+        records = []
         for record in fit(
             model,
             lambda maps, batch: OBJECTIVES[self.stage](maps, batch, targets),
@@ -503,116 +724,105 @@ class Recipe:
             scheduler,
             p["epochs"],
             accelerator,
-            scorer,
-            p.get("compiled", False),
+            scored,
+            compiled=p.get("compiled", False),
+            ema=p.get("ema", 0.0),
+            checkpoint=checkpoint,
         ):
+            resumed = record.pop("resumed", False)
             records.append({"stage": self.stage, **record})
             if accelerator.is_main_process:
-                self.watch(
-                    model, records[-1]
-                )  # first: who sees the line finds the maps it tells of
-                self.append(records[-1], first=len(records) == 1)
-            yield records[-1]
+                self.keep(model, records, resumed)
+            yield {**records[-1], **({"resumed": True} if resumed else {})}
         made = {
             "settings": p,
             "network": self.network,
             "seed": p["seed"],
             "steps": steps,
             "processes": accelerator.num_processes,
-            "wall_seconds": time.perf_counter() - start,
+            "wall_seconds": records[-1]["elapsed"] if records else 0.0,
         }
         if accelerator.is_main_process:
             artifacts.save(
                 self.folder, model.state_dict(), {**environment, **self.wanted, **made}, records
             )
+            checkpoint.path.unlink(missing_ok=True)
         accelerator.wait_for_everyone()  # what comes next finds it whole
 
-    def append(self, record: dict, first: bool) -> None:
-        """One line more in history.jsonl, so that a closed browser or a killed run leaves what was measured."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / artifacts.HISTORY, "w" if first else "a") as lines:
-            lines.write(json.dumps(artifacts.plain(record)) + "\n")
+    def learning(self, model: Cascade) -> list:
+        """The parameters that learn, for the optimizer."""
+        return [weight for weight in model.parameters() if weight.requires_grad]
+
+    @property
+    def scored_on(self) -> str:
+        """Who the records' scores and the watched maps belong to: the held-out people."""
+        return self.data.manifest["fingerprints"]["val"]
+
+    def reuse(self, scorer) -> Iterator[dict]:
+        """Yield a finished stage's records again; scores and watched maps of other people anew.
+
+        Of the weights only those after the last epoch are kept, so the earlier epochs then have
+        no scores and no maps.
+        """
+        records = history(self.folder)
+        if records and records[-1].get("scored_on") != self.scored_on:
+            records = [unscored(record) for record in records]
+            model = cascade.load(self.folder).to(world().device)
+            records[-1] |= {"scored_on": self.scored_on, **(scorer(model) if scorer else {})}
+            if world().is_main_process:
+                shutil.rmtree(self.folder / "watched", ignore_errors=True)
+                self.watch(model, records[-1])
+                write_history(self.folder, records)
+            print(
+                f"{self.stage}: other held-out people: scored anew after its last epoch", flush=True
+            )
+        yield from ({**record, "reused": True} for record in records)
+
+    def keep(self, model: Cascade, records: list[dict], resumed: bool) -> None:
+        """Write the records so far, and the maps after the last one if they are not there yet.
+
+        After a kill between the checkpoint and this, the maps of the last finished epoch are
+        missing; the model is then still as it was after that epoch.
+        """
+        record = records[-1]
+        if record["epoch"] == 1 and not resumed:
+            shutil.rmtree(self.folder / "watched", ignore_errors=True)
+        if not resumed or not self.watched_file(record).is_file():
+            self.watch(model, record)
+        write_history(self.folder, records)
+
+    def watched_file(self, record: dict) -> Path:
+        """Where the maps after this record's epoch are kept."""
+        return self.folder / "watched" / f"{record['epoch']:04d}.npz"
 
     @torch.no_grad()
     def watch(self, model: Cascade, record: dict) -> None:
-        """The last network's maps of the first held-out people after this epoch, in watched/, 64 cells wide at most."""
-        if record["epoch"] == 1:
-            shutil.rmtree(self.folder / "watched", ignore_errors=True)
+        """Keep the last network's maps of the first held-out people, at most 64 cells wide."""
         crops = self.data.val[:WATCHED].crops(self.data.image_size)
         found = model.eval()(torch.from_numpy(crops).to(model.mean.device))
         maps = model.confidence(found.detector) if found.regressor is None else found.regressor
-        maps = (
-            F.adaptive_max_pool2d(maps.float(), min(64, maps.shape[-1]))
-            .cpu()
-            .numpy()
-            .astype(np.float16)
-        )
+        maps = F.adaptive_max_pool2d(maps.float(), min(64, maps.shape[-1])).cpu().numpy()
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, crops=crops, maps=maps)
-        artifacts.write_bytes(
-            self.folder / "watched" / f"{record['epoch']:04d}.npz", buffer.getvalue()
-        )
+        np.savez_compressed(buffer, crops=crops, maps=maps.astype(np.float16))
+        artifacts.write_bytes(self.watched_file(record), buffer.getvalue())
+
+
+def unscored(record: dict) -> dict:
+    """An epoch's record without the scorer's numbers."""
+    return {name: value for name, value in record.items() if not name.startswith("PCK")}
+
+
+def write_history(folder: Path, records: list[dict]) -> None:
+    """Write a stage's epoch records, one a line, so that a killed run leaves what was measured."""
+    lines = [json.dumps(artifacts.plain(record)) + "\n" for record in records]
+    artifacts.write_bytes(folder / artifacts.HISTORY, "".join(lines).encode())
 
 
 def deterministic(on: bool) -> None:
-    """Let PyTorch use only operations that give the same numbers each time, slower on a GPU; or any, and there try
-    which convolution is the fastest for the one size that a training has."""
-    torch.backends.cudnn.benchmark = not on
+    """Let PyTorch use only operations that give the same numbers each time, slower on a GPU."""
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
     torch.use_deterministic_algorithms(on)
-
-
-def launched(
-    stage: str, out: str | Path, parameters: dict, processes: int | str = "gpu"
-) -> Iterator[dict]:
-    """`train` by so many processes of torchrun's, "gpu": one a GPU; for a notebook, whose own process must not fork.
-
-    People and targets are those of OUT. Yields the epoch records as they reach history.jsonl; closing the generator
-    ends the training. RuntimeError with what went wrong if it fails; all it said is in OUT/STAGE.log.
-    """
-    out = Path(out)
-    folder, preset, log = out / STAGES[stage], out / f"{stage}.yaml", out / f"{stage}.log"
-    chosen = artifacts.manifest(out / "data", "parameters")["parameters"]
-    artifacts.write_json(
-        preset, {"01": chosen, "02": read_targets(out), NOTEBOOKS[stage]: parameters}
-    )  # JSON is YAML
-    command = [
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        "-m",
-        "hpe_lib",
-        "train",
-        stage,
-        "--preset",
-        str(preset),
-        "--out",
-        str(out),
-    ]
-    before, told, running = history(folder), 0, True
-    with (
-        log.open("w") as said,
-        subprocess.Popen([sys.executable, "-m", *command], stdout=said, stderr=said) as run,
-    ):
-        try:
-            while running:
-                running = run.poll() is None  # asked first: what is written at the end is seen too
-                new = [record for record in history(folder) if record not in before][told:]
-                told += len(new)
-                yield from new
-                time.sleep(0.2)
-        finally:
-            run.terminate()
-    if run.returncode:
-        words = [
-            line
-            for line in log.read_text().splitlines()
-            if line.startswith("hpe: ") or "Error: " in line
-        ]
-        raise RuntimeError(f"{stage} failed: {(words or ['nothing said'])[0]} ({log})")
-    if not told:
-        yield from ({**record, "reused": True} for record in history(folder))
 
 
 def history(folder: str | Path) -> list[dict]:
@@ -675,9 +885,9 @@ def line(record: dict) -> str:
         f"{record['stage']} epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.3f}  lr "
         f"{record['lr']:.2g}  {record['images_per_second']:.0f} images/s  peak {record['peak']:.2f}"
     )
-    return "  ".join(
-        [text, *extra, *([f"WARNING {record['warning']}"] if "warning" in record else [])]
-    )
+    origin = [f"({name})" for name in ("reused", "resumed") if record.get(name)]
+    warning = [f"WARNING {record['warning']}"] if "warning" in record else []
+    return "  ".join([text, *extra, *origin, *warning])
 
 
 def variant(

@@ -319,9 +319,7 @@ def test_dots_painted_at_joints_move_with_them():
     people = made([image], joints[None])
     seen = 0
     for epoch in range(12):
-        items = PoseDataset(people, 200, Augmentation(), seed=1)
-        items.epoch = epoch
-        item = items[0]
+        item = PoseDataset(people, 200, Augmentation(), seed=1)[0, epoch]
         mirrored = Augmentation()(
             people.frame(0, 200), np.random.default_rng((1, epoch, 0))
         ).mirrored
@@ -408,8 +406,8 @@ def test_left_is_right_in_a_mirrored_crop():
 
 def items(people, epoch=0, seed=0, workers=0):
     data = PoseDataset(people, 64, Augmentation(), seed)
-    data.epoch = epoch
-    return [batch for batch in DataLoader(data, 8, num_workers=workers)]
+    rows = [(row, epoch) for row in range(len(people))]
+    return list(DataLoader(data, 8, sampler=rows, num_workers=workers))
 
 
 def same(some, other):

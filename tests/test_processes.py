@@ -3,9 +3,9 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -202,7 +202,12 @@ def test_a_batch_that_processes_cannot_share_leaves_the_artifact_as_it_was(copy,
     with pytest.raises(BadInput, match="batch_size: found 8, .*3 processes"):
         training.Recipe("detector", out, DETECTOR | {"seed": 1}).loader()
     assert artifacts.manifest(out / "detector") == before
-    assert training.Recipe("detector", out, DETECTOR | {"batch_size": 9}).loader().batch_size == 9
+    assert (
+        training.Recipe("detector", out, DETECTOR | {"batch_size": 9})
+        .loader()
+        .batch_sampler.batch_size
+        == 9
+    )
 
 
 def test_fewer_people_than_a_batch_are_one_batch(run):
@@ -245,43 +250,36 @@ def test_norms_are_in_common_on_several_gpus_only(processes, device, common):
 # ---- from a notebook
 
 
-@pytest.fixture
-def launched(copy, monkeypatch):
-    """launched(**changes): the records of a detector trained by a subprocess of one process; launched.out its run."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    out = copy()
-    made = lambda **changes: training.launched("detector", out, DETECTOR | {"seed": 1} | changes, 1)  # noqa: E731
-    return SimpleNamespace(out=out, folder=out / "detector", records=made)
+def test_two_processes_that_were_killed_end_in_the_same_weights(copy):
+    """Killed after their first epoch's line; the norms' statistics are each process's own here."""
+    numbers = DETECTOR | {"epochs": 3, "save_minutes": 0.0}
+    names = [f"{name}={value}" for name, value in numbers.items()]
+    options = [part for text in ["radius=12", "sigma=12", *names] for part in ("-p", text)]
 
+    def command(out):
+        people = artifacts.manifest(out / "data")["parameters"]
+        chosen = [f"01.{name}={people[name]}" for name in ("train", "val", "image_size")]
+        words = ["train", "detector", "--preset", "smoke", "--out", str(out)]
+        return [*words, *(part for text in chosen for part in ("-p", text)), *options]
 
-def test_a_launched_training_tells_its_epochs_and_then_that_it_is_reused(launched):
-    before = training.history(launched.folder)
-    records = list(launched.records(epochs=2))
-    assert [record["epoch"] for record in records] == [1, 2] and records == training.history(
-        launched.folder
-    )
-    assert (
-        records[0] not in before and "PCKh@0.5" in records[0]
-    )  # the earlier run's epochs are not told as this one's
-    settings = artifacts.manifest(launched.folder)["settings"]
-    assert all(
-        settings[name] == value
-        for name, value in (DETECTOR | {"seed": 1, "epochs": 2, "radius": 12.0}).items()
-    )
-    assert list(launched.records(epochs=2)) == [{**record, "reused": True} for record in records]
-
-
-def test_closing_a_launched_training_ends_it(launched):
-    records = launched.records(epochs=10_000)
-    assert next(records)["epoch"] == 1  # told while it runs
-    records.close()
-    told = len(training.history(launched.folder))
-    time.sleep(1)
-    assert len(training.history(launched.folder)) == told < 10_000
-    assert artifacts.differences(launched.folder, {}) == ["absent"]
-
-
-def test_a_launched_training_that_fails_says_why(launched):
-    with pytest.raises(RuntimeError, match="detector failed: hpe: the loss became .*detector.log"):
-        list(launched.records(epochs=8, lr=1e18))
+    runs = [copy("whole"), copy("cut")]
+    for out in runs:
+        shutil.rmtree(out / "detector")
+    assert torchrun("-m", "hpe_lib", *command(runs[0])).returncode == 0
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hpe_lib"]
+    with subprocess.Popen(
+        [sys.executable, *start, *command(runs[1])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("detector epoch 1/3"):
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+    again = torchrun("-m", "hpe_lib", *command(runs[1]))
+    assert again.returncode == 0 and "goes on with epoch" in again.stdout, again.stderr
+    first, second = (artifacts.load_weights(out / "detector") for out in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -49,6 +49,8 @@ DETECTOR = {
     "scale_low": 0.7,
     "scale_high": 1.3,
     "flip": True,
+    "deterministic": False,
+    "compiled": False,
 }
 REGRESSOR = {
     "channels": 8,
@@ -244,10 +246,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
     assert not torch.equal(made[0]["detector.B1.0.weight"], made[2]["detector.B1.0.weight"])
 
 
-def test_deterministic_operations_are_asked_for_by_a_parameter_that_older_runs_lack(
-    out, monkeypatch
-):
-    """Inherited by later stages; without it nothing is trained anew."""
+def test_deterministic_operations_are_asked_for_and_inherited(out, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
@@ -286,7 +285,7 @@ def test_a_compiled_training_is_the_same_but_for_rounding(out, monkeypatch):
     assert all(
         torch.equal(weight, after[name]) for name, weight in weights(out / "detector").items()
     )
-    assert "reused" in train("detector", out, compiled=False)[0]  # older runs lack the parameter
+    assert "reused" in train("detector", out, compiled=False)[0]
 
 
 @pytest.mark.slow
@@ -659,7 +658,8 @@ def fit(model, objective, epochs=1, scorer=None):
         False,
     )
     loader = torch.utils.data.DataLoader(
-        datasets.PoseDataset(people, 16, datasets.Augmentation()), 2
+        datasets.PoseDataset(people, 16, datasets.Augmentation()),
+        batch_sampler=training.ShuffledBatches(4, 2, seed=0),
     )
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)

@@ -1,0 +1,410 @@
+"""A training that is stopped goes on from its last epoch and ends in the same weights, bit for bit."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpe_lib import artifacts, cascade, datasets, training
+
+ROOT = Path(__file__).parents[1]
+COMMON = {
+    "seed": 0,
+    "epochs": 3,
+    "batch_size": 4,
+    "optimizer": "adamw",
+    "weight_decay": 1e-4,
+    "lr": 2e-3,
+    "lr_end": 1e-4,
+    "schedule": "cosine",
+    "warmup": 0.1,
+    "workers": 0,
+    "precision": "no",
+    "rotation": 40.0,
+    "scale_low": 0.7,
+    "scale_high": 1.3,
+    "flip": True,
+    "colour": 0.2,
+    "ema": 0.0,
+    "save_minutes": 10.0,
+}
+DETECTOR = COMMON | {"trunk": "slim", "map_stride": 4, "prior": 0.01, "pretrained": False}
+REGRESSOR = {"channels": 8, "levels": 1, "bottlenecks": 1, "stem": "patch"}
+STAGES = {"detector": DETECTOR, "regressor": REGRESSOR, "joint": {}}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing in the program catches it."""
+
+
+def prepare(out):
+    datasets.prepare(
+        out,
+        dataset="synthetic",
+        data_root="",
+        train="1-14",
+        val="101-104",
+        image_size=64,
+        data_seed=0,
+        only_present=False,
+    )
+    training.write_targets(out, radius=12.0, sigma=12.0, occluded="empty")
+    return out
+
+
+def train(stage, out, **changes):
+    return list(training.train(stage, out, STAGES[stage] | changes, lambda model: {"PCK": 1.0}))
+
+
+def stop(stage, out, monkeypatch, after, **changes):
+    """Train, and be killed in the step after `after` steps have been done."""
+    done, objective = [], training.OBJECTIVES[stage]
+
+    def fatal(*given):
+        if len(done) == after:
+            raise Killed
+        done.append(1)
+        return objective(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setitem(training.OBJECTIVES, stage, fatal)
+        with pytest.raises(Killed):
+            train(stage, out, **changes)
+
+
+def same_weights(one, other):
+    first, second = artifacts.load_weights(one), artifacts.load_weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run whose three stages were trained without a stop."""
+    out = prepare(tmp_path_factory.mktemp("whole") / "run")
+    for stage in STAGES:
+        train(stage, out)
+    return out
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """copy(stage): the run as it was before a stage, its drawn people beside it."""
+    (tmp_path / "cache").symlink_to(whole.parent / "cache")
+
+    def made(stage):
+        out = shutil.copytree(whole, tmp_path / "run")
+        for later in list(STAGES)[list(STAGES).index(stage) :]:
+            shutil.rmtree(out / cascade.STAGES[later])
+        return out
+
+    return made
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("after", [1, 4, 8])  # of 3 steps an epoch: in the first, second and third
+def test_a_stopped_stage_ends_in_the_weights_of_one_that_was_not(
+    whole, copy, monkeypatch, capsys, stage, after
+):
+    out, folder = copy(stage), cascade.STAGES[stage]
+    stop(stage, out, monkeypatch, after)
+    assert not (out / folder / "manifest.json").exists()
+    kept = training.history(out / folder)
+    assert len(kept) == after // 3
+    capsys.readouterr()
+    records = train(stage, out)
+    said = capsys.readouterr().out
+    assert ("goes on with epoch" in said) == bool(after // 3)
+    assert [record.get("resumed", False) for record in records] == [
+        epoch <= after // 3 for epoch in (1, 2, 3)
+    ]
+    assert same_weights(whole / folder, out / folder)
+    assert [record["loss"] for record in records] == [
+        record["loss"] for record in training.history(whole / folder)
+    ]
+    assert sorted(path.name for path in (out / folder).iterdir()) == sorted(
+        path.name for path in (whole / folder).iterdir()
+    )
+    assert len(training.watched(out / folder)) == 3
+
+
+def test_with_loader_workers_too(whole, copy, monkeypatch):
+    out = copy("detector")
+    stop("detector", out, monkeypatch, 4, workers=2)
+    train("detector", out, workers=2)
+    assert same_weights(whole / "detector", out / "detector")
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_long_epochs_are_saved_within(whole, copy, monkeypatch, ema):
+    out = copy("detector")
+    stop("detector", out, monkeypatch, 5, save_minutes=0.0, ema=ema)
+    state = training.Checkpoint(out / "detector" / "checkpoint.pt", {}).path
+    state = torch.load(state, weights_only=True)
+    assert len(state["records"]) == 1 and state["step"] == 2
+    records = train("detector", out, save_minutes=0.0, ema=ema)
+    if ema:
+        other = prepare(out.parent / "other")
+        train("detector", other, ema=ema)
+        assert not same_weights(whole / "detector", out / "detector")
+        assert same_weights(other / "detector", out / "detector")
+    else:
+        assert same_weights(whole / "detector", out / "detector")
+        losses = [record["loss"] for record in training.history(whole / "detector")]
+        assert [record["loss"] for record in records] == losses
+
+
+def test_dropout_goes_on_with_its_random_stream(copy, monkeypatch, tmp_path):
+    """slim_vgg has no dropout, so one is planted: its masks must be those of an unstopped run."""
+    made = cascade.Cascade.normalise
+
+    def dropped(self, images):
+        return torch.nn.functional.dropout(made(self, images), 0.3, self.training)
+
+    monkeypatch.setattr(cascade.Cascade, "normalise", dropped)
+    out, other = copy("detector"), prepare(tmp_path / "other")
+    train("detector", other)
+    stop("detector", out, monkeypatch, 5, save_minutes=0.0)
+    train("detector", out)
+    assert same_weights(other / "detector", out / "detector")
+
+
+def test_a_row_of_an_ablation_goes_on_too(whole, copy, monkeypatch):
+    out = copy("joint")
+    train("joint", out)
+    row = {"seed": 1, "joint.epochs": 2}
+
+    def rows(folder):
+        return list(training.variant(folder, "row", row, tuple(STAGES)))
+
+    expected = shutil.copytree(out, out.parent / "expected")
+    rows(expected)
+    objective, done = training.OBJECTIVES["joint"], []
+
+    def fatal(*given):
+        if len(done) == 4:
+            raise Killed
+        done.append(1)
+        return objective(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setitem(training.OBJECTIVES, "joint", fatal)
+        with pytest.raises(Killed):
+            rows(out)
+    records = rows(out)
+    assert [r["epoch"] for r in records if r["stage"] == "joint" and r.get("resumed")] == [1]
+    assert all(r.get("reused") for r in records if r["stage"] != "joint")
+    for stage in cascade.STAGES.values():
+        assert same_weights(expected / "rows" / "row" / stage, out / "rows" / "row" / stage)
+
+
+def test_a_checkpoint_of_something_else_is_not_used(copy, monkeypatch, capsys):
+    out = copy("detector")
+    stop("detector", out, monkeypatch, 7)
+    capsys.readouterr()
+    records = train("detector", out, lr=1e-3)
+    assert not any(record.get("resumed") for record in records)
+    assert "goes on" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", [b"", b"no checkpoint", None])
+def test_a_damaged_checkpoint_is_said_and_the_training_starts_anew(
+    whole, copy, monkeypatch, capsys, damage
+):
+    out = copy("detector")
+    stop("detector", out, monkeypatch, 7)
+    path = out / "detector" / "checkpoint.pt"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if damage is None else damage)
+    train("detector", out)
+    assert "cannot be read" in capsys.readouterr().out
+    assert same_weights(whole / "detector", out / "detector")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(whole, copy, monkeypatch):
+    out, write, calls = copy("detector"), artifacts.write_bytes, []
+
+    def full(path, data):
+        if Path(path).name == "checkpoint.pt":
+            calls.append(path)
+            if len(calls) == 2:
+                raise OSError(28, "No space left on device", str(path))
+        write(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(artifacts, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            train("detector", out)
+    records = train("detector", out)
+    assert [bool(record.get("resumed")) for record in records] == [True, False, False]
+    assert same_weights(whole / "detector", out / "detector")
+
+
+def test_the_maps_of_an_epoch_are_there_even_if_it_was_killed_just_before(copy, monkeypatch):
+    out = copy("detector")
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Recipe, "keep", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            train("detector", out)
+    assert not training.history(out / "detector")
+    train("detector", out)
+    assert len(training.watched(out / "detector")) == 3
+    assert len(training.history(out / "detector")) == 3
+
+
+def test_a_line_is_said_at_least_every_so_often(copy, monkeypatch, capsys):
+    monkeypatch.setattr(training, "SPEAK_EVERY", 0.05)
+    objective = training.OBJECTIVES["detector"]
+    slow = lambda *given: time.sleep(0.2) or objective(*given)  # noqa: E731
+    monkeypatch.setitem(training.OBJECTIVES, "detector", slow)
+    train("detector", copy("detector"), epochs=1)
+    said = capsys.readouterr().out
+    assert re.search(r"epoch 1/1  step 2/3  loss \d+\.\d+  \d+ people/s  \d+ min left", said)
+
+
+# ---- reuse: the right key
+
+
+def test_other_held_out_people_are_scored_anew_and_the_weights_kept(copy, capsys):
+    out = copy("regressor")
+    before = training.watched(out / "detector")
+    data = artifacts.manifest(out / "data")["parameters"]
+    datasets.prepare(out, **data | {"val": "201-205"})
+    written = (out / "detector" / "weights.safetensors").stat().st_mtime_ns
+    scored = list(training.train("detector", out, DETECTOR, lambda model: {"PCK": 2.0}))
+    assert "other held-out people" in capsys.readouterr().out
+    assert [record.get("PCK") for record in scored] == [None, None, 2.0]
+    assert (out / "detector" / "weights.safetensors").stat().st_mtime_ns == written
+    after = training.watched(out / "detector")
+    assert [one["epoch"] for one in after] == [3]
+    assert (after[-1]["crops"] != before[-1]["crops"]).any()
+    again = list(training.train("detector", out, DETECTOR, lambda model: {"PCK": 3.0}))
+    assert again[-1]["PCK"] == 2.0  # scored once
+
+
+@pytest.mark.parametrize("room", ["heatmaps", "losses", "cascade", "training"])
+def test_a_raised_version_trains_anew_and_says_so(copy, monkeypatch, capsys, room):
+    out = copy("regressor")
+    module = sys.modules[f"hpe_lib.{room}"]
+    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    assert "reused" not in train("detector", out, epochs=1)[0]
+    monkeypatch.undo()
+
+
+def test_what_does_not_affect_the_weights_is_no_reason(copy):
+    out = copy("regressor")
+    assert train("detector", out, save_minutes=3.0, workers=1)[0]["reused"]
+
+
+# ---- killed in earnest
+
+
+def weights_of(out):
+    """sha256 of all weights below a run's folder, by place."""
+    return {
+        str(path.relative_to(out)): artifacts.file_hash(path)
+        for path in sorted(Path(out).rglob("weights.safetensors"))
+    }
+
+
+def killed_until_it_ends(command, environment, kills, longest, seed):
+    """Run a command again and again, killing its whole process group at random moments."""
+    moments, said = random.Random(seed), []
+    for number in range(kills + 1):
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            wait = moments.uniform(0.1, 1) * longest if number < kills else None
+            try:
+                said.append(process.communicate(timeout=wait)[0])
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                said.append(process.communicate()[0])
+    return process.returncode, said
+
+
+def trained_twice(said):
+    """The epochs that more than one of the attempts trained to their end."""
+    fresh = re.compile(r"^(\w+) epoch (\d+)/\d+  loss")
+    seen, twice, row = set(), [], ""
+    for attempt in said:
+        row = ""
+        for line in attempt.splitlines():
+            row = line if line.startswith(("--- ", "notebook ")) else row
+            found = fresh.match(line)
+            if found and "(reused)" not in line and "(resumed)" not in line:
+                epoch = (row, *found.groups())
+                twice += [epoch] if epoch in seen else []
+                seen.add(epoch)
+    return twice
+
+
+def test_three_kills_of_hpe_train_end_in_the_same_weights(tmp_path):
+    changes = ["epochs=3", "train=1-96", "save_minutes=0.01"]
+    options = [part for change in changes for part in ("-p", change)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def command(out):
+        words = ["train", "detector", "--preset", "smoke", "--out", str(out)]
+        return [sys.executable, "-m", "hpe_lib", *words, *options]
+
+    begin = time.monotonic()
+    done = subprocess.run(command(tmp_path / "whole"), env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    longest = time.monotonic() - begin
+    code, said = killed_until_it_ends(command(tmp_path / "cut"), environment, 3, longest, seed=0)
+    assert code == 0, said[-1]
+    assert not trained_twice(said)
+    assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_a_smoke_run_end_in_the_same_weights_and_metrics(tmp_path):
+    """`make test ARGS='-m slow -k twenty_kills -s'`: half an hour on two cores."""
+    changes = ["03.epochs=3", "04.epochs=3", "05.epochs=3", "06.stage_epochs=[3,3,3]"]
+    options = [part for change in changes for part in ("-p", change)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def command(out):
+        words = ["reproduce", "--preset", "smoke", "--out", str(out)]
+        return [sys.executable, "-m", "hpe_lib", *words, *options]
+
+    begin = time.monotonic()
+    done = subprocess.run(
+        command(tmp_path / "whole"), env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    longest = time.monotonic() - begin
+    code, said = killed_until_it_ends(command(tmp_path / "cut"), environment, 20, longest, seed=1)
+    assert code == 0, said[-1]
+    assert not trained_twice(said)
+    assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
+    metrics = [
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "cut")
+    ]
+    assert untimed(metrics[0]) == untimed(metrics[1])
+    resumed = sum("goes on with epoch" in attempt for attempt in said)
+    print(f"20 kills within {longest:.0f} s each; {resumed} attempts went on within a stage")
+
+
+def untimed(value):
+    """The metrics without what a clock measured."""
+    if isinstance(value, dict):
+        kept = {name: untimed(inner) for name, inner in value.items()}
+        return {name: inner for name, inner in kept.items() if name not in ("minutes", "seconds")}
+    return value
