@@ -28,10 +28,11 @@ from hpe_lib import (
     training,
 )
 from hpe_lib.artifacts import BadInput
-from hpe_lib.cascade import IMAGENET_DEVIATION, IMAGENET_MEAN, Cascade
+from hpe_lib.cascade import Cascade
 from hpe_lib.paper import MARGIN, N_JOINTS
 from hpe_lib.skeleton import VISIBLE
 from hpe_lib.training import NOTEBOOKS
+from hpe_lib.trunks import IMAGENET_DEVIATION, IMAGENET_MEAN
 
 
 def crops(count: int, image_size: int, seed: int = 0) -> list[dict]:

@@ -8,14 +8,13 @@ from torch import nn
 
 from hpe_lib import artifacts
 from hpe_lib.artifacts import BadInput
-from hpe_lib.detector import FCN8, VGGS, Detector, enlarge
+from hpe_lib.detector import FCN8, Detector, enlarge
 from hpe_lib.paper import N_JOINTS
 from hpe_lib.regressor import Convolutions, Hourglass
+from hpe_lib.trunks import VGGS
 
-VERSION = (
-    1  # raise it when a network begins or computes differently: trained stages are then made anew
-)
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0, 1]
+# Raise it when a network begins or computes differently: trained stages are then made anew.
+VERSION = 1
 FIRST = ("detection", "regression")  # what the first network learns (F15)
 REGRESSORS = {
     "hourglass": (
@@ -67,8 +66,8 @@ class Cascade(nn.Module):
         self.detector = first_network(network["trunk"], self.map_stride, pretrained, prior)
         self.stacked = choice(network, "stacked", STACKED)
         self.regressor = make_regressor(network, STACKED[self.stacked])
-        self.frozen = False
-        for name, value in (("mean", IMAGENET_MEAN), ("deviation", IMAGENET_DEVIATION)):
+        self.frozen, self.frozen_blocks = False, 0
+        for name, value in (("mean", self.detector.mean), ("deviation", self.detector.std)):
             self.register_buffer(name, 255 * torch.tensor(value).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> Maps:
@@ -79,7 +78,7 @@ class Cascade(nn.Module):
         )
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, S, S, 3) uint8 -> (B, 3, S, S) float, channels last in memory, ImageNet mean and deviation."""
+        """(B, S, S, 3) uint8 -> (B, 3, S, S) float, channels last in memory, by the trunk's mean and deviation."""
         return (images.permute(0, 3, 1, 2) - self.mean) / self.deviation
 
     def confidence(self, maps: torch.Tensor) -> torch.Tensor:
@@ -107,14 +106,49 @@ class Cascade(nn.Module):
     def freeze_detector(self, frozen: bool = True) -> "Cascade":
         """Stop (or resume) the detector's learning: neither its weights nor its norms' statistics move."""
         self.frozen = frozen
-        self.detector.requires_grad_(not frozen)
+        return self.frozen_anew()
+
+    def freeze_blocks(self, count: int) -> "Cascade":
+        """Let the trunk's first `count` blocks, B1 … B5 or A1 … A7, learn nothing, their norms'
+        statistics included; 0: all learn. BadInput on more blocks than there are."""
+        if not 0 <= count <= (most := len(self.detector.TRUNK)):
+            raise BadInput("frozen_blocks", count, f"0 to {most}, the blocks of this trunk")
+        self.frozen_blocks = count
+        return self.frozen_anew()
+
+    def frozen_anew(self) -> "Cascade":
+        """Itself, learning what is frozen neither as the detector nor as one of its blocks."""
+        self.detector.requires_grad_(not self.frozen)
+        for block in self.trunk[: self.frozen_blocks]:
+            block.requires_grad_(False)
         return self.train(self.training)
+
+    @property
+    def trunk(self) -> list[nn.Module]:
+        """The blocks of the detector's trunk, B1 … B5 or A1 … A7."""
+        return [getattr(self.detector, name) for name in self.detector.TRUNK]
 
     def train(self, mode: bool = True) -> "Cascade":
         super().train(mode)
-        if self.frozen:
-            self.detector.eval()
+        for still in [self.detector] if self.frozen else self.trunk[: self.frozen_blocks]:
+            still.eval()
         return self
+
+    def parameter_groups(self, lr: float, trunk_lr: float = 0.0) -> list[dict]:
+        """What learns, for an optimizer: [{"params", "lr"}, …], the trunk's weights last, at trunk_lr.
+
+        One group, in the order of `parameters`, if that is lr, or 0. Frozen weights are left out.
+        """
+        trunk = {id(weight) for block in self.trunk for weight in block.parameters()}
+        learning = [weight for weight in self.parameters() if weight.requires_grad]
+        if trunk_lr in (0, lr):
+            return [{"params": learning, "lr": lr}]
+        rates = ((lr, False), (trunk_lr, True))
+        groups = [
+            {"params": [w for w in learning if (id(w) in trunk) == inside], "lr": rate}
+            for rate, inside in rates
+        ]
+        return [group for group in groups if group["params"]]
 
 
 def confidence(maps: torch.Tensor, first: str) -> torch.Tensor:

@@ -399,7 +399,7 @@ def train_epoch(
     loss, top = np.mean(gather_object([here]), axis=0).tolist()
     record = {
         "loss": loss,
-        "lr": parts["scheduler"].get_last_lr()[-1],
+        "lr": parts["scheduler"].get_last_lr()[0],
         "seconds": progress.seconds,
         "images_per_second": len(order) * order.batch_size / progress.seconds,
         "peak": top,
@@ -653,6 +653,7 @@ class Recipe:
             )
         if self.stage == "regressor":
             artifacts.load_into(model.detector, self.before, "detector.")
+        model.freeze_blocks(self.parameters.get("frozen_blocks", 0))
         return model.laid_out().freeze_detector(self.stage == "regressor")
 
     def loader(self) -> DataLoader:
@@ -694,7 +695,8 @@ class Recipe:
         with accelerator.local_main_process_first():  # one process fetches weights for its host
             model = self.model()
         loader = self.loader()
-        optimizer = make_optimizer(p["optimizer"], self.learning(model), p["lr"], p["weight_decay"])
+        groups = model.parameter_groups(p["lr"], p.get("trunk_lr", 0.0))
+        optimizer = make_optimizer(p["optimizer"], groups, p["lr"], p["weight_decay"])
         steps = p["epochs"] * len(loader)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
@@ -748,10 +750,6 @@ class Recipe:
             )
             checkpoint.path.unlink(missing_ok=True)
         accelerator.wait_for_everyone()  # what comes next finds it whole
-
-    def learning(self, model: Cascade) -> list:
-        """The parameters that learn, for the optimizer."""
-        return [weight for weight in model.parameters() if weight.requires_grad]
 
     @property
     def scored_on(self) -> str:

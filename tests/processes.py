@@ -20,10 +20,11 @@ def gradients(out):
     """The joint stage by `training.train`, in float64: its records and, of every step, all gradients."""
     model, make_optimizer, steps = training.Recipe.model, training.make_optimizer, []
 
-    def watched(name, parameters, lr, weight_decay):
-        made = make_optimizer(name, parameters, lr, weight_decay)
+    def watched(name, groups, lr, weight_decay):
+        made = make_optimizer(name, groups, lr, weight_decay)
+        weights = [weight for group in groups for weight in group["params"]]
         made.register_step_pre_hook(
-            lambda *_: steps.append([weight.grad.clone() for weight in parameters])
+            lambda *_: steps.append([weight.grad.clone() for weight in weights])
         )
         return made
 

@@ -16,11 +16,11 @@ from hpe_lib import (
     artifacts,
     cascade,
     datasets,
-    detector,
     evaluation,
     heatmaps,
     prediction,
     training,
+    trunks,
 )
 from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade, Maps
@@ -590,7 +590,7 @@ def test_damaged_weights_are_not_reused(out):
 
 def test_weights_that_no_longer_fit_the_network_are_not_reused(out, monkeypatch, capsys):
     train("detector", out)
-    monkeypatch.setattr(detector.slim_trunk, "__defaults__", ((8, 8, 8, 8),))
+    monkeypatch.setattr(trunks.slim_trunk, "__defaults__", ((8, 8, 8, 8),))
     assert not reused("detector", out) and "of another network" in capsys.readouterr().out
 
 

