@@ -695,15 +695,7 @@ class Recipe:
         with accelerator.local_main_process_first():  # one process fetches weights for its host
             model = self.model()
         loader = self.loader()
-        groups = model.parameter_groups(p["lr"], p.get("trunk_lr", 0.0))
-        optimizer = make_optimizer(p["optimizer"], groups, p["lr"], p["weight_decay"])
-        steps = p["epochs"] * len(loader)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: learning_rate(
-                step, steps, p["schedule"], p["lr_end"] / p["lr"], p["warmup"]
-            ),
-        )
+        optimizer, scheduler = self.optimizer(model, steps=p["epochs"] * len(loader))
         targets = Targets(**{name: p[name] for name in TARGETS if name in p})
         checkpoint = Checkpoint(
             self.folder / "checkpoint.pt",
@@ -713,10 +705,6 @@ class Recipe:
         accelerator.wait_for_everyone()  # all have read what they begin from
         if accelerator.is_main_process:  # only now: nothing above touches what is there
             (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)
-
-        def scored(model: Cascade) -> dict:
-            return {"scored_on": self.scored_on, **(scorer(model) if scorer else {})}
-
         records = []
         for record in fit(
             model,
@@ -726,7 +714,7 @@ class Recipe:
             scheduler,
             p["epochs"],
             accelerator,
-            scored,
+            lambda model: {"scored_on": self.scored_on, **(scorer(model) if scorer else {})},
             compiled=p.get("compiled", False),
             ema=p.get("ema", 0.0),
             checkpoint=checkpoint,
@@ -736,20 +724,35 @@ class Recipe:
             if accelerator.is_main_process:
                 self.keep(model, records, resumed)
             yield {**records[-1], **({"resumed": True} if resumed else {})}
-        made = {
-            "settings": p,
-            "network": self.network,
-            "seed": p["seed"],
-            "steps": steps,
-            "processes": accelerator.num_processes,
-            "wall_seconds": records[-1]["elapsed"] if records else 0.0,
-        }
         if accelerator.is_main_process:
-            artifacts.save(
-                self.folder, model.state_dict(), {**environment, **self.wanted, **made}, records
-            )
+            made = {"steps": p["epochs"] * len(loader), "processes": accelerator.num_processes}
+            self.save(model, records, {**environment, **made})
             checkpoint.path.unlink(missing_ok=True)
         accelerator.wait_for_everyone()  # what comes next finds it whole
+
+    def optimizer(self, model: Cascade, steps: int) -> tuple:
+        """(optimizer, scheduler) of a training of so many steps."""
+        p = self.parameters
+        groups = model.parameter_groups(p["lr"], p.get("trunk_lr", 0.0))
+        optimizer = make_optimizer(p["optimizer"], groups, p["lr"], p["weight_decay"])
+        last = p["lr_end"] / p["lr"]
+
+        def factor(step: int) -> float:
+            return learning_rate(step, steps, p["schedule"], last, p["warmup"])
+
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def save(self, model: Cascade, records: list[dict], made: dict) -> None:
+        """Write the finished stage: weights, history and, last, the manifest."""
+        manifest = {
+            **made,
+            **self.wanted,
+            "settings": self.parameters,
+            "network": self.network,
+            "seed": self.parameters["seed"],
+            "wall_seconds": records[-1]["elapsed"] if records else 0.0,
+        }
+        artifacts.save(self.folder, model.state_dict(), manifest, records)
 
     @property
     def scored_on(self) -> str:
