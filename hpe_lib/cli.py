@@ -155,19 +155,20 @@ def train(
 @app.command()
 def evaluate(
     weights: Annotated[Path, typer.Option(help="A run's folder, or a trained stage's.")],
-    data: Annotated[Literal["synthetic", "mpii", "lsp", "lspet"], typer.Option()],
+    data: Annotated[Literal["synthetic", "mpii", "lsp", "lspet", "leeds"], typer.Option()],
     data_root: Annotated[
         Path,
         typer.Option(
-            help="The folder that holds images/ and joints.mat, for mpii the official .mat.",
+            help="The folder that holds images/ and joints.mat, for mpii the official .mat; for leeds, "
+            "lsp/ and lspet/.",
             show_default=False,
         ),
     ] = None,
     split: Annotated[
         Literal["all", "train", "val", "test"],
         typer.Option(
-            help="mpii, lsp: the published one. Else train, val: the run's own people, test: those after them. "
-            "all: everyone the folder holds, the default; val where people are drawn.",
+            help="mpii, lsp, leeds: the published one. Else train, val: the run's own people, test: those after them. "
+            "all: everyone the folder holds, the default; val for leeds and where people are drawn.",
             show_default=False,
         ),
     ] = None,
@@ -237,7 +238,7 @@ def score(
     print(
         json.dumps(artifacts.plain(found), indent=2)
         if as_json
-        else f"truth: {people.source}\n{report(predictions.name, found, people)}"
+        else report(predictions.name, found, people)
     )
 
 
@@ -290,7 +291,7 @@ def download(
 
 @app.command("check-data")
 def check_data(
-    dataset: Literal["mpii", "lsp", "lspet"],
+    dataset: Literal["mpii", "lsp", "lspet", "leeds"],
     root: Annotated[Path, typer.Option(help="The folder that holds the annotations and images/.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ):
@@ -335,9 +336,9 @@ def people_to_score(data, data_root, split, run, image_size, only_present=False)
         raise BadInput(
             "--data-root", "nothing", f"the folder of {data}: its annotation and images/"
         )
-    split = split or ("val" if data == "synthetic" else "all")
+    split = split or ("val" if data in ("synthetic", "leeds") else "all")
     count = len(annotations.lsp(Path(root) / "joints.mat")) if data == "lspet" else None
-    people = split if data in ("mpii", "lsp") else rows(split, numbers, count)
+    people = split if data in ("mpii", "lsp", "leeds") else rows(split, numbers, count)
     return datasets.load(
         data,
         root,
@@ -374,7 +375,8 @@ def report(name, score, people):
     """A score as text for a person, with what must be said beside it."""
     from hpe_lib import evaluation
 
-    lines = [
+    lines = [f"truth: {people.source}"] if people.source else []
+    lines += [
         f"{score['metric']} of {score['persons']} people, {score['joints']} joints; ci95: bootstrap over people"
     ]
     lines += (
@@ -386,4 +388,6 @@ def report(name, score, people):
     lines += [f"{count} people skipped: {why}" for why, count in people.skipped.items() if count]
     if people.center_from_joints:
         lines.append("the crops are placed by the annotation: a hint from the truth")
+    elif hasattr(people, "images"):  # of prediction files nobody knows
+        lines.append("the crops are placed about the images' centres: no hint from the truth")
     return "\n".join([*lines, "", evaluation.table({name: score}).round(2).T.to_string()])

@@ -1,11 +1,13 @@
 """People: who is annotated where, and the crops of them. Datasets give joints; targets are drawn later, per batch."""
 
 import contextlib
+import csv
 import functools
 import hashlib
 import os
 import shutil
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -35,7 +37,7 @@ class People:
     box: (N,) image px, the longer side of the annotated joints' box: another normaliser, there for everyone.
     metric: "PCKh@0.5" or "PCK@0.2".  occlusion_labels: does the data set say which joints are occluded?
     center_from_joints: does the frame come from the annotation, so that it is a hint from the truth?
-    skipped: reason -> people left out on reading.
+    skipped: reason -> people left out on reading.  source: which labels were read, "" where there is no choice.
     """
 
     dataset: str
@@ -52,6 +54,7 @@ class People:
     occlusion_labels: bool
     center_from_joints: bool
     skipped: dict = field(default_factory=dict)
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -100,6 +103,10 @@ class Rows:
 
     def __init__(self, images, rows):
         self.images, self.rows, self.source = images, rows, images.source
+
+    @property
+    def paths(self):
+        return [self.images.paths[row] for row in self.rows]
 
     def __len__(self):
         return len(self.rows)
@@ -450,20 +457,42 @@ def load_lsp(root: Path, people: str = "all", only_present: bool = False) -> Peo
     """People of Leeds Sports Pose: ROOT/joints.mat, (3, 14, 2000), and ROOT/images/im%04d.jpg.
 
     people: "train", 1-1000; "test" and "val", both 1001-2000; "all"; or a range of these. Third value 1 is occluded.
-    Whether left is the person's (PC, as in the paper) or the viewer's (OC) is as joints.mat has it: the original
-    file is OC; for PC labels, put lsp-joints-PC.mat there as joints.mat.
+    Without joints.mat, lsp-joints-PC.mat is read. Whether left is the person's (PC, as in the paper) or the viewer's
+    (OC, as in the original joints.mat) is as the file has it, and `source` says which.
     The frame is about the image's centre (F1), so it owes nothing to the joints. BadInput as load_lspet.
     """
     path, split = root / "joints.mat", person_range(people)[0]
+    if not path.exists() and (root / "lsp-joints-PC.mat").exists():
+        path = root / "lsp-joints-PC.mat"
     truth = _lsp_truth(path, "lsp")
     if split != "all" and len(truth) != 2000:
         raise BadInput(path, f"{len(truth)} people", f"LSP's 2000, to know which are {split}")
+    source = f"{whose_left(truth.joints)} labels of {path.name}"
     truth = _within(path, people, truth[LSP_SPLITS.get(split, slice(None))])
     found = _present(_lsp_people("lsp", root, truth, LSP_BODY), only_present)
-    if only_present is None:
-        return found
-    sizes = np.array([found.images[row].shape[1::-1] for row in range(len(found))])
-    return replace(found, center=(sizes - 1) / 2, center_from_joints=False)
+    found = replace(found, source=source)
+    return found if only_present is None else about_image_centers(found, np.full(len(found), True))
+
+
+def whose_left(joints: np.ndarray) -> str:
+    """ "person-centric" or "observer-centric", of joints (N, 16, 2).
+
+    Right limbs are left of left ones in 63 % of LSP's PC labels, as some people show their back, in
+    87 % of its OC labels.
+    """
+    right = np.array([name.startswith("right_") for name in MPII.names])
+    left = joints[:, MPII.mirror][:, right, 0]
+    known = ~np.isnan(left + joints[:, right, 0])
+    crossed = (joints[:, right, 0] < left)[known].mean() if known.any() else 0
+    return ("person" if crossed < 0.75 else "observer") + "-centric"
+
+
+def about_image_centers(people: People, rows: np.ndarray) -> People:
+    """People whose frames are, in these rows (N,) bool, about their image's centre and owe nothing to the joints."""
+    center = people.center.copy()
+    for row in np.flatnonzero(rows):
+        center[row] = (np.array(people.images[row].shape[1::-1]) - 1) / 2
+    return replace(people, center=center, center_from_joints=not rows.all())
 
 
 def load_lspet(root: Path, people: str = "all", only_present: bool = False) -> People:
@@ -477,6 +506,67 @@ def load_lspet(root: Path, people: str = "all", only_present: bool = False) -> P
         raise BadInput("people", repr(people), "FIRST-LAST or all: LSPET has no published split")
     truth = _within(root / "joints.mat", people, _lsp_truth(root / "joints.mat", "lspet"))
     return _present(_lsp_people("lspet", root, truth, LSPET_BODY), only_present)
+
+
+LEEDS = {  # split -> who of LSP and of LSPET
+    "train": {"lsp": "train", "lspet": "1-8000"},
+    "val": {"lspet": "8001-8500"},
+    "test": {"lsp": "test"},
+}
+COPIES = Path(__file__).parent / "data" / "leeds_copies.csv"  # as `hpe check-data` measures them
+
+
+def load_leeds(root: Path, people: str = "train", only_present: bool = False) -> People:
+    """People of LSP and LSPET as one set: ROOT/lsp and ROOT/lspet, each as its own loader reads it.
+
+    people: "train", LSP 1-1000 and LSPET 1-8000, without near-duplicates (COPIES) of people who are scored: LSP's test
+    people and LSPET 8001-9000; "val", LSPET 8001-8500, for every choice; "test", LSP 1001-2000, when choices are over;
+    or a range of these. Frames and visibility are each set's own: an LSP joint may be occluded, LSPET's are visible or
+    absent, so only "test" has occlusion labels; and only LSPET's frames are a hint from the truth.
+    BadInput on observer-centric labels, which would contradict LSPET's, and as load_lsp and load_lspet.
+    """
+    split, asked = person_range(people)
+    if split not in LEEDS:
+        raise BadInput("people", repr(people), f"{', '.join(LEEDS)}, or a range, such as train 1-9")
+    loaders = {"lsp": load_lsp, "lspet": load_lspet}
+    parts = [loaders[part](root / part, who, None) for part, who in LEEDS[split].items()]
+    if parts[0].source.startswith("observer"):
+        raise BadInput(root / "lsp", parts[0].source, "person-centric ones, as LSPET's are")
+    found = joined("leeds", parts)
+    found = without_copies(found) if split == "train" else found
+    if len(found) < (least := asked.stop or 1):
+        raise BadInput(root, f"{len(found)} people of {split}", f"at least {least}")
+    found = _present(found[asked], only_present)
+    is_lsp = np.char.str_len(found.keys) == len("im0001.jpg")  # LSPET's names have a digit more
+    return found if only_present is None else about_image_centers(found, is_lsp)
+
+
+def joined(dataset: str, parts: list[People]) -> People:
+    """People of several data sets with one metric and images in files, one after another."""
+    names = [f.name for f in fields(People) if isinstance(getattr(parts[0], f.name), np.ndarray)]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    skipped = Counter()
+    for part in parts:
+        skipped.update(part.skipped)
+    paths = [path for part in parts for path in part.images.paths]
+    return replace(
+        parts[0],
+        dataset=dataset,
+        images=ImageFiles(paths, f"{dataset} images"),
+        occlusion_labels=all(part.occlusion_labels for part in parts),
+        center_from_joints=any(part.center_from_joints for part in parts),
+        skipped=dict(skipped),
+        **arrays,
+    )
+
+
+def without_copies(people: People) -> People:
+    """Without those whom COPIES lists as near-duplicates of people who are scored, counted and named in `skipped`."""
+    with open(COPIES, encoding="utf-8") as file:
+        listed = [row["left_out"] for row in csv.DictReader(file)]
+    copies = np.isin(people.keys, listed)
+    reason = f"near-duplicates of scored people: {', '.join(people.keys[copies])}"
+    return replace(people[~copies], skipped={**people.skipped, reason: int(copies.sum())})
 
 
 def _lsp_truth(path: Path, dataset: str) -> Annotations:
@@ -622,7 +712,7 @@ def load(
     missing_points: str = "as_labelled",
     cache: Path = Path("runs/cache"),
 ) -> People:
-    """People of a data set by name: "synthetic" (drawn into `cache`), or "mpii", "lsp", "lspet", read from data_root.
+    """People of a data set by name: "synthetic" (drawn into `cache`), or one of LOADERS, read from data_root.
 
     only_present: leave out people whose image is absent, or else stop; None asks for no image, to look at annotations
     (LSP's frames, centred on images, are not to be used then).
@@ -643,7 +733,7 @@ def load(
     )
 
 
-LOADERS = {"mpii": load_mpii, "lsp": load_lsp, "lspet": load_lspet}
+LOADERS = {"mpii": load_mpii, "lsp": load_lsp, "lspet": load_lspet, "leeds": load_leeds}
 
 
 @dataclass(frozen=True)
@@ -680,11 +770,13 @@ def prepare(out: str | Path, **parameters) -> Data:
             check_images(people)
     fingerprints = {name: getattr(data, name).fingerprint() for name in ("train", "val")}
     skipped = {name: getattr(data, name).skipped for name in ("train", "val")}
+    sources = {name: getattr(data, name).source for name in ("train", "val")}
     manifest = {
         "kind": "data",
         "parameters": {**parameters, "data_root": _absolute(parameters["data_root"])},
         "fingerprints": fingerprints,
         "skipped": skipped,
+        "sources": sources,
     }
     artifacts.write_json(Path(out) / "data" / "manifest.json", manifest)
     return replace(data, manifest=manifest)

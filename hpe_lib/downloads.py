@@ -419,6 +419,7 @@ def default_splits(dataset: str, root: str | Path) -> dict:
         return {
             "mpii": {"train": "train", "val": "val"},
             "lsp": {"train": "train", "test": "test"},
+            "leeds": {"train": "train", "val": "val", "test": "test"},
         }[dataset]
     numbers = presets.resolve("lspet")["01"]
     last, count = (

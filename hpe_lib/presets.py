@@ -56,7 +56,7 @@ LIMITS = {
     **{
         name: (" or ".join(choices), choices.__contains__)
         for name, choices in {
-            "dataset": ("synthetic", "mpii", "lsp", "lspet"),
+            "dataset": ("synthetic", "mpii", "lsp", "lspet", "leeds"),
             "missing_points": ("as_labelled", "withheld", "invented"),
             "occluded": ("empty", "ignored"),
             "first": ("detection", "regression"),
