@@ -4,9 +4,9 @@ Coordinates stay in the file's own frame: MPII's and LSP's files come from MATLA
 stand in MPII's rows (skeleton.MPII), NaN where not annotated.
 """
 
+import codecs
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import permutations
 from pathlib import Path
@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from hpe_lib.artifacts import BadInput
+from hpe_lib.sandbox import apart
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, LSP_ROWS, MPII, OCCLUDED, VISIBLE
 
 J = len(MPII.names)
@@ -61,11 +62,15 @@ class Annotations:
 
 
 def _annotations(joints, visibility, **known) -> Annotations:
-    """Annotations of a file that says no more than `known`; coordinates of ABSENT joints mean nothing."""
+    """Annotations of a file that says no more than `known`; coordinates of ABSENT joints mean nothing.
+
+    In every layout a joint at (-1, -1), or at no finite place, is not annotated: y alone may well be negative, where a
+    head-top lies above its image. ValueError if shapes do not fit together.
+    """
     count = len(joints)
-    if joints.shape != (count, J, 2) or visibility.shape != (count, J):
-        raise ValueError(f"joints of shape {joints.shape}, visibility {visibility.shape}")
-    unknown = {
+    given = {
+        "joints": joints,
+        "visibility": visibility,
         "image": np.full(count, ""),
         "person": np.zeros(count, int),
         "head_size": np.full(count, np.nan),
@@ -73,45 +78,100 @@ def _annotations(joints, visibility, **known) -> Annotations:
         "scale": np.full(count, np.nan),
         "train": np.zeros(count, bool),
         "activity": np.full(count, ""),
-    }
+    } | known
+    shapes = {"joints": (count, J, 2), "visibility": (count, J), "center": (count, 2)}
+    for name, value in given.items():
+        wanted = shapes.get(name, (count,))
+        if isinstance(value, np.ndarray) and value.shape != wanted:
+            raise ValueError(f"{name} of shape {value.shape} where {wanted} is needed")
+    nowhere = (joints == -1).all(-1) | ~np.isfinite(joints).all(-1)
+    visibility = np.where(nowhere, ABSENT, visibility).astype(np.int8)
     joints = np.where((visibility == ABSENT)[..., None], np.nan, joints)
-    return Annotations(joints=joints, visibility=visibility.astype(np.int8), **unknown | known)
+    return Annotations(**given | {"joints": joints, "visibility": visibility})
 
 
-@contextmanager
-def _reading(path, expected):
-    """Whatever reading an absent, broken or different file raises becomes a BadInput that says what was expected."""
-    if not Path(path).is_file():
-        raise BadInput(path, "no such file", expected)
-    try:
-        yield
-    except BadInput:
-        raise
-    except Exception as error:  # scipy and h5py raise many kinds
-        raise BadInput(path, f"{type(error).__name__}: {error}"[:200], expected) from None
+def positive(lengths: np.ndarray) -> np.ndarray:
+    """Which of these (N,) are lengths that an error can be divided by: finite and above 0."""
+    return np.isfinite(lengths) & (lengths > 0)
 
 
-def _mat_file(path) -> dict:
-    """The variables of a .mat file, version 4 to 7."""
-    from scipy.io import (
-        loadmat,
-    )  # here: importing it takes half a second, and photographs need none
+# ---- what kind of file it is
 
-    return loadmat(path)
+HDF5 = b"\x89HDF\r\n\x1a\n"
+MATLAB = b"\x00\x01IM", b"\x01\x00MI"  # bytes 124 to 127 of versions 5 to 7
+OTHERS = {
+    b"\x93NUMPY": "a NumPy .npy file",
+    b"PK": "a zip archive, such as .npz",
+    b"\x1f\x8b": "a gzip archive",
+    b"{": "JSON",
+    b"[": "JSON",
+}
+
+
+def _start(stream, size: int, at: int = 0) -> bytes:
+    """Bytes of a stream, which is left at its beginning."""
+    stream.seek(at)
+    found = stream.read(size)
+    stream.seek(0)
+    return found
+
+
+def _is_hdf5(stream) -> bool:
+    """An .h5 file, or a .mat of version 7.3: HDF5 behind 512 bytes of MATLAB's."""
+    return any(_start(stream, 8, at) == HDF5 for at in (0, 512, 1024, 2048))
+
+
+def _mat_file(stream, read: str = "loadmat"):
+    """The variables of a .mat file of version 4 to 7. BadInput or ValueError, saying what it is, if it is another."""
+    import scipy.io  # here: importing it takes a quarter of a second, and photographs need none
+
+    if _is_hdf5(stream):
+        raise BadInput(None, "HDF5, as MATLAB's version 7.3 writes", "it saved with save -v7")
+    _check_mat(_start(stream, 128))
+    return getattr(scipy.io, read)(stream)
+
+
+def _check_mat(start: bytes) -> None:
+    """ValueError, saying what a file with these first 128 bytes is, if it is no .mat file of version 4 to 7."""
+    if not start:
+        raise ValueError("0 bytes")
+    if 0 in start[:4] or start[124:] in MATLAB:  # version 4 begins with a small integer
+        return
+    for magic, kind in OTHERS.items():
+        if _stripped(start).startswith(magic):
+            raise ValueError(kind)
+    raise ValueError(f"a file that begins with {start[:16]!r}")
+
+
+def _stripped(start: bytes) -> bytes:
+    """Text without the byte order mark and white space that editors may put before it."""
+    return start.removeprefix(codecs.BOM_UTF8).lstrip()
 
 
 # ---- MPII, the official layout
 
 
-def mpii_official(path: Path) -> Annotations:
+OFFICIAL = "a .mat file in MPII's official layout, with RELEASE"
+
+
+@apart(OFFICIAL)
+def mpii_official(stream) -> Annotations:
     """Every rectangle with points of a .mat in MPII's official layout (struct RELEASE), in file order.
 
     Numbers of any type, is_visible a number, a text, empty or not there (as for head-top and upper neck: visible),
     points in any order, annorect and its fields empty or absent. Rectangles without points are counted in `skipped`.
     BadInput if the file cannot be read or is of another layout.
     """
-    with _reading(path, "a .mat file in MPII's official layout, with RELEASE"):
-        return _official(_mat_file(path)["RELEASE"].ravel()[0])
+    return _official(_mat_file(stream)["RELEASE"].ravel()[0])
+
+
+@apart(OFFICIAL)
+def has_release(stream) -> bool:
+    """Does a .mat file, of any version, hold MPII's official struct? BadInput if it cannot be read."""
+    if _is_hdf5(stream):
+        with h5py.File(stream) as file:
+            return "RELEASE" in file
+    return "RELEASE" in [name for name, *_ in _mat_file(stream, "whosmat")]
 
 
 def _official(release) -> Annotations:
@@ -131,9 +191,10 @@ def _rectangles(images) -> tuple[Annotations, list[int]]:
     found, skipped = [], 0
     for row, image in enumerate(images):
         for number, rectangle in enumerate(_inside(image, "annorect"), start=1):
-            points = _inside(rectangle, "annopoints", "point")
-            found += [(row, number, rectangle, *_points(points))] if len(points) else []
-            skipped += not len(points)
+            joints, visibility = _points(_inside(rectangle, "annopoints", "point"))
+            annotated = (visibility != ABSENT).any()
+            found += [(row, number, rectangle, joints, visibility)] if annotated else []
+            skipped += not annotated
     if not found:
         raise ValueError(f"{skipped} rectangles, none with points")
     rows, numbers, rectangles, joints, visibility = map(list, zip(*found, strict=True))
@@ -167,9 +228,9 @@ def _points(points) -> tuple[np.ndarray, np.ndarray]:
     joints, visibility = np.full((J, 2), np.nan), np.full(J, ABSENT)
     for point in points:
         x, y, row, visible = (_number(point, name) for name in ("x", "y", "id", "is_visible"))
-        if not 0 <= row < J:
+        if row not in range(J):
             raise ValueError(f"joint id {row}")
-        if np.isfinite(x + y):
+        if np.isfinite(x + y) and not x == y == -1 and not visible < 0:
             joints[int(row)], visibility[int(row)] = (x, y), OCCLUDED if visible == 0 else VISIBLE
     return joints, visibility
 
@@ -197,41 +258,125 @@ def mpii_truth(path: Path, rows: Path | None = None) -> Annotations:
 
     rows: Newell's valid.h5: its people, in its order. BadInput if the file is none of these, or lacks one of the rows.
     """
-    with _reading(path, "MPII's official .mat, Newell's .h5, Tompson's .mat or HRNet/MMPose JSON"):
-        if h5py.is_hdf5(path):
-            found = _newell(path)
-        elif Path(path).read_bytes()[:1] == b"[":
-            found = _json(json.loads(Path(path).read_text()))
-        else:
-            found = _mat(_mat_file(path))
+    found = _mpii_truth(path)
     return found if rows is None else in_order_of(path, found, rows)
 
 
-def _newell(path) -> Annotations:
+@apart("MPII's official .mat, Newell's .h5, Tompson's .mat or HRNet/MMPose JSON")
+def _mpii_truth(stream) -> Annotations:
+    if _is_hdf5(stream):
+        with h5py.File(stream) as file:
+            if "imgname" in file:
+                return _newell(file)
+            if "pos_gt_src" in file:
+                return _tompson(dict(_hdf5_arrays(file)))
+            if not {"RELEASE", "annolist"} & set(file):
+                raise ValueError(f"HDF5 with {', '.join(file) or 'nothing'}"[:200])
+    elif _stripped(_start(stream, 128))[:1] in (b"[", b"{"):
+        return _json(json.loads(stream.read(), object_pairs_hook=_unique))
+    content = _mat_file(stream)
+    if "pos_gt_src" in content:
+        return _tompson(content)
+    if "RELEASE" in content:
+        return _official(content["RELEASE"].ravel()[0])
+    return _rectangles(content["annolist"].ravel())[0]
+
+
+def _newell(file) -> Annotations:
     """Newell's flat HDF5: centre and scale are adjusted already (y + 15 · scale, then scale · 1.25); not annotated is
-    (0, 0)."""
-    image, person = mpii_rows(path)
-    with h5py.File(path) as file:
-        joints, visible, head, center, scale = (
-            file[name][:].astype(float)
-            for name in ("part", "visible", "normalize", "center", "scale")
-        )
-    visibility = np.where((joints == 0).all(-1), ABSENT, np.where(visible > 0, VISIBLE, OCCLUDED))
+    (0, 0), and visible -1."""
+    image, person = _rows(file)
+    joints, visible, head, center, scale = (
+        file[name][:].astype(float) for name in ("part", "visible", "normalize", "center", "scale")
+    )
+    absent = (joints == 0).all(-1) | ~(visible >= 0)
+    visibility = np.where(absent, ABSENT, np.where(visible > 0, VISIBLE, OCCLUDED))
     return _annotations(
         joints, visibility, image=image, person=person, head_size=head, center=center, scale=scale
     )
 
 
-def mpii_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _tompson(arrays) -> Annotations:
+    """Tompson's arrays, which do not say who is occluded."""
+    (x1, y1), (x2, y2) = arrays["headboxes_src"].astype(float)
+    return _annotations(
+        arrays["pos_gt_src"].transpose(2, 0, 1).astype(float),
+        np.where(arrays["jnt_missing"].T != 0, ABSENT, VISIBLE),
+        occlusion_labels=False,
+        head_size=HEAD * np.hypot(x2 - x1, y2 - y1),
+    )
+
+
+JSON_SHAPES = {"joints": (J, 2), "joints_vis": (J,), "center": (2,), "scale": ()}
+
+
+def _json(people) -> Annotations:
+    """HRNet's and MMPose's list: joints_vis 0 or -1 is not annotated, 1 says nothing of occlusion. Centre and scale
+    are as in the official file; there are no head boxes, head size follows from scale."""
+    if not isinstance(people, list) or not people:
+        raise ValueError(f"JSON: {str(people)[:40]} where a list of people is needed")
+    values = [_json_person(*numbered) for numbered in enumerate(people, start=1)]
+    joints, visible, center, scale = (
+        np.array([person[name] for person in values]) for name in JSON_SHAPES
+    )
+    annotated = visible > 0
+    if not np.isfinite(joints[annotated]).all():
+        raise ValueError("annotated joints that are not finite")
+    return _annotations(
+        joints,
+        np.where(annotated, VISIBLE, ABSENT),
+        occlusion_labels=False,
+        center=center,
+        image=np.array([person["image"] for person in people]),
+        scale=scale,
+        head_size=HEAD_PER_SCALE * scale,
+    )
+
+
+def _json_person(number: int, person) -> dict[str, np.ndarray]:
+    """One person's numbers. ValueError, with the person's number, if some are absent or of another shape: a scale of
+    two numbers, as HRNet holds it in memory, has been enlarged there by 1.25."""
+    if not isinstance(person, dict) or not isinstance(person.get("image"), str):
+        raise ValueError(
+            f"person {number}: {str(person)[:40]} where an object with image is needed"
+        )
+    return {
+        name: _json_numbers(f"{name} of person {number}", person.get(name), shape)
+        for name, shape in JSON_SHAPES.items()
+    }
+
+
+def _json_numbers(what: str, value, shape: tuple) -> np.ndarray:
+    try:
+        found = np.array(value, object)
+        if found.shape == shape and not any(isinstance(leaf, str) for leaf in found.flat):
+            return found.astype(float)
+    except (TypeError, ValueError, OverflowError):  # null, objects, ragged lists, huge integers
+        pass
+    needed = " × ".join(map(str, shape)) + " numbers" if shape else "one number"
+    raise ValueError(f"{what}: {str(value)[:60]} where {needed} must be")
+
+
+def _unique(pairs: list[tuple]) -> dict:
+    """A JSON object. ValueError if a key stands in it twice: one of the two values would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key twice in the object of {', '.join(found)}"[:100])
+    return found
+
+
+@apart("an HDF5 file with imgname and person, such as valid.h5")
+def mpii_rows(stream) -> tuple[np.ndarray, np.ndarray]:
     """(image (N,) str, person (N,) int from 1) of Newell's valid.h5, the published list of the 2,958 validation people.
 
     Persons count rectangles, those without points too; the file counts them from 0. BadInput if it is another file.
     """
-    with (
-        _reading(path, "an HDF5 file with imgname and person, such as valid.h5"),
-        h5py.File(path) as file,
-    ):
-        return np.array(file["imgname"].asstr()[:], str), file["person"][:].astype(int) + 1
+    with h5py.File(stream) as file:
+        return _rows(file)
+
+
+def _rows(file) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(file["imgname"].asstr()[:], str), file["person"][:].astype(int) + 1
 
 
 def in_order_of(path: Path, found: Annotations, rows: Path) -> Annotations:
@@ -249,64 +394,31 @@ def in_order_of(path: Path, found: Annotations, rows: Path) -> Annotations:
     return found[np.array([place[key] for key in wanted])]
 
 
-def _mat(content) -> Annotations:
-    """The official file; Tompson's copy of its annolist; or his arrays, which do not say who is occluded."""
-    if "pos_gt_src" not in content:
-        return (
-            _official(content["RELEASE"].ravel()[0])
-            if "RELEASE" in content
-            else _rectangles(content["annolist"].ravel())[0]
-        )
-    (x1, y1), (x2, y2) = content["headboxes_src"].astype(float)
-    return _annotations(
-        content["pos_gt_src"].transpose(2, 0, 1).astype(float),
-        np.where(content["jnt_missing"].T != 0, ABSENT, VISIBLE),
-        occlusion_labels=False,
-        head_size=HEAD * np.hypot(x2 - x1, y2 - y1),
-    )
-
-
-def _json(people) -> Annotations:
-    """HRNet's and MMPose's list: joints_vis 0 is not annotated, 1 says nothing of occlusion. Centre and scale are as in
-    the official file; there are no head boxes, head size follows from scale."""
-    joints, visible, center, scale = (
-        np.array([person[name] for person in people], float)
-        for name in ("joints", "joints_vis", "center", "scale")
-    )
-    return _annotations(
-        joints,
-        np.where(visible == 0, ABSENT, VISIBLE),
-        occlusion_labels=False,
-        center=center,
-        image=np.array([person["image"] for person in people]),
-        scale=scale,
-        head_size=HEAD_PER_SCALE * scale,
-    )
-
-
 # ---- Leeds Sports Pose
 
 
-def lsp(path: Path) -> Annotations:
+LSP = "a .mat file whose `joints` is (14, 3, N) or (3, 14, N)"
+
+
+@apart(LSP)
+def lsp(stream) -> Annotations:
     """Everybody in a joints.mat of LSP or LSPET, in MPII's rows; LSP's 1001–2000 are its test half, the rest train.
 
     Their third values have opposite senses, so they are told apart by shape: LSP is (3, 14, N) and 1 is occluded,
-    LSPET is (14, 3, N) and 1 is annotated, while coordinates with 0 mean nothing. BadInput if the file cannot be read
-    or has another shape, NaN among its coordinates, or third values other than 0 and 1.
+    LSPET is (14, 3, N) and 1 is annotated, while coordinates with 0 mean nothing; -1 is not annotated in both.
+    BadInput if the file cannot be read or has another shape, NaN among its coordinates, or other third values.
     """
-    expected = "a .mat file whose `joints` is (14, 3, N) or (3, 14, N)"
-    with _reading(path, expected):
-        joints = _mat_file(path)["joints"]
-    if (
-        joints.dtype.kind not in "iuf"
-        or joints.ndim != 3
-        or joints.shape[:2] not in ((14, 3), (3, 14))
-    ):
-        raise BadInput(path, f"joints of shape {joints.shape}, {joints.dtype}", expected)
+    arrays = dict(_arrays(stream))
+    if "joints" not in arrays:
+        raise ValueError(f"no array joints but {', '.join(arrays) or 'none'}"[:200])
+    joints = arrays["joints"]
+    if joints.ndim != 3 or joints.shape[:2] not in ((14, 3), (3, 14)):
+        raise ValueError(f"joints of shape {joints.shape}, {joints.dtype}")
     original = joints.shape[0] == 3
     joints = joints.astype(float).transpose((2, 1, 0) if original else (2, 0, 1))
-    _check_joints(path, joints[..., :2], joints[..., 2], original)
-    count, senses = len(joints), np.array((VISIBLE, OCCLUDED) if original else (ABSENT, VISIBLE))
+    _check_joints(joints[..., :2], joints[..., 2], original)
+    count = len(joints)
+    senses = np.array((VISIBLE, OCCLUDED, ABSENT) if original else (ABSENT, VISIBLE, ABSENT))
     placed, visibility = np.full((count, J, 2), np.nan), np.full((count, J), ABSENT)
     placed[:, LSP_ROWS], visibility[:, LSP_ROWS] = (
         joints[..., :2],
@@ -325,18 +437,24 @@ def lsp(path: Path) -> Annotations:
     )
 
 
-def _check_joints(path, joints, flags, all_annotated):
-    wrong = ~np.isfinite(joints).all(-1) & (all_annotated | (flags != 0))
+def _check_joints(joints, flags, all_annotated):
+    if not np.isin(flags, (-1, 0, 1)).all():
+        raise BadInput(None, f"flags {np.unique(flags)[:5]}", "flags 0 and 1, or -1")
+    wrong = ~np.isfinite(joints).all(-1) & (flags >= (0 if all_annotated else 1))
     broken = np.flatnonzero(wrong.any(1))
     if len(broken):
         name = LSP_NAMES[np.flatnonzero(wrong[broken[0]])[0]]
         raise BadInput(
-            path,
+            None,
             f"NaN or infinity in {len(broken)} people, first person {broken[0] + 1}, {name}",
             "finite coordinates",
         )
-    if not np.isin(flags, (0, 1)).all():
-        raise BadInput(path, f"flags {np.unique(flags)[:5]}", "flags 0 and 1")
+
+
+def torso(found: Annotations) -> np.ndarray:
+    """(N,) px from left shoulder to right hip; NaN where one of them is not annotated."""
+    ends = (found.joints[:, MPII.index(name)] for name in ("left_shoulder", "right_hip"))
+    return np.linalg.norm(np.subtract(*ends), axis=1)
 
 
 # ---- predictions
@@ -351,11 +469,18 @@ def predictions(
     person are stacked. count, joints: how many people and joints may be predicted; 14 joints are LSP's, the others of
     the 16 are NaN then. BadInput, naming the arrays there are, if none fits, several do, or one in several ways.
     """
-    counts, sizes = np.atleast_1d(count).tolist(), np.atleast_1d(joints).tolist()
+    array = _fitting(path, np.atleast_1d(count).tolist(), np.atleast_1d(joints).tolist(), whose)
+    placed = np.full((len(array), J, 2), np.nan)
+    placed[:, LSP_ROWS if array.shape[1] == len(LSP_NAMES) else slice(None)] = array
+    return placed
+
+
+@apart("a .mat or .h5 file with one numeric array of people × joints × (x, y)")
+def _fitting(stream, counts: list[int], sizes: list[int], whose: str) -> np.ndarray:
+    """(N, J, 2) the one array that fits."""
     layouts = " or ".join(f"({n}, {j}, 2)" for n in counts for j in sizes)
     expected = f"one numeric array {layouts} in any order of axes, the people those of {whose}"
-    with _reading(path, expected):
-        arrays = _arrays(path)
+    arrays = _arrays(stream, 2 * max(counts) * max(sizes))
     ways = [
         (name, array, order)
         for name, array in arrays
@@ -365,42 +490,44 @@ def predictions(
         and array.shape[order[1]] in sizes
         and array.shape[order[2]] == 2
     ]
-    if len(ways) != 1:
-        names = {name: array.shape for name, array in [way[:2] for way in ways] or arrays}
-        found = (
-            ", ".join(f"{name} {shape}" for name, shape in names.items())[:300]
-            or "no numeric array"
-        )
-        raise BadInput(
-            path, found + (f", which can be read in {len(ways)} ways" if ways else ""), expected
-        )
-    array = ways[0][1].transpose(ways[0][2]).astype(float)
-    placed = np.full((len(array), J, 2), np.nan)
-    placed[:, LSP_ROWS if array.shape[1] == len(LSP_NAMES) else slice(None)] = array
-    return placed
+    if len(ways) == 1:
+        return ways[0][1].transpose(ways[0][2]).astype(float)
+    names = {name: array.shape for name, array in [way[:2] for way in ways] or arrays}
+    found = ", ".join(f"{name} {shape}" for name, shape in names.items())[:300]
+    many = f", which can be read in {len(ways)} ways" if ways else ""
+    raise BadInput(None, (found or "no numeric array") + many, expected)
 
 
-def _arrays(path) -> list[tuple[str, np.ndarray]]:
-    """Names and values of a file's numeric arrays; v7.3 keeps axes in reverse, they are put back."""
-    if not h5py.is_hdf5(path):
-        return [
-            found
-            for name, value in _mat_file(path).items()
-            if not name.startswith("__")
-            for found in _numeric(name, value)
-        ]
+def _arrays(stream, most: int | None = None) -> list[tuple[str, np.ndarray]]:
+    """Names and values of a file's numeric arrays; in HDF5, of those with more than `most` numbers the shape only."""
+    if _is_hdf5(stream):
+        with h5py.File(stream) as file:
+            return list(_hdf5_arrays(file, most))
+    variables = _mat_file(stream).items()
+    named = [variable for variable in variables if not variable[0].startswith("__")]
+    return [found for variable in named for found in _numeric(*variable)]
+
+
+def _hdf5_arrays(file, most: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """As `_arrays`. Version 7.3 keeps axes in reverse, they are put back; its cells are references to arrays."""
     names = []
-    with h5py.File(path) as file:
-        file.visit(names.append)
-        sets = {
-            name: file[name]
-            for name in names
-            if getattr(file[name], "dtype", np.dtype(object)).kind in "iuf"
-        }
-        return [
-            (name, item[()].T if "MATLAB_class" in item.attrs else item[()])
-            for name, item in sets.items()
-        ]
+    file.visit(names.append)
+    for name in names:
+        item = file[name]
+        if not isinstance(item, h5py.Dataset) or name.startswith("#refs#"):
+            continue
+        values = _hdf5_value(item, most)
+        if h5py.check_ref_dtype(item.dtype):
+            cells = [_hdf5_value(file[place], most) for place in values.flat]
+            values = np.empty(len(cells), object)
+            values[:] = cells
+        yield from _numeric(name, values)
+
+
+def _hdf5_value(item, most: int | None) -> np.ndarray:
+    large = most is not None and item.size > most
+    values = np.broadcast_to(0.0, item.shape) if large else np.asarray(item[()])
+    return values.T if "MATLAB_class" in item.attrs else values
 
 
 def _numeric(name, value) -> Iterator[tuple[str, np.ndarray]]:

@@ -10,8 +10,8 @@ import hpe_lib
 
 FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
-    "paper artifacts presets skeleton geometry heatmaps synthetic annotations datasets downloads "
-    "trunks detector regressor cascade rivals losses "
+    "paper artifacts sandbox presets skeleton geometry heatmaps synthetic annotations datasets "
+    "downloads trunks detector regressor cascade rivals losses "
     "training prediction evaluation figures widgets report reproduce bench cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]
