@@ -4,11 +4,13 @@ Everything is written beside its name and renamed into place, and a folder's man
 without a manifest, or whose weights do not hash to what the manifest says, is no artifact.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -18,6 +20,7 @@ from pathlib import Path
 from hpe_lib.paper import ROOT
 
 MANIFEST, WEIGHTS, HISTORY = "manifest.json", "weights.safetensors", "history.jsonl"
+METRICS, LOCK = "metrics.json", ".lock"
 PACKAGES = (
     "torch",
     "torchvision",
@@ -43,6 +46,10 @@ class BadInput(Exception):
         ):  # a DataLoader worker's error comes back as one text, its traceback in front
             return one_line(str(file).rsplit("BadInput: ", 1)[-1])
         return one_line(f"{file}: found {found}, expected {expected}")
+
+
+class CellFailed(Exception):
+    """A notebook's cell raised, or its kernel died: one line that says which and what."""
 
 
 def one_line(text):
@@ -91,6 +98,81 @@ def read_json(path):
         raise BadInput(path, "no such file", "a JSON file") from None
     except (OSError, ValueError) as error:
         raise BadInput(path, f"{type(error).__name__}: {error}", "a JSON file") from None
+
+
+def write_metrics(out, number, values):
+    """Write what a notebook has measured, OUT/metrics/NN.json, and OUT/metrics.json, all notebooks' together.
+
+    values: {name: value}; a name belongs to one notebook. Returns what metrics.json then holds.
+    """
+    folder = Path(out) / "metrics"
+    write_json(folder / f"{number}.json", values)
+    together = {}
+    for path in sorted(folder.glob("[0-9][0-9].json")):
+        together |= read_json(path)
+    write_json(Path(out) / METRICS, together)
+    return together
+
+
+def claim_rows(out, names):
+    """Note in OUT/rows/manifest.json that these folders beside it are the run's own, for --fresh to empty."""
+    path = Path(out) / "rows" / MANIFEST
+    known = read_json(path)["names"] if path.is_file() else []
+    write_json(path, {"kind": "rows", "names": sorted({*known, *names})})
+
+
+@contextlib.contextmanager
+def lock(folder):
+    """Hold a folder, made if need be, for this process: BadInput if another holds it.
+
+    The lock goes with the process, however it ends. Where the system keeps no locks, every folder is free.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(folder, "a file", "a folder to write to")
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(folder / LOCK, "w") as file:
+            if not taken(file):
+                raise BadInput(
+                    folder, "another process that is writing to it", "one at a time in a folder"
+                )
+            yield
+    finally:
+        if made and os.listdir(folder) == [LOCK]:  # nothing came of it
+            shutil.rmtree(folder)
+
+
+def taken(file):
+    """Lock an open file for this process; False if another holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network folders keep no locks
+        return True
+    return True
+
+
+def torchrun_rank():
+    """Which of torchrun's processes this is, the first 0; 0, too, if torchrun has not started it.
+
+    In that case its variables are left over from something else and are removed from the environment: Accelerate
+    would wait for processes that nobody has started.
+    """
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    numbers = [os.environ.get(name, "") for name in names]
+    complete = {"TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if complete and all(re.fullmatch("[0-9]+", number) for number in numbers):
+        return int(numbers[0])
+    for name in names:
+        os.environ.pop(name, None)
+    return 0
 
 
 def file_hash(path):

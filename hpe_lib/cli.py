@@ -1,21 +1,52 @@
 """The command `hpe`. Every command imports what it needs when it runs, so that --help does not wait for torch."""
 
+import contextlib
+import errno
+import io
 import json
 import os
+import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+import typer.core
 from typer.exceptions import Abort, TyperException
 
-from hpe_lib.artifacts import BadInput, one_line
+from hpe_lib import artifacts
+from hpe_lib.artifacts import BadInput, CellFailed, one_line
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_MEMORY = (
+    "OutOfMemoryError|(?i:out of memory|allocate memory)|DataLoader worker .*(killed|exited)"
+)
+OUT_OF_MEMORY = "out of memory: smaller batch_size or image_size, or fewer workers or people"
+
+
+class Escaped(Exception):
+    """An exception that typer would take for something else, as this one's cause."""
+
+
+class Commands(typer.core.TyperGroup):
+    """typer takes an EOFError for Ctrl-C and is silent on a broken pipe: here both reach `main`."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except (EOFError, OSError) as error:
+            raise Escaped from error
+
 
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Human pose estimation by part heatmap regression (Bulat & Tzimiropoulos, ECCV 2016).",
+    epilog="Drawn people and cut-out crops are kept in ~/.cache/hpe, or where HPE_CACHE says. "
+    "HPE_DEBUG=1 shows the traceback of what failed.",
 )
 Preset = Annotated[
     str, typer.Option(help="A preset of notebooks/presets, or a path ending in .yaml.")
@@ -34,34 +65,78 @@ NOTEBOOKS = {"detector": ("01", "02", "03"), "regressor": ("04",), "joint": ("05
 
 
 def main(arguments=None):
-    """Run a command line. One line on stderr and exit status 2 for bad input, 1 for what failed, 130 for Ctrl-C."""
-    if (
-        os.environ.get("RANK", "0") != "0"
-    ):  # of torchrun's processes the first speaks; errors are everybody's
+    """Run a command line. One line on stderr and exit status 2 for bad input, 1 for what failed, 130 for Ctrl-C.
+
+    With HPE_DEBUG=1 the traceback comes before that line.
+    """
+    open_streams()
+    if artifacts.torchrun_rank():  # the first of its processes speaks; errors are everybody's
         sys.stdout = open(os.devnull, "w")
     try:
         code = app(arguments or sys.argv[1:] or ["--help"], prog_name="hpe", standalone_mode=False)
-    except BadInput as error:
-        code = complain(error, 2)
-    except TyperException as error:
-        code = complain(error.format_message().replace("Value error, ", ""), 2)
+        if code == 130:  # typer gives Ctrl-C as an exit status
+            raise KeyboardInterrupt
+    except (Exception, KeyboardInterrupt) as error:
+        code = failed(error.__cause__ if isinstance(error, Escaped) else error)
+    sys.exit(flushed(code if isinstance(code, int) else 0))
+
+
+def open_streams():
+    """Let stdout print what its encoding lacks as "?", and send to nowhere what was closed before we began."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:  # or else the next file opened would be taken for it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            setattr(sys, name, open(number, "w", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def flushed(code):
+    """The exit status, 1 instead of 0 if stdout cannot be written: now, and not in Python's last moments."""
+    try:
+        sys.stdout.flush()
     except OSError as error:
-        code = complain(
-            BadInput(error.filename, error.strerror, "a place that can be read or written"), 2
-        )
-    except FloatingPointError as error:
-        code = complain(error, 1)
-    except (Abort, KeyboardInterrupt):
-        code = 130
-    if code == 130:  # typer gives Ctrl-C as an exit status
-        complain("interrupted", 130)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def complain(message, code):
-    """Say on stderr, in one line, what went wrong; returns the exit status."""
-    print(f"hpe: {one_line(message)}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        error.filename = "stdout"
+        return code or failed(error)
     return code
+
+
+def failed(error):
+    """Say in one line what an exception means that nobody has caught; returns the exit status."""
+    if os.environ.get("HPE_DEBUG", "0") != "0":
+        traceback.print_exception(error)
+    if isinstance(error, BrokenPipeError):  # such as `| head`: nobody listens any more
+        return 1
+    message, code = meaning(error)
+    message = one_line(message)
+    with contextlib.suppress(OSError):  # a full disk under stderr
+        print(f"hpe: {message if len(message) <= 999 else message[:999] + '…'}", file=sys.stderr)
+    return code
+
+
+def meaning(error):
+    """What to say of an exception, and the exit status."""
+    # a loader's worker sends its traceback as one text, the error itself in the last line
+    text = str(error).strip().rpartition("\n")[2] if "Traceback (" in str(error) else str(error)
+    if isinstance(error, BadInput):
+        return error, 2
+    if isinstance(error, TyperException):
+        return error.format_message().replace("Value error, ", ""), 2
+    if isinstance(error, (KeyboardInterrupt, Abort)):
+        return "interrupted", 130
+    if isinstance(error, OSError) and error.filename and error.errno not in FULL:
+        return BadInput(error.filename, error.strerror, "a place that can be read or written"), 2
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return place + (error.strerror or f"{type(error).__name__}: {text}"), 1
+    if isinstance(error, (CellFailed, FloatingPointError)):
+        return text, 1
+    if isinstance(error, UnicodeError):
+        return f"a name or text that cannot be written as UTF-8: {text}", 2
+    if isinstance(error, MemoryError) or re.search(NO_MEMORY, f"{type(error).__name__} {text}"):
+        return f"{OUT_OF_MEMORY} ({type(error).__name__}: {text[:200]})", 1
+    return f"{type(error).__name__}: {text}", 1
 
 
 @app.command()
@@ -106,13 +181,10 @@ def reproduce(
             "--from or --only beside it",
             "--fresh alone: it removes what they would build on",
         )
-    from hpe_lib.reproduce import CellFailed, run
+    from hpe_lib.reproduce import run
 
     out = out or Path("runs") / Path(preset).stem
-    try:
-        run(preset, out, p, start and start.zfill(2), only and only.zfill(2), fresh)
-    except CellFailed as error:
-        return complain(error, 1)
+    run(preset, out, p, start and start.zfill(2), only and only.zfill(2), fresh)
     print(f"the run is in {out}", flush=True)
     return 0
 
@@ -139,16 +211,16 @@ def train(
     from hpe_lib import datasets, evaluation, training
 
     world = training.world()
-    with world.main_process_first():
-        if stage == "detector" and world.is_main_process:
-            datasets.prepare(out, **parameters["01"])
-            training.write_targets(out, **parameters["02"])
-        data = datasets.opened(out)
-    scorer = evaluation.monitor(data.val, data.image_size)
-    for record in training.train(
-        stage, out, parameters[NOTEBOOKS[stage][-1]], scorer, init_from=init_from
-    ):
-        print(training.line(record), flush=True)
+    with artifacts.lock(out) if world.is_main_process else contextlib.nullcontext():
+        with world.main_process_first():
+            if stage == "detector" and world.is_main_process:
+                datasets.prepare(out, **parameters["01"])
+                training.write_targets(out, **parameters["02"])
+            data = datasets.opened(out)
+        scorer = evaluation.monitor(data.val, data.image_size)
+        own = parameters[NOTEBOOKS[stage][-1]]
+        for record in training.train(stage, out, own, scorer, init_from=init_from):
+            print(training.line(record), flush=True)
     world.destroy_process_group()  # left to the interpreter's end, gloo's threads may abort the process
 
 
@@ -182,7 +254,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
 ):
     """Score weights on people."""
-    from hpe_lib import artifacts, cascade, evaluation, prediction, training
+    from hpe_lib import cascade, evaluation, prediction, training
 
     folder, world = cascade.stage_folder(weights), training.world()
     made = prediction.load(folder)
@@ -231,7 +303,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
 ):
     """Score anyone's predictions against annotation files, without images: see docs/scoring.md."""
-    from hpe_lib import artifacts, evaluation
+    from hpe_lib import evaluation
 
     predicted, people = evaluation.read_files(data, truth, predictions, rows)
     found = evaluation.score(predicted, people)
@@ -261,7 +333,7 @@ def predict(
     ] = "image",
 ):
     """Find people's joints in photographs."""
-    from hpe_lib import artifacts, prediction
+    from hpe_lib import prediction
 
     stems = prediction.output_stems(images, out, boxes)
     estimator = prediction.load(weights)
@@ -309,7 +381,7 @@ def check_data(
 @app.command()
 def bench(as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False):
     """Measure what is claimed of speed, here and now: ours beside a reference, in the same run. Takes minutes."""
-    from hpe_lib import artifacts, bench
+    from hpe_lib import bench
 
     rows = bench.table()
     print(
@@ -322,7 +394,7 @@ def bench(as_json: Annotated[bool, typer.Option("--json", help="Print the rows a
 def people_to_score(data, data_root, split, run, image_size, only_present=False):
     """The people of a split: as published (mpii, lsp), or by notebook 01's numbers: the run's own if they are of this
     data set, else its preset's."""
-    from hpe_lib import annotations, artifacts, datasets, presets
+    from hpe_lib import annotations, datasets, presets
 
     chosen = run / "data" / "manifest.json"
     own = artifacts.read_json(chosen)["parameters"] if chosen.is_file() else {}

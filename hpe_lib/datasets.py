@@ -809,9 +809,20 @@ NEWER = {"margin": MARGIN, "missing_points": "as_labelled", "crop_cache": ""}
 
 
 def cache_of(out: str | Path) -> Path:
-    """Where a run keeps drawn people: beside its folder, for all runs there; an ablation's rows lie in their run."""
-    folder = Path(out).resolve().parent
-    return (folder.parents[1] if folder.name == "rows" else folder) / "cache"
+    """Where drawn people and cut-out crops are kept for all runs: $HPE_CACHE, or hpe in the user's cache folder.
+
+    Where that cannot be written (no home), in the run itself, which an ablation's rows share.
+    """
+    if chosen := os.environ.get("HPE_CACHE"):
+        return Path(chosen).expanduser().resolve()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "hpe"
+    if folder.is_absolute():
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    run = Path(out).resolve()
+    return (run.parents[1] if run.parent.name == "rows" else run) / "cache"
 
 
 def _load_both(out, parameters) -> Data:

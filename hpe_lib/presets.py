@@ -16,83 +16,106 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpe_lib.artifacts import BadInput
-from hpe_lib.paper import ROOT
+from hpe_lib.paper import NOTEBOOKS
 
-NOTEBOOKS = ROOT / "notebooks"
-PEOPLE = "FIRST-LAST counted from 1, such as 1-8000, or train, val, test or all, or both, such as val 1-100"
+MOST_PEOPLE = 10_000_000
+PEOPLE = (
+    f"FIRST-LAST counted from 1, such as 1-8000, at most {MOST_PEOPLE:,} people, or train, val, test "
+    "or all, or both, such as val 1-100"
+)
 
 
-# What a value must be besides of its type, by the parameter's name: (said in words, asked in code).
+def within(least, most):
+    """A limit: (said in words, asked in code)."""
+    return f"{least:,} to {most:,}", lambda value: least <= value <= most
+
+
+def above_zero(most):
+    """A limit that leaves 0 out."""
+    return f"a positive number, at most {most:,}", lambda value: 0 < value <= most
+
+
+def even(most):
+    """A limit of widths, which are halved."""
+    return f"even, 2 to {most:,}", lambda value: 2 <= value <= most and value % 2 == 0
+
+
+def one_of(*choices):
+    """A limit that is a list of words."""
+    return " or ".join(choices), choices.__contains__
+
+
+def each(limit, *lengths):
+    """A list whose values keep a limit; lengths: how many there may be, any number if none is given."""
+    said, holds = limit
+    count = f"{' or '.join(map(str, lengths))} values, " if lengths else ""
+
+    def asked(values):
+        return (not lengths or len(values) in lengths) and all(map(holds, values))
+
+    return f"{count}each {said}", asked
+
+
+SEED, EPOCHS, WIDTH = within(0, 2**63 - 1), within(0, 100_000), even(8192)
+KERNEL = ("odd, 1 to 255", lambda value: value % 2 == 1 and 1 <= value <= 255)
+PERSONS = (PEOPLE, lambda value: person_range(value) is not None)
+# What a value must be besides of its type, by the parameter's name.
 LIMITS = {
-    **{
-        name: ("a positive number", lambda value: value > 0)
-        for name in (
-            "radius",
-            "sigma",
-            "batch_size",
-            "lr",
-            "margin",
-            "lr_end",
-            "scale_low",
-            "scale_high",
-            "levels",
-            "bottlenecks",
-        )
-    },
-    **{
-        name: ("0 or more", lambda value: value >= 0)
-        for name in (
-            "data_seed",
-            "seed",
-            "epochs",
-            "weight_decay",
-            "rotation",
-            "rotation_step",
-            "scale_step",
-            "std",
-            "workers",
-        )
-    },
-    **{
-        name: (" or ".join(choices), choices.__contains__)
-        for name, choices in {
-            "dataset": ("synthetic", "mpii", "lsp", "lspet", "leeds"),
-            "missing_points": ("as_labelled", "withheld", "invented"),
-            "occluded": ("empty", "ignored"),
-            "first": ("detection", "regression"),
-            "first_sees": ("", "visible", "all"),
-            "regressor": ("hourglass", "convolutions"),
-            "stacked": ("both", "image", "heatmaps"),
-            "optimizer": ("adamw", "rmsprop", "sgd"),
-            "schedule": ("cosine", "geometric", "step"),
-            "precision": ("no", "fp16", "bf16"),
-            "stem": ("patch", "conv7"),
-            "crop_cache": ("", "jpeg", "raw"),
-            "decoder": ("argmax", "quarter", "parabola", "centroid"),
-        }.items()
-    },
-    "image_size": ("a multiple of 4, at least 32", lambda value: value >= 32 and value % 4 == 0),
+    "dataset": one_of("synthetic", "mpii", "lsp", "lspet", "leeds"),
+    "train": PERSONS,
+    "val": PERSONS,
+    "image_size": (
+        "a multiple of 4, 32 to 4,096",
+        lambda value: 32 <= value <= 4096 and value % 4 == 0,
+    ),
+    "data_seed": SEED,
+    "margin": above_zero(100),
+    "missing_points": one_of("as_labelled", "withheld", "invented"),
+    "crop_cache": one_of("", "jpeg", "raw"),
+    "radius": above_zero(1000),
+    "sigma": above_zero(1000),
+    "occluded": one_of("empty", "ignored"),
+    "first": one_of("detection", "regression"),
+    "first_sees": one_of("", "visible", "all"),
     "map_stride": ("1, 2 or 4", (1, 2, 4).__contains__),
     "prior": ("between 0 and 1, both excluded", lambda value: 0 < value < 1),
+    "seed": SEED,
+    "epochs": EPOCHS,
+    "batch_size": within(1, 65_536),
+    "optimizer": one_of("adamw", "rmsprop", "sgd"),
+    "weight_decay": within(0, 1000),
+    "lr": above_zero(1_000_000),
+    "trunk_lr": within(0, 1_000_000),
+    "frozen_blocks": within(0, 7),
+    "colour": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
+    "ema": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
+    "save_minutes": within(0, 100_000),
+    "lr_end": above_zero(1_000_000),
+    "schedule": one_of("cosine", "geometric", "step"),
     "warmup": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
-    "channels": ("a positive even number", lambda value: value > 0 and value % 2 == 0),
-    **{
-        name: (
-            "four odd positive numbers",
-            lambda value: len(value) == 4 and all(kernel > 0 and kernel % 2 for kernel in value),
-        )
-        for name in ("kernels", "vgg_kernels")
-    },
-    "vgg_channels": ("a positive even number", lambda value: value > 0 and value % 2 == 0),
-    "vgg_std": ("0 or more", lambda value: value >= 0),
-    "seeds": ("numbers, each 0 or more", lambda value: all(seed >= 0 for seed in value)),
-    "stage_epochs": (
-        "three numbers, each 0 or more, or none",
-        lambda value: len(value) in (0, 3) and min([0, *value]) >= 0,
-    ),
-    "train": (PEOPLE, lambda value: person_range(value) is not None),
-    "val": (PEOPLE, lambda value: person_range(value) is not None),
+    "rotation": within(0, 360),
+    "rotation_step": within(0, 360),
+    "scale_low": above_zero(100),
+    "scale_high": above_zero(100),
+    "scale_step": within(0, 100),
+    "workers": within(0, 1024),
+    "precision": one_of("no", "fp16", "bf16"),
+    "regressor": one_of("hourglass", "convolutions"),
+    "stacked": one_of("both", "image", "heatmaps"),
+    "channels": WIDTH,
+    "levels": within(1, 10),
+    "bottlenecks": within(1, 100),
+    "stem": one_of("patch", "conv7"),
+    "kernels": each(KERNEL, 4),
+    "std": within(0, 1000),
+    "decoder": one_of("argmax", "quarter", "parabola", "centroid"),
+    "vgg_channels": WIDTH,
+    "vgg_kernels": each(KERNEL, 4),
+    "vgg_std": within(0, 1000),
+    "stage_epochs": each(EPOCHS, 0, 3),
+    "seeds": each(SEED),
 }
+MOST_BYTES, DEEPEST = 1_000_000, 4  # of a preset: sections, names, values, and a list's
 
 
 class Declared(NamedTuple):
@@ -213,7 +236,7 @@ def checked(name, value, kind, where):
     value = cast(value, kind, where)
     said, holds = LIMITS.get(name, ("", lambda value: True))
     if not holds(value):
-        raise BadInput(where, repr(value), said)
+        raise BadInput(where, shown(value), said)
     return value
 
 
@@ -222,31 +245,33 @@ def person_range(people):
 
     The split is "all" where only a range is given, the slice is slice(0, None) where only a split is.
     """
-    match = re.fullmatch(r"(train|val|test|all)?(?:(?:^| )([0-9]+)-([0-9]+))?", str(people))
+    match = re.fullmatch(r"(train|val|test|all)?(?:(?:^| )([0-9]{1,9})-([0-9]{1,9}))?", str(people))
     if not match or not match[0]:
         return None
     first, last = (int(match[2]), int(match[3])) if match[2] else (1, None)
-    return (match[1] or "all", slice(first - 1, last)) if 0 < first <= (last or first) else None
+    if not 0 < first <= (last or first) < first + MOST_PEOPLE:
+        return None
+    return match[1] or "all", slice(first - 1, last)
 
 
 def from_preset(preset, folder=NOTEBOOKS):
     """A preset's settings as (where it is written, section, name, value), `all` first."""
-    import yaml
-
     path = (
         Path(preset)
         if str(preset).endswith(".yaml")
         else Path(folder) / "presets" / f"{preset}.yaml"
     )
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
-        known = ", ".join(names(folder))
+        known = ", ".join(names(folder)) or "none, there are no presets here"
         raise BadInput(
             path, "no such preset", f"one of {known}, or a path ending in .yaml"
         ) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadInput(path, f"{type(error).__name__}: {error}", "YAML") from None
+    if len(content) > MOST_BYTES:
+        raise BadInput(path, f"more than {MOST_BYTES:,} bytes", "a preset")
+    sections = read_texts(path, content)
     if not isinstance(sections, dict) or not all(
         isinstance(part, dict | None) for part in sections.values()
     ):
@@ -254,20 +279,67 @@ def from_preset(preset, folder=NOTEBOOKS):
             path, "something else than sections of name: value", "'all:' and one section a notebook"
         )
     ordered = sorted(sections.items(), key=lambda item: item[0] != "all")
-    # without quotes 03 is the number 3 to YAML
     return [
-        (path, f"{section:02d}" if isinstance(section, int) else section, name, value)
+        (path, section, name, value)
         for section, part in ordered
         for name, value in (part or {}).items()
     ]
+
+
+def read_texts(path, content):
+    """YAML, and so JSON, with every scalar as the text that is there: its declared type says what it means, so that 010
+    is ten and 1:30 no number. None for nothing or null.
+
+    BadInput, naming the file and the key, for what is there twice, an alias, lists in lists and what is no YAML.
+    """
+    import yaml
+
+    class Texts(yaml.BaseLoader):
+        depth, key = 0, ""
+
+        def compose_node(self, parent, index):
+            if self.depth == 2 and isinstance(index, yaml.ScalarNode):
+                self.key = f", {cut(index.value)}"
+            if self.check_event(yaml.AliasEvent):
+                name = self.peek_event().anchor
+                raise BadInput(f"{path}{self.key}", f"the alias *{cut(name)}", "the value itself")
+            if self.depth == DEEPEST:
+                raise BadInput(f"{path}{self.key}", "lists in lists", "a value or a list of them")
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+        def construct_scalar(self, node):
+            text = super().construct_scalar(node)
+            return None if node.style is None and text in ("", "~", "null") else text
+
+        def construct_mapping(self, node, deep=False):
+            lines = {}
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise BadInput(path, "a list as a name", "name: value")
+                # 3 and 03 are the same notebook
+                key.value = key.value.zfill(2) if key.value.isdigit() else key.value
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    found = f"{cut(key.value)} twice, in lines {lines[key.value]} and {line}"
+                    raise BadInput(path, found, "each section and name once")
+                lines[key.value] = line
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(content, Texts) or {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise BadInput(path, f"{type(error).__name__}: {error}", "YAML") from None
 
 
 def from_override(text):
     """ "03.name=value" or "name=value" as (where, section, name, value)."""
     match = re.fullmatch(r"\s*(?:(\d\d)\.)?(\w+)\s*=(.*)", text, re.DOTALL)
     if not match:
-        raise BadInput(f"-p {text}", "no name=value", "name=value or NN.name=value")
-    return f"-p {text}", match[1] or "all", match[2], match[3].strip()
+        raise BadInput(f"-p {cut(text)}", "no name=value", "name=value or NN.name=value")
+    return f"-p {cut(text)}", match[1] or "all", match[2], match[3].strip()
 
 
 def meant(where, section, name, known):
@@ -275,7 +347,7 @@ def meant(where, section, name, known):
     if name == "out":
         raise BadInput(where, "out", "--out DIR, which says where to write")
     if section != "all" and section not in known:
-        raise BadInput(where, f"section {section!r}", f"all, {', '.join(known)}")
+        raise BadInput(where, f"section {shown(section)}", f"all, {', '.join(known)}")
     numbers = [number for number in known if section in ("all", number) and name in known[number]]
     if not numbers:
         there = sorted(
@@ -284,7 +356,8 @@ def meant(where, section, name, known):
         close = difflib.get_close_matches(str(name), there)
         raise BadInput(
             where,
-            f"unknown parameter {name!r}" + (f" of notebook {section}" if section != "all" else ""),
+            f"unknown parameter {shown(name)}"
+            + (f" of notebook {section}" if section != "all" else ""),
             " or ".join(close) or f"one of {', '.join(there)}",
         )
     return numbers
@@ -308,7 +381,17 @@ def cast(value, kind, where="value"):
             where, f"type {kind}", f"{', '.join(CASTS)}, list[…], each with '| None' if need be"
         ) from None
     except (ValueError, TypeError):
-        raise BadInput(where, repr(value), kind) from None
+        raise BadInput(where, shown(value), kind) from None
+
+
+def shown(value):
+    """A value for a message."""
+    return cut(repr(value))
+
+
+def cut(text):
+    """At most 80 characters of a text."""
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def listed(value):
@@ -335,18 +418,21 @@ def to_float(value):
 
 
 def to_bool(value):
-    """true or false, as YAML or as a text in any case; nothing else."""
+    """true or false, yes or no, on or off, in any case; nothing else."""
     text = str(value).lower()
-    return text == "true" if text in ("true", "false") else refuse(value)
+    if text not in ("true", "yes", "on", "false", "no", "off"):
+        refuse(value)
+    return text in ("true", "yes", "on")
 
 
 def to_str(value):
-    """A text; a number as it prints. A YAML truth value is refused: `on` and `no` are texts that lack quotes."""
-    return refuse(value) if value is None or isinstance(value, (bool, list, dict)) else str(value)
+    """A text; a number as it prints."""
+    wrong = value is None or isinstance(value, (bool, list, dict)) or "\0" in str(value)
+    return refuse(value) if wrong else str(value)
 
 
 def refuse(value):
-    """Raise the ValueError that `cast` turns into one line."""
+    """Raise the ValueError that `cast` makes one line of."""
     raise ValueError(value)
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import shlex
-import shutil
 import sys
 import tempfile
 import threading
@@ -20,13 +19,17 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError, strip_color
 
 from hpe_lib import artifacts, presets, report
-from hpe_lib.artifacts import BadInput, one_line
+from hpe_lib.artifacts import BadInput, CellFailed, one_line
+from hpe_lib.cascade import STAGES
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
-
-class CellFailed(Exception):
-    """A notebook's cell raised, or its kernel died: one line that says which and what."""
+STAGED = (artifacts.MANIFEST, artifacts.WEIGHTS, artifacts.HISTORY, artifacts.LOCK, ".*.tmp")
+# What a run writes, beside executed notebooks, into its folder and into each row of its ablation.
+WRITTEN = [
+    *(f"{folder}/{name}" for folder in ("data", "targets", *STAGES.values()) for name in STAGED),
+    *(f"{folder}/watched/[0-9][0-9][0-9][0-9].npz" for folder in STAGES.values()),
+    "metrics/[0-9][0-9].json",
+]
 
 
 def run(preset, out, overrides=(), start=None, only=None, fresh=False, notebooks=presets.NOTEBOOKS):
@@ -40,7 +43,9 @@ def run(preset, out, overrides=(), start=None, only=None, fresh=False, notebooks
     chosen = choose(presets.notebooks(notebooks), start, only)
     resolved = presets.resolve(preset, overrides, notebooks, running=chosen)
     parameters = {number: resolved[number] for number in chosen}
-    with locked(out, fresh), native_kernel():
+    with artifacts.lock(out), native_kernel():
+        if fresh:
+            remove_artifacts(out, notebooks)
         manifest = begun(out, preset, parameters)
         for number, path in chosen.items():
             manifest["notebooks"][number] = execute(
@@ -65,9 +70,7 @@ def choose(found, start, only):
 
 def begun(out, preset, parameters):
     """The run's manifest as it stands before the first notebook; what an earlier run executed stays listed."""
-    earlier = (
-        artifacts.read_json(out / "manifest.json") if (out / "manifest.json").is_file() else {}
-    )
+    earlier = earlier_run(out)
     (out / "report.html").unlink(missing_ok=True)  # it would tell of the run before
     manifest = {
         "kind": "run",
@@ -88,57 +91,45 @@ def command():
     return shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "hpe"), *sys.argv[1:]])
 
 
-@contextlib.contextmanager
-def locked(out, fresh=False):
-    """Hold the run folder: one run at a time. The lock goes with the process, however it ends."""
-    if out.exists() and not out.is_dir():
-        raise BadInput(out, "a file", "a folder to write the run to")
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as file:
-        if not take(file):
-            raise BadInput(
-                out, "another run that is writing to it", "one run at a time in a folder"
-            )
-        if fresh:
-            remove_artifacts(out)
-        yield
+def earlier_run(out):
+    """The manifest of the run that the folder holds; {} if there is none yet. BadInput if it is of something else."""
+    if not (out / artifacts.MANIFEST).is_file():
+        return {}
+    found = artifacts.manifest(out, "kind", "parameters", "notebooks")
+    tables = isinstance(found["parameters"], dict) and isinstance(found["notebooks"], dict)
+    if found["kind"] != "run" or not tables:
+        raise BadInput(out / artifacts.MANIFEST, "the manifest of something else", "a run's")
+    return found
 
 
-def take(file):
-    """Lock an open file for this process; False if another holds it. Where there is no flock, always True."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def remove_artifacts(out):
-    """Remove what a run made: folders with a manifest, executed notebooks, numbers. A person's own files stay."""
-    marker = out / "manifest.json"
-    if not marker.is_file():
-        if any(path.name != ".lock" for path in out.iterdir()):
+def remove_artifacts(out, notebooks):
+    """Remove what a run has written, by the names that it gives: all else stays, and every folder that holds it."""
+    if not earlier_run(out):
+        if os.listdir(out) != [artifacts.LOCK]:
             raise BadInput(
                 out, "files but no manifest.json of a run", "a run folder, for --fresh to empty"
             )
         return
-    if artifacts.manifest(out).get("kind") != "run":
-        raise BadInput(
-            marker, "the manifest of something else", "a run's, for --fresh to empty its folder"
-        )
-    for folder in [path.parent for path in out.glob("*/manifest.json")] + [out / "rows"]:
-        shutil.rmtree(folder, ignore_errors=True)
-    for path in [
-        *out.glob("[0-9][0-9]_*.ipynb"),
-        out / "metrics.json",
-        out / "report.html",
-        marker,
-    ]:
+    rows = [out / "rows" / name for name in rows_of(out)]
+    found = [path for folder in (out, *rows) for name in WRITTEN for path in folder.glob(name)]
+    for path in presets.notebooks(notebooks).values():
+        found += [out / f"{path.stem}{ending}.ipynb" for ending in ("", ".running", ".failed")]
+    names = ("rows/manifest.json", artifacts.METRICS, "report.html", artifacts.MANIFEST)
+    found += [out / name for name in names]
+    found = [path for path in found if path.parent.resolve() == path.parent]  # not through a link
+    for path in found:
         path.unlink(missing_ok=True)
+    folders = {folder for path in found for folder in path.parents if folder.is_relative_to(out)}
+    for folder in sorted(folders - {out}, reverse=True):
+        with contextlib.suppress(OSError):  # it holds something else
+            folder.rmdir()
+
+
+def rows_of(out):
+    """The names of an ablation's rows that the run has noted as its own."""
+    path = out / "rows" / artifacts.MANIFEST
+    found = artifacts.manifest(path.parent, "names")["names"] if path.is_file() else []
+    return [name for name in found if isinstance(name, str) and Path(name).name == name]
 
 
 @contextlib.contextmanager
@@ -201,8 +192,8 @@ def quietly_execute(path, running, parameters):
     """papermill, with what the cells print on the terminal as they print it, and nothing of its own."""
     logging.getLogger("papermill").setLevel(logging.ERROR)
     papermill.execute_notebook(
-        path,
-        running,
+        literal(path),
+        literal(running),
         parameters,
         kernel_name="python3",
         language="python",
@@ -211,6 +202,11 @@ def quietly_execute(path, running, parameters):
         stderr_file=sys.stderr,
         autosave_cell_every=30,
     )
+
+
+def literal(path):
+    """The path with its braces doubled: papermill formats paths by the parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def finish(running, name):
