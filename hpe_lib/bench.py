@@ -591,7 +591,9 @@ def inference(folder, count, rounds, preset):
         frames = [prediction.windows(None, image.shape, image_size)[0] for image in pixels]
         estimator.people([frame.cut(image) for frame, image in zip(frames, pixels)], frames)
 
-    seconds = in_turn(rounds, lambda: prediction.photographs(estimator, paths), one_after_the_other)
+    seconds = in_turn(
+        rounds, lambda: list(prediction.photographs(estimator, paths)), one_after_the_other
+    )
     yield claim(f"{count} photographs of 1280 × 720 px", "ms", seconds, "reading, then the network")
 
 

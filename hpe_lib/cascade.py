@@ -194,8 +194,15 @@ def stage_folder(folder: str | Path) -> Path:
 
 
 def load(folder: str | Path) -> Cascade:
-    """A trained cascade, in eval mode, from a run's folder or one stage's. BadInput on weights that do not fit."""
+    """A trained cascade, in eval mode, from a run's folder or one stage's.
+
+    BadInput on weights that do not fit, or are not all finite.
+    """
     folder = stage_folder(folder)
     cascade = Cascade(artifacts.manifest(folder, "network", "weights_sha256")["network"])
     artifacts.load_into(cascade, folder)
+    broken = [name for name, w in cascade.state_dict().items() if not w.isfinite().all()]
+    if broken:
+        found = f"{len(broken)} tensors that are not finite, first {broken[0]}"
+        raise BadInput(folder / artifacts.WEIGHTS, found, "weights of a training that went well")
     return cascade.laid_out().eval()

@@ -268,6 +268,8 @@ def evaluate(
         made.image_size,
         flip_test=made.flip_test,
         decoder=made.decoder,
+        workers=made.workers,
+        precision=made.precision,
     )
     world.destroy_process_group()  # as train does
     score = evaluation.score(found.joints, people)
@@ -337,15 +339,10 @@ def predict(
 
     stems = prediction.output_stems(images, out, boxes)
     estimator = prediction.load(weights)
-    for stem, found in zip(
-        stems, prediction.photographs(estimator, images, boxes, people == "detect")
-    ):
-        image = prediction.read_image(Path(found["image"]))
-        artifacts.write_bytes(
-            f"{stem}.png", prediction.encode_png(prediction.overlay(image, found["people"]))
-        )
-        artifacts.write_json(f"{stem}.json", found)
-        print(f"{found['image']}: people: {len(found['people'])}, {stem}.json and .png", flush=True)
+    answers = prediction.photographs(estimator, images, boxes, people == "detect")
+    for stem, (image, pixels, found) in zip(stems, answers):
+        prediction.write_answer(stem, image, pixels, found)
+        print(f"{image}: people: {len(found)}, {stem}.json and .png", flush=True)
 
 
 @app.command()

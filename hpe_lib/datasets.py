@@ -4,16 +4,21 @@ import contextlib
 import csv
 import functools
 import hashlib
+import io
 import os
 import shutil
-import zipfile
+import sys
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -169,17 +174,12 @@ class Pixels:
         return frame.cut(self.array[row])
 
 
-cv2.utils.logging.setLogLevel(
-    cv2.utils.logging.LOG_LEVEL_SILENT
-)  # a broken image is said once, by us
-
-
-REDUCED = {
-    1: cv2.IMREAD_COLOR_RGB,
-    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,  # names of OpenCV's bits
-    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}
+MOST_PIXELS = 100_000_000  # pixels an image may declare; asked before any is decoded
+FORMATS = "AVIF", "BMP", "GIF", "JPEG2000", "PNG", "TIFF", "WEBP"  # not EPS: it runs a program
+# What libjpeg remarks on headers. The pixels are as they were written.
+REMARKS = "Invalid SOS parameters", "unknown JFIF", "bad ICC marker", "Unknown Adobe color"
+# A file that cannot be used is refused in one line; nobody has to read Pillow's warnings beside it.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: Path, step: int = 1) -> np.ndarray:
@@ -195,29 +195,81 @@ def read_image(path: Path, step: int = 1) -> np.ndarray:
 
 
 def decode_image(name: str | Path, data: bytes, step: int = 1) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, EXIF orientation honoured. BadInput, with the file's name, if not an image, or cut off.
+    """(H, W, 3) uint8 RGB, upright as EXIF or an AVIF's own turn says. The first image of several.
 
-    step: 2, 4 or 8 gives a JPEG as many times coarser, its sides rounded up.
-    OpenCV fills what a truncated JPEG lacks with grey and says nothing, so the end marker is asked for first. Cameras
-    may write more behind it.
+    16-bit grey keeps its high byte, what is transparent lies on white, CMYK is multiplied out.
+    step: 2, 4 or 8 gives an image as many times coarser, its sides rounded up.
+    BadInput, with the file's name, if it is no image, is cut off or damaged, or is too large.
     """
-    if data[:2] == b"\xff\xd8" and not ended(data) or data[:2] == b"\x89P" and b"IEND" not in data:
-        raise BadInput(name, f"{len(data)} bytes without the image's end", "a complete image file")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[step]) if data else None
-    except cv2.error:  # more pixels than OpenCV takes
-        image = None
-    if image is None:
-        raise BadInput(name, f"{len(data)} bytes that are no readable image", "a JPEG or PNG image")
-    return image
+        return _jpeg(data, step) if data[:2] == b"\xff\xd8" else _picture(data, step)
+    except UnidentifiedImageError:
+        fault = "no image that can be read"
+    except Exception as error:  # Pillow raises whatever its formats stumble over
+        fault = artifacts.one_line(error) or type(error).__name__
+    raise BadInput(name, f"{len(data)} bytes: {fault}", f"a whole {EXPECTED}")
 
 
-def ended(data: bytes) -> bool:
-    """Does a JPEG's end come after the beginning of its scan? Headers may hold a thumbnail with an end of its own."""
-    end, place = data.rfind(b"\xff\xd9"), 2
-    while data[place : place + 1] == b"\xff" and data[place : place + 2] != b"\xff\xda":
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return end >= place
+EXPECTED = f"JPEG, {', '.join(FORMATS)} image of at most {MOST_PIXELS / 1e6:.0f} million pixels"
+
+
+def _jpeg(data, step):
+    """A JPEG by libjpeg, any corruption an error: OpenCV fills what is lacking and goes on."""
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    _check_size(width, height)
+    decode = functools.partial(
+        simplejpeg.decode_jpeg,
+        data,
+        "CMYK" if colours in ("CMYK", "YCCK") else "RGB",
+        min_height=-(-height // step),
+        min_width=-(-width // step),
+    )
+    try:
+        pixels = decode()
+    except ValueError as error:
+        if not any(remark in str(error) for remark in REMARKS):
+            raise
+        pixels = decode(strict=False)
+    if pixels.shape[2] == 4:  # CMYK, inverted as Adobe writes it
+        pixels = (pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)
+    start = data.find(b"Exif\0\0", 0, 1 << 16)
+    return pixels if start < 0 else _upright(pixels, data[start : start + (1 << 16)])
+
+
+def _upright(pixels, block):
+    """Pixels turned as a JPEG's EXIF block says; as they are if it is broken."""
+    exif, image = Image.Exif(), Image.fromarray(pixels)
+    with contextlib.suppress(Exception):  # as Pillow's formats, above
+        exif.load(block)
+        image.getexif()[ExifTags.Base.Orientation] = exif[ExifTags.Base.Orientation]
+        return np.array(ImageOps.exif_transpose(image))
+    return pixels
+
+
+def _picture(data, step):
+    """An image of another format by Pillow."""
+    Image.open(io.BytesIO(data), formats=FORMATS).verify()  # PNG's checksums, which loading skips
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    _check_size(*image.size)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("RGB").reduce(step))
+
+
+def _check_size(width, height):
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width} × {height} pixels")
+
+
+def single_threaded_worker(worker: int) -> None:
+    """For a DataLoader's worker_init_fn: its workers share the cores, so OpenCV takes one in each."""
+    cv2.setNumThreads(0)
 
 
 # ---- people cut out of large photographs, once
@@ -295,33 +347,60 @@ def with_crops(people: People, image_size: int, kind: str, cache: Path) -> Peopl
     changed = [people.images.changed(row) for row in range(len(people))]
     made_from = repr((people.fingerprint(), changed, image_size, WIDEST, LARGEST, QUALITY))
     folder = cache / f"crops-{kind}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
-    if not folder.is_dir():
-        _cut_to(folder, people, image_size, kind)
+    if not _intact(folder):
+        with _whole(folder) as part:
+            _cut_to(part, people, image_size, kind)
     return replace(people, images=Crops(people.images, folder, kind))
 
 
 def _cut_to(folder, people, image_size, kind):
-    """pixels and index.npy, in a folder that gets its name when both are whole."""
+    """pixels and index.npy."""
+    index, start = [], 0
+    rows = tqdm(range(len(people)), desc="cutting people out", disable=None, mininterval=5)
+    with open(folder / "pixels", "wb") as file:
+        for row in rows:
+            pixels, *placed = surroundings(people.images[row], people.frame(row, image_size))
+            data = pixels.tobytes() if kind == "raw" else encoded(pixels)
+            file.write(data)
+            widest = people.side[row] / WIDEST + 1e-6
+            index.append((start, len(data), *pixels.shape[:2], *placed, widest))
+            start += len(data)
+    np.save(folder / "index.npy", np.array(index))
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which gets its name once all of it is on the disk and has a manifest."""
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     part.mkdir(parents=True, exist_ok=True)
-    index, start = [], 0
     try:
-        with open(part / "pixels", "wb") as file:
-            for row in tqdm(
-                range(len(people)), desc="cutting people out", disable=None, mininterval=5
-            ):
-                pixels, *placed = surroundings(people.images[row], people.frame(row, image_size))
-                data = pixels.tobytes() if kind == "raw" else encoded(pixels)
-                file.write(data)
-                index.append(
-                    (start, len(data), *pixels.shape[:2], *placed, people.side[row] / WIDEST + 1e-6)
-                )
-                start += len(data)
-        np.save(part / "index.npy", np.array(index))
-        with contextlib.suppress(OSError):  # another run has been first
+        yield part
+        for path in part.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        artifacts.write_json(part / artifacts.MANIFEST, _hashes(part))
+        if not _intact(folder):  # or else another run has been first
+            shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _intact(folder: Path) -> bool:
+    """Does a folder hold what `_whole` put there? If it is there and does not, stderr is told."""
+    if not folder.is_dir():
+        return False
+    with contextlib.suppress(BadInput):
+        if artifacts.read_json(folder / artifacts.MANIFEST) == _hashes(folder):
+            return True
+    print(f"{folder}: not as it was written, made anew", file=sys.stderr, flush=True)
+    return False
+
+
+def _hashes(folder):
+    """{file's name: sha256} of a folder without its manifest."""
+    paths = (path for path in folder.iterdir() if path.name != artifacts.MANIFEST)
+    return {path.name: artifacts.file_hash(path) for path in paths}
 
 
 def encoded(pixels: np.ndarray) -> bytes:
@@ -648,36 +727,28 @@ def load_synthetic(people: str, image_size: int, data_seed: int, cache: Path) ->
     if split != "all" or asked.stop is None:
         raise BadInput("people", repr(people), "FIRST-LAST: drawn people have no splits and no end")
     rows = np.arange(asked.start, asked.stop)
-    code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
-    source = f"synthetic-{code}-seed{data_seed}-{image_size}px-{people}"
+    source = f"synthetic-{synthetic.VERSION}-seed{data_seed}-{image_size}px-{people}"
     folder = cache / source
-    try:
-        truth, images = _drawn(folder)
-    except (OSError, ValueError, zipfile.BadZipFile):  # not there yet, or damaged
-        _draw_to(folder, rows, image_size, data_seed)
-        truth, images = _drawn(folder)
+    if not _intact(folder):
+        with _whole(folder) as part:
+            _draw_to(part, rows, image_size, data_seed)
+    truth = dict(np.load(folder / "truth.npz"))
+    images = np.load(folder / "images.npy", mmap_mode="r")
     return _synthetic_people(rows, truth, Pixels(images, source))
 
 
-def _drawn(folder):
-    return dict(np.load(folder / "truth.npz")), np.load(folder / "images.npy", mmap_mode="r")
-
-
 def _draw_to(folder, rows, image_size, data_seed):
-    """images.npy, then truth.npz, each renamed into place: a folder with the second is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"images.{os.getpid()}.part"  # two runs may draw the same people at once
-    images = np.lib.format.open_memmap(part, "w+", np.uint8, (len(rows), image_size, image_size, 3))
+    """images.npy and truth.npz."""
+    shape = len(rows), image_size, image_size, 3
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
     names, truth = ("joints", "visibility", "head_box", "body"), []
     for place, index in enumerate(tqdm(rows, desc="drawing people", disable=None, mininterval=5)):
         drawing = synthetic.draw(data_seed, int(index), image_size)
         images[place] = drawing.image
         truth.append([getattr(drawing, name) for name in names])
     images.flush()
-    part.replace(folder / "images.npy")
-    part = folder / f"truth.{os.getpid()}.npz"
-    np.savez(part, **{name: np.stack(column) for name, column in zip(names, zip(*truth))})
-    part.replace(folder / "truth.npz")
+    columns = {name: np.stack(column) for name, column in zip(names, zip(*truth))}
+    np.savez(folder / "truth.npz", **columns)
 
 
 def _synthetic_people(rows, truth, images) -> People:

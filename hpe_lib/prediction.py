@@ -1,17 +1,23 @@
 """Test time: crops through the cascade, with the flipped image, back to points of the image (F13)."""
 
+import hashlib
 import importlib.util
-import itertools
+import io
+import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torchvision
+from PIL import Image, PngImagePlugin
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -19,13 +25,17 @@ from hpe_lib import artifacts, heatmaps
 from hpe_lib import cascade as networks
 from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade, Maps, confidence
-from hpe_lib.datasets import People, PoseDataset, read_image
+from hpe_lib.datasets import People, PoseDataset, read_image, single_threaded_worker
 from hpe_lib.geometry import Frame
 from hpe_lib.paper import MARGIN
 from hpe_lib.skeleton import MPII
 
 SURE = 0.3  # a confidence from which on a joint is drawn as found
 PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
+SMALLEST = 16  # px, a square's side: fractions of the image and MPII's scale are below
+BATCH = 16  # people of photographs that go through the network together
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WRITTEN = "hpe predict"  # the entry of an overlay's PNG that tells it from a person's own file
 WHITE, SIDES = (
     (255, 255, 255),
     {"right": ((213, 94, 0), 12), "left": ((0, 114, 178), 4)},
@@ -46,19 +56,24 @@ class Predictions:
 
 
 @torch.no_grad()
-def forward(cascade: Cascade, images: torch.Tensor, flip_test: bool = True) -> Maps:
+def forward(
+    cascade: Cascade, images: torch.Tensor, flip_test: bool = True, precision: str = "no"
+) -> Maps:
     """Maps of uint8 crops (B, S, S, 3); with flip_test the mean with the mirrored crop's maps, mirrored back.
 
     Both are computed in one pass. The detector's logits are averaged, not its probabilities.
+    precision: "bf16" or "fp16" on a GPU, as in training; maps are float32 always.
     """
-    if not flip_test:
-        return cascade(images)
-    both = cascade(torch.cat([images, images.flip(2)]))
-    return Maps(*(None if maps is None else _with_mirrored(*maps.chunk(2)) for maps in both))
+    chosen = PRECISIONS.get(precision) if images.is_cuda else None
+    with torch.autocast("cuda", chosen) if chosen else nullcontext():
+        both = cascade(torch.cat([images, images.flip(2)]) if flip_test else images)
+    average = _with_mirrored if flip_test else torch.Tensor.float
+    return Maps(*(None if maps is None else average(maps) for maps in both))
 
 
-def _with_mirrored(maps, mirrored):
-    return (maps + heatmaps.mirror(mirrored)) / 2
+def _with_mirrored(maps):
+    plain, mirrored = maps.float().chunk(2)
+    return (plain + heatmaps.mirror(mirrored)) / 2
 
 
 def predict(
@@ -69,10 +84,13 @@ def predict(
     flip_test: bool = True,
     decoder: str = "parabola",
     workers: int = 0,
+    precision: str = "no",
 ) -> Predictions:
     """Poses of people in their frames. Without a regressor the cascade's answer is the detector's.
 
-    Several processes (training.world) each look at a share of the people, and all return the answers for everybody.
+    workers: processes that cut crops; 0: a thread.  precision: as `forward`.
+    Several processes (training.world) each look at a share of the people, and all return the
+    answers for everybody.
     """
     from accelerate import PartialState  # here: slow to import, and a photograph needs none of it
     from accelerate.utils import gather_object
@@ -81,9 +99,15 @@ def predict(
     rows = np.arange(rank, max(len(people), count), count) % len(
         people
     )  # of fewer people than processes some twice
-    loader = DataLoader(PoseDataset(people[rows], image_size), batch_size, num_workers=workers)
-    frames = people[rows].frames(image_size)
-    found = locate(cascade, (batch["image"] for batch in loader), frames, flip_test, decoder)
+    loader = DataLoader(
+        PoseDataset(people[rows], image_size),
+        batch_size,
+        num_workers=workers,
+        worker_init_fn=single_threaded_worker,
+        pin_memory=torch.cuda.is_available(),
+    )
+    batches, frames = (batch["image"] for batch in loader), people[rows].frames(image_size)
+    found = locate(cascade, batches, frames, flip_test, decoder, precision)
     shares = gather_object([(rows, *vars(found).values())])
     rows, *answers = (np.concatenate(part) for part in zip(*shares))
     _, once = np.unique(rows, return_index=True)  # everybody once, in the people's order
@@ -107,16 +131,26 @@ def locate(
     frames: list[Frame],
     flip_test: bool,
     decoder: str,
+    precision: str = "no",
 ) -> Predictions:
     """Poses in N crops, given as batches (B, S, S, 3) uint8, said in the images that their N frames cut them from.
 
-    The next batch is made while the network works on one; the frames may become known as the batches do.
+    The next batch is made while the network works on one. A batch that a GPU's memory does not hold is halved.
     """
     cascade.eval()
+
+    def answers(images):
+        try:
+            found = forward(cascade, images, flip_test, precision)
+            return [decode(found, cascade.map_stride, decoder, cascade.first)]
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        return [answer for half in images.chunk(2) for answer in answers(half)]
+
     rows = []
     for images in ahead(batches):
-        found = forward(cascade, images.to(cascade.mean.device), flip_test)
-        rows.append(decode(found, cascade.map_stride, decoder, cascade.first))
+        rows += answers(images.to(cascade.mean.device, non_blocking=True))
     joints, peaks, *detector = (np.concatenate(part) for part in zip(*rows))
     points = [
         np.stack([frame.to_image(crop) for frame, crop in zip(frames, part)])
@@ -175,12 +209,15 @@ def patched(crop: np.ndarray, box: Sequence[float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PoseEstimator:
-    """A trained cascade for photographs, with its run's own settings: the crop's side in px, decoder and flip test."""
+    """A trained cascade for photographs, with its run's own settings: the crop's side in px, decoder, flip test, the
+    precision it was trained in, and how many processes prepared its crops."""
 
     cascade: Cascade
     image_size: int
     decoder: str = "parabola"
     flip_test: bool = True
+    precision: str = "no"
+    workers: int = 0
 
     def predict(self, image: str | Path | np.ndarray, boxes: Sequence | None = None) -> list[dict]:
         """The people of an image (a file, whose EXIF orientation is honoured, or (H, W, 3) uint8 RGB), one a box.
@@ -199,24 +236,25 @@ class PoseEstimator:
         frames = windows(boxes, pixels.shape, self.image_size, name)
         return self.people([frame.cut(pixels) for frame in frames], frames)
 
-    def people(
-        self, crops: Iterable[np.ndarray], frames: list[Frame], batch_size: int = 16
-    ) -> list[dict]:
-        """The same of crops (S, S, 3) uint8 and the frames that cut them, of whatever images, in common batches."""
-        crops = iter(crops)
-        batches = iter(lambda: list(itertools.islice(crops, batch_size)), [])
-        if not (first := next(batches, [])):
+    def people(self, crops: list[np.ndarray], frames: list[Frame]) -> list[dict]:
+        """The same of crops (S, S, 3) uint8 and the frames that cut them, of whatever images, in common batches.
+
+        BadInput on weights that answer with what is no finite number.
+        """
+        if not crops:
             return []
-        stacks = (torch.from_numpy(np.stack(batch)) for batch in itertools.chain([first], batches))
-        found = locate(self.cascade, stacks, frames, self.flip_test, self.decoder)
-        numbers = np.dstack([found.joints, found.confidence, found.detector_peak]).tolist()
+        batches = torch.from_numpy(np.stack(crops)).split(BATCH)
+        found = locate(self.cascade, batches, frames, self.flip_test, self.decoder, self.precision)
+        numbers = np.dstack([found.joints, found.confidence, found.detector_peak])
+        if not np.isfinite(numbers).all():
+            raise BadInput("the weights", "joints that are not finite", "weights that are trained")
         keys = ("x", "y", "confidence", "detector_peak")
         return [
             {
                 "box": [*(np.array(frame.center) - (frame.side - 1) / 2).tolist(), frame.side],
                 "joints": {name: dict(zip(keys, row)) for name, row in zip(MPII.names, rows)},
             }
-            for frame, rows in zip(frames, numbers)
+            for frame, rows in zip(frames, numbers.tolist())
         ]
 
 
@@ -227,9 +265,36 @@ def load(folder: str | Path) -> PoseEstimator:
     """
     folder = networks.stage_folder(folder)
     cascade, settings = networks.load(folder), artifacts.manifest(folder).get("settings", {})
-    chosen = {name: settings[name] for name in ("decoder", "flip_test") if name in settings}
+    kept = ("decoder", "flip_test", "precision", "workers")
+    chosen = {name: settings[name] for name in kept if name in settings}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return PoseEstimator(cascade.to(device), cascade.network["image_size"], **chosen)
+
+
+def square(box: Sequence, name: str = "boxes") -> tuple[np.ndarray, np.ndarray, float]:
+    """((x, y) of the first corner, of the corner beyond, side of the network's square), px, of what `window` takes.
+
+    BadInput, beginning with `name`, on what is no list of three or four real numbers, or is too small a box.
+    """
+    found = box if isinstance(box, (list, tuple, np.ndarray)) else []
+    if all(isinstance(n, Real) and not isinstance(n, bool) and abs(n) < 1e6 for n in found):
+        first, far = np.array(found[:2], float), np.array(found[2:], float)
+        if len(found) == 3:
+            return _large_enough(first, first + far, far[0], box, name)
+        if len(found) == 4:
+            return _large_enough(first, far, (far - first).max() * MARGIN, box, name)
+    raise _no_box(box, name)
+
+
+def _large_enough(first, beyond, side, box, name):
+    if side < SMALLEST or (beyond - first < 1).any():
+        raise _no_box(box, name)
+    return first, beyond, float(side)
+
+
+def _no_box(box, name, where=""):
+    wanted = f"[x, y, side] or [x1, y1, x2, y2], px, with a side of {SMALLEST} px or more"
+    return BadInput(name, f"the box {str(box)[:80]}", wanted + where)
 
 
 def window(box: Sequence, shape: tuple, image_size: int, name: str = "boxes") -> Frame:
@@ -240,26 +305,11 @@ def window(box: Sequence, shape: tuple, image_size: int, name: str = "boxes") ->
     image[y1:y2, x1:x2], whose longer side is taken for that height. BadInput, beginning with `name`, on anything else
     and on a box that misses the image or is over ten times as large.
     """
-    try:
-        x, y, *far = map(float, box)
-        first, beyond = (
-            np.array([x, y]),
-            np.array(far if len(far) == 2 else [x + far[0], y + far[0]]),
-        )
-        side = (beyond - first).max() * (MARGIN if len(far) == 2 else 1)
-        good = (
-            len(far) < 3 and (beyond > np.maximum(first, 0)).all() and (first < shape[1::-1]).all()
-        )
-    except (TypeError, ValueError, IndexError):
-        good = False
-    if not good or not side <= 10 * max(shape[:2]):  # not: NaN too
-        raise BadInput(
-            name,
-            f"the box {box}",
-            f"[x, y, side > 0] or [x1, y1, x2 > x1, y2 > y1], px, on the image of "
-            f"{shape[1]} × {shape[0]} px",
-        )
-    return Frame(tuple((first + beyond - 1) / 2), float(side), image_size, float(side / MARGIN))
+    first, beyond, side = square(box, name)
+    missed = (beyond <= 0).any() or (first >= shape[1::-1]).any()
+    if missed or side > 10 * max(shape[:2]):
+        raise _no_box(box, name, f", on the image of {shape[1]} × {shape[0]} px")
+    return Frame(tuple((first + beyond - 1) / 2), side, image_size, side / MARGIN)
 
 
 def windows(
@@ -277,42 +327,63 @@ def photographs(
     images: Sequence[Path],
     boxes: Path | None = None,
     detect: bool = False,
-) -> list[dict]:
-    """Predict JSON {"image", "people"} of image files; the people of all images go through in common batches.
+) -> Iterator[tuple[Path, np.ndarray, list[dict]]]:
+    """(file, its pixels (H, W, 3) uint8 RGB, its people as `PoseEstimator.predict` says them), one image at a time.
 
     Where people are says the boxes file (`read_boxes`) or torchvision's person detector, else each image is one person.
-    Images are read while the cascade works on those before. BadInput leaves nothing behind: all are given at the end.
+    Images are read, once, while the cascade works on those before; the people of some images go through together.
+    BadInput on an image that cannot be used, after the answers for those before it.
     """
     if boxes and detect:
         raise BadInput("--boxes", "--people detect beside it", "one of the two")
     wanted = read_boxes(boxes, images) if boxes else [None] * len(images)
-    finder, frames, counts = person_detector() if detect else None, [], []
+    device = estimator.cascade.mean.device
+    finder = person_detector().to(device) if detect else None
 
-    def crops(path, found):
-        pixels = read_image(path)
-        found = detect_people(finder, pixels) if detect else found
-        found = windows(
-            found, pixels.shape, estimator.image_size, f"{boxes or '--people'}: {path.name}"
-        )
-        frames.extend(found)
-        counts.append(len(found))
-        return [frame.cut(pixels) for frame in found]
+    def photograph(path, found):
+        pixels, name = read_image(path), f"{boxes or '--people'}: {path.name}"
+        found = detect_people(finder, pixels, device=device) if detect else found
+        frames = windows(found, pixels.shape, estimator.image_size, name)
+        return path, pixels, frames, [frame.cut(pixels) for frame in frames]
 
-    people = iter(
-        estimator.people(itertools.chain.from_iterable(map(crops, images, wanted)), frames)
-    )
-    return [
-        {"image": str(path), "people": [next(people) for _ in range(count)]}
-        for path, count in zip(images, counts)
-    ]
+    for group in ahead(grouped(map(photograph, images, wanted))):
+        crops = [crop for *_, some in group for crop in some]
+        frames = [frame for _, _, some, _ in group for frame in some]
+        people = iter(estimator.people(crops, frames))
+        for path, pixels, some, _ in group:
+            yield path, pixels, [next(people) for _ in some]
+
+
+def grouped(photos: Iterable[tuple]) -> Iterator[list[tuple]]:
+    """Photographs (…, pixels, frames, …) in groups of a batch of people or of 250 MB of pixels.
+
+    What is read before a BadInput is given before it is raised.
+    """
+    group, full = [], 0.0
+    try:
+        for photo in photos:
+            group.append(photo)
+            full += max(len(photo[2]) / BATCH, photo[1].size / 250e6)
+            if full >= 1:
+                yield group
+                group, full = [], 0.0
+    except BadInput:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
 
 
 def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
     """Each image's boxes from a JSON file {image: [box, …]}, where an image is its path as given or its file name.
 
-    The file may speak of more images. BadInput if it does not of one that is given.
+    The file may speak of more images. BadInput if it does not of one that is given, or anything in it is no box.
     """
     table = artifacts.read_json(path)
+    for image, boxes in table.items() if isinstance(table, dict) else ():
+        for box in boxes if isinstance(boxes, list) else [boxes]:
+            square(box, f"{path}: {image}")
     found = [
         table.get(str(image), table.get(image.name)) if isinstance(table, dict) else None
         for image in images
@@ -340,25 +411,77 @@ def person_detector() -> nn.Module:
 
 
 @torch.no_grad()
-def detect_people(detector: nn.Module, image: np.ndarray, least: float = 0.7) -> list[list[float]]:
-    """Boxes [x1, y1, x2, y2], image px, of the people in an image (H, W, 3) uint8 that score at `least` so high."""
-    found = detector([torch.from_numpy(image).permute(2, 0, 1) / 255])[0]
-    return found["boxes"][
-        (found["labels"] == 1) & (found["scores"] >= least)
-    ].tolist()  # COCO's 1 is a person
+def detect_people(
+    detector: nn.Module, image: np.ndarray, least: float = 0.7, device: torch.device | str = "cpu"
+) -> list[list[float]]:
+    """Boxes [x1, y1, x2, y2], image px, of the people in an image (H, W, 3) uint8 that score at `least` so high.
+
+    device: the detector's. A person smaller than a box may be is left out.
+    """
+    found = detector([torch.from_numpy(image).to(device).permute(2, 0, 1) / 255])[0]
+    boxes, sides = found["boxes"], found["boxes"][:, 2:] - found["boxes"][:, :2]
+    large = (sides.amin(1) >= 1) & (sides.amax(1) * MARGIN >= SMALLEST)
+    person = found["labels"] == 1  # COCO's
+    return boxes[large & person & (found["scores"] >= least)].tolist()
 
 
 def output_stems(images: Sequence[Path], out: Path, boxes: Path | None = None) -> list[Path]:
-    """OUT/STEM of each image, to which .json and .png belong. BadInput if two share one, or one is to be read."""
+    """OUT/STEM of each image, to which .json and .png belong.
+
+    BadInput if two share one, or one is to be read, or one is there that `write_answer` has not written.
+    """
     taken = {path.resolve(): path for path in (*images, *([boxes] if boxes else []))}
-    for image in images:
-        for written in (out / f"{image.stem}.json", out / f"{image.stem}.png"):
+    stems = [out / image.stem for image in images]
+    for image, stem in zip(images, stems):
+        for written in (Path(f"{stem}.json"), Path(f"{stem}.png")):
             if (place := written.resolve()) in taken:
                 raise BadInput(
                     image, f"{written} taken by {taken[place]}", "another --out, or other names"
                 )
             taken[place] = image
-    return [out / image.stem for image in images]
+    for stem in stems:
+        _refuse_foreign(stem)
+    return stems
+
+
+def write_answer(stem: Path, image: Path, pixels: np.ndarray, people: list[dict]) -> None:
+    """Write STEM.png, the overlay, and STEM.json, {"image", "people"}.
+
+    The PNG keeps the sha256 of its own pixels and of the JSON, so that later calls know both for their own.
+    """
+    told = {"image": str(image), "people": people}
+    text = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
+    drawn = overlay(pixels, people)
+    mark = f"{_sha256(drawn)} {_sha256(text)}"
+    artifacts.write_bytes(f"{stem}.png", encode_png(drawn, {WRITTEN: mark}))
+    artifacts.write_bytes(f"{stem}.json", text)
+
+
+def _refuse_foreign(stem):
+    """BadInput if STEM.png or STEM.json is there, but not as `write_answer` has left it."""
+    drawn, told = Path(f"{stem}.png"), Path(f"{stem}.json")
+    pixels_sha, json_sha = _mark(drawn)
+    same_pixels = pixels_sha and pixels_sha == _sha256(read_image(drawn))
+    same_json = json_sha and told.is_file() and json_sha == artifacts.file_hash(told)
+    for path, same in ((drawn, same_pixels), (told, same_json)):
+        if os.path.lexists(path) and not same:
+            raise BadInput(
+                path, "a file that this command did not write", "another --out: it would be lost"
+            )
+
+
+def _mark(path):
+    """What `write_answer` wrote into an overlay, (sha256 of its pixels, of the JSON); empty texts of any other file."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            drawn, told = image.info[WRITTEN].split()
+    except Exception:  # absent, no PNG, a PNG of somebody else: Pillow has many words for it
+        return "", ""
+    return drawn, told
+
+
+def _sha256(data):
+    return hashlib.sha256(data).hexdigest()
 
 
 def overlay(
@@ -429,9 +552,13 @@ def _polygon(drawn, corners, fill, edge, thickness):
     cv2.polylines(drawn, [corners], True, edge, thickness, cv2.LINE_AA, shift=4)
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """An image (H, W, 3) uint8 RGB as a PNG file's bytes."""
-    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+def encode_png(image: np.ndarray, text: dict[str, str] | None = None) -> bytes:
+    """An image (H, W, 3) uint8 RGB as a PNG file's bytes, with entries of text."""
+    entries, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    for name, value in (text or {}).items():
+        entries.add_text(name, value)
+    Image.fromarray(image).save(file, "PNG", compress_level=1, pnginfo=entries)
+    return file.getvalue()
 
 
 class _Confidences(nn.Module):

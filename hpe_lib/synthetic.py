@@ -18,6 +18,8 @@ import numpy as np
 
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
+VERSION = 1  # raised when drawing changes its numbers: what was drawn before is then drawn anew
+
 # What is known of a joint. The flesh it lies in is seen / another part of the same body is in front / another person
 # or thing is in front / it lies outside the image.
 OUTSIDE, OTHER_OCCLUDED, SELF_OCCLUDED, IN_SIGHT = 0, 1, 2, 3
