@@ -7,6 +7,8 @@ input's. FCN8 (§3.1, Fig. 3, Table 1): a VGG-16 made convolutional, whose score
 
 import importlib
 import math
+import os
+from collections.abc import Callable
 
 import torch
 import torchvision
@@ -28,7 +30,7 @@ class Detector(nn.Module):
     """Images (B, 3, S, S), normalised, -> logits (B, 16, S / map_stride, S / map_stride).
 
     trunk: a name of RESNETS; "slim", made for small images on a CPU; a Trunk; or "module:function" for a function
-    that makes one (docs/backbones.md).
+    that makes one, once `register_trunk` knows it (docs/backbones.md).
     map_stride: crop px per map cell. 1 is the paper: B7 brings a ResNet's stride 16 to 4, a fixed bilinear to 1 (F4).
     BadInput on another trunk or a map_stride other than 1, 2, 4.
     pretrained: begin from torchvision's ImageNet weights; BadInput where they cannot be had.
@@ -121,23 +123,44 @@ def torchvision_net(name: str, pretrained: bool) -> nn.Module:
         ) from None
 
 
-def named_trunk(name: str, pretrained: bool = False) -> Trunk:
-    """The trunk of a name: "slim", a ResNet, or "module:function" for a function(pretrained) whose name ends in _trunk.
+# A person's own trunks, by the name that manifests keep.
+TRUNKS: dict[str, Callable[[bool], Trunk]] = {}
 
-    BadInput on another name. The ending keeps a manifest from calling whatever else is installed.
+
+def register_trunk(name: str, make: Callable[[bool], Trunk] | None = None) -> None:
+    """Let a name stand for a trunk of one's own: make(pretrained).
+
+    Without make the name is "module:function", which is imported. Nothing else is called by a name,
+    except what the environment variable HPE_TRUNK says: a manifest may come from anybody.
+    BadInput where there is no such function.
     """
+    TRUNKS[name] = make or imported_trunk(name)
+
+
+def imported_trunk(name: str) -> Callable[[bool], Trunk]:
+    """The function of "module:function". BadInput if there is none, or its name does not end in _trunk."""
     module, _, function = name.partition(":")
-    if not function:
-        return slim_trunk() if name == "slim" else resnet_trunk(name, pretrained)
     try:
-        make = getattr(
+        return getattr(
             importlib.import_module(module), function if function.endswith("_trunk") else ""
         )
     except (ImportError, AttributeError, ValueError) as error:
         raise BadInput(
             "trunk", f"{name!r}: {error}", "module:function, importable and named …_trunk"
         ) from None
-    return make(pretrained)
+
+
+def named_trunk(name: str, pretrained: bool = False) -> Trunk:
+    """The trunk of a name: "slim", a ResNet, or a person's own (`register_trunk`). BadInput on others."""
+    if name not in TRUNKS and name in os.environ.get("HPE_TRUNK", "").split(","):
+        register_trunk(name)
+    if name in TRUNKS:
+        return TRUNKS[name](pretrained)
+    if ":" in name:
+        raise BadInput(
+            "trunk", repr(name), f"a trunk of this library, or --trunk {name} to let this code run"
+        )
+    return slim_trunk() if name == "slim" else resnet_trunk(name, pretrained)
 
 
 def resnet_trunk(name: str, pretrained: bool = False) -> Trunk:

@@ -46,9 +46,9 @@ def run(preset, out, overrides=(), start=None, only=None, fresh=False, notebooks
             manifest["notebooks"][number] = execute(
                 path, out, {**parameters[number], "out": str(out)}
             )
-            artifacts.write_json(out / "manifest.json", manifest)
+            artifacts.write_manifest(out, manifest)
         manifest["finished"] = artifacts.now()
-        artifacts.write_json(out / "manifest.json", manifest)
+        artifacts.write_manifest(out, manifest)
         print(f"the report is {report.write(out)}", flush=True)
     return manifest
 
@@ -65,9 +65,7 @@ def choose(found, start, only):
 
 def begun(out, preset, parameters):
     """The run's manifest as it stands before the first notebook; what an earlier run executed stays listed."""
-    earlier = (
-        artifacts.read_json(out / "manifest.json") if (out / "manifest.json").is_file() else {}
-    )
+    earlier = artifacts.manifest(out) if (out / "manifest.json").is_file() else {}
     (out / "report.html").unlink(missing_ok=True)  # it would tell of the run before
     manifest = {
         "kind": "run",
@@ -77,9 +75,9 @@ def begun(out, preset, parameters):
         **artifacts.environment(),
         "started": artifacts.now(),
         "finished": None,
-        "notebooks": dict(earlier.get("notebooks", {})),
+        "notebooks": earlier.get("notebooks", {}),
     }
-    artifacts.write_json(out / "manifest.json", manifest)
+    artifacts.write_manifest(out, manifest)
     return manifest
 
 

@@ -10,7 +10,7 @@ import hpe_lib
 
 FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
-    "paper artifacts presets skeleton geometry heatmaps synthetic annotations datasets downloads "
+    "paper schemas artifacts presets skeleton geometry heatmaps synthetic annotations datasets downloads "
     "detector regressor cascade rivals losses "
     "training prediction evaluation figures widgets report reproduce bench cli"
 ).split()
@@ -19,7 +19,7 @@ NETWORKS = ROOMS[ROOMS.index("detector") : ROOMS.index("losses")]
 CORE = set(ROOMS) - {"downloads", "widgets", "report", "reproduce", "cli"}
 CORE_PACKAGES = set(
     "torch torchvision numpy scipy h5py pandas matplotlib PIL cv2 yaml tqdm safetensors "
-    "accelerate".split()
+    "accelerate pydantic".split()
 )
 HERE = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
 
