@@ -276,11 +276,14 @@ def load_weights(folder):
 
 
 def kept_origin(path):
-    """What a whole weights file says it was made from (`origin`); None if it does not say."""
-    from safetensors import safe_open
+    """What a weights file says it was made from (`origin`); None if it does not say."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get("made_from")
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("made_from")
+    except SafetensorError:
+        return None
 
 
 def load_into(module, folder, prefix=""):
@@ -300,7 +303,8 @@ def fitting(tensors, module, file, prefix=""):
     wrong = [name for name in wanted | found if shape(found, name) != shape(wanted, name)]
     if wrong:
         first = ", ".join(
-            f"{name} {shape(found, name)} instead of {shape(wanted, name)}" for name in wrong[:2]
+            f"{prefix}{name} {shape(found, name)} instead of {shape(wanted, name)}"
+            for name in wrong[:2]
         )
         raise BadInput(
             file,

@@ -35,6 +35,8 @@ def trust_trunk(name):
     """What --trunk says."""
     from hpe_lib import presets
 
+    if name and ":" not in name:
+        raise BadInput("--trunk", repr(name), "module:function")
     presets.trust_trunks({"trunk": name})
     return name
 
@@ -111,7 +113,6 @@ def reproduce(
             help="Run nothing: say what is found, and what time and memory it would take here.",
         ),
     ] = False,
-    trunk: OwnTrunk = "",
 ):
     """Run the notebooks in order and keep the executed copies, weights and numbers in the run's folder."""
     p = [*p, f"06.seeds={seeds}"] if seeds else p

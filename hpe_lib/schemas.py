@@ -195,7 +195,7 @@ def fault(value: Any, kind: str) -> tuple[str, str, str] | None:
         KINDS[kind].model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"])) or kind
+        where = ".".join(name for name in first["loc"] if isinstance(name, str)) or kind
         found = "nothing" if first["type"] == "missing" else repr(first["input"])
         expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         return where, found, expected
