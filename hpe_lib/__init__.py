@@ -2,7 +2,7 @@
 
 Reading order, which is also the order of imports (each room imports only from those before it):
 
-paper, artifacts, sandbox, presets             what the paper says; what a run leaves behind; safe reading; parameters
+paper, schemas, artifacts, sandbox, presets    what the paper says; what a run leaves; safe reading; parameters
 skeleton, geometry, heatmaps, synthetic        joints, frames, targets; drawn people
 annotations, datasets, downloads               other people's files; people of any data set; how to get them
 detector, regressor, cascade, rivals           networks, block by block; what results stand beside
@@ -11,11 +11,12 @@ figures, report, reproduce, bench, cli         showing it, running it, measuring
 """
 
 
-def load(folder):
+def load(folder, trunk=None):
     """The pose estimator of a run's folder, or one stage's: hpe_lib.load("runs/synthetic").predict("photo.jpg").
 
+    trunk: the function that makes the trunk, of weights that were trained with one of your own (docs/backbones.md).
     `predict(image, boxes=None)` is described at prediction.PoseEstimator. torch is imported here, not before.
     """
     from hpe_lib import prediction
 
-    return prediction.load(folder)
+    return prediction.load(folder, trunk)

@@ -1,7 +1,8 @@
 """What a run leaves on disk: weights, manifests, numbers. Whole or not at all.
 
 Everything is written beside its name and renamed into place, and a folder's manifest.json is written last: a folder
-without a manifest, or whose weights do not hash to what the manifest says, is no artifact.
+without a manifest, or whose weights do not hash to what the manifest says, is no artifact. A manifest keeps its own
+hash, and the weights' file one of what they were made from, so neither can be changed by hand without a word.
 """
 
 import contextlib
@@ -21,6 +22,10 @@ from hpe_lib.paper import ROOT
 
 MANIFEST, WEIGHTS, HISTORY = "manifest.json", "weights.safetensors", "history.jsonl"
 METRICS, LOCK = "metrics.json", ".lock"
+OWN_HASH = "manifest_sha256"  # a manifest's, of all its other entries
+# What weights depend on.
+MADE_FROM = ("kind", "network", "parameters", "data", "upstream", "versions_of")
+LARGEST_JSON, LARGEST_WEIGHTS = 64 * 2**20, 4 * 2**30  # bytes that are read at most
 PACKAGES = (
     "torch",
     "torchvision",
@@ -91,12 +96,18 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """Read a JSON file. BadInput if it is absent or not JSON."""
+    """Read a JSON file. BadInput if it is absent, over 64 MiB or not what `parse_json` reads."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_JSON + 1)
+        if len(content) > LARGEST_JSON:
+            raise ValueError(f"over {LARGEST_JSON // 2**20} MiB")
+        return parse_json(content)
     except FileNotFoundError:
         raise BadInput(path, "no such file", "a JSON file") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BadInput(path, error.strerror, "a JSON file") from None
+    except (ValueError, RecursionError) as error:
         raise BadInput(path, f"{type(error).__name__}: {error}", "a JSON file") from None
 
 
@@ -121,26 +132,36 @@ def claim_rows(out, names):
     write_json(path, {"kind": "rows", "names": sorted({*known, *names})})
 
 
-@contextlib.contextmanager
-def lock(folder):
-    """Hold a folder, made if need be, for this process: BadInput if another holds it.
+HELD = set()  # the locks of this process
 
-    The lock goes with the process, however it ends. Where the system keeps no locks, every folder is free.
+
+@contextlib.contextmanager
+def lock(folder, name=LOCK):
+    """Hold a folder, made if need be, for this process: BadInput if another process holds it.
+
+    The lock goes with the process, however it ends. Whoever holds it may take it again: a cell of a
+    notebook that was interrupted keeps it. Where the system keeps no locks, every folder is free.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise BadInput(folder, "a file", "a folder to write to")
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    path = (folder / name).resolve()
+    if path in HELD:
+        yield
+        return
     try:
-        with open(folder / LOCK, "w") as file:
+        with open(path, "w") as file:
             if not taken(file):
                 raise BadInput(
                     folder, "another process that is writing to it", "one at a time in a folder"
                 )
+            HELD.add(path)
             yield
     finally:
-        if made and os.listdir(folder) == [LOCK]:  # nothing came of it
+        HELD.discard(path)
+        if made and os.listdir(folder) == [name]:  # nothing came of it
             shutil.rmtree(folder)
 
 
@@ -175,17 +196,62 @@ def torchrun_rank():
     return 0
 
 
+def parse_json(content):
+    """The value of JSON bytes, with or without a byte order mark.
+
+    ValueError if it is no JSON, says a name twice or holds a whole number beyond 64 bits;
+    RecursionError if it is nested too deeply.
+    """
+    return json.loads(content, object_pairs_hook=unique_names, parse_int=int64)
+
+
+def unique_names(pairs):
+    """A JSON object as a dict. ValueError if a name stands in it twice: one of the two would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
+
+
+def int64(digits):
+    """A whole number of JSON. ValueError beyond 64 bits, where neither files nor tensors go."""
+    if len(digits) > 20 or abs(int(digits)) >= 2**63:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
 def file_hash(path):
     """sha256 of a file's bytes, as hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest(value):
+    """sha256 of a JSON value, as hex, whatever the order and layout in which it is written."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
+
+
+def own_hash(manifest):
+    """The hash that a manifest should keep of itself."""
+    return digest({name: value for name, value in manifest.items() if name != OWN_HASH})
+
+
+def origin(manifest):
+    """The hash, kept in the weights' file, of what the weights were made from."""
+    return digest({name: manifest.get(name) for name in MADE_FROM})
+
+
+def write_manifest(folder, manifest):
+    """Write a folder's manifest.json with its own hash in it."""
+    write_json(Path(folder) / MANIFEST, {**manifest, OWN_HASH: own_hash(manifest)})
+
+
 def save(folder, state_dict, manifest, history=None):
     """Write weights.safetensors, history.jsonl (one epoch record a line) and, last, manifest.json.
 
-    The manifest should carry "parameters", "data" (fingerprint), "upstream" ({name: sha256}), "seed" and
-    "wall_seconds"; versions, commit, machine, peak memory, the time and the weights' sha256 are added here.
+    The manifest should carry "network", "parameters", "data" (fingerprint), "upstream" ({name: sha256}), "seed" and
+    "wall_seconds"; versions, commit, machine, peak memory, the time and the hashes are added here.
     """
     from safetensors.torch import save as packed
 
@@ -196,7 +262,7 @@ def save(folder, state_dict, manifest, history=None):
     tensors = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()
     }
-    write_bytes(folder / WEIGHTS, packed(tensors))
+    write_bytes(folder / WEIGHTS, packed(tensors, {"made_from": origin(manifest)}))
     if history is not None:
         write_bytes(
             folder / HISTORY,
@@ -207,11 +273,15 @@ def save(folder, state_dict, manifest, history=None):
         "peak_memory_mb": peak_memory_mb(),
         "written": now(),
     }
-    write_json(folder / MANIFEST, {**environment(), **manifest, **measured})
+    write_manifest(folder, {**environment(), **manifest, **measured})
 
 
 def manifest(folder, *needed):
-    """The folder's manifest as a dict. BadInput if the folder holds none, or one without an entry that is needed."""
+    """The folder's manifest as a dict.
+
+    BadInput if there is none, if an entry that is needed is absent or one is not what `schemas`
+    allow, or if it was changed by hand.
+    """
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise BadInput(path, "no such file", "an artifact written by a training or a notebook")
@@ -220,26 +290,93 @@ def manifest(folder, *needed):
         raise BadInput(path, f"a {type(found).__name__}", "a JSON object")
     if absent := [name for name in needed if name not in found]:
         raise BadInput(path, f"no {', '.join(absent)}", "the manifest that was written with it")
+    kind = found.get("kind")
+    check(found, kind if kind in ("data", "targets", "run") else "stage", path)
+    if OWN_HASH in found and found[OWN_HASH] != own_hash(found):
+        raise BadInput(path, "entries changed by hand", "the manifest as a run has written it")
     return found
 
 
+def check(value, kind, file=None):
+    """BadInput on the first thing in a value that `schemas` does not allow for its kind."""
+    from hpe_lib import schemas  # here: hpe --help waits for no pydantic
+
+    if fault := schemas.fault(value, kind):
+        where, found, expected = fault
+        found = short(found)
+        raise BadInput(file, f"{where} {found}", expected) if file else BadInput(*fault)
+
+
+def read_metrics(out):
+    """The numbers that a run's notebooks have written so far. BadInput if there are none."""
+    path = Path(out) / "metrics.json"
+    found = read_json(path)
+    check(found, "metrics", path)
+    return found
+
+
+def read_history(folder, say=None):
+    """The epoch records in a stage's folder, finished or still running; empty if there are none.
+
+    Lines that are no record, such as a power cut leaves, are left out; say is called with a sentence for each.
+    """
+    path, records = Path(folder) / HISTORY, []
+    if not path.is_file():
+        return records
+    *lines, _ = path.read_bytes().split(b"\n")  # the last may just be being written
+    for number, line in enumerate(lines, 1):
+        try:
+            record = parse_json(line)
+            check(record, "record", path)
+            records.append(record)
+        except (BadInput, ValueError, RecursionError):
+            if say is not None:
+                say(f"{path}: line {number} is no record of an epoch and is left out")
+    return records
+
+
 def load_weights(folder):
-    """The folder's weights as {name: tensor}, on the CPU. BadInput if absent, damaged or not those of the manifest."""
+    """The folder's weights as {name: tensor}, on the CPU.
+
+    BadInput if they are absent, damaged, over 4 GiB, not finite, or not those of the manifest.
+    """
     from safetensors.torch import load
 
-    path, wanted = Path(folder) / WEIGHTS, manifest(folder).get("weights_sha256")
+    path, made = Path(folder) / WEIGHTS, manifest(folder, "weights_sha256", OWN_HASH)
     if not path.is_file():
         raise BadInput(path, "no such file", "the weights its manifest.json speaks of")
-    content = path.read_bytes()
+    if path.stat().st_size > LARGEST_WEIGHTS:
+        raise BadInput(path, f"{path.stat().st_size} bytes", f"{LARGEST_WEIGHTS} at most")
+    content, wanted = path.read_bytes(), made["weights_sha256"]
     found = hashlib.sha256(content).hexdigest()
     if found != wanted:
-        raise BadInput(
-            path, f"sha256 {found[:12]}…", f"{str(wanted)[:12]}…, the one in its manifest.json"
-        )
+        raise BadInput(path, f"sha256 {found[:12]}…", f"{wanted[:12]}…, the one in its {MANIFEST}")
     try:
-        return load(content)
+        tensors = load(content)
     except Exception as error:  # safetensors raises its own, undocumented class
         raise BadInput(path, one_line(error), "a safetensors file") from None
+    if kept_origin(path) != origin(made):
+        raise BadInput(
+            path.with_name(MANIFEST),
+            "another network, people or parameters than its weights were made from",
+            f"the one that was written with {WEIGHTS}",
+        )
+    if wrong := [name for name in tensors if not tensors[name].float().isfinite().all()]:
+        raise BadInput(
+            path, f"NaN or infinity in {len(wrong)} tensors, first {wrong[0]}", "numbers"
+        )
+    return tensors
+
+
+def kept_origin(path):
+    """What a weights file says it was made from (`origin`); None if it does not say."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("made_from")
+    except SafetensorError:
+        return None
 
 
 def load_into(module, folder, prefix=""):
@@ -247,29 +384,39 @@ def load_into(module, folder, prefix=""):
 
     BadInput, naming the file and the first tensors that do not fit, if they belong to another architecture.
     """
-    found = {
-        k.removeprefix(prefix): v for k, v in load_weights(folder).items() if k.startswith(prefix)
-    }
-    wanted = module.state_dict()
-    wrong = [name for name in wanted | found if shape(found, name) != shape(wanted, name)]
-    if wrong:
-        first = ", ".join(
-            f"{name} {shape(found, name)} instead of {shape(wanted, name)}" for name in wrong[:2]
-        )
-        raise BadInput(
-            Path(folder) / WEIGHTS,
-            f"{len(wrong)} tensors that do not fit, first {first}",
-            f"the weights of this {type(module).__name__}",
-        )
+    found = fitting(load_weights(folder), module, Path(folder) / WEIGHTS, prefix)
     module.load_state_dict(found)
     return module
 
 
+def fitting(tensors, module, file, prefix=""):
+    """The tensors whose name starts with `prefix`, without it. BadInput if the module has others."""
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    wanted = module.state_dict()
+    wrong = [name for name in wanted | found if shape(found, name) != shape(wanted, name)]
+    if wrong:
+        first = ", ".join(
+            f"{prefix}{name} {shape(found, name)} instead of {shape(wanted, name)}"
+            for name in wrong[:2]
+        )
+        raise BadInput(
+            file,
+            f"{len(wrong)} tensors that do not fit, first {first}",
+            f"the weights of this {type(module).__name__}",
+        )
+    return found
+
+
 def shape(tensors, name):
-    """A tensor's shape as text such as 64x3x7x7; "absent" if there is none of that name."""
+    """A tensor's shape as text such as 64x3x7x7; "absent" if there is none of that name.
+
+    With its type, unless that is a float: floats of any width are cast.
+    """
     if name not in tensors:
         return "absent"
-    return "x".join(str(n) for n in tensors[name].shape) or "scalar"
+    tensor = tensors[name]
+    text = "x".join(str(n) for n in tensor.shape) or "scalar"
+    return text if tensor.is_floating_point() else f"{text} {tensor.dtype}"
 
 
 def differences(folder, wanted):
@@ -282,9 +429,9 @@ def differences(folder, wanted):
     if not (folder / MANIFEST).is_file():
         return ["absent"]
     try:
-        found = manifest(folder)
-    except BadInput:
-        return ["its manifest is unreadable"]
+        found = manifest(folder, OWN_HASH)
+    except BadInput as error:
+        return [f"its {MANIFEST}: found {error.args[1]}"]
     return changed(found, plain(wanted)) + damaged(folder, found)
 
 
@@ -305,13 +452,15 @@ def changed(found, wanted):
 
 
 def damaged(folder, found):
-    """The reason of `differences` that lies in the weights' file: it is not the one the manifest was written for."""
+    """The reason of `differences` that lies in the weights' file: it is not the manifest's."""
     if "weights_sha256" not in found:
         return []
     path = folder / WEIGHTS
-    if path.is_file() and file_hash(path) == found["weights_sha256"]:
-        return []
-    return [f"{WEIGHTS} is not the file its manifest was written for"]
+    if not path.is_file() or file_hash(path) != found["weights_sha256"]:
+        return [f"{WEIGHTS} is not the file its manifest was written for"]
+    if kept_origin(path) != origin(found):
+        return [f"{WEIGHTS} was not made from what its manifest says"]
+    return []
 
 
 def short(value):

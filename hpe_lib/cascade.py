@@ -1,5 +1,6 @@
 """The cascade (Fig. 1): detector, its heatmaps stacked with the image, regressor."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from hpe_lib.artifacts import BadInput
 from hpe_lib.detector import FCN8, Detector, enlarge
 from hpe_lib.paper import N_JOINTS
 from hpe_lib.regressor import Convolutions, Hourglass
-from hpe_lib.trunks import VGGS
+from hpe_lib.trunks import VGGS, Trunk, imported_trunk
 
 # Raise it when a network begins or computes differently: trained stages are then made anew.
 VERSION = 1
@@ -44,28 +45,31 @@ class Cascade(nn.Module):
     network: what makes it, as kept in the manifest of its weights: trunk, map_stride, prior (Detector, FCN8); first:
     "detection" or "regression" (F15); and, with a regressor, regressor: "hourglass" or "convolutions", the numbers of
     its class, and stacked: what it reads, "both", "image" or "heatmaps". What is absent is the first of its choices or
-    the printed number; with nothing said of a regressor there is none. BadInput on another value.
+    the printed number; with nothing said of a regressor there is none. BadInput on another value, before anything is
+    built.
+    trunk: one to use in place of that which network names.
     frozen: the detector learns nothing, its batch-norm statistics included (F9).
     """
 
-    def __init__(self, network: dict, pretrained: bool = False):
+    def __init__(self, network: dict, pretrained: bool = False, trunk: Trunk | None = None):
         super().__init__()
+        artifacts.check(artifacts.plain(network), "network")
         self.network = network
         self.map_stride = network["map_stride"]
-        self.first = choice(network, "first", FIRST)
+        self.first = network.get("first", "detection")
         prior = (
             network.get("prior", 0.5) if self.first == "detection" else 0.5
         )  # a regression network starts at 0
-        if pretrained and str(network["trunk"]).startswith("slim"):
+        if pretrained and network["trunk"].startswith("slim"):
             raise BadInput(
                 "pretrained",
                 f"true with trunk {network['trunk']!r}",
                 "a trunk that has ImageNet weights",
             )
-        first_network = FCN8 if network["trunk"] in VGGS else Detector
-        self.detector = first_network(network["trunk"], self.map_stride, pretrained, prior)
-        self.stacked = choice(network, "stacked", STACKED)
-        self.regressor = make_regressor(network, STACKED[self.stacked])
+        first_network = FCN8 if trunk is None and network["trunk"] in VGGS else Detector
+        self.detector = first_network(trunk or network["trunk"], self.map_stride, pretrained, prior)
+        self.stacked = network.get("stacked", "both")
+        self.regressor = make_regressor(network)
         self.frozen, self.frozen_blocks = False, 0
         for name, value in (("mean", self.detector.mean), ("deviation", self.detector.std)):
             self.register_buffer(name, 255 * torch.tensor(value).view(1, 3, 1, 1), persistent=False)
@@ -164,12 +168,13 @@ def choice(network: dict, name: str, allowed) -> str:
     return value
 
 
-def make_regressor(network: dict, inputs: int) -> nn.Module | None:
-    """The regression network that `network` describes, reading so many channels; None if it describes none."""
-    make, names = REGRESSORS[choice(network, "regressor", REGRESSORS)]
+def make_regressor(network: dict) -> nn.Module | None:
+    """The regression network that `network` describes; None if it describes none."""
+    make, names = REGRESSORS[network.get("regressor", "hourglass")]
     numbers = {name: network[name] for name in names if name in network}
     if not numbers and "regressor" not in network:
         return None
+    inputs = STACKED[network.get("stacked", "both")]
     return make(map_stride=network["map_stride"], inputs=inputs, **numbers)
 
 
@@ -181,11 +186,17 @@ STAGES = {
 
 
 def stage_folder(folder: str | Path) -> Path:
-    """The folder of weights that is meant: itself, or of a run folder its latest stage. BadInput if there is none."""
+    """The folder of weights that is meant: itself, or of a run folder its latest stage.
+
+    BadInput if there is none, or if the latest stage was made from another earlier one than stands beside it now.
+    """
     folder = Path(folder)
-    for candidate in (folder, *(folder / name for name in STAGES.values())):
-        if (candidate / "weights.safetensors").is_file():
-            return candidate
+    if (folder / artifacts.WEIGHTS).is_file():
+        return folder
+    for name in STAGES.values():
+        if (folder / name / artifacts.WEIGHTS).is_file():
+            check_origin(folder, name, name)
+            return folder / name
     raise BadInput(
         folder,
         "no weights.safetensors",
@@ -193,16 +204,50 @@ def stage_folder(folder: str | Path) -> Path:
     )
 
 
-def load(folder: str | Path) -> Cascade:
+def check_origin(run: Path, stage: str, wanted: str) -> None:
+    """BadInput unless a run's stage was made from the earlier stages that lie beside it now.
+
+    wanted: the stage that it is asked for. An earlier stage that is absent was left out on purpose.
+    """
+    names = list(STAGES.values())
+    made_from = artifacts.manifest(run / stage).get("upstream", {})
+    for earlier in names[names.index(stage) + 1 :]:
+        if earlier not in made_from or not (run / earlier).is_dir():
+            continue
+        finished = (run / earlier / artifacts.MANIFEST).is_file()
+        if not finished or hash_of(run / earlier) != made_from[earlier]:
+            raise BadInput(
+                run,
+                f"{wanted}/, made from another {earlier}/ than the one there now",
+                f"{wanted}/ trained anew, or the folder that is meant: {run / earlier} or "
+                f"{run / wanted}",
+            )
+        check_origin(run, earlier, wanted)
+
+
+def hash_of(folder: Path) -> str:
+    """The hash of a stage's weights, as its manifest says. BadInput if it says none."""
+    return artifacts.manifest(folder, "weights_sha256")["weights_sha256"]
+
+
+def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None) -> Cascade:
     """A trained cascade, in eval mode, from a run's folder or one stage's.
 
-    BadInput on weights that do not fit, or are not all finite.
+    trunk: the function, or "module:function", of weights with a trunk of one's own; what only a
+    manifest names is not imported. BadInput on weights and manifests that do not fit each other.
     """
     folder = stage_folder(folder)
-    cascade = Cascade(artifacts.manifest(folder, "network", "weights_sha256")["network"])
-    artifacts.load_into(cascade, folder)
-    broken = [name for name, w in cascade.state_dict().items() if not w.isfinite().all()]
-    if broken:
-        found = f"{len(broken)} tensors that are not finite, first {broken[0]}"
-        raise BadInput(folder / artifacts.WEIGHTS, found, "weights of a training that went well")
+    network = artifacts.manifest(folder, "network", "weights_sha256")["network"]
+    tensors, file = artifacts.load_weights(folder), folder / artifacts.WEIGHTS
+    # Tensors without memory: numbers that do not fit the file are found before anything is built.
+    with torch.device("meta"):
+        regressor = make_regressor(network) or nn.Identity()
+    artifacts.fitting(tensors, regressor, file, "regressor.")
+    make = imported_trunk(trunk) if isinstance(trunk, str) else trunk
+    try:
+        cascade = Cascade(network, trunk=make and make(False))
+    except BadInput as error:
+        name, found, expected = error.args
+        raise BadInput(folder / artifacts.MANIFEST, f"{name} {found}", expected) from None
+    cascade.load_state_dict(artifacts.fitting(tensors, cascade, file))
     return cascade.laid_out().eval()

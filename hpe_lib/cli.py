@@ -60,6 +60,28 @@ Parameters = Annotated[
         help="Set a parameter, of notebook NN only if given. Repeatable.",
     ),
 ]
+
+
+def trust_trunk(name):
+    """What --trunk says."""
+    from hpe_lib import presets
+
+    if name and ":" not in name:
+        raise BadInput("--trunk", repr(name), "module:function")
+    presets.trust_trunks({"trunk": name})
+    return name
+
+
+OwnTrunk = Annotated[
+    str,
+    typer.Option(
+        "--trunk",
+        metavar="module:function",
+        callback=trust_trunk,
+        show_default=False,
+        help="A trunk of your own that the weights were trained with: its code is imported.",
+    ),
+]
 # A stage's notebooks, its own last: people and targets are decided with the detector and stay as they are then.
 NOTEBOOKS = {"detector": ("01", "02", "03"), "regressor": ("04",), "joint": ("05",)}
 
@@ -200,6 +222,7 @@ def train(
     init_from: Annotated[
         Path, typer.Option(help="Start from the weights in this folder.", show_default=False)
     ] = None,
+    trunk: OwnTrunk = "",
 ):
     """Train one stage without Jupyter: the same code, parameters and artifacts as notebooks 03, 04 and 05.
 
@@ -252,6 +275,7 @@ def evaluate(
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
+    trunk: OwnTrunk = "",
 ):
     """Score weights on people."""
     from hpe_lib import cascade, evaluation, prediction, training
@@ -333,6 +357,7 @@ def predict(
             help="Without --boxes: each image is one person, or torchvision's detector finds them."
         ),
     ] = "image",
+    trunk: OwnTrunk = "",
 ):
     """Find people's joints in photographs."""
     from hpe_lib import prediction
@@ -394,7 +419,7 @@ def people_to_score(data, data_root, split, run, image_size, only_present=False)
     from hpe_lib import annotations, datasets, presets
 
     chosen = run / "data" / "manifest.json"
-    own = artifacts.read_json(chosen)["parameters"] if chosen.is_file() else {}
+    own = artifacts.manifest(chosen.parent, "parameters")["parameters"] if chosen.is_file() else {}
     numbers = (
         own
         if own.get("dataset") == data

@@ -849,7 +849,7 @@ def prepare(out: str | Path, **parameters) -> Data:
         "skipped": skipped,
         "sources": sources,
     }
-    artifacts.write_json(Path(out) / "data" / "manifest.json", manifest)
+    artifacts.write_manifest(Path(out) / "data", manifest)
     return replace(data, manifest=manifest)
 
 

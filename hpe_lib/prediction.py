@@ -258,13 +258,16 @@ class PoseEstimator:
         ]
 
 
-def load(folder: str | Path) -> PoseEstimator:
+def load(folder: str | Path, trunk=None) -> PoseEstimator:
     """The estimator of a run's folder (its latest stage) or of one stage's, on the GPU if there is one.
 
-    BadInput on a folder without weights, or weights that do not fit.
+    trunk: as for cascade.load. BadInput on a folder without weights, or weights that do not fit.
     """
     folder = networks.stage_folder(folder)
-    cascade, settings = networks.load(folder), artifacts.manifest(folder).get("settings", {})
+    cascade, made = networks.load(folder, trunk), artifacts.manifest(folder)
+    if "image_size" not in made["network"]:
+        raise BadInput(folder / artifacts.MANIFEST, "no network.image_size", "the crop's side, px")
+    settings = made.get("settings", {})
     kept = ("decoder", "flip_test", "precision", "workers")
     chosen = {name: settings[name] for name in kept if name in settings}
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,6 +10,7 @@ import difflib
 import io
 import json
 import math
+import os
 import re
 import tokenize
 from pathlib import Path
@@ -192,10 +193,24 @@ def tagged(number, values, folder=NOTEBOOKS):
             f"no value for {', '.join(missing)}",
             "its cell tagged 'parameters', as saved, run first",
         )
-    return {
+    found = {
         name: checked(name, values[name], wanted[name].type, f"{path.name}, {name}")
         for name in wanted
     }
+    trust_trunks(found)
+    return found
+
+
+def trust_trunks(parameters):
+    """Let the trunks "module:function" that a person's parameters name be imported.
+
+    The environment variable HPE_TRUNK tells this process, and those that it starts, which they are
+    (trunks.named_trunk).
+    """
+    named = [str(parameters[name]) for name in ("trunk", "vgg") if name in parameters]
+    if own := [name for name in named if ":" in name]:
+        known = filter(None, os.environ.get("HPE_TRUNK", "").split(","))
+        os.environ["HPE_TRUNK"] = ",".join(dict.fromkeys([*known, *own]))
 
 
 def resolve(preset, overrides=(), folder=NOTEBOOKS, running=None):
@@ -228,6 +243,8 @@ def resolve(preset, overrides=(), folder=NOTEBOOKS, running=None):
             resolved[number][name] = checked(
                 name, value, known[number][name].type, f"{where}, {name}"
             )
+    for parameters in resolved.values():
+        trust_trunks(parameters)
     return resolved
 
 

@@ -51,9 +51,9 @@ def run(preset, out, overrides=(), start=None, only=None, fresh=False, notebooks
             manifest["notebooks"][number] = execute(
                 path, out, {**parameters[number], "out": str(out)}
             )
-            artifacts.write_json(out / "manifest.json", manifest)
+            artifacts.write_manifest(out, manifest)
         manifest["finished"] = artifacts.now()
-        artifacts.write_json(out / "manifest.json", manifest)
+        artifacts.write_manifest(out, manifest)
         print(f"the report is {report.write(out)}", flush=True)
     return manifest
 
@@ -80,9 +80,9 @@ def begun(out, preset, parameters):
         **artifacts.environment(),
         "started": artifacts.now(),
         "finished": None,
-        "notebooks": dict(earlier.get("notebooks", {})),
+        "notebooks": earlier.get("notebooks", {}),
     }
-    artifacts.write_json(out / "manifest.json", manifest)
+    artifacts.write_manifest(out, manifest)
     return manifest
 
 

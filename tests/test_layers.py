@@ -10,8 +10,8 @@ import hpe_lib
 
 FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
-    "paper artifacts sandbox presets skeleton geometry heatmaps synthetic annotations datasets "
-    "downloads trunks detector regressor cascade rivals losses "
+    "paper schemas artifacts sandbox presets skeleton geometry heatmaps synthetic annotations "
+    "datasets downloads trunks detector regressor cascade rivals losses "
     "training prediction evaluation figures widgets report reproduce bench cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]
@@ -19,7 +19,7 @@ NETWORKS = ROOMS[ROOMS.index("trunks") : ROOMS.index("losses")]
 CORE = set(ROOMS) - {"downloads", "widgets", "report", "reproduce", "cli"}
 CORE_PACKAGES = set(
     "torch torchvision timm numpy scipy h5py pandas matplotlib PIL cv2 yaml tqdm safetensors "
-    "accelerate".split()
+    "accelerate pydantic".split()
 )
 HERE = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
 

@@ -408,3 +408,28 @@ def untimed(value):
         kept = {name: untimed(inner) for name, inner in value.items()}
         return {name: inner for name, inner in kept.items() if name not in ("minutes", "seconds")}
     return value
+
+
+def test_a_second_training_of_a_stage_is_refused_in_one_line(copy):
+    out = copy("detector")
+    holder = (
+        "import sys, time; from hpe_lib import artifacts\n"
+        f"with artifacts.lock({str(out)!r}, '.detector.lock'): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as process:
+        process.stdout.readline()
+        with pytest.raises(artifacts.BadInput, match="another process that is writing to it"):
+            train("detector", out)
+        process.kill()
+    assert len(train("detector", out)) == 3
+
+
+def test_an_interrupted_cell_does_not_lock_its_own_kernel_out(copy):
+    out = copy("detector")
+    abandoned = training.train("detector", out, DETECTOR)
+    next(abandoned)
+    assert len(train("detector", out)) == 3
