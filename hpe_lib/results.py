@@ -1,0 +1,141 @@
+"""The evidence behind printed numbers: what a run found is kept in results/NAME, and tables are made from it.
+
+results/NAME holds metrics.json (scores and paired differences), manifest.json (command, commit,
+seed, machine, cost) and predictions.npz (the joints of everybody who was scored), so that anybody
+can score and compare again without training.
+"""
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hpe_lib import artifacts, evaluation, rivals
+from hpe_lib.paper import ROOT
+from hpe_lib.datasets import People
+from hpe_lib.prediction import Predictions
+
+RESULTS = ROOT / "results"
+PAGES = ("README.md", "docs/*.md")
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def keep(folder: Path, weights: Path, found: Predictions, people: People, command: str) -> dict:
+    """Write results/NAME for predictions that a stage's weights made; returns its metrics.
+
+    weights: the stage's folder, whose manifest says what it was made from and at what cost.
+    The joints are rounded to float16 first, and the scores are those of the rounded joints.
+    """
+    made = artifacts.manifest(weights)
+    answers = {"detector": found.detector_joints, "detector, centroid": found.detector_centroids}
+    if made["kind"] != "detector":
+        answers = {"cascade": found.joints, **answers}
+    answers = {name: joints.astype(np.float16) for name, joints in answers.items()}
+    scores = {name: score(joints, people) for name, joints in answers.items()}
+    metrics = {
+        "dataset": people.dataset,
+        "metric": people.metric,
+        "center_from_joints": people.center_from_joints,
+        "scores": scores,
+    }
+    if "cascade" in answers:
+        pair = [[answers[name].astype(float)] for name in ("cascade", "detector")]
+        metrics["cascade over detector"] = evaluation.paired(*pair, people)
+    kept = ("kind", "seed", "steps", "processes", "wall_seconds", "network", "settings", "machine")
+    kept += ("commit", "versions", "weights_sha256", "upstream")
+    manifest = {name: made[name] for name in kept if name in made}
+    manifest = {**manifest, "kind": "results", "stage": made["kind"], "scored_by": command}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, keys=people.keys.astype(str), **answers)
+    artifacts.write_bytes(folder / "predictions.npz", buffer.getvalue())
+    artifacts.write_json(folder / "metrics.json", metrics)
+    artifacts.write_manifest(folder, manifest)
+    return metrics
+
+
+def score(joints: np.ndarray, people: People) -> dict:
+    """The Score JSON of joints (N, 16, 2), of any float type."""
+    return evaluation.score(joints.astype(float), people)
+
+
+def kept(name: str) -> dict:
+    """The metrics of results/NAME. BadInput if there are none."""
+    return artifacts.read_json(RESULTS / name / "metrics.json")
+
+
+def joints_of(name: str) -> dict[str, np.ndarray]:
+    """The predictions of results/NAME: {"keys": (N,) str, row name: (N, 16, 2) float64 image px}."""
+    with np.load(RESULTS / name / "predictions.npz") as found:
+        return {key: value if key == "keys" else value.astype(float) for key, value in found.items()}
+
+
+def minutes(name: str) -> float:
+    """How long the training behind results/NAME took."""
+    return artifacts.manifest(RESULTS / name)["wall_seconds"] / 60
+
+
+# ---- tables
+
+
+def lsp_table() -> pd.DataFrame:
+    """Table 7, ours beside the printed rows: LSP's 1,000 test people, person-centric PCK@0.2."""
+    printed = rivals.published(7).assign(source="printed")
+    rows = {}
+    for name in ("leeds-lsp", "leeds"):
+        found = kept(name)
+        for answer in ("cascade", "detector"):
+            rows[f"ours, {answer} (`{name}`)"] = shown(found["scores"][answer])
+    for name, again in kept("lsp-released").items():
+        rows[f"{name}, released predictions"] = shown(again)
+    ours = pd.DataFrame.from_dict(rows, orient="index").assign(source="scored here")
+    return pd.concat([ours, printed])
+
+
+def shown(found: dict) -> dict:
+    """A score's columns for a table of a page."""
+    low, high = found["ci95"]
+    columns = {name: found[name] for name in (*rivals.COLUMNS, "total")}
+    return columns | {
+        "95 %": f"{low:.1f}–{high:.1f}",
+        "visible": found["visible"],
+        "occluded": found["occluded"],
+    }
+
+
+TABLES: dict[str, Callable[[], pd.DataFrame]] = {"lsp": lsp_table}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown, one decimal, a dash where nothing is known."""
+    header = ["row", *map(str, table.columns)]
+    rows = [[str(name), *map(cell, values)] for name, values in zip(table.index, table.to_numpy())]
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def cell(value) -> str:
+    """A table's value as text."""
+    if isinstance(value, str):
+        return value
+    return "–" if value is None or np.isnan(value) else f"{value:.1f}"
+
+
+def filled(text: str) -> str:
+    """A page with each of its tables made anew from results/. KeyError on a table of no name."""
+    return BLOCK.sub(lambda found: found[1] + markdown(TABLES[found[2]]()) + found[3], text)
+
+
+def main() -> None:
+    """Write the tables of README and docs anew: python -m hpe_lib.results, or make tables."""
+    for path in [path for page in PAGES for path in sorted(ROOT.glob(page))]:
+        text = path.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            artifacts.write_bytes(path, new.encode())
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
