@@ -126,7 +126,9 @@ def _mat_file(stream, read: str = "loadmat"):
     import scipy.io  # here: importing it takes a quarter of a second, and photographs need none
 
     if _is_hdf5(stream):
-        raise BadInput(None, "HDF5, as MATLAB's version 7.3 writes", "it saved with save -v7")
+        raise BadInput(
+            None, "HDF5, as MATLAB's version 7.3 writes", "the official layout saved with save -v7"
+        )
     _check_mat(_start(stream, 128))
     return getattr(scipy.io, read)(stream)
 

@@ -12,7 +12,7 @@ FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
     "paper artifacts sandbox presets skeleton geometry heatmaps synthetic annotations datasets downloads "
     "detector regressor cascade rivals losses "
-    "training prediction evaluation figures widgets report reproduce bench cli"
+    "training prediction plausibility evaluation figures widgets report reproduce bench cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("detector")]
 NETWORKS = ROOMS[ROOMS.index("detector") : ROOMS.index("losses")]
