@@ -2,7 +2,7 @@
 
 Reading order, which is also the order of imports (each room imports only from those before it):
 
-paper, artifacts, sandbox, presets             what the paper says; what a run leaves behind; safe reading; parameters
+paper, artifacts, reading, presets             what the paper says; what a run keeps; safe reading; parameters
 skeleton, geometry, heatmaps, synthetic        joints, frames, targets; drawn people
 annotations, datasets, downloads               other people's files; people of any data set; how to get them
 detector, regressor, cascade, rivals           networks, block by block; what results stand beside

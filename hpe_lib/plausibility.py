@@ -1,14 +1,16 @@
-"""What makes a score look unlikely: a file that was read otherwise than it was meant. One line of text each.
+"""What makes a score look unlikely: a file that was read otherwise than it was meant. One line of
+text each.
 
-A wrong order of axes, joints or people, or another unit, cannot be told from the file: it shows where the same numbers,
-read otherwise, would score far more. Sound predictions, good and bad ones, get no line.
+A wrong order of axes, joints or people, or another unit, cannot be told from the file: it shows
+where the same numbers, read otherwise, would score far more. Sound predictions, good and bad ones,
+get no line.
 """
 
 import numpy as np
 
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED
 
-LEAD = 25  # points by which another reading must lead; published predictions lose 45 and more when misread
+LEAD = 25  # points by which another reading must lead; published predictions lose 38 and more
 CHANCE, FIT = (
     15,
     60,
@@ -18,18 +20,21 @@ FRACTION = 1.5  # coordinates within ±this are no pixels
 
 
 def truth_notes(visibility: np.ndarray, scored: np.ndarray, occlusion_labels: bool) -> list[str]:
-    """Notes on a truth's visibility (N, 16), by the joints (N, 16) bool that are scored where annotated."""
+    """Notes on a truth's visibility (N, 16), by the joints (N, 16) bool that are scored where
+    annotated.
+    """
     seen = visibility[scored]
     if occlusion_labels and (occluded := np.mean(seen == OCCLUDED)) > 0.5:
         return [
-            f"{occluded:.0%} of the annotated joints count as occluded (LSP: third value 1, MPII: visible 0), which is "
-            "unlikely: in a file with the opposite sense, visible and occluded are exchanged"
+            f"{occluded:.0%} of the annotated joints count as occluded (LSP: third value 1, MPII: "
+            "visible 0), which is unlikely: if the file has the opposite sense, visible and "
+            "occluded are exchanged"
         ]
     rows = visibility[:, MPII.scored]
     if not occlusion_labels and (annotated := np.mean(rows != ABSENT)) < 0.5:
         return [
-            f"only {annotated:.0%} of the joints are annotated (LSPET: third value 1), which is unlikely: a file with "
-            "the opposite sense, or LSP's as (14, 3, N), would look so"
+            f"only {annotated:.0%} of the joints count as annotated (LSPET: third value 1), which is "
+            "unlikely: a file with the opposite sense, or LSP's as (14, 3, N), would look so"
         ]
     return []
 
@@ -40,13 +45,14 @@ def normaliser_notes(normaliser: np.ndarray, usable: np.ndarray) -> list[str]:
     if not len(wrong):
         return []
     return [
-        f"{len(wrong)} people left out have a normaliser (head size or torso) that is not a positive length, "
-        f"first person {wrong[0] + 1}: {normaliser[wrong[0]]:g} px"
+        f"{len(wrong)} people are left out as their normaliser (head size or torso) is not a "
+        f"positive length, first person {wrong[0] + 1}: {normaliser[wrong[0]]:g} px"
     ]
 
 
 def prediction_notes(predicted: np.ndarray, truth: np.ndarray, tolerance: np.ndarray) -> list[str]:
-    """Notes on predictions (N, 16, 2) px against the truth (N, 16, 2), NaN where a joint does not count.
+    """Notes on predictions (N, 16, 2) px against the truth (N, 16, 2), NaN where a joint does not
+    count.
 
     tolerance: (N,) px within which a joint is right.
     """
@@ -61,8 +67,8 @@ def _empty(predicted):
     if len(points):
         x, y = predicted[points[0]][~np.isnan(predicted[points[0], :, 0])][0]
         return [
-            f"all joints of {len(points)} people are predicted at one point, first person {points[0] + 1}: "
-            f"({x:g}, {y:g})"
+            f"all joints of {len(points)} people are predicted at one point, first person "
+            f"{points[0] + 1}: ({x:g}, {y:g})"
         ]
     finite = np.isfinite(predicted).any((1, 2))
     rows, counts = np.unique(predicted[finite], axis=0, return_counts=True, equal_nan=True)
@@ -117,7 +123,9 @@ def _of_another_range(predicted, truth, tolerance):
 
 
 def _fitted(predicted, truth):
-    """Each person's predictions, axis by axis, with the scale and the shift that bring them closest to the truth."""
+    """Each person's predictions, axis by axis, with the scale and the shift that bring them closest
+    to the truth.
+    """
     there = np.isfinite(predicted) & ~np.isnan(truth)
     number = np.maximum(there.sum(1, keepdims=True), 1)
 
@@ -131,7 +139,9 @@ def _fitted(predicted, truth):
 
 
 def _moved(predicted, truth):
-    """Pixels that count from 0 in one file and from 1 in the other: tells only of nearly exact predictions."""
+    """Pixels that count from 0 in one file and from 1 in the other: tells only of nearly exact
+    predictions.
+    """
     counts = ~np.isnan(truth[..., 0])
     if not counts.any():
         return []

@@ -10,7 +10,7 @@ import hpe_lib
 
 FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
-    "paper artifacts sandbox presets skeleton geometry heatmaps synthetic annotations datasets downloads "
+    "paper artifacts reading presets skeleton geometry heatmaps synthetic annotations datasets downloads "
     "detector regressor cascade rivals losses "
     "training prediction plausibility evaluation figures widgets report reproduce bench cli"
 ).split()
