@@ -2,11 +2,12 @@
 
 Reading order, which is also the order of imports (each room imports only from those before it):
 
-paper, schemas, artifacts, sandbox, presets    what the paper says; what a run leaves; safe reading; parameters
+paper, schemas, artifacts, reading, presets    what the paper says; what a run keeps; safe reading; parameters
 skeleton, geometry, heatmaps, synthetic        joints, frames, targets; drawn people
 annotations, datasets, downloads               other people's files; people of any data set; how to get them
 detector, regressor, cascade, rivals           networks, block by block; what results stand beside
-losses, training, prediction, evaluation       eq. 1 and 2, the one `fit`, test time, PCKh and PCK
+losses, training, prediction                   eq. 1 and 2, the one `fit`, test time
+plausibility, evaluation                       PCKh and PCK, and what looks unlikely about them
 figures, report, reproduce, bench, cli         showing it, running it, measuring it
 """
 

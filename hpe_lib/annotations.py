@@ -1,12 +1,10 @@
 """What annotation and prediction files say: MPII and LSP in every layout that people have.
 
-Coordinates stay in the file's own frame: MPII's and LSP's files come from MATLAB, where the first pixel is 1. Joints
-stand in MPII's rows (skeleton.MPII), NaN where not annotated.
+Coordinates stay in the file's own frame: MPII's and LSP's files come from MATLAB, where the first
+pixel is 1. Joints stand in MPII's rows (skeleton.MPII), NaN where not annotated.
 """
 
-import codecs
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import permutations
 from pathlib import Path
@@ -15,7 +13,7 @@ import h5py
 import numpy as np
 
 from hpe_lib.artifacts import BadInput
-from hpe_lib.sandbox import apart
+from hpe_lib.reading import apart, arrays_in, hdf5_arrays, is_hdf5, mat_file, starts_json
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, LSP_ROWS, MPII, OCCLUDED, VISIBLE
 
 J = len(MPII.names)
@@ -30,12 +28,16 @@ EMPTY = np.array([])
 class Annotations:
     """N annotated people in the order of their file; rows belong together.
 
-    image: (N,) str, file name, "" unknown.  person: (N,) int, number of the rectangle within its image, from 1; 0
-    unknown.  joints: (N, 16, 2) float64, file px, (x, y), NaN where not annotated.  visibility: (N, 16) int8.
-    head_size: (N,) px, 0.6 · diagonal of the head box.  center, scale: (N, 2), (N,), objpos and scale as the file gives
-    them, which Newell's has already adjusted.  NaN: the file cannot say.
+    image: (N,) str, file name, "" unknown.  person: (N,) int, number of the rectangle within its
+    image, from 1; 0 unknown.
+    joints: (N, 16, 2) float64, file px, (x, y), NaN where not annotated.
+    visibility: (N, 16) int8.
+    head_size: (N,) px, 0.6 · diagonal of the head box; NaN: the file cannot say.
+    center, scale: (N, 2), (N,), objpos and scale as the file gives them, which Newell's has already
+    adjusted. NaN: the file cannot say.
     train: (N,) bool, img_train.  activity: (N,) str, act_name, "" unknown.
-    occlusion_labels: does the file tell occluded from visible?  skipped: reason -> count of what was left out.
+    occlusion_labels: does the file tell occluded from visible?
+    skipped: reason -> count of what was left out.
     """
 
     image: np.ndarray
@@ -62,10 +64,10 @@ class Annotations:
 
 
 def _annotations(joints, visibility, **known) -> Annotations:
-    """Annotations of a file that says no more than `known`; coordinates of ABSENT joints mean nothing.
+    """Annotations of a file that says no more than `known`; coordinates of ABSENT joints are NaN.
 
-    In every layout a joint at (-1, -1), or at no finite place, is not annotated: y alone may well be negative, where a
-    head-top lies above its image. ValueError if shapes do not fit together.
+    In every layout a joint at (-1, -1), or at no finite place, is not annotated: y alone may well
+    be negative, where a head-top lies above its image. ValueError if shapes do not fit together.
     """
     count = len(joints)
     given = {
@@ -95,59 +97,6 @@ def positive(lengths: np.ndarray) -> np.ndarray:
     return np.isfinite(lengths) & (lengths > 0)
 
 
-# ---- what kind of file it is
-
-HDF5 = b"\x89HDF\r\n\x1a\n"
-MATLAB = b"\x00\x01IM", b"\x01\x00MI"  # bytes 124 to 127 of versions 5 to 7
-OTHERS = {
-    b"\x93NUMPY": "a NumPy .npy file",
-    b"PK": "a zip archive, such as .npz",
-    b"\x1f\x8b": "a gzip archive",
-    b"{": "JSON",
-    b"[": "JSON",
-}
-
-
-def _start(stream, size: int, at: int = 0) -> bytes:
-    """Bytes of a stream, which is left at its beginning."""
-    stream.seek(at)
-    found = stream.read(size)
-    stream.seek(0)
-    return found
-
-
-def _is_hdf5(stream) -> bool:
-    """An .h5 file, or a .mat of version 7.3: HDF5 behind 512 bytes of MATLAB's."""
-    return any(_start(stream, 8, at) == HDF5 for at in (0, 512, 1024, 2048))
-
-
-def _mat_file(stream, read: str = "loadmat"):
-    """The variables of a .mat file of version 4 to 7. BadInput or ValueError, saying what it is, if it is another."""
-    import scipy.io  # here: importing it takes a quarter of a second, and photographs need none
-
-    if _is_hdf5(stream):
-        raise BadInput(None, "HDF5, as MATLAB's version 7.3 writes", "it saved with save -v7")
-    _check_mat(_start(stream, 128))
-    return getattr(scipy.io, read)(stream)
-
-
-def _check_mat(start: bytes) -> None:
-    """ValueError, saying what a file with these first 128 bytes is, if it is no .mat file of version 4 to 7."""
-    if not start:
-        raise ValueError("0 bytes")
-    if 0 in start[:4] or start[124:] in MATLAB:  # version 4 begins with a small integer
-        return
-    for magic, kind in OTHERS.items():
-        if _stripped(start).startswith(magic):
-            raise ValueError(kind)
-    raise ValueError(f"a file that begins with {start[:16]!r}")
-
-
-def _stripped(start: bytes) -> bytes:
-    """Text without the byte order mark and white space that editors may put before it."""
-    return start.removeprefix(codecs.BOM_UTF8).lstrip()
-
-
 # ---- MPII, the official layout
 
 
@@ -156,22 +105,22 @@ OFFICIAL = "a .mat file in MPII's official layout, with RELEASE"
 
 @apart(OFFICIAL)
 def mpii_official(stream) -> Annotations:
-    """Every rectangle with points of a .mat in MPII's official layout (struct RELEASE), in file order.
+    """Every rectangle with points of a .mat in MPII's official layout (RELEASE), in file order.
 
-    Numbers of any type, is_visible a number, a text, empty or not there (as for head-top and upper neck: visible),
-    points in any order, annorect and its fields empty or absent. Rectangles without points are counted in `skipped`.
-    BadInput if the file cannot be read or is of another layout.
+    Numbers of any type, is_visible a number, a text, empty or not there (as for head-top and upper
+    neck: visible), points in any order, annorect and its fields empty or absent. Rectangles without
+    points are counted in `skipped`. BadInput if the file cannot be read or is of another layout.
     """
-    return _official(_mat_file(stream)["RELEASE"].ravel()[0])
+    return _official(mat_file(stream)["RELEASE"].ravel()[0])
 
 
 @apart(OFFICIAL)
 def has_release(stream) -> bool:
-    """Does a .mat file, of any version, hold MPII's official struct? BadInput if it cannot be read."""
-    if _is_hdf5(stream):
+    """Does a .mat file of any version hold MPII's official struct? BadInput if it is no .mat."""
+    if is_hdf5(stream):
         with h5py.File(stream) as file:
             return "RELEASE" in file
-    return "RELEASE" in [name for name, *_ in _mat_file(stream, "whosmat")]
+    return "RELEASE" in [name for name, *_ in mat_file(stream, "whosmat")]
 
 
 def _official(release) -> Annotations:
@@ -209,7 +158,9 @@ def _rectangles(images) -> tuple[Annotations, list[int]]:
 
 
 def _inside(value, *names):
-    """(n,) what nested MATLAB structs hold under these names; empty where a struct is empty or lacks the field."""
+    """(n,) what nested MATLAB structs hold under these names; empty where a struct is empty or
+    lacks the field.
+    """
     for name in names:
         value = value.ravel()[0] if isinstance(value, np.ndarray) and value.size else value
         if name not in (value.dtype.names or ()):
@@ -224,7 +175,9 @@ def _number(*place) -> float:
 
 
 def _points(points) -> tuple[np.ndarray, np.ndarray]:
-    """(16, 2) file px and (16,) visibility of one rectangle's points, which name their joint by id 0 … 15."""
+    """(16, 2) file px and (16,) visibility of one rectangle's points, which name their joint by id
+    0 … 15.
+    """
     joints, visibility = np.full((J, 2), np.nan), np.full(J, ABSENT)
     for point in points:
         x, y, row, visible = (_number(point, name) for name in ("x", "y", "id", "is_visible"))
@@ -254,9 +207,11 @@ def _text(*place) -> str:
 
 
 def mpii_truth(path: Path, rows: Path | None = None) -> Annotations:
-    """MPII's annotations from any of: the official .mat, Newell's .h5, Tompson's .mat, HRNet/MMPose JSON.
+    """MPII's annotations from any of: the official .mat, Newell's .h5, Tompson's .mat, HRNet/MMPose
+    JSON.
 
-    rows: Newell's valid.h5: its people, in its order. BadInput if the file is none of these, or lacks one of the rows.
+    rows: Newell's valid.h5: its people, in its order. BadInput if the file is none of these, or
+    lacks one of the rows.
     """
     found = _mpii_truth(path)
     return found if rows is None else in_order_of(path, found, rows)
@@ -264,17 +219,17 @@ def mpii_truth(path: Path, rows: Path | None = None) -> Annotations:
 
 @apart("MPII's official .mat, Newell's .h5, Tompson's .mat or HRNet/MMPose JSON")
 def _mpii_truth(stream) -> Annotations:
-    if _is_hdf5(stream):
+    if is_hdf5(stream):
         with h5py.File(stream) as file:
             if "imgname" in file:
                 return _newell(file)
             if "pos_gt_src" in file:
-                return _tompson(dict(_hdf5_arrays(file)))
+                return _tompson(dict(hdf5_arrays(file)))
             if not {"RELEASE", "annolist"} & set(file):
                 raise ValueError(f"HDF5 with {', '.join(file) or 'nothing'}"[:200])
-    elif _stripped(_start(stream, 128))[:1] in (b"[", b"{"):
+    elif starts_json(stream):
         return _json(json.loads(stream.read(), object_pairs_hook=_unique))
-    content = _mat_file(stream)
+    content = mat_file(stream)
     if "pos_gt_src" in content:
         return _tompson(content)
     if "RELEASE" in content:
@@ -283,8 +238,9 @@ def _mpii_truth(stream) -> Annotations:
 
 
 def _newell(file) -> Annotations:
-    """Newell's flat HDF5: centre and scale are adjusted already (y + 15 · scale, then scale · 1.25); not annotated is
-    (0, 0), and visible -1."""
+    """Newell's flat HDF5: centre and scale are adjusted already (y + 15 · scale, then scale ·
+    1.25); not annotated is (0, 0), and visible -1.
+    """
     image, person = _rows(file)
     joints, visible, head, center, scale = (
         file[name][:].astype(float) for name in ("part", "visible", "normalize", "center", "scale")
@@ -311,8 +267,10 @@ JSON_SHAPES = {"joints": (J, 2), "joints_vis": (J,), "center": (2,), "scale": ()
 
 
 def _json(people) -> Annotations:
-    """HRNet's and MMPose's list: joints_vis 0 or -1 is not annotated, 1 says nothing of occlusion. Centre and scale
-    are as in the official file; there are no head boxes, head size follows from scale."""
+    """HRNet's and MMPose's list: joints_vis 0 or -1 is not annotated, 1 says nothing of occlusion.
+    Centre and scale are as in the official file; there are no head boxes, head size follows from
+    scale.
+    """
     if not isinstance(people, list) or not people:
         raise ValueError(f"JSON: {str(people)[:40]} where a list of people is needed")
     values = [_json_person(*numbered) for numbered in enumerate(people, start=1)]
@@ -334,8 +292,9 @@ def _json(people) -> Annotations:
 
 
 def _json_person(number: int, person) -> dict[str, np.ndarray]:
-    """One person's numbers. ValueError, with the person's number, if some are absent or of another shape: a scale of
-    two numbers, as HRNet holds it in memory, has been enlarged there by 1.25."""
+    """One person's numbers. ValueError, with the person's number, if some are absent or of another
+    shape: a scale of two numbers, as HRNet holds it in memory, has been enlarged there by 1.25.
+    """
     if not isinstance(person, dict) or not isinstance(person.get("image"), str):
         raise ValueError(
             f"person {number}: {str(person)[:40]} where an object with image is needed"
@@ -358,7 +317,7 @@ def _json_numbers(what: str, value, shape: tuple) -> np.ndarray:
 
 
 def _unique(pairs: list[tuple]) -> dict:
-    """A JSON object. ValueError if a key stands in it twice: one of the two values would be lost."""
+    """A JSON object. ValueError if a key stands in it twice: one of its values would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError(f"a key twice in the object of {', '.join(found)}"[:100])
@@ -367,9 +326,11 @@ def _unique(pairs: list[tuple]) -> dict:
 
 @apart("an HDF5 file with imgname and person, such as valid.h5")
 def mpii_rows(stream) -> tuple[np.ndarray, np.ndarray]:
-    """(image (N,) str, person (N,) int from 1) of Newell's valid.h5, the published list of the 2,958 validation people.
+    """(image (N,) str, person (N,) int from 1) of Newell's valid.h5, the published list of the
+    2,958 validation people.
 
-    Persons count rectangles, those without points too; the file counts them from 0. BadInput if it is another file.
+    Persons count rectangles, those without points too; the file counts them from 0. BadInput if it
+    is another file.
     """
     with h5py.File(stream) as file:
         return _rows(file)
@@ -380,15 +341,17 @@ def _rows(file) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_order_of(path: Path, found: Annotations, rows: Path) -> Annotations:
-    """The people whom Newell's .h5 `rows` lists, in its order. path: that of `found`. BadInput if one is not there."""
+    """The people whom Newell's .h5 `rows` lists, in its order. path: that of `found`. BadInput if
+    one is not there.
+    """
     place = {key: row for row, key in enumerate(zip(found.image, found.person, strict=True))}
     wanted = list(zip(*mpii_rows(rows), strict=True))
     absent = [key for key in wanted if key not in place]
     if absent:
         raise BadInput(
             path,
-            f"{len(absent)} of the {len(wanted)} people of {rows} absent, first person {absent[0][1]} "
-            f"of {absent[0][0]}",
+            f"{len(absent)} of the {len(wanted)} people of {rows} absent, first person "
+            f"{absent[0][1]} of {absent[0][0]}",
             "a truth that names its images and holds these people",
         )
     return found[np.array([place[key] for key in wanted])]
@@ -402,13 +365,15 @@ LSP = "a .mat file whose `joints` is (14, 3, N) or (3, 14, N)"
 
 @apart(LSP)
 def lsp(stream) -> Annotations:
-    """Everybody in a joints.mat of LSP or LSPET, in MPII's rows; LSP's 1001–2000 are its test half, the rest train.
+    """Everybody in a joints.mat of LSP or LSPET, in MPII's rows; LSP's 1001–2000 are its test half,
+    the rest train.
 
-    Their third values have opposite senses, so they are told apart by shape: LSP is (3, 14, N) and 1 is occluded,
-    LSPET is (14, 3, N) and 1 is annotated, while coordinates with 0 mean nothing; -1 is not annotated in both.
-    BadInput if the file cannot be read or has another shape, NaN among its coordinates, or other third values.
+    Their third values have opposite senses, so they are told apart by shape: LSP is (3, 14, N) and
+    1 is occluded, LSPET is (14, 3, N) and 1 is annotated, while coordinates with 0 mean nothing; -1
+    is not annotated in both. BadInput if the file cannot be read or has another shape, NaN among
+    its coordinates, or other third values.
     """
-    arrays = dict(_arrays(stream))
+    arrays = dict(arrays_in(stream))
     if "joints" not in arrays:
         raise ValueError(f"no array joints but {', '.join(arrays) or 'none'}"[:200])
     joints = arrays["joints"]
@@ -463,11 +428,13 @@ def torso(found: Annotations) -> np.ndarray:
 def predictions(
     path: Path, count: int | tuple, joints: int | tuple = J, whose: str = "the truth"
 ) -> np.ndarray:
-    """(N, 16, 2) float64, file px: the one numeric array of people × joints × (x, y) in a .mat (v7.3 too) or .h5 file.
+    """(N, 16, 2) float64, file px: the one numeric array of people × joints × (x, y) in a .mat
+    (v7.3 too) or .h5 file.
 
-    Its name does not matter, nor the order of its axes, nor the type of its numbers; cells or structs of one array a
-    person are stacked. count, joints: how many people and joints may be predicted; 14 joints are LSP's, the others of
-    the 16 are NaN then. BadInput, naming the arrays there are, if none fits, several do, or one in several ways.
+    Its name does not matter, nor the order of its axes, nor the type of its numbers; cells or
+    structs of one array a person are stacked. count, joints: how many people and joints may be
+    predicted; 14 joints are LSP's, the others of the 16 are NaN then. BadInput, naming the arrays
+    there are, if none fits, several do, or one in several ways.
     """
     array = _fitting(path, np.atleast_1d(count).tolist(), np.atleast_1d(joints).tolist(), whose)
     placed = np.full((len(array), J, 2), np.nan)
@@ -480,7 +447,7 @@ def _fitting(stream, counts: list[int], sizes: list[int], whose: str) -> np.ndar
     """(N, J, 2) the one array that fits."""
     layouts = " or ".join(f"({n}, {j}, 2)" for n in counts for j in sizes)
     expected = f"one numeric array {layouts} in any order of axes, the people those of {whose}"
-    arrays = _arrays(stream, 2 * max(counts) * max(sizes))
+    arrays = arrays_in(stream, 2 * max(counts) * max(sizes))
     ways = [
         (name, array, order)
         for name, array in arrays
@@ -496,49 +463,3 @@ def _fitting(stream, counts: list[int], sizes: list[int], whose: str) -> np.ndar
     found = ", ".join(f"{name} {shape}" for name, shape in names.items())[:300]
     many = f", which can be read in {len(ways)} ways" if ways else ""
     raise BadInput(None, (found or "no numeric array") + many, expected)
-
-
-def _arrays(stream, most: int | None = None) -> list[tuple[str, np.ndarray]]:
-    """Names and values of a file's numeric arrays; in HDF5, of those with more than `most` numbers the shape only."""
-    if _is_hdf5(stream):
-        with h5py.File(stream) as file:
-            return list(_hdf5_arrays(file, most))
-    variables = _mat_file(stream).items()
-    named = [variable for variable in variables if not variable[0].startswith("__")]
-    return [found for variable in named for found in _numeric(*variable)]
-
-
-def _hdf5_arrays(file, most: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """As `_arrays`. Version 7.3 keeps axes in reverse, they are put back; its cells are references to arrays."""
-    names = []
-    file.visit(names.append)
-    for name in names:
-        item = file[name]
-        if not isinstance(item, h5py.Dataset) or name.startswith("#refs#"):
-            continue
-        values = _hdf5_value(item, most)
-        if h5py.check_ref_dtype(item.dtype):
-            cells = [_hdf5_value(file[place], most) for place in values.flat]
-            values = np.empty(len(cells), object)
-            values[:] = cells
-        yield from _numeric(name, values)
-
-
-def _hdf5_value(item, most: int | None) -> np.ndarray:
-    large = most is not None and item.size > most
-    values = np.broadcast_to(0.0, item.shape) if large else np.asarray(item[()])
-    return values.T if "MATLAB_class" in item.attrs else values
-
-
-def _numeric(name, value) -> Iterator[tuple[str, np.ndarray]]:
-    """The numeric arrays in a variable; a struct's under their own names, those of cells stacked."""
-    if value.dtype.names:
-        for inner in value.dtype.names:
-            yield from _numeric(f"{name}.{inner}", value[inner])
-    elif value.dtype == object and value.size:
-        if len({(np.shape(cell), getattr(cell, "dtype", None)) for cell in value.ravel()}) == 1:
-            yield from _numeric(
-                name, np.stack(value.ravel()) if value.size > 1 else value.ravel()[0]
-            )
-    elif value.dtype.kind in "iuf":
-        yield name, value

@@ -474,12 +474,13 @@ def report(name, score, people):
         f"{score['metric']} of {score['persons']} people, {score['joints']} joints; ci95: bootstrap over people"
     ]
     lines += (
-        [f"{score['left_out']} people left out: their normaliser is not annotated"]
+        [f"{score['left_out']} people left out: no normaliser that is annotated and positive"]
         if score["left_out"]
         else []
     )
     lines += [f"{score['not_finite']} predictions not finite: wrong"] if score["not_finite"] else []
     lines += [f"{count} people skipped: {why}" for why, count in people.skipped.items() if count]
+    lines += [f"note: {note}" for note in score["notes"]]
     if people.center_from_joints:
         lines.append("the crops are placed by the annotation: a hint from the truth")
     elif hasattr(people, "images"):  # of prediction files nobody knows

@@ -465,11 +465,9 @@ def _official_file(root: Path) -> Path:
 
 
 def _has_release(path: Path) -> bool:
-    from scipy.io import whosmat  # here: see annotations
-
     try:
-        return "RELEASE" in [name for name, *_ in whosmat(path)]
-    except Exception:  # scipy raises many kinds on what is no .mat file of version 4 to 7
+        return annotations.has_release(path)
+    except BadInput:  # no .mat file at all
         return False
 
 
@@ -670,7 +668,6 @@ def _lsp_people(dataset, root, truth, body) -> People:
     truth, skipped = truth[usable], {"no annotated joint": int((~usable).sum())}
     joints, count = truth.joints, len(truth)
     low, high = np.nanmin(joints, axis=1), np.nanmax(joints, axis=1)
-    torso = joints[:, MPII.index("left_shoulder")] - joints[:, MPII.index("right_hip")]
     images = ImageFiles([root / "images" / name for name in truth.image], f"{dataset} images")
     return People(
         dataset,
@@ -681,7 +678,7 @@ def _lsp_people(dataset, root, truth, body) -> People:
         (low + high) / 2,
         np.full(count, MARGIN * body),
         np.full(count, body),
-        np.linalg.norm(torso, axis=1),
+        annotations.torso(truth),
         (high - low).max(1),
         "PCK@0.2",
         occlusion_labels=truth.occlusion_labels,

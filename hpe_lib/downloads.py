@@ -471,7 +471,7 @@ def contents(people: datasets.People) -> dict:
         "people": len(people),
         "images": len(set(people.images.paths)),
         "metric": people.metric,
-        "without normaliser": int(np.isnan(people.normaliser).sum()),
+        "without normaliser": int((~annotations.positive(people.normaliser)).sum()),
         "joints": {kind: int((labelled == value).sum()) for kind, value in kinds.items()},
         "left out": {why: count for why, count in people.skipped.items() if count},
     }

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hpe_lib import annotations
+from hpe_lib import annotations, plausibility
 from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade
 from hpe_lib.datasets import People
@@ -63,7 +63,7 @@ def read_files(
             else f"{truth.name}, in its own order (no --rows)"
         )
         predicted = annotations.predictions(predictions, len(found), whose=source)
-        return predicted, _truth(found, found.head_size, "PCKh@0.5", source)
+        return predicted, _truth(truth, found, found.head_size, "PCKh@0.5", source)
     if rows:
         raise BadInput("--rows", rows, "none: LSP's files are all in one order")
     found, source = annotations.lsp(truth), truth.name
@@ -76,11 +76,12 @@ def read_files(
             found[~found.train],
             f"{source}, its test half from {found.image[~found.train][0]} on",
         )
-    torso = found.joints[:, MPII.index("left_shoulder")] - found.joints[:, MPII.index("right_hip")]
-    return predicted, _truth(found, np.linalg.norm(torso, axis=1), "PCK@0.2", source)
+    return predicted, _truth(truth, found, annotations.torso(found), "PCK@0.2", source)
 
 
-def _truth(found, normaliser, metric, source):
+def _truth(path, found, normaliser, metric, source):
+    if not scored(found).any():
+        raise BadInput(path, f"no annotated joint of {len(found)} people", "people with labels")
     return Truth(
         found.joints,
         found.visibility,
@@ -95,7 +96,7 @@ def _truth(found, normaliser, metric, source):
 def conventions(predicted: np.ndarray, people: People | Truth) -> pd.Series:
     """The same predictions under each convention that published numbers use, percent; the first is ours (F14)."""
     (ratio, counts), limit = errors(predicted, people), threshold(people)
-    every = (people.visibility != ABSENT) & ~np.isnan(people.normaliser)[:, None]
+    every = (people.visibility != ABSENT) & normalised(people)[:, None]
     with np.errstate(invalid="ignore"):
         moved = errors(predicted + 1, people)[0] <= limit
         all_joints = distances(predicted, people) <= limit * people.normaliser[:, None]
@@ -126,9 +127,11 @@ def conventions(predicted: np.ndarray, people: People | Truth) -> pd.Series:
 def score(predicted: np.ndarray, people: People | Truth, seed: int = 0) -> dict:
     """Score JSON of predicted joints (N, 16, 2) image px against people's truth; percentages, None where undefined.
 
-    total is pooled over joints, total_macro the mean over joints, a group's number the mean over its joints. People
-    without normaliser are left out and counted; box_normalised says what all of them would score were the longer side
-    of their joints' box the normaliser. not_finite: predictions among the joints that are NaN or infinite, thus wrong.
+    total is pooled over joints, total_macro the mean over joints, a group's number the mean over
+    its joints. People without a positive normaliser are left out and counted; box_normalised says
+    what all of them would score were the longer side of their joints' box the normaliser.
+    not_finite: predictions among the joints that are NaN or infinite, thus wrong.
+    notes: what looks unlikely about the number, as sentences (plausibility).
     """
     if predicted.shape != people.joints.shape:
         raise ValueError(f"predictions of shape {predicted.shape}, expected {people.joints.shape}")
@@ -153,10 +156,26 @@ def score(predicted: np.ndarray, people: People | Truth, seed: int = 0) -> dict:
     report["ci95"] = interval(hits, counts, seed)
     report["not_finite"] = int((counts & ~np.isfinite(predicted).all(-1)).sum())
     return report | {
-        "persons": int((~np.isnan(people.normaliser)).sum()),
+        "persons": int(normalised(people).sum()),
         "joints": int(counts.sum()),
-        "left_out": int(np.isnan(people.normaliser).sum()),
+        "left_out": int((~normalised(people)).sum()),
+        "notes": notes(predicted, people),
     }
+
+
+def notes(predicted: np.ndarray, people: People | Truth) -> list[str]:
+    """What looks unlikely about predictions (N, 16, 2) px and their truth; nothing if both are sound."""
+    truth = np.where(errors(predicted, people)[1][..., None], people.joints, np.nan)
+    return [
+        *plausibility.normaliser_notes(people.normaliser, normalised(people)),
+        *plausibility.truth_notes(people.visibility, scored(people), people.occlusion_labels),
+        *plausibility.prediction_notes(predicted, truth, threshold(people) * people.normaliser),
+    ]
+
+
+def normalised(people: People | Truth) -> np.ndarray:
+    """(N,) bool: people whose errors can be divided by their normaliser, as it is known and above 0."""
+    return annotations.positive(people.normaliser)
 
 
 def box_normalised(predicted: np.ndarray, people: People) -> float | None:
@@ -179,7 +198,7 @@ def scored(people: People) -> np.ndarray:
 
 def errors(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarray]:
     """((N, 16) distances as fractions of the normaliser, (N, 16) bool which of them count)."""
-    counts = scored(people) & ~np.isnan(people.normaliser)[:, None]
+    counts = scored(people) & normalised(people)[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = distances(predicted, people) / people.normaliser[:, None]
     return np.where(counts, ratio, np.inf), counts
@@ -413,9 +432,7 @@ def covering(
     Each person has one visible scored joint covered, drawn by seed. sides: in body heights, the index. Columns detector
     and cascade, then each one's mean peak in the covered joint's map. No flip test, which would mirror the patch.
     """
-    choices = (
-        scored(people) & (people.visibility == VISIBLE) & ~np.isnan(people.normaliser)[:, None]
-    )
+    choices = scored(people) & (people.visibility == VISIBLE) & normalised(people)[:, None]
     people, choices, random = (
         people[choices.any(1)],
         choices[choices.any(1)],

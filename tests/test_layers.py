@@ -10,9 +10,9 @@ import hpe_lib
 
 FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
-    "paper schemas artifacts sandbox presets skeleton geometry heatmaps synthetic annotations "
-    "datasets downloads trunks detector regressor cascade rivals losses "
-    "training prediction evaluation figures widgets report reproduce bench cli"
+    "paper schemas artifacts reading presets skeleton geometry heatmaps synthetic annotations "
+    "datasets downloads trunks detector regressor cascade rivals losses training prediction "
+    "plausibility evaluation results figures widgets report reproduce bench cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]
 NETWORKS = ROOMS[ROOMS.index("trunks") : ROOMS.index("losses")]

@@ -1,0 +1,167 @@
+"""What makes a score look unlikely: a file that was read otherwise than it was meant. One line of
+text each.
+
+A wrong order of axes, joints or people, or another unit, cannot be told from the file: it shows
+where the same numbers, read otherwise, would score far more. Sound predictions, good and bad ones,
+get no line.
+"""
+
+import numpy as np
+
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED
+
+LEAD = 25  # points by which another reading must lead; published predictions lose 38 and more
+CHANCE, FIT = (
+    15,
+    60,
+)  # % right below which, and above which, a person's own scale and shift are believed
+OUTSIDE = 0.1  # of the truth's coordinates beyond all predictions: another unit
+FRACTION = 1.5  # coordinates within ±this are no pixels
+
+
+def truth_notes(visibility: np.ndarray, scored: np.ndarray, occlusion_labels: bool) -> list[str]:
+    """Notes on a truth's visibility (N, 16), by the joints (N, 16) bool that are scored where
+    annotated.
+    """
+    seen = visibility[scored]
+    if occlusion_labels and (occluded := np.mean(seen == OCCLUDED)) > 0.5:
+        return [
+            f"{occluded:.0%} of the annotated joints count as occluded (LSP: third value 1, MPII: "
+            "visible 0), which is unlikely: if the file has the opposite sense, visible and "
+            "occluded are exchanged"
+        ]
+    rows = visibility[:, MPII.scored]
+    if not occlusion_labels and (annotated := np.mean(rows != ABSENT)) < 0.5:
+        return [
+            f"only {annotated:.0%} of the joints count as annotated (LSPET: third value 1), which is "
+            "unlikely: a file with the opposite sense, or LSP's as (14, 3, N), would look so"
+        ]
+    return []
+
+
+def normaliser_notes(normaliser: np.ndarray, usable: np.ndarray) -> list[str]:
+    """A note on people (N,) whose normaliser is there but not `usable`."""
+    wrong = np.flatnonzero(~usable & ~np.isnan(normaliser))
+    if not len(wrong):
+        return []
+    return [
+        f"{len(wrong)} people are left out as their normaliser (head size or torso) is not a "
+        f"positive length, first person {wrong[0] + 1}: {normaliser[wrong[0]]:g} px"
+    ]
+
+
+def prediction_notes(predicted: np.ndarray, truth: np.ndarray, tolerance: np.ndarray) -> list[str]:
+    """Notes on predictions (N, 16, 2) px against the truth (N, 16, 2), NaN where a joint does not
+    count.
+
+    tolerance: (N,) px within which a joint is right.
+    """
+    return _empty(predicted) or _misread(predicted, truth, tolerance) or _moved(predicted, truth)
+
+
+def _empty(predicted):
+    """People without a prediction of their own: all joints at one point, or everybody's the same."""
+    with np.errstate(invalid="ignore"):
+        spread = np.fmax.reduce(predicted, axis=1) - np.fmin.reduce(predicted, axis=1)
+    points = np.flatnonzero((spread == 0).all(1))
+    if len(points):
+        x, y = predicted[points[0]][~np.isnan(predicted[points[0], :, 0])][0]
+        return [
+            f"all joints of {len(points)} people are predicted at one point, first person "
+            f"{points[0] + 1}: ({x:g}, {y:g})"
+        ]
+    finite = np.isfinite(predicted).any((1, 2))
+    rows, counts = np.unique(predicted[finite], axis=0, return_counts=True, equal_nan=True)
+    if len(rows) and counts.max() > max(1, len(predicted) / 2):
+        return [f"{counts.max()} of {len(predicted)} people have the same predictions"]
+    return []
+
+
+def _misread(predicted, truth, tolerance):
+    """The reading of the predictions that would score most, if far more than as they are."""
+    if np.isnan(truth).all() or not np.isfinite(predicted).any():
+        return []
+    total = _share(predicted, truth, tolerance)
+    if total > 100 - LEAD:
+        return []
+    readings = {
+        "x and y exchanged": predicted[..., ::-1],
+        "left and right exchanged": predicted[:, MPII.mirror],
+        "the people's rows moved on by one": np.roll(predicted, 1, axis=0),
+        "the people's rows moved back by one": np.roll(predicted, -1, axis=0),
+        "the people's rows in reverse": predicted[::-1],
+        "the joints moved on by one": np.roll(predicted, 1, axis=1),
+        "the joints moved back by one": np.roll(predicted, -1, axis=1),
+    }
+    shares = {name: _share(joints, truth, tolerance) for name, joints in readings.items()}
+    best = max(shares, key=shares.get)
+    if shares[best] >= total + LEAD:
+        return [f"with {best} the total would be {shares[best]:.1f}, as they are it is {total:.1f}"]
+    return _of_another_range(predicted, truth, tolerance) if total < CHANCE else []
+
+
+def _of_another_range(predicted, truth, tolerance):
+    """Fractions, pixels of a crop or a heatmap, and numbers of 8 bits that overflowed."""
+    seen = predicted[np.isfinite(predicted)]
+    low, high = seen.min(), seen.max()
+    fitted = _share(_fitted(predicted, truth), truth, tolerance)
+    if fitted >= FIT:
+        kind = "fractions" if max(-low, high) <= FRACTION else "pixels of a crop or of a heatmap"
+        return [
+            f"the coordinates, {low:.3g} to {high:.3g}, look like {kind}: with a scale and a shift "
+            f"for each person the total would be {fitted:.1f}"
+        ]
+    known = truth[~np.isnan(truth)]
+    if np.mean((known < low) | (known > high)) > OUTSIDE:
+        bits = (seen == np.round(seen)).all() and -128 <= low <= high <= 255
+        kind = "numbers of 8 bits that overflowed" if bits else "another unit"
+        return [
+            f"the predictions lie between {low:.3g} and {high:.3g}, the truth between "
+            f"{known.min():.3g} and {known.max():.3g}: {kind}?"
+        ]
+    return []
+
+
+def _fitted(predicted, truth):
+    """Each person's predictions, axis by axis, with the scale and the shift that bring them closest
+    to the truth.
+    """
+    there = np.isfinite(predicted) & ~np.isnan(truth)
+    number = np.maximum(there.sum(1, keepdims=True), 1)
+
+    def mean(values):
+        return np.where(there, values, 0).sum(1, keepdims=True) / number
+
+    middle, goal = mean(predicted), mean(truth)
+    spread = mean((predicted - middle) ** 2)
+    slope = mean((predicted - middle) * (truth - goal)) / np.where(spread > 0, spread, 1)
+    return (predicted - middle) * slope + goal
+
+
+def _moved(predicted, truth):
+    """Pixels that count from 0 in one file and from 1 in the other: tells only of nearly exact
+    predictions.
+    """
+    counts = ~np.isnan(truth[..., 0])
+    if not counts.any():
+        return []
+    here, later, earlier = (
+        np.median(np.linalg.norm(predicted + shift - truth, axis=-1)[counts])
+        for shift in (0, 1, -1)
+    )
+    least = min(later, earlier)
+    if here > 0 and least <= here / 2:
+        bases = "0, the truth's from 1" if least == later else "1, the truth's from 0"
+        return [
+            f"the predictions' pixels seem to count from {bases}: moved by one, their median error "
+            f"would be {least:.2g} px, as they are it is {here:.2g} px"
+        ]
+    return []
+
+
+def _share(predicted, truth, tolerance):
+    """% of the joints that count within the tolerance."""
+    counts = ~np.isnan(truth[..., 0])
+    return 100 * float(
+        (np.linalg.norm(predicted - truth, axis=-1) <= tolerance[:, None])[counts].mean()
+    )

@@ -1,0 +1,222 @@
+"""Risky formats, .mat and HDF5: read in a process of their own, told apart, and their arrays.
+
+One wrong bit in a .mat file is enough to kill the process inside scipy's reader. In a child, a
+crash, a hang or a flood of memory can be told, and becomes one line.
+"""
+
+import codecs
+import functools
+import importlib
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from hpe_lib.artifacts import BadInput
+
+MEMORY = 4 << 30  # bytes of address space; MPII's whole official file needs about 1.5 GiB
+SECONDS, BYTES_PER_SECOND = 30, 50_000  # ten times what the slowest layout, the official one, takes
+CHILD = (
+    "import pickle, sys; sys.path[:], *job = pickle.loads(bytes.fromhex(sys.argv[1])); "
+    "from hpe_lib import reading; reading.answer(*job)"
+)
+
+
+def apart(expected: str) -> Callable:
+    """Decorates reader(stream, *arguments): called with a path instead, it runs in a child process.
+
+    The file is opened once, here, so pipes can be read too; the reader gets it as a seekable binary
+    stream. Whatever goes wrong is a BadInput that names the path; a reader's own BadInput may leave
+    the file out. expected: what the file should have been.
+    """
+
+    def decorate(reader: Callable) -> Callable:
+        @functools.wraps(reader)
+        def read(path, *arguments):
+            job = (sys.path, reader.__module__, reader.__name__, expected, arguments)
+            found = _run(path, pickle.dumps(job).hex(), expected)
+            if isinstance(found, BadInput):
+                raise BadInput(path, *found.args[1:])
+            return found
+
+        return read
+
+    return decorate
+
+
+def _run(path, job, expected):
+    """What the child answers, or a BadInput that says why it does not."""
+    try:
+        file = open(path, "rb")
+    except FileNotFoundError:
+        return BadInput(path, "no such file", expected)
+    except OSError as error:
+        found = "a folder" if Path(path).is_dir() else error.strerror
+        return BadInput(path, found, expected)
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        limit = SECONDS + size / BYTES_PER_SECOND if size else None  # a pipe may be slow
+        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", "-c", CHILD, job],
+                stdin=file,
+                capture_output=True,
+                env=os.environ | threads,
+                timeout=limit,
+            )
+        except subprocess.TimeoutExpired:
+            return BadInput(path, f"a file that cannot be read in {limit:.0f} s", expected)
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        return BadInput(path, f"a damaged file: its reader died of {name}", expected)
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        return BadInput(path, f"a file whose reader failed: {last}"[:200], expected)
+    return pickle.loads(done.stdout)
+
+
+def answer(module: str, name: str, expected: str, arguments: tuple) -> None:
+    """The child: what the reader makes of standard input, or a BadInput, pickled to its output."""
+    with suppress(ImportError, ValueError, OSError):  # Windows and macOS may not know them
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    try:
+        reader = getattr(importlib.import_module(module), name).__wrapped__
+        stream = sys.stdin.buffer
+        if not stream.seekable():
+            stream = io.BytesIO(stream.read())
+        found = reader(stream, *arguments)
+    except BadInput as error:
+        found = error
+    except MemoryError:
+        found = BadInput(None, f"a file that asks for more than {MEMORY >> 30} GiB", expected)
+    except Exception as error:  # scipy and h5py raise many kinds
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        found = BadInput(None, f"{kind}{error}"[:200], expected)
+    sys.stdout.buffer.write(pickle.dumps(found))
+
+
+# ---- what kind of file it is
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+MATLAB = b"\x00\x01IM", b"\x01\x00MI"  # bytes 124 to 127 of versions 5 to 7
+OTHERS = {
+    b"\x93NUMPY": "a NumPy .npy file",
+    b"PK": "a zip archive, such as .npz",
+    b"\x1f\x8b": "a gzip archive",
+    b"{": "JSON",
+    b"[": "JSON",
+}
+
+
+def _start(stream, size: int, at: int = 0) -> bytes:
+    """Bytes of a stream, which is left at its beginning."""
+    stream.seek(at)
+    found = stream.read(size)
+    stream.seek(0)
+    return found
+
+
+def is_hdf5(stream) -> bool:
+    """An .h5 file, or a .mat of version 7.3: HDF5 behind 512 bytes of MATLAB's."""
+    return any(_start(stream, 8, at) == HDF5 for at in (0, 512, 1024, 2048))
+
+
+def mat_file(stream, read: str = "loadmat"):
+    """The variables of a .mat file of version 4 to 7, by scipy.io's function of this name.
+
+    BadInput or ValueError, saying what it is, if it is another file.
+    """
+    import scipy.io  # here: importing it takes a quarter of a second, and photographs need none
+
+    if is_hdf5(stream):
+        raise BadInput(
+            None, "HDF5, as MATLAB's version 7.3 writes", "the official layout saved with save -v7"
+        )
+    _check_mat(_start(stream, 128))
+    return getattr(scipy.io, read)(stream)
+
+
+def _check_mat(start: bytes) -> None:
+    """ValueError, saying what else begins with these 128 bytes, unless a .mat of version 4 to 7."""
+    if not start:
+        raise ValueError("0 bytes")
+    if 0 in start[:4] or start[124:] in MATLAB:  # version 4 begins with a small integer
+        return
+    for magic, kind in OTHERS.items():
+        if _stripped(start).startswith(magic):
+            raise ValueError(kind)
+    raise ValueError(f"a file that begins with {start[:16]!r}")
+
+
+def starts_json(stream) -> bool:
+    """Does a list or an object come first? UTF-16 is told by its byte order mark."""
+    start = _stripped(_start(stream, 128))
+    return start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or start[:1] in (b"[", b"{")
+
+
+def _stripped(start: bytes) -> bytes:
+    """Text without the byte order mark and white space that editors may put before it."""
+    return start.removeprefix(codecs.BOM_UTF8).lstrip()
+
+
+# ---- the arrays in it
+
+
+def arrays_in(stream, most: int | None = None) -> list[tuple[str, np.ndarray]]:
+    """Names and values of a file's numeric arrays; HDF5's of more than `most` numbers are not read,
+    but stand there with their shape.
+    """
+    if is_hdf5(stream):
+        with h5py.File(stream) as file:
+            return list(hdf5_arrays(file, most))
+    variables = mat_file(stream).items()
+    named = [variable for variable in variables if not variable[0].startswith("__")]
+    return [found for variable in named for found in _numeric(*variable)]
+
+
+def hdf5_arrays(file, most: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """As `arrays_in`. Version 7.3 keeps axes in reverse, they are put back; its cells are references."""
+    names = []
+    file.visit(names.append)
+    for name in names:
+        item = file[name]
+        if not isinstance(item, h5py.Dataset) or name.startswith("#refs#"):
+            continue
+        values = _hdf5_value(item, most)
+        if h5py.check_ref_dtype(item.dtype):
+            cells = [_hdf5_value(file[place], most) for place in values.flat]
+            values = np.empty(len(cells), object)
+            values[:] = cells
+        yield from _numeric(name, values)
+
+
+def _hdf5_value(item, most: int | None) -> np.ndarray:
+    large = most is not None and item.size > most
+    values = np.broadcast_to(0.0, item.shape) if large else np.asarray(item[()])
+    return values.T if "MATLAB_class" in item.attrs else values
+
+
+def _numeric(name, value) -> Iterator[tuple[str, np.ndarray]]:
+    """The numeric arrays in a variable; a struct's by their own names, those of cells stacked."""
+    if value.dtype.names:
+        for inner in value.dtype.names:
+            yield from _numeric(f"{name}.{inner}", value[inner])
+    elif value.dtype == object and value.size:
+        if len({(np.shape(cell), getattr(cell, "dtype", None)) for cell in value.ravel()}) == 1:
+            yield from _numeric(
+                name, np.stack(value.ravel()) if value.size > 1 else value.ravel()[0]
+            )
+    elif value.dtype.kind in "iuf":
+        yield name, value
