@@ -4,11 +4,13 @@ None of the addresses was fetched by us: repositories and pages named them, year
 hashes: those of files in public repositories are of the copies we read.
 """
 
+import errno
 import fnmatch
-import gzip
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import time
@@ -180,6 +182,10 @@ TRIES, PAUSE, TIMEOUT, CHUNK = (
 )  # tries that bring nothing new, s between, s, bytes
 
 
+# What decompression and headers raise beside the archives' own errors. RuntimeError: encrypted.
+DAMAGED = zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error
+
+
 class Refused(Exception):
     """What one mirror sent cannot be used."""
 
@@ -219,29 +225,38 @@ def whole(root: Path, file: File, say=print) -> bool:
             f"sha256 {sha[:12]}…",
             f"{file.sha256[:12]}…; to fetch it, move this one away",
         )
-    if found < recorded(root).get(file.name, {}).get("files", file.count):
+    if found < file.count:
         return False
     say(f"{root / file.name}: there" + (f", {found:,} files" if file.count > 1 else ""))
     return True
 
 
 def recorded(root: Path) -> dict:
-    """What RECORD says: {file's name: {"url", "bytes", "sha256", "files", "fetched"}}."""
+    """What RECORD says: {file's name: {"url", "bytes", "sha256", "fetched"}}."""
     return artifacts.read_json(root / RECORD) if (root / RECORD).is_file() else {}
 
 
 def obtain(root: Path, file: File, say=print) -> list[str]:
-    """Fetch a file from the first mirror that gives it, unpack and record it: []; or what each mirror said."""
-    answers = []
-    for url in file.urls:
-        say(f"{file.what}: {url}")
+    """A file from the first source that serves, unpacked and recorded: []; or what each source said.
+
+    An archive that a person has put there is asked before the mirrors, and stays.
+    """
+    answers, names = [], {Path(url).name for url in file.urls if archive(url)}
+    by_hand = [root / name for name in sorted(names) if (root / name).is_file()]
+    for source in (*by_hand, *file.urls):
+        say(f"{file.what}: {source}")
         try:
-            path = fetch(url, root, file)
-            entry = {"url": url, "bytes": path.stat().st_size, "sha256": artifacts.file_hash(path)}
+            path = source if isinstance(source, Path) else fetch(source, root, file)
+            entry = {
+                "url": str(source),
+                "bytes": path.stat().st_size,
+                "sha256": artifacts.file_hash(path),
+            }
             say(f"  {entry['bytes']:,} bytes, sha256 {entry['sha256']}")
             if file.md5 and (md5 := pooch.file_hash(str(path), "md5")) != file.md5:
                 say(f"  md5 {md5} - warning: a third party published {file.md5}")
-            entry["files"] = 1 if path == root / file.name else unpack(path, root, file.name)
+            if path != root / file.name:
+                unpack(path, root, file)
         except (Refused, requests.RequestException) as error:
             said = (
                 one_line(error)
@@ -249,7 +264,7 @@ def obtain(root: Path, file: File, say=print) -> list[str]:
                 else f"no connection ({type(error).__name__})"
             )
             say(f"  no: {said}")
-            answers.append(f"{urlsplit(url).netloc}: {said}")
+            answers.append(f"{urlsplit(str(source)).netloc or source}: {said}")
             continue
         artifacts.write_json(
             root / RECORD, {**recorded(root), file.name: {**entry, "fetched": artifacts.now()}}
@@ -258,10 +273,17 @@ def obtain(root: Path, file: File, say=print) -> list[str]:
     return [f"{file.name} from no mirror: {', '.join(answers)}"]
 
 
+def archive(url: str) -> bool:
+    """Is it an archive that is behind an address?"""
+    return Path(url).suffix in (".zip", ".gz")
+
+
+FETCHED = "fetched-"  # begins the names of our own archives, which are removed once they are used
+
+
 def fetch(url: str, root: Path, file: File) -> Path:
-    """One mirror's file under its final name, an archive under its own: complete and of its hash, or Refused."""
-    archive = Path(url).suffix in (".zip", ".gz")
-    path = root / (Path(url).name if archive else file.name)
+    """One mirror's file under its final name, or an archive of our own: whole and of its hash, or Refused."""
+    path = root / (f"{FETCHED}{Path(url).name}" if archive(url) else file.name)
     downloader = partial(resumed, path.with_name(f"{path.name}.part"))
     try:
         pooch.retrieve(url, file.sha256, path.name, path.parent, downloader=downloader)
@@ -338,45 +360,48 @@ def append(answer, part: Path, have: int) -> None:
         raise requests.ConnectionError(f"{size(part)} of {have + length} bytes")
 
 
-def unpack(path: Path, root: Path, pattern: str) -> int:
-    """Unpack the files whose name ends as the pattern says into the folder; returns how many match there.
+def unpack(path: Path, root: Path, file: File) -> None:
+    """Unpack the files whose name ends as the pattern says into the folder, but for those that are there.
 
-    All of them or, if the archive is damaged or unsafe, none: Refused. Either way the archive is removed.
+    All of them or, if the archive is damaged, unsafe or lacks some, none: Refused. Either way our own is removed.
     """
-    try:
-        with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as beside:
-            for name, opened in members(path):
-                target = "/".join(PurePosixPath(name).parts[-1 - pattern.count("/") :])
-                if fnmatch.fnmatchcase(target, pattern):
-                    (new := Path(beside, target)).parent.mkdir(exist_ok=True)
-                    with opened() as content, open(new, "wb") as file:
-                        shutil.copyfileobj(content, file)
-            into_place(Path(beside), root, pattern)
-    except (
-        Refused,
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        gzip.BadGzipFile,
-        zlib.error,
-        EOFError,
-    ) as error:
+    with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as beside:
+        try:
+            extract(path, Path(beside), file.name)
+            found = list(Path(beside).glob(file.name))
+            if len(found) < file.count:
+                raise Refused(f"an archive without {file.count - len(found):,} of {file.name}")
+        except Refused:
+            remove_own(path)
+            raise
+        (root / file.name).parent.mkdir(exist_ok=True)
+        for new in found:
+            if not (target := root / new.relative_to(beside)).exists():
+                os.replace(new, target)
+    remove_own(path)
+
+
+def remove_own(path: Path) -> None:
+    """Remove an archive, unless a person has put it there."""
+    if path.name.startswith(FETCHED):
         path.unlink()
-        raise Refused(
-            error if isinstance(error, Refused) else f"a damaged archive: {error}"
-        ) from None
-    path.unlink()
-    return len(list(root.glob(pattern)))
 
 
-def into_place(beside: Path, root: Path, pattern: str) -> None:
-    """Move what was unpacked to its place, but for files that are there. Refused if nothing was."""
-    found = list(beside.glob(pattern))
-    if not found:
-        raise Refused(f"an archive without {pattern}")
-    (root / pattern).parent.mkdir(exist_ok=True)
-    for new in found:
-        if not (target := root / new.relative_to(beside)).exists():
-            os.replace(new, target)
+def extract(path: Path, folder: Path, pattern: str) -> None:
+    """The files of an archive whose name ends as the pattern says. Refused if it is damaged or unsafe."""
+    try:
+        for name, opened in members(path):
+            target = "/".join(PurePosixPath(name).parts[-1 - pattern.count("/") :])
+            if fnmatch.fnmatchcase(target, pattern):
+                (new := folder / target).parent.mkdir(exist_ok=True)
+                with opened() as content, open(new, "wb") as file:
+                    shutil.copyfileobj(content, file)
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # the disk's, not a seek out of the archive
+            raise
+        raise Refused(f"a damaged archive: {error}") from None
+    except (RuntimeError, zipfile.BadZipFile, tarfile.TarError, *DAMAGED) as error:
+        raise Refused(f"a damaged archive, or one that cannot be read: {error}") from None
 
 
 def members(path: Path) -> Iterator[tuple]:

@@ -1,8 +1,10 @@
 """Mirrors that lie, break off or are gone, against a server on this machine; nothing outside is asked."""
 
+import errno
 import hashlib
 import io
 import stat
+import struct
 import tarfile
 import threading
 import zipfile
@@ -225,19 +227,10 @@ def test_one_line_and_status_2_when_no_mirror_gives_it(server, tmp_path, monkeyp
     ]  # the rest came
 
 
-@pytest.mark.parametrize(
-    "packed",
-    [
-        zipped,
-        lambda **files: tarred(
-            *((name, content, tarfile.REGTYPE) for name, content in files.items())
-        ),
-    ],
-    ids=["zip", "tar.gz"],
-)
-def test_archives_are_unpacked_as_the_loaders_read_them(server, fetched, packed):
-    path = "/lsp.zip" if packed is zipped else "/lsp.tar.gz"
-    server.files[path] = packed(**GOOD)
+@pytest.mark.parametrize("ending", ["zip", "tar.gz"])
+def test_archives_are_unpacked_as_the_loaders_read_them(server, fetched, ending):
+    path = f"/lsp.{ending}"
+    server.files[path] = PACKERS[ending](**GOOD)
     file = images(server, path, md5="0" * 32)
     folder, said = fetched(file)
     assert left(folder) == ["downloads.json", "images/im0001.jpg", "images/im0002.jpg"]
@@ -251,6 +244,20 @@ def test_archives_are_unpacked_as_the_loaders_read_them(server, fetched, packed)
     assert (folder / "images" / "im0001.jpg").read_bytes() == b"mine"  # never overwritten
 
 
+def marked(packed, flags=0, method=0):
+    """A zip with these flags and this method in all its headers."""
+    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        parts = packed.split(signature)
+        told = struct.pack("<HH", flags, method)
+        parts[1:] = [p[: place - 4] + told + p[place:] for p in parts[1:]]
+        packed = signature.join(parts)
+    return packed
+
+
+PACKERS = {
+    "zip": zipped,
+    "tar.gz": lambda **files: tarred(*((n, data, tarfile.REGTYPE) for n, data in files.items())),
+}
 EVIL = {
     "up.zip": zipped(**GOOD, **{"lsp/images/../../../im9999.jpg": b"evil"}),
     "root.zip": zipped(**GOOD, **{"/tmp/images/im9999.jpg": b"evil"}),
@@ -267,18 +274,49 @@ EVIL = {
     ),
     "link.zip": zipped(**GOOD, link=b"images/im0001.jpg"),
     "cut.tar.gz": tarred(*((name, bytes(9999), tarfile.REGTYPE) for name in GOOD))[:-20],
+    "encrypted.zip": marked(zipped(**GOOD), flags=1),
+    "method.zip": marked(zipped(**GOOD), method=99),
+    "few.zip": zipped(**dict([*GOOD.items()][:1])),
+    "offset.zip": zipped(**GOOD)[100:],
 }
 
 
 @pytest.mark.parametrize("name", EVIL)
 def test_unsafe_and_damaged_archives_leave_nothing(server, fetched, tmp_path, name):
     server.files[f"/{name}"] = EVIL[name]
-    with pytest.raises(
-        BadInput, match="unsafe|outside|absolute|damaged|without images|link"
-    ) as error:
+    with pytest.raises(BadInput, match="unsafe|outside|absolute|damaged|without|link") as error:
         fetched(images(server, f"/{name}"))
     assert str(error.value).count("\n") == 0
     assert left(tmp_path) == [] and not list(tmp_path.rglob("im9999.jpg"))
+    good = f"/good/{name}"
+    server.files[good] = PACKERS[name.partition(".")[2]](**GOOD)
+    folder, said = fetched(images(server, f"/{name}", good))  # the next mirror is asked
+    assert said.count("  no: ") == 1
+    assert left(folder) == ["downloads.json", "images/im0001.jpg", "images/im0002.jpg"]
+    assert artifacts.read_json(folder / "downloads.json")["images/im????.jpg"]["url"] == (
+        server.url(good)
+    )
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_disk_s_fault_is_not_the_archive_s(server, fetched, monkeypatch, number):
+    def fails(*arguments):
+        raise OSError(number, "the disk")
+
+    server.files["/lsp.zip"] = zipped(**GOOD)
+    monkeypatch.setattr(downloads.shutil, "copyfileobj", fails)
+    with pytest.raises(OSError, match="the disk"):
+        fetched(images(server, "/lsp.zip"))
+
+
+@pytest.mark.parametrize("content", [EVIL["cut.zip"], EVIL["few.zip"], b"", b"notes"])
+def test_an_archive_put_there_by_hand_that_does_not_serve_stays(server, fetched, tmp_path, content):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "lsp.zip").write_bytes(content)
+    server.files["/lsp.zip"] = zipped(**GOOD)
+    folder, said = fetched(images(server, "/lsp.zip"))
+    assert left(folder) == ["downloads.json", *(f"images/im000{i}.jpg" for i in (1, 2)), "lsp.zip"]
+    assert (folder / "lsp.zip").read_bytes() == content and "  no: a" in said
 
 
 def test_an_archive_put_there_by_hand_is_taken(server, fetched, tmp_path):
@@ -286,7 +324,7 @@ def test_an_archive_put_there_by_hand_is_taken(server, fetched, tmp_path):
     (tmp_path / "data" / "lsp.zip").write_bytes(zipped(**GOOD))
     folder, _ = fetched(images(server, "/lsp.zip"))
     assert (
-        left(folder) == ["downloads.json", "images/im0001.jpg", "images/im0002.jpg"]
+        left(folder) == ["downloads.json", "images/im0001.jpg", "images/im0002.jpg", "lsp.zip"]
         and server.asked == []
     )
 
