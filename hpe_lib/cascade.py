@@ -115,8 +115,8 @@ class Cascade(nn.Module):
     def freeze_blocks(self, count: int) -> "Cascade":
         """Let the trunk's first `count` blocks, B1 … B5 or A1 … A7, learn nothing, their norms'
         statistics included; 0: all learn. BadInput on more blocks than there are."""
-        if not 0 <= count <= (most := len(self.detector.TRUNK)):
-            raise BadInput("frozen_blocks", count, f"0 to {most}, the blocks of this trunk")
+        if count not in range(1 + len(self.trunk)):
+            raise BadInput("frozen_blocks", count, f"0 to {len(self.trunk)}, this trunk's blocks")
         self.frozen_blocks = count
         return self.frozen_anew()
 

@@ -6,6 +6,7 @@ hashes: those of files in public repositories are of the copies we read.
 
 import errno
 import fnmatch
+import hashlib
 import lzma
 import os
 import shutil
@@ -17,6 +18,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +42,7 @@ class File:
     """A file to fetch: its name in the folder, or for an archive the pattern of what is unpacked from it.
 
     size: bytes, about.  sha256: another one is refused.  md5: a third party's, a hint only.  count: files that match.
+    listing: for urls with a number in braces, whose files are fetched one by one: sha256 of `listing`.
     """
 
     name: str
@@ -49,6 +52,7 @@ class File:
     sha256: str | None = None
     md5: str | None = None
     count: int = 1
+    listing: str | None = None
 
 
 RAW, GITHUB, MPI = (
@@ -60,6 +64,7 @@ EVAL_MPII, EVAL_POSE = (
     f"{RAW}/anibali/eval-mpii-pose/HEAD/preds/reference",
     f"{RAW}/bearpaw/eval_pose/HEAD",
 )
+SMPL = f"{RAW}/CircularWorld/smpl/3a15fae330673bbdb556d78d6326432783a9fcd9"
 LEEDS = (
     "https://sam.johnson.io/research",
     "http://www.comp.leeds.ac.uk/mat4saj",
@@ -136,9 +141,10 @@ FILES = {
         File(
             "images/im????.jpg",
             "images",
-            40_000_000,
-            tuple(f"{home}/lsp_dataset.zip" for home in LEEDS),
+            10_492_160,
+            (f"{SMPL}/images/lsp/im{{:04d}}.jpg", *(f"{home}/lsp_dataset.zip" for home in LEEDS)),
             count=2000,
+            listing="f852b68d81b3d61530dfec0f3e64a9d28afd85dea45a7ab847942bfb79fb2965",
         ),
     ),
     "lspet": (  # not hr-lspet.zip, which holds other pixels and other labels
@@ -172,8 +178,15 @@ ELSEWHERE = {
     "Leeds_Sports_Pose, kaggle.com/datasets/dkrivosic/leeds-sports-pose-lsp",
     "lspet": "joints.mat and images/ put there by hand, from a clone of github.com/axelcarlier/lsp",
 }
-SIGNATURES = {".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b", ".h5": b"\x89HDF", ".mat": b"MATLAB"}
+SIGNATURES = {
+    ".zip": b"PK\x03\x04",
+    ".gz": b"\x1f\x8b",
+    ".h5": b"\x89HDF",
+    ".mat": b"MATLAB",
+    ".jpg": b"\xff\xd8",
+}
 RECORD = "downloads.json"  # beside the data: what came from where, its sha256, when
+AT_ONCE = 8  # transfers of small files
 TRIES, PAUSE, TIMEOUT, CHUNK = (
     3,
     2.0,
@@ -246,6 +259,9 @@ def obtain(root: Path, file: File, say=print) -> list[str]:
     for source in (*by_hand, *file.urls):
         say(f"{file.what}: {source}")
         try:
+            if isinstance(source, str) and "{" in source:
+                record(root, file, {"url": source, **fetch_each(source, root, file)})
+                return []
             path = source if isinstance(source, Path) else fetch(source, root, file)
             entry = {
                 "url": str(source),
@@ -266,11 +282,56 @@ def obtain(root: Path, file: File, say=print) -> list[str]:
             say(f"  no: {said}")
             answers.append(f"{urlsplit(str(source)).netloc or source}: {said}")
             continue
-        artifacts.write_json(
-            root / RECORD, {**recorded(root), file.name: {**entry, "fetched": artifacts.now()}}
-        )
+        record(root, file, entry)
         return []
     return [f"{file.name} from no mirror: {', '.join(answers)}"]
+
+
+def record(root: Path, file: File, entry: dict) -> None:
+    """Note in RECORD where a file came from."""
+    entry = {**entry, "fetched": artifacts.now()}
+    artifacts.write_json(root / RECORD, {**recorded(root), file.name: entry})
+
+
+def fetch_each(url: str, root: Path, file: File) -> dict:
+    """Files 1, 2, … of a url with a number in braces, several at once, put in place when all are there.
+
+    Returns {"bytes", "sha256": of the `listing`, "files"}. What came stays for the next try if the connection breaks;
+    Refused, and nothing kept, if one of them is missing or the listing is another.
+    """
+    beside = root / ".fetching"
+    (folder := beside / Path(file.name).parent).mkdir(parents=True, exist_ok=True)
+    urls = [url.format(number) for number in range(1, file.count + 1)]
+    lacking = [url for url in urls if not (folder / Path(url).name).exists()]
+
+    def get(url):
+        path = folder / Path(url).name
+        resumed(path.with_name(f"{path.name}.part"), url, path, furthest=1)
+
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        for _ in tqdm(pool.map(get, lacking), total=len(lacking), disable=None, leave=False):
+            pass
+        found = listing(beside.glob(file.name))
+        if file.listing not in (None, found["sha256"]):
+            raise Refused(f"{found['files']} files of {found['bytes']:,} bytes in all, not these")
+        into_place(beside, root, file.name)
+    except Refused:
+        pool.shutdown(cancel_futures=True)
+        shutil.rmtree(beside)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    shutil.rmtree(beside)
+    return found
+
+
+def listing(paths) -> dict:
+    """{"bytes", "sha256", "files"} of files: sha256 is over their lines "NAME BYTES SHA256", sorted, each ended."""
+    lines = sorted(f"{path.name} {size(path)} {artifacts.file_hash(path)}\n" for path in paths)
+    total = sum(int(line.split()[1]) for line in lines)
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return {"bytes": total, "sha256": digest, "files": len(lines)}
 
 
 def archive(url: str) -> bool:
@@ -292,9 +353,12 @@ def fetch(url: str, root: Path, file: File) -> Path:
     return path
 
 
-def resumed(part: Path, url: str, output_file: str, pooch=None) -> None:
-    """A downloader for pooch, which has none that goes on where a transfer broke off: `part` stays for the next try."""
-    tries, furthest = TRIES, 0
+def resumed(part: Path, url: str, output_file: str, pooch=None, furthest: int = 0) -> None:
+    """A downloader for pooch, which has none that goes on where a transfer broke off: `part` stays for the next try.
+
+    furthest: 0 gives up at once where nothing has come yet, as of a server that is gone; 1 tries again.
+    """
+    tries = TRIES
     while True:
         try:
             transfer(url, part)
@@ -374,11 +438,16 @@ def unpack(path: Path, root: Path, file: File) -> None:
         except Refused:
             remove_own(path)
             raise
-        (root / file.name).parent.mkdir(exist_ok=True)
-        for new in found:
-            if not (target := root / new.relative_to(beside)).exists():
-                os.replace(new, target)
+        into_place(Path(beside), root, file.name)
     remove_own(path)
+
+
+def into_place(beside: Path, root: Path, pattern: str) -> None:
+    """Move the files that match to their place, but for those that are there."""
+    (root / pattern).parent.mkdir(exist_ok=True)
+    for new in beside.glob(pattern):
+        if not (target := root / new.relative_to(beside)).exists():
+            os.replace(new, target)
 
 
 def remove_own(path: Path) -> None:

@@ -69,7 +69,9 @@ def kept(name: str) -> dict:
 def joints_of(name: str) -> dict[str, np.ndarray]:
     """The predictions of results/NAME: {"keys": (N,) str, row name: (N, 16, 2) float64 image px}."""
     with np.load(RESULTS / name / "predictions.npz") as found:
-        return {key: value if key == "keys" else value.astype(float) for key, value in found.items()}
+        return {
+            key: value if key == "keys" else value.astype(float) for key, value in found.items()
+        }
 
 
 def minutes(name: str) -> float:

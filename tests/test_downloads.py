@@ -329,6 +329,60 @@ def test_an_archive_put_there_by_hand_is_taken(server, fetched, tmp_path):
     )
 
 
+JPEGS = {f"im{n:04d}.jpg": b"\xff\xd8" + bytes([n]) * 100_000 * n for n in (1, 2, 3)}
+LISTING = "".join(f"{n} {len(b)} {hashlib.sha256(b).hexdigest()}\n" for n, b in JPEGS.items())
+
+
+def one_by_one(server, listing=LISTING):
+    sha = hashlib.sha256(listing.encode()).hexdigest()
+    return images(server, "/raw/im{:04d}.jpg", "/lsp.zip", count=len(JPEGS), listing=sha)
+
+
+def test_files_come_one_by_one_each_going_on_where_it_broke(server, fetched):
+    server.files |= {f"/raw/{name}": content for name, content in JPEGS.items()}
+    server.short.add("/raw/im0003.jpg")
+    folder, said = fetched(one_by_one(server))
+    assert left(folder) == ["downloads.json", *(f"images/{name}" for name in JPEGS)]
+    assert all((folder / "images" / name).read_bytes() == JPEGS[name] for name in JPEGS)
+    assert ("/raw/im0003.jpg", "bytes=131072-") in server.asked and len(server.asked) == 4
+    entry = artifacts.read_json(folder / "downloads.json")["images/im????.jpg"]
+    assert (entry["bytes"], entry["files"]) == (600_006, 3)
+    assert "3 files" in fetched(one_by_one(server))[1] and len(server.asked) == 4
+
+
+def test_files_that_came_stay_when_the_connection_breaks(server, fetched, tmp_path):
+    server.files |= {f"/raw/{name}": content for name, content in JPEGS.items()}
+    server.stubborn.add("/raw/im0003.jpg")
+    with pytest.raises(BadInput, match="no connection"):
+        fetched(one_by_one(server))
+    assert not (tmp_path / "data" / "images").exists()
+    server.stubborn.clear()
+    server.asked.clear()
+    fetched(one_by_one(server))
+    assert {path for path, _ in server.asked} == {"/raw/im0003.jpg"}
+
+
+@pytest.mark.parametrize("fault", ["missing", "page", "other"])
+def test_of_files_that_are_not_all_as_listed_none_is_taken(server, fetched, tmp_path, fault):
+    server.files |= {f"/raw/{name}": content for name, content in JPEGS.items()}
+    if fault == "missing":
+        del server.files["/raw/im0002.jpg"]
+    else:
+        server.files["/raw/im0002.jpg"] = PAGE if fault == "page" else JPEGS["im0002.jpg"] + b"?"
+    with pytest.raises(BadInput) as error:
+        fetched(one_by_one(server))
+    told = {"missing": "404", "page": "an HTML page", "other": "3 files of 600,007 bytes"}[fault]
+    assert told in str(error.value) and not (tmp_path / "data").exists()
+    server.files["/lsp.zip"] = zipped(**{f"images/{name}": b"of the zip" for name in JPEGS})
+    assert len(left(fetched(one_by_one(server))[0])) == 4  # the next mirror gives them
+
+
+def test_the_listing_is_of_the_images_that_everybody_has(test_data):
+    file = next(file for file in downloads.FILES["lsp"] if file.listing)
+    found = downloads.listing((test_data / "lsp").glob(file.name))
+    assert found == {"bytes": file.size, "sha256": file.listing, "files": file.count}
+
+
 def test_a_file_with_another_content_is_not_overwritten(server, fetched, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "joints.mat").write_bytes(b"mine")
