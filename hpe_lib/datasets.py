@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import simplejpeg
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
@@ -28,6 +27,11 @@ from hpe_lib.artifacts import BadInput
 from hpe_lib.geometry import Frame
 from hpe_lib.paper import MARGIN
 from hpe_lib.skeleton import ABSENT, MPII
+
+try:
+    import simplejpeg
+except ImportError:  # on a bare GPU box: OpenCV reads JPEGs then, and damage in one goes unnoticed
+    simplejpeg = None
 
 
 @dataclass(frozen=True)
@@ -213,8 +217,18 @@ def decode_image(name: str | Path, data: bytes, step: int = 1) -> np.ndarray:
 EXPECTED = f"JPEG, {', '.join(FORMATS)} image of at most {MOST_PIXELS / 1e6:.0f} million pixels"
 
 
+REDUCED = {
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+
+
 def _jpeg(data, step):
     """A JPEG by libjpeg, any corruption an error: OpenCV fills what is lacking and goes on."""
+    if simplejpeg is None:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[step])
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width, height)
     decode = functools.partial(

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from hpe_lib import artifacts, evaluation, rivals
-from hpe_lib.paper import ROOT
 from hpe_lib.datasets import People
+from hpe_lib.paper import ROOT
 from hpe_lib.prediction import Predictions
 
 RESULTS = ROOT / "results"

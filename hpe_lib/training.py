@@ -695,6 +695,7 @@ class Recipe:
             batch_sampler=ShuffledBatches(len(people), size, p["seed"]),
             num_workers=p["workers"],
             persistent_workers=p["workers"] > 0,
+            worker_init_fn=datasets.single_threaded_worker,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -19,7 +19,7 @@ NETWORKS = ROOMS[ROOMS.index("trunks") : ROOMS.index("losses")]
 CORE = set(ROOMS) - {"downloads", "widgets", "report", "reproduce", "cli"}
 CORE_PACKAGES = set(
     "torch torchvision timm numpy scipy h5py pandas matplotlib PIL cv2 yaml tqdm safetensors "
-    "accelerate pydantic".split()
+    "accelerate pydantic simplejpeg".split()
 )
 HERE = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
 
