@@ -33,7 +33,7 @@ def write(out: str | Path) -> Path:
         made(manifest),
         *sections,
         "<h2>How the paper was read</h2>",
-        text_table(pd.DataFrame(paper.READING).set_index("id")),
+        text_table(paper.reading()),
         "<h2>What it cost</h2>",
         cost(out, manifest).to_html(na_rep="–"),
         "<h2>Commands</h2>",

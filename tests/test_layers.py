@@ -74,7 +74,9 @@ def test_imports_point_one_way(room):
 def test_no_function_is_longer_than_50_lines(room):
     for node in ast.walk(parsed(room)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            assert node.end_lineno - node.lineno < 50, f"{room}.{node.name}"
+            documentation = (ast.get_docstring(node) or "").count("\n") + 1
+            lines = node.end_lineno - node.lineno + 1 - documentation
+            assert lines <= 50, f"{room}.{node.name}"
 
 
 def test_only_figures_and_widgets_draw():

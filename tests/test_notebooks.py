@@ -176,7 +176,7 @@ def test_every_reading_of_the_paper_is_shown_in_some_notebook():
         name
         for number in NOTEBOOKS
         for cell in cells(number)
-        if "paper.READING" in cell.source
+        if "paper.reading(" in cell.source
         for name in re.findall(r'"(F\d+)"', cell.source)
     }
-    assert shown == {entry["id"] for entry in paper.READING}
+    assert shown == set(paper.reading().index)

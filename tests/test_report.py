@@ -140,7 +140,7 @@ def test_it_says_what_made_it_and_how_the_paper_was_read(source):
         "cores 2",
     ):
         assert said in text
-    assert all(entry["id"] in text and entry["we_do"] in text for entry in paper.READING)
+    assert all(name in text and row["we_do"] in text for name, row in paper.reading().iterrows())
     assert "a<b" not in source and "finished" not in report.made({"command": "x", "finished": None})
 
 
