@@ -127,9 +127,17 @@ def write_metrics(out, number, values):
 
 def claim_rows(out, names):
     """Note in OUT/rows/manifest.json that these folders beside it are the run's own, for --fresh to empty."""
-    path = Path(out) / "rows" / MANIFEST
-    known = read_json(path)["names"] if path.is_file() else []
-    write_json(path, {"kind": "rows", "names": sorted({*known, *names})})
+    together = {path.name for path in own_rows(out)} | set(names)
+    write_json(Path(out) / "rows" / MANIFEST, {"kind": "rows", "names": sorted(together)})
+
+
+def own_rows(out):
+    """The folders that `claim_rows` has noted, those that are there."""
+    folder = Path(out) / "rows"
+    names = manifest(folder, "names")["names"] if (folder / MANIFEST).is_file() else []
+    if not isinstance(names, list):
+        raise BadInput(folder / MANIFEST, f"names {short(names)}", "a list of folders beside it")
+    return [path for path in folder.glob("*") if path.name in names]
 
 
 HELD = set()  # the locks of this process

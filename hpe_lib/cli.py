@@ -19,9 +19,7 @@ from hpe_lib import artifacts
 from hpe_lib.artifacts import BadInput, CellFailed, one_line
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-NO_MEMORY = (
-    "OutOfMemoryError|(?i:out of memory|allocate memory)|DataLoader worker .*(killed|exited)"
-)
+NO_MEMORY = "MemoryError|(?i:out of memory|allocate memory)|DataLoader worker .*(killed|exited)"
 OUT_OF_MEMORY = "out of memory: smaller batch_size or image_size, or fewer workers or people"
 
 
@@ -126,7 +124,7 @@ def flushed(code):
 
 def failed(error):
     """Say in one line what an exception means that nobody has caught; returns the exit status."""
-    if os.environ.get("HPE_DEBUG", "0") != "0":
+    if os.environ.get("HPE_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
     if isinstance(error, BrokenPipeError):  # such as `| head`: nobody listens any more
         return 1
@@ -139,8 +137,9 @@ def failed(error):
 
 def meaning(error):
     """What to say of an exception, and the exit status."""
-    # a loader's worker sends its traceback as one text, the error itself in the last line
-    text = str(error).strip().rpartition("\n")[2] if "Traceback (" in str(error) else str(error)
+    kind, text = type(error).__name__, str(error)
+    if "Traceback (" in text:  # a loader's worker sends it as one text, the error itself last
+        kind, _, text = text.strip().rpartition("\n")[2].partition(": ")
     if isinstance(error, BadInput):
         return error, 2
     if isinstance(error, TyperException):
@@ -151,14 +150,14 @@ def meaning(error):
         return BadInput(error.filename, error.strerror, "a place that can be read or written"), 2
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return place + (error.strerror or f"{type(error).__name__}: {text}"), 1
+        return place + (error.strerror or f"{kind}: {text}"), 1
     if isinstance(error, (CellFailed, FloatingPointError)):
         return text, 1
     if isinstance(error, UnicodeError):
         return f"a name or text that cannot be written as UTF-8: {text}", 2
-    if isinstance(error, MemoryError) or re.search(NO_MEMORY, f"{type(error).__name__} {text}"):
-        return f"{OUT_OF_MEMORY} ({type(error).__name__}: {text[:200]})", 1
-    return f"{type(error).__name__}: {text}", 1
+    if re.search(NO_MEMORY, f"{kind} {text}"):
+        return f"{OUT_OF_MEMORY} ({kind}: {text[:200]})", 1
+    return f"{kind}: {text}", 1
 
 
 @app.command()

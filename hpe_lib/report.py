@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
-from hpe_lib import artifacts, paper
+from hpe_lib import artifacts, cascade, paper
 
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; font-size: 85%; margin: 1em 0 } img { max-width: 100% }
@@ -81,12 +81,10 @@ def text_table(frame: pd.DataFrame) -> str:
 
 def trained(out: Path) -> dict[str, dict]:
     """The manifests of every stage that the run trained, by folder, the ablation's rows included."""
-    found = sorted(
-        path.parent
-        for path in out.rglob("weights.safetensors")
-        if path.with_name(artifacts.MANIFEST).is_file()
-    )  # else no artifact: a training was interrupted
-    return {folder.relative_to(out).as_posix(): artifacts.manifest(folder) for folder in found}
+    runs = [out, *sorted(artifacts.own_rows(out))]  # what else lies there is a person's own
+    folders = [run / stage for run in runs for stage in cascade.STAGES.values()]
+    whole = [folder for folder in folders if (folder / artifacts.MANIFEST).is_file()]
+    return {folder.relative_to(out).as_posix(): artifacts.manifest(folder) for folder in whole}
 
 
 def cost(out: Path, manifest: dict) -> pd.DataFrame:

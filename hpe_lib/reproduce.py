@@ -110,8 +110,12 @@ def remove_artifacts(out, notebooks):
                 out, "files but no manifest.json of a run", "a run folder, for --fresh to empty"
             )
         return
-    rows = [out / "rows" / name for name in rows_of(out)]
-    found = [path for folder in (out, *rows) for name in WRITTEN for path in folder.glob(name)]
+    found = [
+        path
+        for folder in (out, *artifacts.own_rows(out))
+        for name in WRITTEN
+        for path in folder.glob(name)
+    ]
     for path in presets.notebooks(notebooks).values():
         found += [out / f"{path.stem}{ending}.ipynb" for ending in ("", ".running", ".failed")]
     names = ("rows/manifest.json", artifacts.METRICS, "report.html", artifacts.MANIFEST)
@@ -123,13 +127,6 @@ def remove_artifacts(out, notebooks):
     for folder in sorted(folders - {out}, reverse=True):
         with contextlib.suppress(OSError):  # it holds something else
             folder.rmdir()
-
-
-def rows_of(out):
-    """The names of an ablation's rows that the run has noted as its own."""
-    path = out / "rows" / artifacts.MANIFEST
-    found = artifacts.manifest(path.parent, "names")["names"] if path.is_file() else []
-    return [name for name in found if isinstance(name, str) and Path(name).name == name]
 
 
 @contextlib.contextmanager

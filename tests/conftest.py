@@ -14,6 +14,14 @@ def few_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """Where drawn people are kept while the tests run: not where the person at this machine keeps theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """These networks are so small that a second thread only waits."""

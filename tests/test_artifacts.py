@@ -430,3 +430,78 @@ def test_metrics_are_read_as_they_are_or_refused(tmp_path):
         artifacts.write_json(tmp_path / "metrics.json", wrong)
         with pytest.raises(BadInput, match=f"metrics.json: found {said}"):
             artifacts.read_metrics(tmp_path)
+
+
+# ---- one at a time; numbers by notebook
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
+    out = tmp_path / "x"
+    with artifacts.lock(out):
+        (out / "kept").touch()
+        with pytest.raises(BadInput) as refused, artifacts.lock(out):
+            pass
+        assert str(refused.value).startswith(f"{out}: found another process")
+    with artifacts.lock(out):
+        pass
+    assert (out / "kept").exists()
+
+
+def test_a_folder_that_nothing_was_written_to_goes_again(tmp_path):
+    with pytest.raises(ValueError), artifacts.lock(tmp_path / "x"):
+        raise ValueError
+    assert not (tmp_path / "x").exists()
+    (tmp_path / "mine").mkdir()
+    with artifacts.lock(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="a folder to write to"), artifacts.lock(tmp_path / "file"):
+        pass
+
+
+def test_where_no_locks_are_kept_every_folder_is_free(tmp_path, monkeypatch):
+    import errno
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with artifacts.lock(tmp_path), artifacts.lock(tmp_path):
+        pass
+
+
+def test_a_notebook_run_again_leaves_what_the_others_have_measured(tmp_path):
+    artifacts.write_metrics(tmp_path, "05", {"cascade": {"total": 1.0}, "floors": 2})
+    artifacts.write_metrics(tmp_path, "07", {"comparison": 3})
+    artifacts.write_metrics(tmp_path, "06", {"ablation": float("nan")})
+    together = artifacts.write_metrics(tmp_path, "05", {"cascade": {"total": 9.0}})
+    wanted = {"cascade": {"total": 9.0}, "ablation": None, "comparison": 3}
+    assert together == artifacts.read_json(tmp_path / "metrics.json") == wanted
+    assert artifacts.read_json(tmp_path / "metrics" / "05.json") == {"cascade": {"total": 9.0}}
+
+
+@pytest.mark.parametrize(
+    "given, rank",
+    [
+        ({}, 0),
+        ({"RANK": "1"}, 0),
+        ({"RANK": ""}, 0),
+        ({"LOCAL_RANK": "0"}, 0),
+        ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, 0),
+        ({"TORCHELASTIC_RUN_ID": "none", "RANK": "1"}, 0),
+    ],
+)
+def test_variables_that_torchrun_has_not_set_are_no_rank_and_go(monkeypatch, given, rank):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert artifacts.torchrun_rank() == rank
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & os.environ.keys()
+
+
+def test_torchrun_s_processes_know_their_rank(monkeypatch):
+    given = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none"}
+    for name, value in (given | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}).items():
+        monkeypatch.setenv(name, value)
+    assert artifacts.torchrun_rank() == 3 and os.environ["LOCAL_RANK"] == "1"

@@ -53,7 +53,6 @@ def lab(smoke_run, tmp_path_factory):
     """JupyterLab on a copy of the executed notebooks of a small run; (address, its process, the folder)."""
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(smoke_run, home / "run", ignore=shutil.ignore_patterns("rows"))
-    shutil.copytree(smoke_run.parent / "cache", home / "cache")
     for path in (home / "run").glob("*.ipynb"):
         path.write_text(path.read_text().replace(str(smoke_run), str(home / "run")))
     settings = (

@@ -1,6 +1,10 @@
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -335,3 +339,192 @@ def test_seeds_are_notebook_06_s(reproduced, capsys):
     assert presets.resolve("smoke")["06"]["seeds"] == []
     reproduced.clear()
     assert called("reproduce", "--preset", "smoke") == 0 and list(reproduced[0][3]) == []
+
+
+# ---- the edge: what nobody has caught, streams, other programs' variables
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKER = """Caught KeyError in DataLoader worker process 0.
+Original Traceback (most recent call last):
+  File "x.py", line 1, in f
+KeyError: 'x'
+"""
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's of that name."""
+
+
+@pytest.mark.parametrize(
+    "error, status, said",
+    [
+        (KeyError("x"), 1, "KeyError: 'x'"),
+        (RuntimeError("a\nb"), 1, "RuntimeError: a b"),
+        (RecursionError("too deep"), 1, "RecursionError: too deep"),
+        (RuntimeError(WORKER), 1, "KeyError: 'x'"),
+        (EOFError("No data left"), 1, "EOFError: No data left"),
+        (EOFError(), 1, "EOFError: "),
+        (OSError("no number"), 1, "OSError: no number"),
+        (OSError(errno.EIO, "Input/output error"), 1, "Input/output error"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a/b"),
+            1,
+            "a/b: No space left on device",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a/b"),
+            2,
+            "a/b: found Permission denied",
+        ),
+        (
+            UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"),
+            2,
+            "a name or text",
+        ),
+        (MemoryError(), 1, "out of memory: smaller batch_size"),
+        (OutOfMemoryError("CUDA out of memory. Tried"), 1, "out of memory: smaller batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), 1, "out of memory"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+            1,
+            "out of memory",
+        ),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), 1, "out of memory"),
+        (FloatingPointError("the loss became nan"), 1, "the loss became nan"),
+        (artifacts.CellFailed("03, cell [3]: no"), 1, "03, cell [3]: no"),
+        (BadInput("a", "b", "c"), 2, "a: found b, expected c"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ValueError("x" * 5000), 1, "ValueError: xxx"),
+    ],
+)
+def test_what_nobody_has_caught_is_one_line(stages, monkeypatch, capsys, error, status, said):
+    def train(*_, **__):
+        raise error
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setenv("HPE_DEBUG", "")
+    assert called("train", "regressor", "--out", "x") == status
+    told = capsys.readouterr().err
+    assert told.startswith(f"hpe: {said}".rstrip()) and told.count("\n") == 1 and len(told) < 1100
+    monkeypatch.setenv("HPE_DEBUG", "1")
+    assert called("train", "regressor", "--out", "x") == status
+    *traceback, last = capsys.readouterr().err.splitlines(keepends=True)
+    assert last == told and (
+        isinstance(error, KeyboardInterrupt) or "in train" in "".join(traceback)
+    )
+
+
+def test_a_listener_that_has_gone_is_no_line_at_all(stages, monkeypatch, capsys):
+    def train(*_, **__):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(training, "train", train)
+    assert called("train", "regressor", "--out", "x") == 1 and capsys.readouterr().err == ""
+
+
+def hpe(line, redirected="", **variables):
+    """The command in a shell of its own: (exit status, stdout, stderr)."""
+    command = f"{sys.executable} -m hpe_lib {line} {redirected}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    done = subprocess.run(command, shell=True, capture_output=True, env=environment)
+    return done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "line, redirected, status, said",
+    [
+        ("predict --help", "> /dev/full", 1, "hpe: stdout: No space left on device\n"),
+        ("predict --help", ">&-", 0, ""),
+        ("nix", "2> /dev/full", 2, ""),
+        ("nix", "2>&-", 2, ""),
+        ("nix", "<&- >&- 2>&-", 2, ""),
+        ("predict --help", "| true; exit ${PIPESTATUS[0]}", 1, ""),
+    ],
+)
+def test_a_stream_that_is_full_or_closed(line, redirected, status, said):
+    bash = f"bash -c '{sys.executable} -m hpe_lib {line} {redirected}'"
+    done = subprocess.run(bash, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (status, "") and done.stderr in (
+        said,
+        said[:5] + said[13:],
+    )
+
+
+def test_what_the_output_s_encoding_lacks_is_a_question_mark():
+    status, told, error = hpe("predict --help", PYTHONIOENCODING="latin-1")
+    assert (status, error) == (0, "") and "[x1, y1, x2, y2], ?" in " ".join(told.split())
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": ""}, {"LOCAL_RANK": "0"}])
+def test_variables_of_other_programs_silence_nothing(monkeypatch, capsys, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert called("--help") == 0 and "reproduce" in capsys.readouterr().out
+
+
+def test_of_torchrun_s_processes_the_first_speaks(monkeypatch, capsys):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    assert called("--help") == 0 and capsys.readouterr().out == ""
+
+
+def test_evaluate_waits_for_nobody_whom_torchrun_has_not_started(weights):
+    half = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    line = f"evaluate --weights {weights} --data synthetic"
+    status, told, error = hpe(line, MASTER_PORT="29556", **half)
+    assert status == 0 and "PCKh@0.5 of 6 people" in told
+
+
+def test_two_trainings_into_one_folder_are_one_too_many(tmp_path, capsys):
+    line = ["train", "detector", "--preset", "smoke", "--out", str(tmp_path / "x")]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "hpe_lib", *line, "-p", "epochs=1000"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert "detector: trained" in first.stdout.readline()
+        before = {
+            path: path.stat().st_mtime_ns for path in (tmp_path / "x").glob("*/manifest.json")
+        }
+        assert called(*line) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and told.err.count("\n") == 1 and "another process" in told.err
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+    finally:
+        first.kill()
+        first.communicate()
+    with artifacts.lock(tmp_path / "x"):  # the lock went with the process
+        pass
+
+
+def test_installed_it_brings_notebooks_and_presets_along(tmp_path):
+    kept = ("hpe_lib", "notebooks", "pyproject.toml", "README.md", "LICENSE")
+    for name in kept:
+        path, copy = ROOT / name, tmp_path / "checkout" / name
+        if path.is_dir():
+            shutil.copytree(path, copy, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        else:
+            shutil.copy(path, copy)
+    install = ["pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target"]
+    subprocess.run(
+        [sys.executable, "-m", *install, tmp_path / "site", tmp_path / "checkout"], check=True
+    )
+    shutil.rmtree(tmp_path / "checkout")
+    code = (
+        "from hpe_lib import paper, presets; print(paper.__file__, presets.NOTEBOOKS);"
+        "print(*presets.notebooks()); print(*presets.names())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    site = tmp_path / "site" / "hpe_lib"
+    assert told[0] == f"{site / 'paper.py'} {site / 'notebooks'}"
+    assert told[1:] == [" ".join(presets.notebooks()), " ".join(presets.names())]

@@ -877,9 +877,6 @@ def test_rows_of_an_ablation_take_their_drawn_people_from_where_the_run_has_them
     tmp_path, monkeypatch
 ):
     data = datasets.prepare(tmp_path / "runs" / "x", **SYNTHETIC, train="1-3", val="7-8")
-    assert [path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()].count(
-        "cache"
-    ) == 1
     monkeypatch.setattr(datasets.synthetic, "draw", None)  # nobody is drawn again
     row = tmp_path / "runs" / "x" / "rows" / "some-row-seed0"
     again = datasets.prepare(row, **data.manifest["parameters"])
@@ -888,13 +885,30 @@ def test_rows_of_an_ablation_take_their_drawn_people_from_where_the_run_has_them
     assert not list((tmp_path / "runs" / "x").rglob("cache"))
 
 
-def test_drawn_people_are_kept_beside_the_run_and_nowhere_else(tmp_path):
-    """A folder "cache" further up is somebody else's."""
-    (tmp_path / "cache").mkdir()
-    datasets.prepare(tmp_path / "work" / "runs" / "x", **SYNTHETIC, train="1-2", val="7-8")
-    assert (
-        not list((tmp_path / "cache").iterdir()) and (tmp_path / "work" / "runs" / "cache").is_dir()
-    )
+@pytest.mark.parametrize(
+    "variables, wanted",
+    [
+        ({"HPE_CACHE": "chosen", "XDG_CACHE_HOME": "xdg"}, "chosen"),
+        ({"XDG_CACHE_HOME": "xdg", "HOME": "home"}, "xdg/hpe"),
+        ({"HOME": "home"}, "home/.cache/hpe"),
+        ({"HOME": "file"}, "run/cache"),
+    ],
+)
+@pytest.mark.parametrize("row", ["", "rows/some-seed0"])
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch, variables, wanted, row):
+    (tmp_path / "file").touch()  # a home in which no folder can be made
+    for name in ("HPE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    assert datasets.cache_of(tmp_path / "run" / row) == tmp_path / wanted
+
+
+def test_people_are_drawn_into_the_cache_and_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("HPE_CACHE", str(tmp_path / "cache"))
+    datasets.prepare(tmp_path / "runs" / "x", **SYNTHETIC, train="1-2", val="7-8")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert [path.name for path in (tmp_path / "runs").rglob("*")] == ["x", "data", "manifest.json"]
 
 
 # ---- large photographs: decoded no finer than needed, or cut out once
@@ -1055,7 +1069,8 @@ def test_workers_augment_cached_crops_alike(cut_out):
     assert same(first, items(cut_out, 1, workers=2)) and not same(first, items(cut_out, 2))
 
 
-def test_a_run_trains_on_crops_and_is_scored_on_photographs(folder, tmp_path):
+def test_a_run_trains_on_crops_and_is_scored_on_photographs(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HPE_CACHE", str(tmp_path / "cache"))
     given = {
         "dataset": "lspet",
         "data_root": folder,
@@ -1077,7 +1092,7 @@ def test_a_run_trains_on_crops_and_is_scored_on_photographs(folder, tmp_path):
             == data.manifest["fingerprints"]["train"]
             != older.train.fingerprint()
         )
-    assert [path.name.split("-")[:2] for path in (tmp_path / "runs" / "cache").iterdir()] == [
+    assert [path.name.split("-")[:2] for path in (tmp_path / "cache").iterdir()] == [
         ["crops", "jpeg"]
     ]
     assert isinstance(

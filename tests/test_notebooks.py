@@ -156,7 +156,6 @@ def test_a_training_cell_keeps_one_picture_and_one_line_an_epoch(run):
 def test_released_predictions_are_scored_again(run, test_data, tmp_path):
     """By notebook 07, LSP's on both kinds of labels, to the figures that their authors' evaluators give."""
     shutil.copytree(run, tmp_path / "run")
-    shutil.copytree(run.parent / "cache", tmp_path / "cache")
     roots = [f"07.{name}_root={test_data / name}" for name in ("mpii", "lsp")]
     reproduce.run("smoke", tmp_path / "run", roots, only="07")
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())["comparison"]

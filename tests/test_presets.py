@@ -70,6 +70,9 @@ def test_a_preset_can_be_a_path(folder, tmp_path):
         ("float", "1e-3", 1e-3),
         ("float", 1, 1.0),
         ("bool", "false", False),
+        ("bool", "Yes", True),
+        ("bool", "off", False),
+        ("int", "010", 10),
         ("bool", True, True),
         ("str", "1-8000", "1-8000"),
         ("str", 8000, "8000"),
@@ -92,6 +95,11 @@ def test_values_become_the_declared_type(kind, value, expected):
     "kind, value",
     [
         ("int", "8.5"),
+        ("int", "1:30"),
+        ("int", "0x10"),
+        ("int", "9" * 5000),
+        ("float", "9" * 400),
+        ("str", "a\0b"),
         ("int", "many"),
         ("int", True),
         ("int", None),
@@ -321,3 +329,128 @@ def test_every_limit_is_of_a_parameter_that_there_is(name):
 def test_a_value_of_an_ablation_that_would_fail_after_hours_is_refused(given):
     with pytest.raises(BadInput, match="found .*, expected "):
         presets.resolve("synthetic", [given])
+
+
+def from_yaml(folder, text):
+    """The resolved parameters of a preset of this text, and nothing on the way there."""
+    (folder / "presets" / "mine.yaml").write_text(text)
+    return presets.resolve("mine", [], folder)
+
+
+@pytest.mark.parametrize(
+    "written, name, wanted",
+    [
+        ("epochs: 010", "epochs", 10),
+        ("lr: 010", "lr", 10.0),
+        ("trunk: 010", "trunk", "010"),
+        ("trunk: no", "trunk", "no"),
+        ("trunk: 1:30", "trunk", "1:30"),
+        ("trunk: 2026-01-02", "trunk", "2026-01-02"),
+        ("trunk: 'null'", "trunk", "null"),
+        ("flip: no", "flip", False),
+        ("start: null", "start", None),
+        ("start: ~", "start", None),
+        ("scale: [1, 010]", "scale", [1.0, 10.0]),
+        ("epochs: 1e3", "epochs", 1000),
+    ],
+)
+def test_yaml_keeps_what_is_written_and_the_declared_type_says_what_it_means(
+    folder, written, name, wanted
+):
+    found = from_yaml(folder, f'"03":\n  {written}\n')["03"][name]
+    assert found == wanted and type(found) is type(wanted)
+
+
+def test_json_is_read_as_a_preset(folder):
+    found = from_yaml(folder, '{"03": {"lr": 2e-05, "flip": false, "scale": [0.5], "start": null}}')
+    wanted = {"lr": 2e-5, "flip": False, "scale": [0.5], "start": None}
+    assert {name: found["03"][name] for name in wanted} == wanted
+
+
+BOMB = "&a0 [1, 1]" + "".join(f", &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(9))
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ('"03":\n  lr: 0.5\n"03":\n  epochs: 1\n', ": found 03 twice, in lines 1 and 3"),
+        ('"03":\n  lr: 0.5\n3:\n  epochs: 1\n', ": found 03 twice, in lines 1 and 3"),
+        ("all:\n  lr: 0.5\n  lr: 1\n", ": found lr twice, in lines 2 and 3"),
+        ('{"all": {"lr": 1, "lr": 2}}', ": found lr twice, in lines 1 and 1"),
+        ("all:\n  epochs: 1:30\n", ", epochs: found '1:30', expected int"),
+        ("all:\n  epochs:\n", ", epochs: found None, expected int"),
+        ("all:\n  epochs: !!int ''\n", ", epochs: found '', expected int"),
+        ("all:\n  flip: !!bool foo\n", ", flip: found 'foo', expected bool"),
+        ("all:\n  lr: !!timestamp foo\n", ", lr: found 'foo', expected float"),
+        ("all:\n  lr: !!python/object/apply:os.getcwd []\n", ", lr: found [], expected float"),
+        ("all:\n  lr: " + "1" + "0" * 400, ", lr: found '1000000"),
+        ("all:\n  lr: " + "[" * 3000 + "]" * 3000, ", lr: found lists in lists"),
+        ("all:\n  lr: " + "{a: " * 3000 + "1" + "}" * 3000, ", lr: found lists in lists"),
+        ("[" * 3000 + "]" * 3000, ": found lists in lists"),
+        (f"all:\n  lr: [{BOMB}]\n", ", lr: found lists in lists"),
+        ("all:\n  lr: &a [*a, 1]\n", ", lr: found the alias *a, expected the value itself"),
+        ('"03": &a\n  lr: 1\n"04": *a\n', ": found the alias *a"),
+        ("all:\n  lr: {a: 1}\n", ", lr: found {'a': '1'}, expected float"),
+        ("all:\n  ? [lr]\n  : 1\n", ": found a list as a name"),
+        ("all: {}\n---\nall: {}\n", ", expected YAML"),
+        ("all: {lr: \x01}\n", ", expected YAML"),
+        ("#" * 1_000_001, ": found more than 1,000,000 bytes"),
+    ],
+)
+def test_yaml_that_means_two_things_or_none_is_one_short_line(folder, text, said):
+    with pytest.raises(BadInput) as error:
+        from_yaml(folder, text)
+    place, line = str(folder / "presets" / "mine.yaml"), str(error.value)
+    assert line.startswith(place) and said in line and len(line) < len(place) + 250
+
+
+def test_a_value_is_shown_by_at_most_80_characters(folder):
+    with pytest.raises(BadInput) as error:
+        from_yaml(folder, f"all:\n  lr: {'x' * 1000}\n")
+    assert "x" * 78 + "…, expected" in str(error.value) and "x" * 79 not in str(error.value)
+    with pytest.raises(BadInput) as error:
+        presets.resolve("empty", [f"lr={'x' * 1000}"], folder)
+    assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "seed=9223372036854775808",
+        f"seed={10**30}",
+        f"data_seed={10**30}",
+        f"06.seeds=0,{2**63}",
+        "seed=inf",
+        "image_size=1000000000",
+        "channels=1000000000",
+        "channels=-2",
+        "batch_size=1000000000",
+        "workers=1000000000",
+        "levels=40",
+        "bottlenecks=1000000",
+        "epochs=1000000000000",
+        "06.stage_epochs=1,1,1000000000000",
+        "04.kernels=3,3,3,1000000001",
+        "radius=1e30",
+        "sigma=inf",
+        "margin=1e300",
+        "lr=inf",
+        "rotation=1e300",
+        "train=1-100000000",
+        f"train=1-{'9' * 5000}",
+        f"val={10**30}-{10**30 + 1}",
+    ],
+)
+def test_a_value_beyond_all_measure_is_refused_before_anything_is_built(given):
+    with pytest.raises(BadInput, match="found .*, expected ") as refused:
+        presets.resolve("synthetic", [given])
+    assert len(str(refused.value)) < 350
+
+
+def test_the_largest_seed_is_taken():
+    assert presets.resolve("synthetic", [f"seed={2**63 - 1}"])["03"]["seed"] == 2**63 - 1
+
+
+def test_no_presets_at_all_is_said(notebook):
+    with pytest.raises(BadInput, match="found no such preset, expected one of none, there are no"):
+        presets.resolve("nix", [], notebook("03_x", "lr: float = 1."))

@@ -63,7 +63,8 @@ def run(tmp_path):
     artifacts.write_json(
         out / "data" / "manifest.json", {"parameters": {"dataset": "synthetic", "data_root": ""}}
     )
-    for name, seed in (("detector", 0), ("rows/wide-seed1/cascade", 1)):
+    artifacts.claim_rows(out, ["wide-seed1"])
+    for name, seed in (("detector", 0), ("rows/wide-seed1/cascade", 1), ("best-of-june", 2)):
         artifacts.write_bytes(out / name / "weights.safetensors", b"")
         artifacts.write_json(
             out / name / "manifest.json",

@@ -1,14 +1,16 @@
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
 
-from hpe_lib import cli, reproduce
+from hpe_lib import artifacts, cli, reproduce
 from hpe_lib.artifacts import BadInput
 from hpe_lib.reproduce import CellFailed
 
@@ -153,12 +155,67 @@ def test_from_and_only_leave_the_others_as_they_are(notebook, run, tmp_path):
 def test_fresh_removes_the_runs_artifacts_and_nothing_else(notebook, run, tmp_path):
     folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
     run(folder)
-    (out / "detector").mkdir()
-    (out / "detector" / "manifest.json").write_text("{}")
-    (out / "02_b.failed.ipynb").write_text("{}")
-    (out / "mine").mkdir()
+    stage = ("manifest.json", "weights.safetensors", "history.jsonl", "watched/0001.npz", ".lock")
+    row = "rows/detection-only-(Res)-seed0"
+    artifacts.claim_rows(out, [Path(row).name])
+    own = [
+        f"{place}/{name}" for place in ("cascade", "detector", f"{row}/cascade") for name in stage
+    ]
+    own += ["data/manifest.json", "targets/manifest.json", f"{row}/data/manifest.json"]
+    own += ["metrics.json", "metrics/05.json", "01_a.failed.ipynb"]
+    mine = [f"{place}/{name}" for place in ("best-of-june", "rows/mine/cascade") for name in stage]
+    mine += ["best-of-june/notes.txt", "cascade/notes.txt", f"{row}/cascade/notes.txt"]
+    mine += ["01_mine.ipynb", "02_b.failed.ipynb", "seen.txt", "data/images/a.png"]
+    for name in own + mine:
+        artifacts.write_bytes(out / name, b"{}")
+    elsewhere = tmp_path / "elsewhere"
+    artifacts.write_bytes(elsewhere / "weights.safetensors", b"{}")
+    (out / "regressor").symlink_to(elsewhere)
     run(folder, fresh=True)
-    assert kinds(out) == ["01_a.ipynb", "manifest.json", "mine", "report.html", "seen.txt"]
+    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    made = {"01_a.ipynb", "manifest.json", "report.html", ".lock"}
+    assert there == made | set(mine) and (out / "regressor" / "weights.safetensors").exists()
+    assert not (out / "detector").exists() and not (out / "metrics").exists()
+
+
+@pytest.mark.parametrize("names", ["1", '["..", "../../x", 3, "."]'])
+def test_fresh_takes_no_row_outside_the_run_for_its_own(notebook, run, tmp_path, names):
+    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    run(folder)
+    artifacts.write_bytes(out / "rows" / "manifest.json", f'{{"names": {names}}}'.encode())
+    outside = [tmp_path / "runs" / "cascade" / "manifest.json"]
+    outside += [tmp_path / "x" / "cascade" / "manifest.json"]
+    for path in outside:
+        artifacts.write_bytes(path, b"{}")
+    with contextlib.suppress(BadInput):
+        run(folder, fresh=True)
+    assert all(path.exists() for path in outside)
+
+
+@pytest.mark.parametrize("name", ["r{x}", "r{out}", "r{", "r}", "r{train}", "r{lr:>9}", "r{{0}}"])
+def test_braces_in_a_path_are_braces(notebook, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    folder = notebook("01_a", "a: int = 1\ntrain: str = '1-48'\nlr: float = 1.0", "a")
+    there = folder.rename(tmp_path / f"notebooks of {name}")
+    (tmp_path / "r1-48").mkdir()
+    (tmp_path / f"{name}.yaml").write_text("all: {}\n")
+    reproduce.run(f"{name}.yaml", name, notebooks=there)
+    assert kinds(tmp_path / name) == ["01_a.ipynb", "manifest.json", "report.html"]
+    assert not list((tmp_path / "r1-48").iterdir())
+
+
+def test_a_run_does_not_replace_the_manifest_of_something_else(notebook, run, tmp_path):
+    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    out.mkdir(parents=True)
+    for content in (
+        '{"kind": "joint", "parameters": {}, "notebooks": {}}',
+        '{"kind": "run"}',
+        "[]",
+    ):
+        (out / "manifest.json").write_text(content)
+        with pytest.raises(BadInput, match="manifest.json: found .*, expected "):
+            run(folder)
+        assert (out / "manifest.json").read_text() == content
 
 
 def test_fresh_does_not_touch_a_folder_that_is_no_run(notebook, run, tmp_path):
@@ -168,14 +225,14 @@ def test_fresh_does_not_touch_a_folder_that_is_no_run(notebook, run, tmp_path):
     for content in (None, '{"kind": "data"}'):
         if content:
             (out / "manifest.json").write_text(content)
-        with pytest.raises(BadInput, match="--fresh"):
+        with pytest.raises(BadInput, match="manifest"):
             run(folder, fresh=True)
     assert (out / "data" / "manifest.json").exists()
 
 
 def test_a_folder_takes_one_run_at_a_time(notebook, run, tmp_path):
     folder = notebook("01_a", TYPED, SAY)
-    with reproduce.locked(tmp_path / "runs" / "x"), pytest.raises(BadInput, match="another run"):
+    with artifacts.lock(tmp_path / "runs" / "x"), pytest.raises(BadInput, match="another process"):
         run(folder)
     run(folder)
 
