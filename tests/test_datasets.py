@@ -1,11 +1,17 @@
+import io
+import os
 import shutil
+import time
+import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import scipy.io
 import torch
+from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
 from hpe_lib import datasets, heatmaps, training
@@ -483,6 +489,82 @@ def test_drawn_people_are_kept_and_are_the_same_again(tmp_path):
     ).all()
 
 
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def shortened(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def blackened(path):
+    pixels = np.load(path, mmap_mode="r+")
+    pixels[:] = 0
+    pixels.flush()
+
+
+def moved(path):
+    truth = dict(np.load(path))
+    np.savez(path, **(truth | {"joints": truth["joints"] + 5}))
+
+
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        ("truth.npz", emptied),
+        ("images.npy", emptied),
+        ("manifest.json", emptied),
+        ("truth.npz", shortened),
+        ("images.npy", shortened),
+        ("images.npy", blackened),
+        ("truth.npz", moved),
+        ("truth.npz", Path.unlink),
+        ("manifest.json", Path.unlink),
+    ],
+)
+def test_kept_people_that_do_not_fit_are_drawn_anew(tmp_path, capsys, name, damage):
+    first = datasets.load("synthetic", "", "3-5", 64, cache=tmp_path)
+    before, (path,) = first.images.array.copy(), tmp_path.rglob(name)
+    damage(path)
+    capsys.readouterr()
+    again = datasets.load("synthetic", "", "3-5", 64, cache=tmp_path)
+    told = capsys.readouterr()
+    assert "not as it was written, made anew" in told.err and not told.out
+    assert again.fingerprint() == first.fingerprint()
+    assert (again.images.array == before).all() and before.any()
+    assert [found.name for found in tmp_path.iterdir()] == [path.parent.name]
+    datasets.load("synthetic", "", "3-5", 64, cache=tmp_path)
+    assert "anew" not in capsys.readouterr().err
+
+
+def test_a_drawing_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.synthetic, "draw", None)
+    with pytest.raises(TypeError):
+        datasets.load("synthetic", "", "3-5", 64, cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_people_kept_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch):
+    synced, fsync, rename = [], os.fsync, Path.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append(os.fstat(file).st_ino) or fsync(file)
+    )
+    monkeypatch.setattr(Path, "rename", lambda *names: synced.append("named") or rename(*names))
+    datasets.load("synthetic", "", "3-5", 64, cache=tmp_path)
+    inodes = {path.stat().st_ino for path in next(tmp_path.iterdir()).iterdir()}
+    assert len(inodes) == 3 and inodes <= set(synced[: synced.index("named")])
+
+
+def test_another_version_of_drawing_draws_anew(tmp_path, monkeypatch):
+    first = datasets.load("synthetic", "", "3-5", 64, cache=tmp_path)
+    monkeypatch.setattr(datasets.synthetic, "VERSION", -1)
+    assert (
+        datasets.load("synthetic", "", "3-5", 64, cache=tmp_path).fingerprint()
+        != first.fingerprint()
+    )
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 # ---- bad input: one line naming file, found, expected
 
 
@@ -758,16 +840,160 @@ def test_a_thumbnail_s_end_is_not_the_image_s(tmp_path, jpeg):
     (tmp_path / "whole.jpg").write_bytes(jpeg[:2] + header + jpeg[2:])
     assert datasets.read_image(tmp_path / "whole.jpg").shape == (64, 48, 3)
     (tmp_path / "cut.jpg").write_bytes(jpeg[:2] + header + jpeg[2:-400])
-    with pytest.raises(BadInput, match="without the image's end"):
+    with pytest.raises(BadInput, match="Premature end"):
         datasets.read_image(tmp_path / "cut.jpg")
 
 
-def test_opencv_keeps_its_mouth_shut(tmp_path, capfd):
+def test_nothing_is_said_beside_the_refusal(tmp_path, jpeg, capfd):
     whole = cv2.imencode(".bmp", np.zeros((64, 48, 3), np.uint8))[1].tobytes()
     (tmp_path / "half.bmp").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadInput):
         datasets.read_image(tmp_path / "half.bmp")
+    with pytest.raises(BadInput):
+        datasets.decode_image("hole.jpg", holed(jpeg))
     assert capfd.readouterr() == ("", "")
+
+
+def holed(jpeg):
+    """Its second half zeros, but for the end: a download into a file that was made large enough first."""
+    return jpeg[: len(jpeg) // 2] + bytes(len(jpeg) - len(jpeg) // 2 - 2) + jpeg[-2:]
+
+
+@pytest.mark.parametrize("step", [1, 8])
+def test_a_jpeg_s_damage_is_refused(jpeg, step):
+    scan = jpeg.index(b"\xff\xda")
+    middle = (scan + len(jpeg)) // 2
+    for damaged in (
+        holed(jpeg),
+        jpeg[:middle] + jpeg[-2:],
+        jpeg[:middle] + bytes(300) + jpeg[middle + 300 :],
+        jpeg[:middle] + jpeg[middle + 200 :],
+        jpeg[:middle] + b"\xff\xd9" + jpeg[middle:],
+        jpeg[:-2],
+        jpeg[:scan] + jpeg[-2:],
+    ):
+        with pytest.raises(BadInput, match=r"^a.jpg: found \d+ bytes: .*, expected a whole JPEG"):
+            datasets.decode_image("a.jpg", damaged, step)
+
+
+def test_a_remark_on_a_jpeg_s_header_is_no_damage(jpeg):
+    """Samsung's phones write a scan's header that libjpeg remarks upon; the pixels are whole."""
+    scan = jpeg.index(b"\xff\xda")
+    last = scan + 2 + int.from_bytes(jpeg[scan + 2 : scan + 4], "big") - 2
+    odd = jpeg[:last] + b"\x00" + jpeg[last + 1 :]
+    with pytest.raises(ValueError, match="SOS"):
+        datasets.simplejpeg.decode_jpeg(odd)
+    assert (datasets.decode_image("a.jpg", odd) == datasets.decode_image("a.jpg", jpeg)).all()
+
+
+def test_real_photographs_are_whole(test_data):
+    """A sample of those that were all read once: no libjpeg warning in any of 11,188, and OpenCV's pixels."""
+    for kind, every in (("mpii", 40), ("lsp", 400), ("lspet", 900)):
+        for path in sorted((test_data / kind / "images").glob("*.jpg"))[::every]:
+            expected = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+            assert (datasets.read_image(path) == expected).all()
+
+
+def picture(image, kind, **options):
+    image.save(file := io.BytesIO(), kind, **options)
+    return file.getvalue()
+
+
+CORNER = np.zeros((40, 60, 3), np.uint8)
+CORNER[:20, :20] = 240, 120, 10  # and so an image is not the same turned or mirrored
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_images_are_upright(kind, orientation):
+    """AVIF's own turn (irot, imir), too, which Pillow writes for the orientation."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    packed = picture(Image.fromarray(CORNER), kind, exif=exif, quality=95)
+    for step in (1, 2):
+        found = datasets.decode_image("a", packed, step)
+        expected = {
+            1: CORNER,
+            2: CORNER[:, ::-1],
+            3: CORNER[::-1, ::-1],
+            4: CORNER[::-1],
+            5: CORNER.transpose(1, 0, 2),
+            6: np.rot90(CORNER, -1),
+            7: np.rot90(CORNER, 2).transpose(1, 0, 2),
+            8: np.rot90(CORNER),
+        }[orientation][::step, ::step]
+        assert found.shape == expected.shape and found.dtype == np.uint8
+        assert np.abs(found.astype(int) - expected).mean() < 6
+
+
+def test_a_broken_exif_block_turns_nothing(jpeg):
+    for block in (b"Exif\0\0", b"Exif\0\0nothing of the sort", b"Exif\0\0II*\0\xff\xff\xff\xff"):
+        told = jpeg[:2] + b"\xff\xe1" + (2 + len(block)).to_bytes(2, "big") + block + jpeg[2:]
+        assert (datasets.decode_image("a", told) == datasets.decode_image("a", jpeg)).all()
+
+
+def test_pixels_of_other_kinds():
+    colour, deep = Image.fromarray(CORNER), np.arange(2400, dtype=np.uint16).reshape(40, 60) * 27
+    grey = np.asarray(colour.convert("L"))
+    clear = colour.convert("RGBA")
+    clear.putalpha(
+        Image.fromarray(np.where(np.arange(60) < 30, 255, 0).astype(np.uint8)[None].repeat(40, 0))
+    )
+    laid = CORNER.copy()
+    laid[:, 30:] = 255
+    first = {"save_all": True, "append_images": [colour.rotate(180)]}
+    for packed, expected in (
+        (picture(colour.convert("L"), "PNG"), grey[..., None]),
+        (picture(colour.convert("L"), "JPEG", quality=100), grey[..., None]),
+        (picture(Image.fromarray(deep), "PNG"), (deep >> 8)[..., None]),
+        (picture(Image.fromarray(deep), "TIFF"), (deep >> 8)[..., None]),
+        (picture(colour.convert("P"), "PNG"), CORNER),
+        (picture(colour.quantize(4), "GIF", **first), CORNER),
+        (picture(colour, "PNG", **first), CORNER),
+        (picture(colour, "WEBP", lossless=True, **first), CORNER),
+        (picture(clear, "PNG"), laid),
+        (picture(clear, "WEBP", lossless=True), laid),
+        (picture(colour.convert("CMYK"), "JPEG", quality=100), CORNER),
+        (picture(colour.convert("CMYK"), "TIFF"), CORNER),
+    ):
+        found = datasets.decode_image("a", packed)
+        assert found.shape == CORNER.shape and found.flags.writeable
+        assert np.abs(found.astype(int) - expected).mean() < 6
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        picture(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"),
+        picture(Image.fromarray(np.zeros((9, 9), np.int32)), "TIFF"),
+        picture(Image.fromarray(CORNER), "EPS"),
+        picture(Image.fromarray(CORNER), "PNG")[:-20],
+        picture(Image.fromarray(CORNER), "PNG").replace(b"IDAT\x78", b"IDAT\x79"),
+        picture(Image.fromarray(CORNER), "AVIF")[:-20],
+        picture(Image.fromarray(CORNER), "WEBP")[:-20],
+        b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(500),
+    ],
+)
+def test_images_that_cannot_be_used(packed, capfd):
+    with pytest.raises(BadInput, match="^a.img: found .*, expected a whole JPEG") as error:
+        datasets.decode_image("a.img", packed)
+    assert "\n" not in str(error.value) and capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("side", [10_001, 30_000])
+def test_an_image_of_too_many_pixels_is_not_decoded(jpeg, side):
+    sides = side.to_bytes(4, "big") * 2
+    png = picture(Image.new("1", (8, 8)), "PNG")
+    head = b"IHDR" + sides + png[24:29]
+    place = jpeg.index(b"\xff\xc0") + 5
+    for huge in (
+        png[:12] + head + zlib.crc32(head).to_bytes(4, "big") + png[33:],
+        jpeg[:place] + side.to_bytes(2, "big") * 2 + jpeg[place + 4 :],
+    ):
+        before = time.perf_counter()
+        with pytest.raises(BadInput, match=f"{side} × {side} pixels|{side * side} pixels"):
+            datasets.decode_image("a", huge)
+        assert time.perf_counter() - before < 1
 
 
 # ---- frames of another margin, augmentation in steps, points withheld, images not asked for
@@ -1049,6 +1275,18 @@ def test_crops_are_made_once_and_no_larger_than_needed(large, cut_out, tmp_path,
     assert folder.joinpath("pixels").stat().st_size == sizes.sum()
     assert (np.maximum(heights, widths) <= 1.25 * 128 * 1.3 * 2**0.5 / 0.7 + 20).all()
     assert datasets.with_crops(large, 128, "", tmp_path) is large and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", [emptied, shortened, Path.unlink])
+@pytest.mark.parametrize("name", ["pixels", "index.npy"])
+def test_damaged_crops_are_cut_anew(large, tmp_path, name, damage, capsys):
+    whole = datasets.with_crops(large, 64, "jpeg", tmp_path)
+    expected = [whole.images.cut(row, whole.frame(row, 64)) for row in range(len(whole))]
+    damage(next(tmp_path.rglob(name)))
+    again = datasets.with_crops(large, 64, "jpeg", tmp_path)
+    assert "made anew" in capsys.readouterr().err
+    for row, crop in enumerate(expected):
+        assert (again.images.cut(row, again.frame(row, 64)) == crop).all()
 
 
 def test_a_photograph_that_has_changed_is_cut_anew(large, tmp_path):

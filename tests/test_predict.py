@@ -141,28 +141,58 @@ def test_the_box_told_is_a_box_to_give():
 @pytest.mark.parametrize(
     "box",
     [
-        [1, 2],
-        [1, 2, 3, 4, 5],
-        [1, 2, 0],
-        [1, 2, -3],
-        [1, 2, float("nan")],
-        [1, 2, float("inf")],
         [5, 5, 4, 9],
         [5, 5, 9, 5],
-        [80, 2, 3],
-        [-4, 2, 3],
+        [80, 2, 30],
+        [-40, 2, 30],
         [2, 60, 70, 90],
         [1, 2, 801],
-        [1, 2, "x"],
-        [[1], [2], [3]],
-        [1, 2, None],
-        7,
-        {},
+        [0, 0, 1e300],
     ],
 )
-def test_what_is_no_box_on_the_image_is_refused(box):
-    with pytest.raises(BadInput, match=r"of photo.jpg: found the box .* 80 × 60 px$"):
+def test_a_box_that_misses_the_image_is_refused(box):
+    with pytest.raises(BadInput, match=r"^boxes of photo.jpg: found the box .*px"):
         prediction.window(box, (60, 80, 3), SIZE, "boxes of photo.jpg")
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [0.1, 0.2, 0.6, 0.9],  # fractions of the image
+        [0, 0, 1],
+        [80.0, 50.0, 0.47],  # MPII's centre and scale
+        [80, 50, 12.5],
+        [20, 10, 0.001],
+        [20, 10, 200, 10.5],
+        "123",
+        ["10", "20", "90"],
+        [True, True, 50, 50],
+        [1, 2],
+        [1, 2, 3, 4, 5],
+        [1, 2, -30],
+        [1, 2, float("nan")],
+        [1, 2, float("inf")],
+        [1, float("nan"), 40, 50],
+        [1, 2, 10**400],
+        [1, 2, 30 + 0j],
+        [[1], [2], [30]],
+        [[0, 0, 40]],
+        [1, 2, None],
+        b"abc",
+        {1, 2, 40},
+        {0: 1, 1: 2, 2: 40},
+        7,
+        None,
+    ],
+)
+def test_what_is_no_box_in_px_is_refused(box):
+    with pytest.raises(BadInput, match=r"^one.jpg: found the box .*16 px or more$"):
+        prediction.square(box, "one.jpg")
+
+
+def test_boxes_of_any_kind_of_number():
+    for box in ([1, 2, 16], (1.5, 2, 17.5), np.array([1, 2, 20]), np.float32([1, 2, 20, 40])):
+        assert prediction.window(box, (60, 80, 3), SIZE).side >= 16
 
 
 # ---- from Python
@@ -211,21 +241,41 @@ def test_photographs_go_through_in_common_batches_as_they_would_one_by_one(tmp_p
     )
     for boxes in (None, tmp_path / "boxes.json"):
         estimator = seeing()
-        found = prediction.photographs(estimator, paths, boxes)
+        found = list(prediction.photographs(estimator, paths, boxes))
         wanted = prediction.read_boxes(boxes, paths) if boxes else [None] * 20
         assert estimator.cascade.seen == ([16, 3] if boxes else [16, 4])
-        assert [one["people"] for one in found] == [
-            seeing().predict(*given) for given in zip(paths, wanted)
-        ]
-    paths[19].write_bytes(paths[19].read_bytes()[:-20])
-    with pytest.raises(BadInput, match="19.png"):
-        prediction.photographs(seeing(), paths)
-    empty = {path.name: [] for path in paths}
-    (tmp_path / "boxes.json").write_text(json.dumps(empty))
-    assert not any(
-        one["people"]
-        for one in prediction.photographs(seeing(), paths[:3], tmp_path / "boxes.json")
-    )
+        assert [path for path, _, _ in found] == paths
+        for path, pixels, people in found:
+            assert (pixels == prediction.read_image(path)).all()
+            assert people == seeing().predict(path, wanted[paths.index(path)])
+
+
+def test_a_photograph_is_read_once_and_answered_before_the_last_is_read(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.png" for number in range(60)]
+    for path in paths:
+        cv2.imwrite(str(path), spot((60, 70), 30, 25))
+    asked, read = [], prediction.read_image
+    monkeypatch.setattr(prediction, "read_image", lambda path: asked.append(path) or read(path))
+    answers = prediction.photographs(seeing(), paths)
+    next(answers)
+    assert len(asked) <= 48
+    assert len(list(answers)) == 59 and asked == paths
+
+
+def test_photographs_before_a_broken_one_are_answered(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(20)]
+    for path in paths:
+        cv2.imwrite(str(path), spot((60, 70), 30, 25))
+    paths[18].write_bytes(paths[18].read_bytes()[:-20])
+    answers, found = prediction.photographs(seeing(), paths), []
+    with pytest.raises(BadInput, match="18.png"):
+        found.extend(path for path, *_ in answers)
+    assert found == paths[:18]
+
+
+def test_large_photographs_go_in_small_groups():
+    photos = [("", np.empty((5000, 5000, 3), np.uint8), [], [])] * 9  # 75 MB each, never touched
+    assert [len(group) for group in prediction.grouped(photos)] == [4, 4, 1]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +330,11 @@ def test_a_run_is_loaded_with_its_settings(trained, tmp_path):
 def test_overlay_and_json_for_each_image(trained, photos):
     (photos / "boxes.json").write_text(
         json.dumps(
-            {"one.jpg": [[0, 0, 64], [10, 5, 50, 60]], str(photos / "two.png"): [], "other.jpg": 7}
+            {
+                "one.jpg": [[0, 0, 64], [10, 5, 50, 60]],
+                str(photos / "two.png"): [],
+                "other.jpg": [[0, 0, 90]],
+            }
         )
     )
     images, out = (photos / "one.jpg", photos / "two.png"), photos / "new" / "out"
@@ -308,20 +362,21 @@ def test_overlay_and_json_for_each_image(trained, photos):
 @pytest.mark.parametrize(
     "boxes, found",
     [
-        ('{"one.jpg": [[1, 2, 3]]}', "boxes.json: found no list of boxes for two.png"),
-        (
-            '{"one.jpg": [[1, 2, 3]], "two.png": {}}',
-            "boxes.json: found no list of boxes for two.png",
-        ),
-        ("[[1, 2, 3]]", "boxes.json: found no list of boxes for one.jpg"),
+        ('{"one.jpg": [[1, 2, 30]]}', "boxes.json: found no list of boxes for two.png"),
+        ('{"one.jpg": [[1, 2, 30]], "two.png": {}}', "boxes.json: two.png: found the box {}"),
+        ('{"one.jpg": [], "two.png": [], "other": 7}', "boxes.json: other: found the box 7"),
+        ('{"one.jpg": [0, 0, 40], "two.png": []}', "boxes.json: one.jpg: found the box 0"),
+        ('{"one.jpg": ["123"], "two.png": []}', "boxes.json: one.jpg: found the box 123"),
+        ('{"one.jpg": "123", "two.png": []}', "boxes.json: one.jpg: found the box 123"),
+        ("[[1, 2, 30]]", "boxes.json: found no list of boxes for one.jpg"),
         ('{"one', "boxes.json: found JSONDecodeError"),
         (
-            '{"one.jpg": [[1, 2, 3]], "two.png": [[1, 2, NaN]]}',
+            '{"one.jpg": [[1, 2, 30]], "two.png": [[1, 2, NaN]]}',
             "boxes.json: two.png: found the box [1, 2, nan]",
         ),
         (
-            '{"one.jpg": [[96, 2, 3]], "two.png": []}',
-            "boxes.json: one.jpg: found the box [96, 2, 3]",
+            '{"one.jpg": [[96, 2, 30]], "two.png": []}',
+            "boxes.json: one.jpg: found the box [96, 2, 30]",
         ),
     ],
 )
@@ -342,20 +397,83 @@ def test_a_boxes_file_that_does_not_serve(trained, photos, capsys, boxes, found)
     assert found in told and not (photos / "out").exists()
 
 
-def test_an_unreadable_image_leaves_nothing_behind(trained, photos, capsys):
-    (photos / "three.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
-    for name in ("three.jpg", "nowhere.jpg", "boxes.json"):
-        assert name in refused(
-            capsys,
-            "predict",
-            "--weights",
-            trained,
-            photos / "one.jpg",
-            photos / name,
-            "--out",
-            photos / "out",
-        )
-        assert not (photos / "out").exists()
+def test_an_unreadable_image_is_one_line_and_those_before_it_are_done(trained, photos, capfd):
+    one, out = photos / "one.jpg", photos / "out"
+    cut = one.read_bytes()[:-300]
+    (photos / "cut.jpg").write_bytes(cut)
+    (photos / "hole.jpg").write_bytes(cut[:-100] + bytes(398) + b"\xff\xd9")
+    for name in ("cut.jpg", "hole.jpg", "nowhere.jpg", "boxes.json"):
+        told = refused(capfd, "predict", "--weights", trained, one, photos / name, "--out", out)
+        assert name in told
+        assert sorted(path.name for path in out.iterdir()) == ["one.json", "one.png"]
+        assert len(json.loads((out / "one.json").read_text())["people"]) == 1
+
+
+def test_a_second_call_writes_over_the_first_s_files_and_over_no_others(trained, photos, capsys):
+    out = photos / "out"
+    call = ("predict", "--weights", trained, photos / "one.jpg", "--out", out)
+    assert called(*call) == 0
+    first = {path: path.read_bytes() for path in out.iterdir()}
+    assert called(*call) == 0 and {path: path.read_bytes() for path in out.iterdir()} == first
+    own, told = out / "one.png", out / "one.json"
+    (photos / "boxes.json").write_text('{"one.jpg": [[0, 0, 40]]}')
+    assert called(*call, "--boxes", photos / "boxes.json") == 0
+    assert own.read_bytes() != first[own] and told.read_bytes() != first[told]
+    assert called(*call) == 0
+    edited = prediction.read_image(own)
+    edited[0, 0] ^= 255
+    mark = Image.open(own).info
+    cv2.imwrite(str(photos / "mine.png"), edited)
+    for path, content in (
+        (told, b'{"my": "labels"}'),
+        (told, first[told] + b" "),
+        (told, b""),
+        (own, (photos / "mine.png").read_bytes()),
+        (own, prediction.encode_png(edited, mark)),
+        (own, b"no image"),
+    ):
+        path.write_bytes(content)
+        assert f"{path}: found a file that this command did not write" in refused(capsys, *call)
+        assert path.read_bytes() == content
+        path.write_bytes(first[path])
+    own.unlink()
+    assert "one.json: found a file" in refused(capsys, *call) and not own.exists()
+    told.unlink()
+    own.write_bytes(first[own])  # killed between the two
+    assert called(*call) == 0 and told.read_bytes() == first[told]
+
+
+def test_a_person_s_files_are_found_before_anything_is_done(trained, photos, capsys):
+    (photos / "two.json").write_text('{"my": "labels"}')
+    (photos / "out").mkdir()
+    line = ("predict", "--weights", photos / "nowhere", photos / "one.jpg", photos / "two.png")
+    (photos / "out" / "two.json").symlink_to(photos / "two.json")
+    assert "two.json: found a file that" in refused(capsys, *line, "--out", photos / "out")
+    assert [path.name for path in (photos / "out").iterdir()] == ["two.json"]
+    assert (photos / "two.json").read_text() == '{"my": "labels"}'
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_predict_nothing(photos, tmp_path, capsys, value):
+    weights = Cascade(NETWORK).state_dict()
+    name = list(weights)[3]
+    weights[name].view(-1)[-1] = value
+    artifacts.save(tmp_path / "run", weights, {"network": NETWORK})
+    told = refused(
+        capsys,
+        *("predict", "--weights", tmp_path / "run", photos / "one.jpg", "--out", photos / "out"),
+    )
+    assert f"found 1 tensors that are not finite, first {name}" in told
+    assert not (photos / "out").exists()
+
+
+def test_answers_that_are_not_finite_are_refused():
+    def overflowing(images):
+        maps = brightest(images)
+        return Maps(maps.detector, maps.regressor * torch.inf)
+
+    with pytest.raises(BadInput, match="not finite"):
+        seeing(overflowing).predict(np.zeros((60, 80, 3), np.uint8))
 
 
 def test_no_output_takes_another_files_place(trained, photos, capsys):
@@ -412,30 +530,30 @@ def test_people_found_by_the_detector(trained, photos, monkeypatch, everything_i
     monkeypatch.setattr(
         torchvision.models, "get_model", lambda name, weights: everything_is_a_person
     )
-    (found,) = prediction.photographs(hpe_lib.load(trained), [photos / "one.jpg"], detect=True)
+    photographs = prediction.photographs(hpe_lib.load(trained), [photos / "one.jpg"], detect=True)
+    ((_, _, people),) = photographs
     boxes = prediction.detect_people(
         everything_is_a_person, prediction.read_image(photos / "one.jpg")
     )
     assert 0 < len(boxes) <= 4 and all(
         0 <= x < far <= 96 and 0 <= y < below <= 64 for x, y, far, below in boxes
     )
-    assert found["people"] == hpe_lib.load(trained).predict(photos / "one.jpg", boxes)
+    assert people == hpe_lib.load(trained).predict(photos / "one.jpg", boxes)
     assert (
         prediction.detect_people(everything_is_a_person, np.zeros((64, 64, 3), np.uint8), least=1.1)
         == []
     )
 
 
-def test_only_people_who_score_high_count():
+def test_only_people_who_score_high_and_are_large_enough_count():
+    boxes = [[0, 1, 2 + 20 * row, 30] for row in range(4)] + [[0, 0, 9, 9], [0, 0, 0.5, 40]]
     answer = {
-        "boxes": torch.arange(16.0).view(4, 4),
-        "labels": torch.tensor([1, 1, 2, 1]),
-        "scores": torch.tensor([0.9, 0.5, 0.9, 0.7]),
+        "boxes": torch.tensor(boxes),
+        "labels": torch.tensor([1, 1, 2, 1, 1, 1]),
+        "scores": torch.tensor([0.9, 0.5, 0.9, 0.7, 0.9, 0.9]),
     }
-    assert prediction.detect_people(lambda images: [answer], np.zeros((9, 9, 3), np.uint8)) == [
-        [0, 1, 2, 3],
-        [12, 13, 14, 15],
-    ]
+    found = prediction.detect_people(lambda images: [answer], np.zeros((9, 9, 3), np.uint8))
+    assert found == [[0, 1, 2, 30], [0, 1, 62, 30]]
 
 
 def test_a_detector_that_cannot_be_had_is_one_line(trained, photos, capsys, monkeypatch):

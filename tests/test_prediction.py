@@ -1,6 +1,7 @@
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -84,6 +85,48 @@ def test_the_next_batch_is_made_while_one_is_used():
     assert threading.get_ident() not in threads and list(prediction.ahead([])) == []
     with pytest.raises(ZeroDivisionError):
         list(prediction.ahead(1 / number for number in (2, 1, 0)))
+
+
+def test_a_batch_that_does_not_fit_is_halved(people):
+    seen = []
+
+    def answer(images):
+        seen.append(len(images))
+        if len(images) > most:
+            raise torch.OutOfMemoryError
+        return symmetric(images)
+
+    most = 64
+    whole = prediction.predict(Stub(answer), people, 64, flip_test=False)
+    most = 2
+    halved = prediction.predict(Stub(answer), people, 64, flip_test=False)
+    assert seen == [5, 5, 3, 2, 1, 2]
+    for one, other in zip(vars(whole).values(), vars(halved).values()):
+        assert np.allclose(one, other)
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        prediction.predict(Stub(answer), people, 64)
+
+
+def test_workers_cut_the_same_crops_with_one_thread_each(people):
+    alone, helped = (
+        prediction.predict(Stub(symmetric), people, 64, workers=workers) for workers in (0, 2)
+    )
+    assert all(
+        (one == other).all() for one, other in zip(*(vars(p).values() for p in (alone, helped)))
+    )
+
+    class Threads(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, row):
+            return cv2.getNumThreads()
+
+    loader = torch.utils.data.DataLoader(
+        Threads(), num_workers=1, worker_init_fn=datasets.single_threaded_worker
+    )
+    assert [int(count) for count in loader] == [1]
 
 
 def test_flip_test_changes_nothing_for_a_symmetric_network():

@@ -300,3 +300,22 @@ def test_occluders_cover_the_joints_of_strangers_as_often_as_their_own(many, sce
     np.testing.assert_allclose(
         np.nanmean(own, 0), strange, atol=0.075
     )  # 4 deviations of 240 people
+
+
+GOLDEN = {  # version 1. (seed, index, size): sums of joints and of head_box, body; of state; of the colours
+    (0, 0, 64): ((821.50015543, 65.32866607, 51.51056957), 44, (652487, 566505, 433726)),
+    (0, 1, 64): ((961.98132579, 83.52901037, 55.09322731), 40, (219610, 267880, 242702)),
+    (7, 100000, 96): ((1413.68499474, 135.48623948, 73.07008080), 39, (745863, 535138, 533325)),
+    (1, 12, 128): ((1879.96122350, 166.39629622, 91.45400331), 30, (1597510, 1940182, 1213761)),
+}
+
+
+def test_drawing_has_its_version_s_numbers():
+    """Who changes these on purpose raises synthetic.VERSION, or people drawn before are used on."""
+    assert synthetic.VERSION == 1
+    for number, (points, state, colours) in GOLDEN.items():
+        drawing = synthetic.draw(*number)
+        found = drawing.joints.sum(), drawing.head_box.sum(), drawing.body
+        assert found == pytest.approx(points, abs=1e-6)
+        assert int(drawing.state.sum()) == state
+        assert drawing.image.sum((0, 1), int) == pytest.approx(colours, rel=1e-6)  # one roundoff
