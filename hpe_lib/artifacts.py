@@ -92,7 +92,8 @@ def plain(value):
 
 def write_json(path, value):
     """Write a value as indented JSON, atomically; what `plain` says becomes of arrays, paths and NaN."""
-    write_bytes(path, (json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))  # a file name need not be UTF-8
 
 
 def read_json(path):

@@ -230,6 +230,16 @@ def hash_of(folder: Path) -> str:
     return artifacts.manifest(folder, "weights_sha256")["weights_sha256"]
 
 
+def least_numbers(network: dict) -> float:
+    """How many numbers the regressor that `network` describes holds at least; 0 without channels."""
+    if network.get("regressor") == "convolutions":
+        _, second, third, fourth = network.get("kernels", (1, 1, 1, 1))
+        inner = second**2 + 2 * third**2 + 8 * fourth**2
+    else:  # D3, D4 and the merges: bottlenecks of 3.25 channels² each
+        inner = 3.25 * 3 * network.get("levels", 1) * network.get("bottlenecks", 1)
+    return inner * network.get("channels", 0) ** 2
+
+
 def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None) -> Cascade:
     """A trained cascade, in eval mode, from a run's folder or one stage's.
 
@@ -239,10 +249,9 @@ def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None)
     folder = stage_folder(folder)
     network = artifacts.manifest(folder, "network", "weights_sha256")["network"]
     tensors, file = artifacts.load_weights(folder), folder / artifacts.WEIGHTS
-    # Tensors without memory: numbers that do not fit the file are found before anything is built.
-    with torch.device("meta"):
-        regressor = make_regressor(network) or nn.Identity()
-    artifacts.fitting(tensors, regressor, file, "regressor.")
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if held < least_numbers(network):  # asked first: what does not fit could fill the memory
+        raise BadInput(file, f"{held} numbers", f"{least_numbers(network):.0f} at least")
     make = imported_trunk(trunk) if isinstance(trunk, str) else trunk
     try:
         cascade = Cascade(network, trunk=make and make(False))

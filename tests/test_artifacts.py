@@ -52,6 +52,13 @@ def test_json_holds_arrays_and_turns_nan_into_null(tmp_path):
     }
 
 
+def test_json_holds_names_that_are_not_utf_8(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    artifacts.write_json(tmp_path / "x.json", {name: "é"})
+    assert artifacts.read_json(tmp_path / "x.json") == {name: "é"}
+    assert (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
 def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     artifacts.write_json(path, 1)

@@ -706,6 +706,9 @@ def test_a_trunk_of_one_s_own_in_python(my_trunks):
 
 def test_a_trunk_of_one_s_own_is_saved_and_loaded_by_its_place(my_trunks, tmp_path, monkeypatch):
     network = {**SMALL, "trunk": "my_trunks:mobilenet_trunk"}
+    with pytest.raises(BadInput, match="trunk: found 'my_trunks:mobilenet_trunk'"):
+        Cascade(network)
+    monkeypatch.setenv("HPE_TRUNK", network["trunk"])
     net = woken(network).eval()
     saved(tmp_path / "run" / "cascade", net)
     again = cascade.load(tmp_path / "run")
@@ -716,6 +719,7 @@ def test_a_trunk_of_one_s_own_is_saved_and_loaded_by_its_place(my_trunks, tmp_pa
     for one, other in zip(net(crops()), again(crops()), strict=True):
         assert torch.allclose(one, other, atol=1e-3)
     assert "detector.B5.9.block.0.0.weight" in artifacts.load_weights(tmp_path / "run" / "cascade")
+    detector.TRUNKS.clear()
     monkeypatch.setattr(sys, "path", [])
     sys.modules.pop("my_trunks")
     with pytest.raises(BadInput, match="my_trunks:mobilenet_trunk.*No module named") as error:
@@ -723,7 +727,9 @@ def test_a_trunk_of_one_s_own_is_saved_and_loaded_by_its_place(my_trunks, tmp_pa
     assert "\n" not in str(error.value)
 
 
-def test_a_manifest_calls_no_function_that_is_no_trunk():
+def test_no_function_is_called_that_is_no_trunk(monkeypatch):
     for name in ("os:system", "my_trunks:", "os:no_trunk", ":x_trunk"):
-        with pytest.raises(BadInput, match="trunk: found"):
-            Detector(name)
+        for said in ("", name):
+            monkeypatch.setenv("HPE_TRUNK", said)
+            with pytest.raises(BadInput, match="trunk: found"):
+                Detector(name)

@@ -414,7 +414,7 @@ def test_settings_of_an_older_run_have_no_word_of_the_new_parameters(out):
         found = artifacts.manifest(out / folder)
         assert not {"first", "first_sees", "stacked", "kernels"} & set(found["settings"])
         found["settings"].pop("init_from")
-        artifacts.write_json(out / folder / "manifest.json", found)
+        artifacts.write_manifest(out / folder, found)
     assert reused("detector", out) and reused("regressor", out)
     assert "reused" not in train("joint", out)[-1]
 
@@ -617,6 +617,24 @@ def test_a_manifest_that_says_nothing_is_one_line(out):
     artifacts.write_json(out / "detector" / "manifest.json", {})
     with pytest.raises(BadInput, match="manifest.json: found no settings"):
         train("regressor", out)
+
+
+def test_a_manifest_changed_by_hand_is_not_reused(out, capsys):
+    """Neither is what it says inherited by a later stage."""
+    train("detector", out)
+    found, kept = artifacts.manifest(out / "detector"), weights(out / "detector")
+    changed = found | {"network": found["network"] | {"first": "regression"}}
+    artifacts.write_json(out / "detector" / "manifest.json", changed)
+    with pytest.raises(BadInput, match="manifest.json: found entries changed by hand"):
+        train("regressor", out)
+    capsys.readouterr()
+    assert not reused("detector", out)
+    assert "anew: its manifest.json: found entries changed by hand" in capsys.readouterr().out
+    again = artifacts.manifest(out / "detector")
+    assert again["network"] == found["network"]
+    assert again["weights_sha256"] == found["weights_sha256"] and all(
+        torch.equal(kept[name], tensor) for name, tensor in weights(out / "detector").items()
+    )
 
 
 def test_a_reused_stage_tells_its_history_again(out):
@@ -1020,7 +1038,7 @@ def test_a_row_of_other_labels_trains_everything_on_people_drawn_once(run, monke
     monkeypatch.setattr(datasets.synthetic, "draw", None)
     data = artifacts.read_json(run / "data" / "manifest.json")
     data["parameters"]["missing_points"] = "as_labelled"
-    artifacts.write_json(run / "data" / "manifest.json", data)
+    artifacts.write_manifest(run / "data", data)
     before = hashes(run)
     assert varied(run, "withheld", {"missing_points": "withheld", "seed": 0}) == {
         stage: 1 for stage in STAGES
