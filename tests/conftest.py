@@ -14,6 +14,14 @@ def few_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True)
+def readers(monkeypatch):
+    """Annotation files are read in this process, half a second faster a file; test_reading has the child's."""
+    from hpe_lib import reading
+
+    monkeypatch.setattr(reading, "_in_child", reading.attempt)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """These networks are so small that a second thread only waits."""
