@@ -23,7 +23,9 @@ import numpy as np
 from hpe_lib.artifacts import BadInput
 
 MEMORY = 4 << 30  # bytes of address space; MPII's whole official file needs about 1.5 GiB
-SECONDS, BYTES_PER_SECOND = 30, 50_000  # ten times what the slowest layout, the official one, takes
+SECONDS, BYTES_PER_SECOND = 10, 50_000  # of the processor; ten times what the slowest layout takes
+PATIENCE = 20  # times that on the clock: the machine may be busy
+PIPE = 20_000_000  # bytes that a pipe, whose size is unknown, is taken to hold
 CHILD = (
     "import pickle, sys; sys.path[:], *job = pickle.loads(bytes.fromhex(sys.argv[1])); "
     "from hpe_lib import reading; reading.answer(*job)"
@@ -41,8 +43,11 @@ def apart(expected: str) -> Callable:
     def decorate(reader: Callable) -> Callable:
         @functools.wraps(reader)
         def read(path, *arguments):
-            job = (sys.path, reader.__module__, reader.__name__, expected, arguments)
-            found = _run(path, pickle.dumps(job).hex(), expected)
+            found = _opened(path, expected)
+            if not isinstance(found, BadInput):
+                with found as file:
+                    job = reader.__module__, reader.__name__, arguments
+                    found = _in_child(file, expected, *job)
             if isinstance(found, BadInput):
                 raise BadInput(path, *found.args[1:])
             return found
@@ -52,59 +57,73 @@ def apart(expected: str) -> Callable:
     return decorate
 
 
-def _run(path, job, expected):
-    """What the child answers, or a BadInput that says why it does not."""
+def _opened(path, expected):
+    """The file, or a BadInput that says why it cannot be opened."""
     try:
-        file = open(path, "rb")
+        return open(path, "rb")
     except FileNotFoundError:
         return BadInput(path, "no such file", expected)
     except OSError as error:
         found = "a folder" if Path(path).is_dir() else error.strerror
         return BadInput(path, found, expected)
-    with file:
-        size = os.fstat(file.fileno()).st_size
-        limit = SECONDS + size / BYTES_PER_SECOND if size else None  # a pipe may be slow
-        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-c", CHILD, job],
-                stdin=file,
-                capture_output=True,
-                env=os.environ | threads,
-                timeout=limit,
-            )
-        except subprocess.TimeoutExpired:
-            return BadInput(path, f"a file that cannot be read in {limit:.0f} s", expected)
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        return BadInput(path, f"a damaged file: its reader died of {name}", expected)
-    if done.returncode:
+
+
+def _in_child(file, expected: str, *job):
+    """What `attempt` returns in a child process, or a BadInput that says how the child ended."""
+    seconds = SECONDS + (os.fstat(file.fileno()).st_size or PIPE) // BYTES_PER_SECOND
+    message = pickle.dumps((sys.path, seconds, expected, *job)).hex()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", CHILD, message],
+            stdin=file,
+            capture_output=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            timeout=PATIENCE * seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return BadInput(None, f"a file that takes more than {seconds} s to read", expected)
+    if done.returncode == 0:
+        return pickle.loads(done.stdout)
+    if -done.returncode == getattr(signal, "SIGXCPU", None):
+        found = f"a file that takes more than {seconds} s to read"
+    elif done.returncode < 0:
+        found = f"a damaged file: its reader died of {signal.Signals(-done.returncode).name}"
+    else:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        return BadInput(path, f"a file whose reader failed: {last}"[:200], expected)
-    return pickle.loads(done.stdout)
+        found = f"a file whose reader failed: {last}"[:200]
+    return BadInput(None, found, expected)
 
 
-def answer(module: str, name: str, expected: str, arguments: tuple) -> None:
+def answer(seconds: int, *job) -> None:
     """The child: what the reader makes of standard input, or a BadInput, pickled to its output."""
-    with suppress(ImportError, ValueError, OSError):  # Windows and macOS may not know them
+    _limit(seconds)
+    sys.stdout.buffer.write(pickle.dumps(attempt(sys.stdin.buffer, *job)))
+
+
+def attempt(stream, expected: str, module: str, name: str, arguments: tuple):
+    """What the named reader makes of a stream, or a BadInput whatever it raises."""
+    try:
+        reader = getattr(importlib.import_module(module), name).__wrapped__
+        if not stream.seekable():
+            stream = io.BytesIO(stream.read())
+        return reader(stream, *arguments)
+    except BadInput as error:
+        return error
+    except MemoryError:
+        return BadInput(None, f"a file that asks for more than {MEMORY >> 30} GiB", expected)
+    except Exception as error:  # scipy and h5py raise many kinds
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        return BadInput(None, f"{kind}{error}"[:200], expected)
+
+
+def _limit(seconds):
+    """Bounds on this process's memory and time, as far as the system knows them; no core files."""
+    with suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    try:
-        reader = getattr(importlib.import_module(module), name).__wrapped__
-        stream = sys.stdin.buffer
-        if not stream.seekable():
-            stream = io.BytesIO(stream.read())
-        found = reader(stream, *arguments)
-    except BadInput as error:
-        found = error
-    except MemoryError:
-        found = BadInput(None, f"a file that asks for more than {MEMORY >> 30} GiB", expected)
-    except Exception as error:  # scipy and h5py raise many kinds
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        found = BadInput(None, f"{kind}{error}"[:200], expected)
-    sys.stdout.buffer.write(pickle.dumps(found))
 
 
 # ---- what kind of file it is

@@ -22,6 +22,14 @@ def cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def readers(monkeypatch):
+    """Annotation files are read in this process, half a second faster a file; test_reading has the child's."""
+    from hpe_lib import reading
+
+    monkeypatch.setattr(reading, "_in_child", reading.attempt)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """These networks are so small that a second thread only waits."""
