@@ -253,8 +253,7 @@ def evaluate(
     data_root: Annotated[
         Path,
         typer.Option(
-            help="The folder that holds images/ and joints.mat, for mpii the official .mat; for leeds, "
-            "lsp/ and lspet/.",
+            help="images/ and joints.mat, for mpii the official .mat; leeds: lsp/ and lspet/.",
             show_default=False,
         ),
     ] = None,

@@ -115,7 +115,8 @@ class Rows:
 
     @property
     def paths(self):
-        return [self.images.paths[row] for row in self.rows]
+        paths = self.images.paths  # once: it may be rows of rows
+        return [paths[row] for row in self.rows]
 
     def __len__(self):
         return len(self.rows)

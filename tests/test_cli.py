@@ -242,7 +242,7 @@ def test_evaluate_on_published_splits(weights, test_data, monkeypatch, capsys):
     assert asked == ["val", "all", "train"]
 
 
-@pytest.mark.parametrize("data", ["mpii", "lsp", "lspet"])
+@pytest.mark.parametrize("data", ["mpii", "lsp", "lspet", "leeds"])
 def test_evaluate_asks_for_the_folder(weights, data, capsys):
     assert called("evaluate", "--weights", str(weights), "--data", data) == 2
     assert f"--data-root: found nothing, expected the folder of {data}" in capsys.readouterr().err

@@ -211,6 +211,131 @@ def test_halves_of_another_number_of_people_are_unknown(folder):
         datasets.load("lsp", folder, "test")
 
 
+def test_without_joints_mat_the_person_centric_labels_are_read_and_said(test_data, tmp_path):
+    for kind, file in (("person", "PC"), ("observer", "OC")):
+        (root := tmp_path / file).mkdir()
+        shutil.copy(test_data / "lsp" / f"lsp-joints-{file}.mat", root / "joints.mat")
+        people = datasets.load("lsp", root, only_present=None)
+        assert people.source == f"{kind}-centric labels of joints.mat"
+    shutil.copy(test_data / "lsp" / "lsp-joints-PC.mat", tmp_path)
+    found = datasets.load("lsp", tmp_path, only_present=None)
+    assert found.source == "person-centric labels of lsp-joints-PC.mat"
+    (tmp_path / "joints.mat").write_bytes(b"")  # whatever is there under that name comes first
+    with pytest.raises(BadInput):
+        datasets.load("lsp", tmp_path, only_present=None)
+
+
+# ---- LSP and LSPET as one
+
+
+@pytest.fixture(scope="module")
+def leeds(tmp_path_factory):
+    """Made labels of 2,000 LSP and 8,500 LSPET people, and the images of a few."""
+    root, random = tmp_path_factory.mktemp("leeds"), np.random.default_rng(0)
+    for part, count, digits in (("lsp", 2000, 4), ("lspet", 8500, 5)):
+        (root / part / "images").mkdir(parents=True)
+        joints = random.uniform(5, 25, (14, 3, count))
+        joints[:, 2] = part == "lspet"
+        joints[4, 2, :] = part == "lsp"  # occluded in LSP, not annotated in LSPET
+        joints = joints.transpose(1, 0, 2) if part == "lsp" else joints
+        scipy.io.savemat(root / part / "joints.mat", {"joints": joints})
+        for number in (1, 2, 371, 660, 1001, 1622, 8001, 8483):
+            name = root / part / "images" / f"im{number:0{digits}d}.jpg"
+            cv2.imwrite(str(name), random.integers(0, 255, (40, 30 + number % 7, 3), np.uint8))
+    return root
+
+
+def leeds_people(root, people):
+    return datasets.load("leeds", root, people, only_present=True)
+
+
+def test_leeds_trains_on_both_without_copies_of_scored_people(leeds):
+    found = leeds_people(leeds, "train")
+    lsp, lspet = ("im0001 im0002 im0660", "im00001 im00002 im00371 im01001 im01622")
+    assert found.keys.tolist() == [f"{name}.jpg" for name in (lsp + " " + lspet).split()]
+    (copies,) = [why for why in found.skipped if "near-duplicates" in why]
+    assert "im0371.jpg" in copies and "im00660.jpg" in copies and found.skipped[copies] == 7
+    assert found.skipped["image absent"] == 8993 - 8
+    first, last = (Path(found.images.paths[row]) for row in (0, -1))
+    assert (first.parent.parent.name, last.parent.parent.name) == ("lsp", "lspet")
+
+
+def test_leeds_frames_are_each_set_s_own(leeds):
+    found = leeds_people(leeds, "train")
+    lsp = datasets.load("lsp", leeds / "lsp", "train", only_present=True)
+    lspet = datasets.load("lspet", leeds / "lspet", "1-8000", only_present=True)
+    for name in ("center", "side", "body", "normaliser", "box", "joints", "visibility"):
+        apart = {k: v for part in (lsp, lspet) for k, v in zip(part.keys, getattr(part, name))}
+        wanted = np.stack([apart[key] for key in found.keys])
+        assert np.array_equal(getattr(found, name), wanted, equal_nan=True)
+    assert found.center_from_joints and len(set(found.side)) == 2
+    occluded = found.visibility[:, MPII.index("left_knee")].tolist()
+    assert occluded == [OCCLUDED] * 3 + [ABSENT] * 5 and not found.occlusion_labels
+
+
+@pytest.mark.parametrize(
+    "people, keys, of_truth",
+    [
+        ("val", ["im08001.jpg", "im08483.jpg"], True),
+        ("val 2-500", ["im08483.jpg"], True),
+        ("test", ["im1001.jpg", "im1622.jpg"], False),
+        ("train 1-3", ["im0001.jpg", "im0002.jpg"], False),
+    ],
+)
+def test_leeds_choices_and_scores_are_on_others(leeds, people, keys, of_truth):
+    found = leeds_people(leeds, people)
+    assert found.keys.tolist() == keys and found.dataset == "leeds"
+    assert found.center_from_joints == of_truth
+    assert found.occlusion_labels == (people == "test") and found.metric == "PCK@0.2"
+
+
+@pytest.mark.parametrize("people", ["all", "1-9"])
+def test_leeds_has_no_people_but_those_of_its_splits(leeds, people):
+    with pytest.raises(BadInput, match="expected train, val, test"):
+        leeds_people(leeds, people)
+
+
+def test_leeds_refuses_labels_that_contradict_lspet_s(leeds, test_data, tmp_path):
+    (tmp_path / "lspet").symlink_to(leeds / "lspet")
+    (tmp_path / "lsp").mkdir()
+    shutil.copy(test_data / "lsp" / "lsp-joints-OC.mat", tmp_path / "lsp" / "joints.mat")
+    with pytest.raises(BadInput, match="observer-centric labels of joints.mat, expected person"):
+        leeds_people(tmp_path, "train")
+
+
+def test_leeds_is_chosen_and_found_again(leeds, tmp_path):
+    asked = {"train": "train 1-9", "val": "val", "only_present": True, "dataset": "leeds"}
+    asked["data_root"] = str(leeds)
+    data = datasets.prepare(tmp_path / "run", **SYNTHETIC | asked)
+    assert any("near-duplicates" in why for why in data.manifest["skipped"]["train"])
+    assert data.manifest["sources"]["train"].startswith("person-centric")
+    assert datasets.opened(tmp_path / "run").train.fingerprint() == data.train.fingerprint()
+    assert (data.train[:1].crops(32).shape, data.train.body[0]) == ((1, 32, 32, 3), 142.4)
+
+
+def test_real_leeds_people_have_the_published_numbers(test_data):
+    for people, count in (("train", 8993), ("val", 500), ("test", 1000)):
+        found = datasets.load("leeds", test_data, people, only_present=None)
+        assert len(found) == count
+    unlabelled = [MPII.index("pelvis"), MPII.index("thorax")]
+    assert (found.visibility[:, unlabelled] == ABSENT).all()
+
+
+@pytest.mark.slow
+def test_the_listed_copies_are_those_that_are_measured(test_data):
+    from hpe_lib import downloads
+
+    names = [("lsp", f"im{n:04d}.jpg") for n in range(1, 2001)]
+    names += [("lspet", f"im{n:05d}.jpg") for n in range(1, 9001)]
+    paths = [test_data / part / "images" / name for part, name in names]
+    scored = [*paths[1000:2000], *paths[10000:]]
+    looked, *_ = downloads.look(paths)
+    parts = {"train": [*paths[:1000], *paths[2000:10000]], "scored": scored}
+    found = [(*p["files"], f"{p['correlation']:.4f}") for p in downloads.copies(parts, looked)]
+    listed = [tuple(line.split(",")) for line in datasets.COPIES.read_text().split()[1:]]
+    assert listed == found
+
+
 @pytest.mark.parametrize(
     "part, sides",
     [("pelvis", ("left_hip", "right_hip")), ("thorax", ("left_shoulder", "right_shoulder"))],
