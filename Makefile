@@ -6,7 +6,7 @@ ARGS ?=
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: reproduce test lab lint clean
+.PHONY: reproduce test lab lint tables clean
 
 reproduce: $(READY)
 	$(BIN)/hpe reproduce --preset $(PRESET) $(ARGS)
@@ -16,6 +16,10 @@ test: $(READY)
 
 lab: $(READY)
 	cd notebooks && ../$(BIN)/jupyter lab $(ARGS)
+
+# README's and docs' tables, from results/
+tables: $(READY)
+	$(BIN)/python -m hpe_lib.results
 
 lint: $(READY)
 	$(BIN)/ruff check $(ARGS) .

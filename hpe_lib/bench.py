@@ -1,6 +1,7 @@
 """Measured on the device at hand: the claims of speed, and what a step of training, and so a preset, would take."""
 
 import contextlib
+import itertools
 import shutil
 import statistics
 import tempfile
@@ -53,9 +54,11 @@ def crops(count: int, image_size: int, seed: int = 0) -> list[dict]:
 
 
 class Noise(list):
-    """Items with the one attribute that `fit` sets."""
+    """Items that are the same in every epoch."""
 
-    epoch = 0
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        row, _ = item
+        return super().__getitem__(row)
 
 
 def training_step(stage: str, parameters: dict, image_size: int, steps: int = 1) -> dict:
@@ -73,7 +76,8 @@ def training_step(stage: str, parameters: dict, image_size: int, steps: int = 1)
         else min(2, parameters["batch_size"])
     )
     model, objective, optimizer, scheduler = beginning(stage, parameters)
-    loader = DataLoader(Noise(crops(batch * steps, image_size)), batch)
+    order = training.ShuffledBatches(batch * steps, batch, seed=0)
+    loader = DataLoader(Noise(crops(batch * steps, image_size)), batch_sampler=order)
     before = start_memory(accelerator.device)
     *_, record = training.fit(
         model,
@@ -347,14 +351,14 @@ def people_on_files(
 
 def samples(people: datasets.People) -> Callable:
     """What a worker does in an epoch, as an action: every augmented 256-px sample once."""
-    data = datasets.PoseDataset(people, 256, datasets.Augmentation())
+    data, epochs = datasets.PoseDataset(people, 256, datasets.Augmentation()), itertools.count()
 
-    def epoch():
-        data.epoch += 1
+    def one_epoch():
+        epoch = next(epochs)
         for row in range(len(data)):
-            data[row]
+            data[row, epoch]
 
-    return epoch
+    return one_epoch
 
 
 def augmented(people: datasets.People) -> list:
@@ -522,7 +526,11 @@ def training_steps(folder, count, rounds, preset, steps=4):
     accelerator = training.accelerated()
     batch = resident(parameters, image_size, accelerator.device)
     model, objective, *rest = beginning("joint", parameters)
-    loader = DataLoader(Noise([batch] * steps), 1, collate_fn=lambda batches: batches[0])
+    loader = DataLoader(
+        Noise([batch] * steps),
+        batch_sampler=training.ShuffledBatches(steps, 1, seed=0),
+        collate_fn=lambda batches: batches[0],
+    )
     fit = training.fit(model, objective, loader, *rest, 10**6, accelerator)
     alone, *rest, _ = beginning("joint", parameters)
     given = alone.to(accelerator.device).train(), *rest, batch, steps

@@ -167,7 +167,7 @@ def test_steps_are_those_that_training_makes(steps):
 
 
 def test_no_epochs_are_weights_taken_over(steps, tmp_path):
-    artifacts.write_bytes(tmp_path / "run" / "cascade" / "weights.safetensors", b"")
+    artifacts.save(tmp_path / "run" / "cascade", {}, {"kind": "joint"})
     lines = list(
         bench.rehearse(parameters("03.epochs=0", "04.epochs=0", f"init_from={tmp_path / 'run'}"))
     )

@@ -1,0 +1,78 @@
+"""Kept evidence: what is written, and that the printed tables say it."""
+
+import numpy as np
+import pytest
+
+from hpe_lib import artifacts, datasets, evaluation, results
+from hpe_lib.paper import ROOT
+from hpe_lib.prediction import Predictions
+
+PAGES = [path for page in results.PAGES for path in sorted(ROOT.glob(page))]
+KEPT = sorted(path.parent for path in results.RESULTS.glob("*/predictions.npz"))
+
+
+@pytest.fixture
+def people():
+    return datasets.load("synthetic", people="1-6", image_size=64)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A stage's folder, without anything that could be loaded."""
+    made = {"kind": "joint", "network": {"trunk": "slim", "map_stride": 4}, "seed": 3}
+    artifacts.save(tmp_path / "cascade", {}, {**made, "wall_seconds": 60.0, "steps": 5})
+    return tmp_path / "cascade"
+
+
+def found(people, off=0.0):
+    joints = np.nan_to_num(people.joints) + off
+    peaks = np.ones(joints.shape[:2])
+    return Predictions(joints, peaks, joints + 100, joints + 100, peaks)
+
+
+def test_what_is_kept_is_enough_to_score_and_compare_again(people, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    metrics = results.keep(tmp_path / "results" / "a", weights, found(people), people, "hpe …")
+    assert metrics["scores"]["cascade"]["total"] == 100 > metrics["scores"]["detector"]["total"]
+    assert results.kept("a") == artifacts.plain(metrics)
+    joints = results.joints_of("a")
+    assert joints["keys"].tolist() == people.keys.tolist()
+    assert evaluation.score(joints["cascade"], people) == metrics["scores"]["cascade"]
+    again = evaluation.paired([joints["cascade"]], [joints["detector"]], people)
+    assert again == metrics["cascade over detector"]
+    manifest = artifacts.manifest(tmp_path / "results" / "a")
+    assert manifest["stage"] == "joint" and manifest["seed"] == 3
+    assert results.minutes("a") == 1
+
+
+def test_a_detector_has_no_cascade(people, weights, tmp_path):
+    made = artifacts.manifest(weights)
+    artifacts.save(weights, {}, {**made, "kind": "detector"})
+    metrics = results.keep(tmp_path / "b", weights, found(people), people, "hpe …")
+    assert set(metrics["scores"]) == {"detector", "detector, centroid"}
+
+
+def test_a_block_of_a_page_is_replaced_and_the_rest_left(monkeypatch):
+    import pandas as pd
+
+    table = pd.DataFrame({"total": [12.345, None]}, index=["ours", "theirs"])
+    monkeypatch.setitem(results.TABLES, "made-up", lambda: table)
+    page = "a\n<!-- table: made-up -->\nold\n<!-- end of table -->\nb\n"
+    assert results.filled(page) == (
+        "a\n<!-- table: made-up -->\n| row | total |\n| --- | --- |\n| ours | 12.3 |\n"
+        "| theirs | – |\n<!-- end of table -->\nb\n"
+    )
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_printed_tables_are_those_of_the_results(path):
+    """`make tables` writes them anew."""
+    text = path.read_text(encoding="utf-8")
+    assert results.filled(text) == text
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda path: path.name)
+def test_kept_files_are_small_and_complete(folder):
+    assert (folder / "predictions.npz").stat().st_size <= 150_000
+    manifest = artifacts.manifest(folder)
+    assert {"scored_by", "commit", "seed", "machine", "wall_seconds"} <= set(manifest)
