@@ -245,6 +245,8 @@ def _newell(file) -> Annotations:
     joints, visible, head, center, scale = (
         file[name][:].astype(float) for name in ("part", "visible", "normalize", "center", "scale")
     )
+    if visible.shape != joints.shape[:2]:
+        raise ValueError(f"visible of shape {visible.shape} where {joints.shape[:2]} is needed")
     absent = (joints == 0).all(-1) | ~(visible >= 0)
     visibility = np.where(absent, ABSENT, np.where(visible > 0, VISIBLE, OCCLUDED))
     return _annotations(
@@ -306,13 +308,13 @@ def _json_person(number: int, person) -> dict[str, np.ndarray]:
 
 
 def _json_numbers(what: str, value, shape: tuple) -> np.ndarray:
+    needed = " × ".join(map(str, shape)) + " numbers" if shape else "one number"
     try:
         found = np.array(value, object)
-        if found.shape == shape and not any(isinstance(leaf, str) for leaf in found.flat):
+        if found.shape == shape and all(isinstance(leaf, int | float) for leaf in found.flat):
             return found.astype(float)
-    except (TypeError, ValueError, OverflowError):  # null, objects, ragged lists, huge integers
+    except (ValueError, OverflowError):  # ragged lists, huge integers
         pass
-    needed = " × ".join(map(str, shape)) + " numbers" if shape else "one number"
     raise ValueError(f"{what}: {str(value)[:60]} where {needed} must be")
 
 

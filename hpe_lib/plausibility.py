@@ -24,6 +24,8 @@ def truth_notes(visibility: np.ndarray, scored: np.ndarray, occlusion_labels: bo
     annotated.
     """
     seen = visibility[scored]
+    if not len(seen):
+        return []
     if occlusion_labels and (occluded := np.mean(seen == OCCLUDED)) > 0.5:
         return [
             f"{occluded:.0%} of the annotated joints count as occluded (LSP: third value 1, MPII: "
@@ -56,23 +58,27 @@ def prediction_notes(predicted: np.ndarray, truth: np.ndarray, tolerance: np.nda
 
     tolerance: (N,) px within which a joint is right.
     """
-    return _empty(predicted) or _misread(predicted, truth, tolerance) or _moved(predicted, truth)
+    predicted = np.where(np.isfinite(predicted), predicted, np.nan)
+    with np.errstate(over="ignore", invalid="ignore"):  # predictions may be as large as they like
+        return (
+            _empty(predicted) or _misread(predicted, truth, tolerance) or _moved(predicted, truth)
+        )
 
 
 def _empty(predicted):
-    """People without a prediction of their own: all joints at one point, or everybody's the same."""
-    with np.errstate(invalid="ignore"):
-        spread = np.fmax.reduce(predicted, axis=1) - np.fmin.reduce(predicted, axis=1)
-    points = np.flatnonzero((spread == 0).all(1))
+    """People without a prediction of their own: joints all at one point, or the same for most."""
+    there = np.isfinite(predicted).all(-1)
+    spread = np.fmax.reduce(predicted, axis=1) - np.fmin.reduce(predicted, axis=1)
+    points = np.flatnonzero((spread == 0).all(1) & (there.sum(1) > 1))
     if len(points):
-        x, y = predicted[points[0]][~np.isnan(predicted[points[0], :, 0])][0]
+        x, y = predicted[points[0]][there[points[0]]][0]
         return [
             f"all joints of {len(points)} people are predicted at one point, first person "
             f"{points[0] + 1}: ({x:g}, {y:g})"
         ]
-    finite = np.isfinite(predicted).any((1, 2))
-    rows, counts = np.unique(predicted[finite], axis=0, return_counts=True, equal_nan=True)
-    if len(rows) and counts.max() > max(1, len(predicted) / 2):
+    some = np.nan_to_num(predicted[there.any(1)])
+    counts = np.unique(some, axis=0, return_counts=True)[1]
+    if len(some) and counts.max() > max(1, len(predicted) / 2):
         return [f"{counts.max()} of {len(predicted)} people have the same predictions"]
     return []
 

@@ -413,3 +413,127 @@ def test_files_of_another_layout(tmp_path):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(BadInput, match="a.json: found .*, expected MPII's"):
             annotations.mpii_truth(tmp_path / "a.json")
+
+
+# ---- what is not annotated, and what is no number
+
+
+ABOVE = (9.0, -1.0)  # a head-top above its image is annotated
+
+
+def unlabelled(layout, folder):
+    """A truth of three people: the second's ankle is at (-1, -1), the third's knee has visibility -1."""
+    joints, visible = np.full((3, 16, 2), 5.0), np.ones((3, 16))
+    joints[0, 9], joints[1, 0], visible[2, 1] = ABOVE, -1, -1
+    path = folder / f"truth.{'json' if layout == 'json' else 'h5' if layout == 'newell' else 'mat'}"
+    if layout == "newell":
+        return newell(path, ["x.jpg"] * 3, range(3), joints, visible=visible)
+    if layout == "json":
+        people = [hrnet(joints=j.tolist(), joints_vis=v.tolist()) for j, v in zip(joints, visible)]
+        path.write_text(json.dumps(people))
+    elif layout == "tompson":
+        boxes = np.ones((2, 2, 3)) * np.array([1, 9])[:, None, None]
+        missing = np.where(visible < 0, -1, 0).T
+        mat(
+            path,
+            pos_gt_src=joints.transpose(1, 2, 0),
+            jnt_missing=missing,
+            headboxes_src=boxes.transpose(1, 0, 2),
+        )
+    elif layout == "official":
+        points = [
+            [point(row, *joints[n, row], is_visible=visible[n, row]) for row in range(16)]
+            for n in range(3)
+        ]
+        release(path, *[struct(rectangle(person)) for person in points])
+    else:
+        annotated, axes = (1, (1, 2, 0)) if layout == "lspet" else (0, (2, 1, 0))
+        third = np.where(visible < 0, -1, annotated)
+        whole = np.concatenate([joints, third[..., None]], axis=2)
+        mat(path, joints=whole[:, LSP_ROWS].transpose(axes))
+    return path
+
+
+def hrnet(**changed):
+    """A person in HRNet's JSON."""
+    return {
+        "image": "x.jpg",
+        "center": [1.0, 2.0],
+        "scale": 2.0,
+        "joints": [[4.0, 5.0]] * 16,
+        "joints_vis": [1] * 16,
+    } | changed
+
+
+@pytest.mark.parametrize("layout", ["newell", "json", "tompson", "official", "lsp", "lspet"])
+def test_minus_one_is_not_annotated_in_any_layout(tmp_path, layout):
+    read = annotations.lsp if layout.startswith("lsp") else annotations.mpii_truth
+    found = read(unlabelled(layout, tmp_path))
+    rows = LSP_ROWS if layout.startswith("lsp") else range(16)
+    absent = np.argwhere((found.visibility == ABSENT)[:, rows]).tolist()
+    assert absent == [[1, 0], [2, 1]] and np.isnan(found.joints[1, 0]).all()
+    assert joints_of(found, 0, "head_top") == (list(ABOVE), VISIBLE)
+
+
+@pytest.mark.parametrize(
+    "changed, found",
+    [
+        ({"scale": [2.0, 2.0]}, "scale of person 2: [2.0, 2.0] where one number must be"),
+        ({"scale": None}, "scale of person 2: None where one number must be"),
+        ({"scale": "2.0"}, "scale of person 2: 2.0 where one number must be"),
+        ({"scale": 10**400}, "scale of person 2: 1000"),
+        ({"center": [1.0]}, "center of person 2: [1.0] where 2 numbers must be"),
+        ({"joints": [[1, 2]] * 15}, "joints of person 2: "),
+        ({"joints": [[1, 2]] * 15 + [[1]]}, "where 16 × 2 numbers must be"),
+        ({"joints": [[1, 2]] * 15 + [[1, "2"]]}, "where 16 × 2 numbers must be"),
+        ({"joints": [[1, 2]] * 15 + [[1, None]]}, "where 16 × 2 numbers must be"),
+        ({"joints": {"x": 1}}, "joints of person 2: {'x': 1} where 16 × 2 numbers must be"),
+        ({"joints": [[1, 2]] * 15 + [[1, float("nan")]]}, "annotated joints that are not finite"),
+        ({"joints_vis": [[1] * 16]}, "where 16 numbers must be"),
+        ({"image": 7}, "where an object with image is needed"),
+    ],
+)
+def test_json_is_checked_person_by_person(tmp_path, changed, found):
+    (tmp_path / "a.json").write_text(json.dumps([hrnet(), hrnet(**changed), hrnet()]))
+    with pytest.raises(BadInput, match="a.json: found .*, expected MPII's") as error:
+        annotations.mpii_truth(tmp_path / "a.json")
+    assert found in str(error.value)
+
+
+def test_json_that_lacks_or_repeats_something(tmp_path):
+    whole = json.dumps([hrnet()])
+    for text, found in {
+        json.dumps([{**hrnet(), "joints": None}]): "joints of person 1: None where",
+        whole.replace('"scale"', '"size"'): "scale of person 1: None where one number must be",
+        whole.replace(
+            '"center": [', '"scale": 1, "center": ['
+        ): "a key twice in the object of image",
+        "[" * 100_000: "RecursionError",
+        whole[:-9]: "JSONDecodeError",
+        "{}": "JSON: {} where a list of people is needed",
+        "[]": "JSON: [] where a list of people is needed",
+        "[[]]": "person 1: [] where an object with image is needed",
+    }.items():
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(BadInput, match="a.json: found .*, expected MPII's") as error:
+            annotations.mpii_truth(tmp_path / "a.json")
+        assert found in str(error.value)
+
+
+def test_arrays_that_do_not_belong_together(tmp_path):
+    for name, value in {
+        "normalize": np.ones((2, 1)),
+        "scale": np.ones(1),
+        "center": np.ones((2, 3)),
+        "visible": np.ones(16),
+    }.items():
+        path = newell(tmp_path / "a.h5", ["x.jpg"] * 2, [0, 0], **{name: value})
+        with pytest.raises(
+            BadInput, match=r"a.h5: found .* of shape .* is needed, expected MPII's"
+        ):
+            annotations.mpii_truth(path)
+
+
+def test_a_length_to_divide_by_is_finite_and_positive():
+    lengths = np.array([1, 1e-9, 0, -1, np.nan, np.inf, -np.inf])
+    assert annotations.positive(lengths).tolist() == [True, True] + [False] * 5

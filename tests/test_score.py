@@ -83,6 +83,7 @@ def test_published_predictions_score_what_was_published(scored, name, figures, i
         [float(figure) for figure in figures.split()], abs=0.0051
     )
     assert found["ci95"] == pytest.approx(interval, abs=0.1) and found["metric"] == "PCKh@0.5"
+    assert found["notes"] == []
     assert (found["persons"], found["joints"], found["left_out"], found["not_finite"]) == (
         2958,
         38430,
@@ -263,7 +264,7 @@ def test_lsp_predictions_are_the_test_half(test_data, capsys, labels, total):
     found = json.loads(out)
     assert code == 0 and found["metric"] == "PCK@0.2" and round(found["total"], 2) == total
     assert (found["persons"], found["joints"]) == (1000, 14000)
-    assert found["visible"] > found["total"] > found["occluded"]
+    assert found["visible"] > found["total"] > found["occluded"] and found["notes"] == []
     code, out, err = run(capsys, "lsp", "--truth", truth, "--predictions", predictions)
     assert "its test half from im1001.jpg on" in out
 
@@ -386,3 +387,41 @@ def test_a_truth_without_normaliser_scores_nobody(tiny):
     found = evaluation.score(predicted, known)
     assert found["total"] is None and found["left_out"] == 4 and found["box_normalised"] == 100
     assert not known.occlusion_labels and (known.visibility == VISIBLE).sum() == 4 * 13
+
+
+def test_what_looks_unlikely_is_said_beside_the_number(tiny, capsys):
+    truth, joints = tiny / "truth.mat", scipy.io.loadmat(tiny / "right.mat")["p"]
+    scipy.io.savemat(tiny / "turned.mat", {"p": joints[:, ::-1]})
+    code, out, err = run(capsys, "mpii", "--truth", truth, "--predictions", tiny / "turned.mat")
+    assert (code, err) == (0, "")
+    assert "\nnote: with x and y exchanged the total would be 100.0, as they are it is " in out
+    code, out, err = run(capsys, "mpii", "--truth", truth, "--predictions", tiny / "right.mat")
+    assert code == 0 and "note:" not in out
+
+
+def test_people_without_a_positive_head_size_or_torso_are_counted_aloud(tiny, capsys):
+    whole = scipy.io.loadmat(tiny / "truth.mat")
+    boxes = whole["headboxes_src"].astype(float)
+    boxes[1, :, 2] = boxes[0, :, 2]
+    names = ("pos_gt_src", "jnt_missing")
+    known = {name: whole[name] for name in names}
+    scipy.io.savemat(tiny / "flat.mat", known | {"headboxes_src": boxes})
+    scipy.io.savemat(tiny / "joints.mat", {"joints": np.full((3, 14, 4), 0)})
+    scipy.io.savemat(tiny / "p.mat", {"p": np.zeros((4, 14, 2))})
+    for arguments, left in (
+        (("mpii", "--truth", tiny / "flat.mat", "--predictions", tiny / "right.mat"), 1),
+        (("lsp", "--truth", tiny / "joints.mat", "--predictions", tiny / "p.mat"), 4),
+    ):
+        code, out, err = run(capsys, *arguments)
+        assert code == 0 and f"\n{left} people left out: no normaliser that is annotated and" in out
+        assert f"note: {left} people are left out as their normaliser (head size or torso)" in out
+
+
+def test_a_truth_of_nobody_is_refused(tiny, capsys):
+    whole = scipy.io.loadmat(tiny / "truth.mat")
+    known = {"pos_gt_src": whole["pos_gt_src"], "headboxes_src": whole["headboxes_src"]}
+    scipy.io.savemat(tiny / "nobody.mat", known | {"jnt_missing": np.ones((16, 5))})
+    arguments = ("--truth", tiny / "nobody.mat", "--predictions", tiny / "right.mat")
+    code, out, err = run(capsys, "mpii", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "nobody.mat: found no annotated joint of 5 people, expected people with labels" in err

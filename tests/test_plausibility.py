@@ -1,0 +1,127 @@
+"""Notes beside a score: there where a file was probably meant otherwise, not there for sound files, good or bad."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hpe_lib import evaluation
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+
+N = 40
+
+
+def persons(seed=0):
+    """(N, 16, 2) px: people of about 300 px anywhere in pictures of 1,000 × 600 px, head size 30 px."""
+    random = np.random.default_rng(seed)
+    pose = random.uniform(-150, 150, (16, 2))
+    shape = pose + random.normal(0, 40, (N, 16, 2))
+    return shape + random.uniform((150, 150), (850, 450), (N, 1, 2))
+
+
+JOINTS = persons()
+GUESS = JOINTS + np.random.default_rng(1).normal(0, 6, JOINTS.shape)
+
+
+def truth(metric="PCKh@0.5", **changed):
+    visibility = np.full((N, 16), VISIBLE, np.int8)
+    made = evaluation.Truth(JOINTS, visibility, np.full(N, 30.0), metric, True, "made")
+    return replace(made, **changed)
+
+
+def notes(predicted, **changed):
+    return evaluation.score(predicted, truth(**changed))["notes"]
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (GUESS[..., ::-1], "with x and y exchanged the total would be 9"),
+        (GUESS[:, MPII.mirror], "with left and right exchanged the total would be 9"),
+        (
+            np.roll(GUESS, 1, axis=0),
+            "with the people's rows moved back by one the total would be 9",
+        ),
+        (np.roll(GUESS, -1, axis=0), "with the people's rows moved on by one the total would be 9"),
+        (GUESS[::-1], "with the people's rows in reverse the total would be 9"),
+        (np.roll(GUESS, 1, axis=1), "with the joints moved back by one the total would be 9"),
+        (GUESS / (1000, 600), "look like fractions: with a scale and a shift for each person"),
+        ((GUESS - GUESS.min(1, keepdims=True)) / 8, "look like pixels of a crop or of a heatmap"),
+        ((GUESS * 3).astype(int) % 256, "numbers of 8 bits that overflowed?"),
+        (np.full_like(GUESS, -1), f"all joints of {N} people are predicted at one point, first"),
+        (np.zeros_like(GUESS), "first person 1: (0, 0)"),
+        (np.broadcast_to(GUESS[3], GUESS.shape), f"{N} of {N} people have the same predictions"),
+        (JOINTS - 1, "seem to count from 0, the truth's from 1: moved by one"),
+        (JOINTS + 1, "seem to count from 1, the truth's from 0: moved by one"),
+    ],
+)
+def test_what_was_meant_otherwise_is_said_in_one_line(wrong, said):
+    found = notes(wrong.astype(float))
+    assert len(found) == 1 and said in found[0] and "\n" not in found[0], found
+
+
+def test_some_people_without_a_prediction():
+    some = GUESS.copy()
+    some[[4, 7]] = -1
+    assert notes(some) == [
+        "all joints of 2 people are predicted at one point, first person 5: (-1, -1)"
+    ]
+
+
+@pytest.mark.parametrize("noise", [0, 5, 20, 60, 300])
+def test_sound_predictions_good_and_bad_have_no_note(noise):
+    """With unannotated joints and people, and predictions that are not finite, too."""
+    random = np.random.default_rng(noise)
+    predicted = JOINTS + random.normal(0, noise, JOINTS.shape)
+    assert notes(predicted) == []
+    visibility = np.where(random.random((N, 16)) < 0.2, ABSENT, VISIBLE).astype(np.int8)
+    joints = np.where((visibility == ABSENT)[..., None], np.nan, JOINTS)
+    predicted[random.random((N, 16)) < 0.1], predicted[3] = np.nan, np.inf
+    normaliser = np.where(np.arange(N) % 5 == 0, np.nan, 30.0)
+    assert notes(predicted, joints=joints, visibility=visibility, normaliser=normaliser) == []
+
+
+@pytest.mark.parametrize("scale", [1, 1.2])
+def test_everybody_s_mean_pose_has_no_note(scale):
+    """It is no reading of a file, however well each person's own scale and shift would serve it."""
+    middle = JOINTS.mean(1, keepdims=True)
+    assert notes(middle + scale * (JOINTS - middle).mean(0)) == []
+
+
+def test_nothing_predicted_or_nobody_to_score():
+    assert notes(np.full_like(GUESS, np.nan)) == []
+    assert notes(GUESS, normaliser=np.full(N, np.nan)) == []
+
+
+def test_the_sense_of_a_truth_s_visibility_is_doubted_when_nearly_all_is_occluded():
+    visibility = np.full((N, 16), OCCLUDED, np.int8)
+    visibility[:3] = VISIBLE
+    (note,) = notes(GUESS, visibility=visibility)
+    assert note.startswith("92% of the annotated joints count as occluded") and "exchanged" in note
+    visibility[:21] = VISIBLE
+    assert notes(GUESS, visibility=visibility) == []
+    visibility[5:] = ABSENT
+    (note,) = notes(GUESS, visibility=visibility, occlusion_labels=False)
+    assert note.startswith("only 12% of the joints count as annotated")
+
+
+@pytest.mark.parametrize("bad", [0.0, -60.0, np.inf, -np.inf])
+@pytest.mark.parametrize("metric", ["PCKh@0.5", "PCK@0.2"])
+def test_who_has_no_positive_normaliser_is_left_out_and_counted(bad, metric):
+    """A negative one would make every prediction right, one of 0 every prediction wrong."""
+    normaliser = np.full(N, 30.0)
+    normaliser[[2, 5]], normaliser[9] = bad, np.nan
+    predicted = JOINTS.copy()
+    predicted[[2, 5, 9]] += 1e6
+    predicted[11, 0] += 1e6
+    found = evaluation.score(predicted, truth(metric, normaliser=normaliser))
+    counted = 14 * (N - 3)
+    assert found["total"] == pytest.approx(100 * (1 - 1 / counted)) and found["joints"] == counted
+    assert (found["persons"], found["left_out"]) == (N - 3, 3)
+    assert found["notes"] == [
+        "2 people are left out as their normaliser (head size or torso) is not a positive length, "
+        f"first person 3: {bad:g} px"
+    ]
+    sound = evaluation.conventions(predicted, truth(metric, normaliser=normaliser))
+    assert sound["pooled over 14 joints"] == found["total"]
+    assert sound["pelvis and thorax pooled too"] > 99
