@@ -311,7 +311,8 @@ GOLDEN = {  # version 1. (seed, index, size): `weighed`
 
 
 def weighed(drawing):
-    """What a change anywhere in a drawing changes: each array summed with another weight for each number."""
+    """What a change anywhere in a drawing changes: each array summed with another weight for each
+    number."""
     arrays = drawing.joints, drawing.head_box, [drawing.body], drawing.state, drawing.image
     numbers = (np.array(array, float).ravel() for array in arrays)
     return [float(found @ np.linspace(1, 2, len(found))) for found in numbers]
