@@ -180,7 +180,16 @@ class Pixels:
 
 
 MOST_PIXELS = 100_000_000  # pixels an image may declare; asked before any is decoded
-FORMATS = "AVIF", "BMP", "GIF", "JPEG2000", "PNG", "TIFF", "WEBP"  # not EPS: it runs a program
+FORMATS = (
+    "PNG",
+    "WEBP",
+    "AVIF",
+    "TIFF",
+    "GIF",
+    "BMP",
+    "PPM",
+    "JPEG2000",
+)  # not EPS: it runs a program
 # What libjpeg remarks on headers. The pixels are as they were written.
 REMARKS = "Invalid SOS parameters", "unknown JFIF", "bad ICC marker", "Unknown Adobe color"
 # A file that cannot be used is refused in one line; nobody has to read Pillow's warnings beside it.
@@ -283,7 +292,8 @@ def _check_size(width, height):
 
 
 def single_threaded_worker(worker: int) -> None:
-    """For a DataLoader's worker_init_fn: its workers share the cores, so OpenCV takes one in each."""
+    """For a DataLoader's worker_init_fn: its workers share the cores, so OpenCV takes one in
+    each."""
     cv2.setNumThreads(0)
 
 
@@ -385,7 +395,8 @@ def _cut_to(folder, people, image_size, kind):
 
 @contextlib.contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which gets its name once all of it is on the disk and has a manifest."""
+    """A folder to write to, which gets its name once all of it is on the disk and has a
+    manifest."""
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     part.mkdir(parents=True, exist_ok=True)
     try:

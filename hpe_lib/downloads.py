@@ -250,7 +250,8 @@ def recorded(root: Path) -> dict:
 
 
 def obtain(root: Path, file: File, say=print) -> list[str]:
-    """A file from the first source that serves, unpacked and recorded: []; or what each source said.
+    """A file from the first source that serves, unpacked and recorded: []; or what each source
+    said.
 
     An archive that a person has put there is asked before the mirrors, and stays.
     """
@@ -343,7 +344,8 @@ FETCHED = "fetched-"  # begins the names of our own archives, which are removed 
 
 
 def fetch(url: str, root: Path, file: File) -> Path:
-    """One mirror's file under its final name, or an archive of our own: whole and of its hash, or Refused."""
+    """One mirror's file under its final name, or an archive of our own: whole and of its hash, or
+    Refused."""
     path = root / (f"{FETCHED}{Path(url).name}" if archive(url) else file.name)
     downloader = partial(resumed, path.with_name(f"{path.name}.part"))
     try:
@@ -425,9 +427,11 @@ def append(answer, part: Path, have: int) -> None:
 
 
 def unpack(path: Path, root: Path, file: File) -> None:
-    """Unpack the files whose name ends as the pattern says into the folder, but for those that are there.
+    """Unpack the files whose name ends as the pattern says into the folder, but for those that are
+    there.
 
-    All of them or, if the archive is damaged, unsafe or lacks some, none: Refused. Either way our own is removed.
+    All of them or, if the archive is damaged, unsafe or lacks some, none: Refused. Either way our
+    own is removed.
     """
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as beside:
         try:
@@ -457,7 +461,8 @@ def remove_own(path: Path) -> None:
 
 
 def extract(path: Path, folder: Path, pattern: str) -> None:
-    """The files of an archive whose name ends as the pattern says. Refused if it is damaged or unsafe."""
+    """The files of an archive whose name ends as the pattern says. Refused if it is damaged or
+    unsafe."""
     try:
         for name, opened in members(path):
             target = "/".join(PurePosixPath(name).parts[-1 - pattern.count("/") :])

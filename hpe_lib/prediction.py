@@ -135,7 +135,8 @@ def locate(
 ) -> Predictions:
     """Poses in N crops, given as batches (B, S, S, 3) uint8, said in the images that their N frames cut them from.
 
-    The next batch is made while the network works on one. A batch that a GPU's memory does not hold is halved.
+    The next batch is made while the network works on one. A batch that a GPU's memory does not
+    hold is halved.
     """
     cascade.eval()
 
@@ -209,8 +210,9 @@ def patched(crop: np.ndarray, box: Sequence[float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PoseEstimator:
-    """A trained cascade for photographs, with its run's own settings: the crop's side in px, decoder, flip test, the
-    precision it was trained in, and how many processes prepared its crops."""
+    """A trained cascade for photographs, with its run's own settings: the crop's side in px,
+    decoder, flip test, the precision it was trained in, and how many processes prepared its
+    crops."""
 
     cascade: Cascade
     image_size: int
@@ -237,7 +239,8 @@ class PoseEstimator:
         return self.people([frame.cut(pixels) for frame in frames], frames)
 
     def people(self, crops: list[np.ndarray], frames: list[Frame]) -> list[dict]:
-        """The same of crops (S, S, 3) uint8 and the frames that cut them, of whatever images, in common batches.
+        """The same of crops (S, S, 3) uint8 and the frames that cut them, of whatever images, in
+        common batches.
 
         BadInput on weights that answer with what is no finite number.
         """
@@ -275,9 +278,11 @@ def load(folder: str | Path, trunk=None) -> PoseEstimator:
 
 
 def square(box: Sequence, name: str = "boxes") -> tuple[np.ndarray, np.ndarray, float]:
-    """((x, y) of the first corner, of the corner beyond, side of the network's square), px, of what `window` takes.
+    """((x, y) of the first corner, of the corner beyond, side of the network's square), px, of
+    what `window` takes.
 
-    BadInput, beginning with `name`, on what is no list of three or four real numbers, or is too small a box.
+    BadInput, beginning with `name`, on what is no list of three or four real numbers, or is too
+    small a box.
     """
     found = box if isinstance(box, (list, tuple, np.ndarray)) else []
     if all(isinstance(n, Real) and not isinstance(n, bool) and abs(n) < 1e6 for n in found):
@@ -297,7 +302,7 @@ def _large_enough(first, beyond, side, box, name):
 
 def _no_box(box, name, where=""):
     wanted = f"[x, y, side] or [x1, y1, x2, y2], px, with a side of {SMALLEST} px or more"
-    return BadInput(name, f"the box {str(box)[:80]}", wanted + where)
+    return BadInput(name, f"the box {repr(box)[:80]}", wanted + where)
 
 
 def window(box: Sequence, shape: tuple, image_size: int, name: str = "boxes") -> Frame:
@@ -331,11 +336,13 @@ def photographs(
     boxes: Path | None = None,
     detect: bool = False,
 ) -> Iterator[tuple[Path, np.ndarray, list[dict]]]:
-    """(file, its pixels (H, W, 3) uint8 RGB, its people as `PoseEstimator.predict` says them), one image at a time.
+    """(file, its pixels (H, W, 3) uint8 RGB, its people as `PoseEstimator.predict` says them), one
+    image at a time.
 
     Where people are says the boxes file (`read_boxes`) or torchvision's person detector, else each image is one person.
-    Images are read, once, while the cascade works on those before; the people of some images go through together.
-    BadInput on an image that cannot be used, after the answers for those before it.
+    Images are read, once, while the cascade works on those before; the people of some images go
+    through together. BadInput on an image that cannot be used, after the answers for those before
+    it.
     """
     if boxes and detect:
         raise BadInput("--boxes", "--people detect beside it", "one of the two")
@@ -381,7 +388,8 @@ def grouped(photos: Iterable[tuple]) -> Iterator[list[tuple]]:
 def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
     """Each image's boxes from a JSON file {image: [box, …]}, where an image is its path as given or its file name.
 
-    The file may speak of more images. BadInput if it does not of one that is given, or anything in it is no box.
+    The file may speak of more images. BadInput if it does not of one that is given, or anything in
+    it is no box.
     """
     table = artifacts.read_json(path)
     for image, boxes in table.items() if isinstance(table, dict) else ():
@@ -417,7 +425,8 @@ def person_detector() -> nn.Module:
 def detect_people(
     detector: nn.Module, image: np.ndarray, least: float = 0.7, device: torch.device | str = "cpu"
 ) -> list[list[float]]:
-    """Boxes [x1, y1, x2, y2], image px, of the people in an image (H, W, 3) uint8 that score at `least` so high.
+    """Boxes [x1, y1, x2, y2], image px, of the people in an image (H, W, 3) uint8 that score at
+    `least` so high.
 
     device: the detector's. A person smaller than a box may be is left out.
     """
@@ -431,7 +440,8 @@ def detect_people(
 def output_stems(images: Sequence[Path], out: Path, boxes: Path | None = None) -> list[Path]:
     """OUT/STEM of each image, to which .json and .png belong.
 
-    BadInput if two share one, or one is to be read, or one is there that `write_answer` has not written.
+    BadInput if two share one, or one is to be read, or one is there that `write_answer` has not
+    written.
     """
     taken = {path.resolve(): path for path in (*images, *([boxes] if boxes else []))}
     stems = [out / image.stem for image in images]
@@ -450,7 +460,8 @@ def output_stems(images: Sequence[Path], out: Path, boxes: Path | None = None) -
 def write_answer(stem: Path, image: Path, pixels: np.ndarray, people: list[dict]) -> None:
     """Write STEM.png, the overlay, and STEM.json, {"image", "people"}.
 
-    The PNG keeps the sha256 of its own pixels and of the JSON, so that later calls know both for their own.
+    The PNG keeps the sha256 of its own pixels and of the JSON, so that later calls know both for
+    their own.
     """
     told = {"image": str(image), "people": people}
     text = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
@@ -474,7 +485,8 @@ def _refuse_foreign(stem):
 
 
 def _mark(path):
-    """What `write_answer` wrote into an overlay, (sha256 of its pixels, of the JSON); empty texts of any other file."""
+    """What `write_answer` wrote into an overlay, (sha256 of its pixels, of the JSON); empty texts
+    of any other file."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             drawn, told = image.info[WRITTEN].split()

@@ -980,7 +980,8 @@ def test_nothing_is_said_beside_the_refusal(tmp_path, jpeg, capfd):
 
 
 def holed(jpeg):
-    """Its second half zeros, but for the end: a download into a file that was made large enough first."""
+    """Its second half zeros, but for the end: a download into a file that was made large enough
+    first."""
     return jpeg[: len(jpeg) // 2] + bytes(len(jpeg) - len(jpeg) // 2 - 2) + jpeg[-2:]
 
 
@@ -1012,7 +1013,8 @@ def test_a_remark_on_a_jpeg_s_header_is_no_damage(jpeg):
 
 
 def test_real_photographs_are_whole(test_data):
-    """A sample of those that were all read once: no libjpeg warning in any of 11,188, and OpenCV's pixels."""
+    """A sample of those that were all read once: no libjpeg warning in any of 11,188, and OpenCV's
+    pixels."""
     for kind, every in (("mpii", 40), ("lsp", 400), ("lspet", 900)):
         for path in sorted((test_data / kind / "images").glob("*.jpg"))[::every]:
             expected = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)

@@ -1,5 +1,5 @@
-"""Everything that a GPU computes, on fake CUDA tensors: no GPU is needed, no number is computed, and a tensor that was
-left on another device is an error."""
+"""Everything that a GPU computes, on fake CUDA tensors: no GPU is needed, no number is computed,
+and a tensor that was left on another device is an error."""
 
 import pytest
 import torch
@@ -18,8 +18,9 @@ GPU = torch.device("cuda")
 
 
 class OneDevice(TorchDispatchMode):
-    """No operation may read the CPU's tensors beside the GPU's, but for a copy from one to the other: PyTorch itself
-    lets numbers of the CPU (tensors without dimensions) pass, and each of them is a wait for the GPU."""
+    """No operation may read the CPU's tensors beside the GPU's, but for a copy from one to the
+    other: PyTorch itself lets numbers of the CPU (tensors without dimensions) pass, and each of
+    them is a wait for the GPU."""
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
         answer = operation(*arguments, **(options or {}))
@@ -33,7 +34,8 @@ class OneDevice(TorchDispatchMode):
 
 @pytest.fixture(scope="module")
 def cascade():
-    """The ResNet-152 cascade, with all that Module.to moves on the GPU: that refuses fake tensors."""
+    """The ResNet-152 cascade, with all that Module.to moves on the GPU: that refuses fake
+    tensors."""
     with FakeTensorMode() as mode:
         cascade = Cascade(NETWORK)
         for module in cascade.modules():

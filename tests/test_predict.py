@@ -366,8 +366,8 @@ def test_overlay_and_json_for_each_image(trained, photos):
         ('{"one.jpg": [[1, 2, 30]], "two.png": {}}', "boxes.json: two.png: found the box {}"),
         ('{"one.jpg": [], "two.png": [], "other": 7}', "boxes.json: other: found the box 7"),
         ('{"one.jpg": [0, 0, 40], "two.png": []}', "boxes.json: one.jpg: found the box 0"),
-        ('{"one.jpg": ["123"], "two.png": []}', "boxes.json: one.jpg: found the box 123"),
-        ('{"one.jpg": "123", "two.png": []}', "boxes.json: one.jpg: found the box 123"),
+        ('{"one.jpg": ["123"], "two.png": []}', "boxes.json: one.jpg: found the box '123'"),
+        ('{"one.jpg": "123", "two.png": []}', "boxes.json: one.jpg: found the box '123'"),
         ("[[1, 2, 30]]", "boxes.json: found no list of boxes for one.jpg"),
         ('{"one', "boxes.json: found JSONDecodeError"),
         (
