@@ -113,7 +113,7 @@ def read_json(path):
 
 
 def write_metrics(out, number, values):
-    """Write what a notebook has measured, OUT/metrics/NN.json, and OUT/metrics.json, all notebooks' together.
+    """Write what a notebook has measured: OUT/metrics/NN.json. OUT/metrics.json holds all notebooks'.
 
     values: {name: value}; a name belongs to one notebook. Returns what metrics.json then holds.
     """
@@ -127,7 +127,7 @@ def write_metrics(out, number, values):
 
 
 def claim_rows(out, names):
-    """Note in OUT/rows/manifest.json that these folders beside it are the run's own, for --fresh to empty."""
+    """Note in OUT/rows/manifest.json which folders beside it are the run's own, for --fresh to empty."""
     together = {path.name for path in own_rows(out)} | set(names)
     write_json(Path(out) / "rows" / MANIFEST, {"kind": "rows", "names": sorted(together)})
 
@@ -192,8 +192,8 @@ def taken(file):
 def torchrun_rank():
     """Which of torchrun's processes this is, the first 0; 0, too, if torchrun has not started it.
 
-    In that case its variables are left over from something else and are removed from the environment: Accelerate
-    would wait for processes that nobody has started.
+    Then its variables are left over from something else. They are removed from the environment:
+    Accelerate would wait for processes that nobody has started.
     """
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     numbers = [os.environ.get(name, "") for name in names]

@@ -85,9 +85,9 @@ NOTEBOOKS = {"detector": ("01", "02", "03"), "regressor": ("04",), "joint": ("05
 
 
 def main(arguments=None):
-    """Run a command line. One line on stderr and exit status 2 for bad input, 1 for what failed, 130 for Ctrl-C.
+    """Run a command line and exit: 2 for bad input, 1 for what failed, 130 for Ctrl-C.
 
-    With HPE_DEBUG=1 the traceback comes before that line.
+    Each of them is one line on stderr. With HPE_DEBUG=1 the traceback comes before it.
     """
     open_streams()
     if artifacts.torchrun_rank():  # the first of its processes speaks; errors are everybody's
@@ -102,7 +102,7 @@ def main(arguments=None):
 
 
 def open_streams():
-    """Let stdout print what its encoding lacks as "?", and send to nowhere what was closed before we began."""
+    """Print "?" for what stdout's encoding lacks; open to nowhere what was closed before we began."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:  # or else the next file opened would be taken for it
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
@@ -112,7 +112,7 @@ def open_streams():
 
 
 def flushed(code):
-    """The exit status, 1 instead of 0 if stdout cannot be written: now, and not in Python's last moments."""
+    """The exit status, 1 instead of 0 if stdout cannot be written now, before Python ends."""
     try:
         sys.stdout.flush()
     except OSError as error:

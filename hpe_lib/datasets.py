@@ -903,7 +903,7 @@ NEWER = {"margin": MARGIN, "missing_points": "as_labelled", "crop_cache": ""}
 
 
 def cache_of(out: str | Path) -> Path:
-    """Where drawn people and cut-out crops are kept for all runs: $HPE_CACHE, or hpe in the user's cache folder.
+    """Where drawn people and crops are kept, for all runs: $HPE_CACHE, or the user's cache folder.
 
     Where that cannot be written (no home), in the run itself, which an ablation's rows share.
     """

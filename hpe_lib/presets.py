@@ -21,8 +21,8 @@ from hpe_lib.paper import NOTEBOOKS
 
 MOST_PEOPLE = 10_000_000
 PEOPLE = (
-    f"FIRST-LAST counted from 1, such as 1-8000, at most {MOST_PEOPLE:,} people, or train, val, test "
-    "or all, or both, such as val 1-100"
+    f"FIRST-LAST counted from 1, such as 1-8000, at most {MOST_PEOPLE:,} people, or train, val, "
+    "test or all, or both, such as val 1-100"
 )
 
 
@@ -47,7 +47,7 @@ def one_of(*choices):
 
 
 def each(limit, *lengths):
-    """A list whose values keep a limit; lengths: how many there may be, any number if none is given."""
+    """A list whose values keep a limit. lengths: how many there may be; none given: any number."""
     said, holds = limit
     count = f"{' or '.join(map(str, lengths))} values, " if lengths else ""
 
@@ -304,10 +304,10 @@ def from_preset(preset, folder=NOTEBOOKS):
 
 
 def read_texts(path, content):
-    """YAML, and so JSON, with every scalar as the text that is there: its declared type says what it means, so that 010
-    is ten and 1:30 no number. None for nothing or null.
+    """YAML, and so JSON, with every scalar as the text that is there; None for nothing or null.
 
-    BadInput, naming the file and the key, for what is there twice, an alias, lists in lists and what is no YAML.
+    The declared type says what a text means: 010 is ten, 1:30 is no number. BadInput, naming the
+    file and the key, for what is there twice, an alias, lists in lists and what is no YAML.
     """
     import yaml
 

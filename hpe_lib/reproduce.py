@@ -92,7 +92,7 @@ def command():
 
 
 def earlier_run(out):
-    """The manifest of the run that the folder holds; {} if there is none yet. BadInput if it is of something else."""
+    """The manifest of the run in the folder; {} if there is none. BadInput if it is another's."""
     if not (out / artifacts.MANIFEST).is_file():
         return {}
     found = artifacts.manifest(out, "kind", "parameters", "notebooks")
@@ -103,7 +103,7 @@ def earlier_run(out):
 
 
 def remove_artifacts(out, notebooks):
-    """Remove what a run has written, by the names that it gives: all else stays, and every folder that holds it."""
+    """Remove what a run has written, by its names. All else stays, and every folder that holds it."""
     if not earlier_run(out):
         if os.listdir(out) != [artifacts.LOCK]:
             raise BadInput(

@@ -16,7 +16,7 @@ def few_threads():
 
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory):
-    """Where drawn people are kept while the tests run: not where the person at this machine keeps theirs."""
+    """Where drawn people are kept while the tests run: not in the user's own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HPE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
