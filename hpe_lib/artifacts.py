@@ -101,7 +101,7 @@ def read_json(path):
 
 
 def write_metrics(out, number, values):
-    """Write what a notebook has measured: OUT/metrics/NN.json. OUT/metrics.json holds all notebooks'.
+    """Write what a notebook measured: OUT/metrics/NN.json, and all notebooks': OUT/metrics.json.
 
     values: {name: value}; a name belongs to one notebook. Returns what metrics.json then holds.
     """
@@ -115,7 +115,7 @@ def write_metrics(out, number, values):
 
 
 def claim_rows(out, names):
-    """Note in OUT/rows/manifest.json which folders beside it are the run's own, for --fresh to empty."""
+    """Note in OUT/rows/manifest.json which folders beside it are the run's, for --fresh."""
     together = {path.name for path in own_rows(out)} | set(names)
     write_json(Path(out) / "rows" / MANIFEST, {"kind": "rows", "names": sorted(together)})
 

@@ -80,7 +80,7 @@ def main(arguments=None):
 
 
 def open_streams():
-    """Print "?" for what stdout's encoding lacks; open to nowhere what was closed before we began."""
+    """Print "?" for what stdout's encoding lacks; open to nowhere what was closed at the start."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:  # or else the next file opened would be taken for it
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)

@@ -103,7 +103,7 @@ def earlier_run(out):
 
 
 def remove_artifacts(out, notebooks):
-    """Remove what a run has written, by its names. All else stays, and every folder that holds it."""
+    """Remove what a run has written, by its names. All else stays, and the folders that hold it."""
     if not earlier_run(out):
         if os.listdir(out) != [artifacts.LOCK]:
             raise BadInput(
