@@ -12,8 +12,10 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +23,7 @@ from pathlib import Path
 from hpe_lib.paper import ROOT
 
 MANIFEST, WEIGHTS, HISTORY = "manifest.json", "weights.safetensors", "history.jsonl"
+CHECKPOINT = "checkpoint.pt"  # of a stage that is being trained
 METRICS, LOCK = "metrics.json", ".lock"
 OWN_HASH = "manifest_sha256"  # a manifest's, of all its other entries
 # What weights depend on.
@@ -113,7 +116,7 @@ def read_json(path):
 
 
 def write_metrics(out, number, values):
-    """Write what a notebook has measured: OUT/metrics/NN.json. OUT/metrics.json holds all notebooks'.
+    """Write what a notebook measured: OUT/metrics/NN.json, and all notebooks': OUT/metrics.json.
 
     values: {name: value}; a name belongs to one notebook. Returns what metrics.json then holds.
     """
@@ -127,7 +130,7 @@ def write_metrics(out, number, values):
 
 
 def claim_rows(out, names):
-    """Note in OUT/rows/manifest.json which folders beside it are the run's own, for --fresh to empty."""
+    """Note in OUT/rows/manifest.json which folders beside it are the run's, for --fresh."""
     together = {path.name for path in own_rows(out)} | set(names)
     write_json(Path(out) / "rows" / MANIFEST, {"kind": "rows", "names": sorted(together)})
 
@@ -481,6 +484,11 @@ def short(value):
 def now():
     """The time, to the second, with its zone."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def command() -> str:
+    """The command that was given, the program by its name."""
+    return shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "hpe"), *sys.argv[1:]])
 
 
 def environment():

@@ -102,7 +102,7 @@ def main(arguments=None):
 
 
 def open_streams():
-    """Print "?" for what stdout's encoding lacks; open to nowhere what was closed before we began."""
+    """Print "?" for what stdout's encoding lacks; open to nowhere what was closed at the start."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:  # or else the next file opened would be taken for it
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
@@ -246,37 +246,30 @@ def train(
     world.destroy_process_group()  # left to the interpreter's end, gloo's threads may abort the process
 
 
+DATA_ROOT = "images/ and joints.mat, for mpii the official .mat; leeds: lsp/ and lspet/."
+SPLIT = (
+    "mpii, lsp, leeds: the published one. Else train, val: the run's own people, test: those after "
+    "them. all: everyone the folder holds, the default; val for leeds and where people are drawn."
+)
+ABSENT = "Leave out and count people whose image is absent, instead of stopping."
+KEEP = "Keep scores, manifest and joints in this folder, as evidence: results/NAME."
+
+
 @app.command()
 def evaluate(
     weights: Annotated[Path, typer.Option(help="A run's folder, or a trained stage's.")],
     data: Annotated[Literal["synthetic", "mpii", "lsp", "lspet", "leeds"], typer.Option()],
-    data_root: Annotated[
-        Path,
-        typer.Option(
-            help="images/ and joints.mat, for mpii the official .mat; leeds: lsp/ and lspet/.",
-            show_default=False,
-        ),
-    ] = None,
+    data_root: Annotated[Path, typer.Option(help=DATA_ROOT, show_default=False)] = None,
     split: Annotated[
-        Literal["all", "train", "val", "test"],
-        typer.Option(
-            help="mpii, lsp, leeds: the published one. Else train, val: the run's own people, test: those after them. "
-            "all: everyone the folder holds, the default; val for leeds and where people are drawn.",
-            show_default=False,
-        ),
+        Literal["all", "train", "val", "test"], typer.Option(help=SPLIT, show_default=False)
     ] = None,
-    only_present: Annotated[
-        bool,
-        typer.Option(
-            "--only-present",
-            help="Leave out and count people whose image is absent, instead of stopping.",
-        ),
-    ] = False,
+    only_present: Annotated[bool, typer.Option("--only-present", help=ABSENT)] = False,
+    keep: Annotated[Path, typer.Option(help=KEEP, show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
     trunk: OwnTrunk = "",
 ):
     """Score weights on people."""
-    from hpe_lib import cascade, evaluation, prediction, training
+    from hpe_lib import cascade, evaluation, prediction, results, training
 
     folder, world = cascade.stage_folder(weights), training.world()
     made = prediction.load(folder)
@@ -294,6 +287,9 @@ def evaluate(
         precision=made.precision,
     )
     world.destroy_process_group()  # as train does
+    if keep and world.is_main_process:
+        given = artifacts.command().replace(str(data_root), "DIR")  # nobody else's folder
+        results.keep(keep, folder, found, people, given)
     score = evaluation.score(found.joints, people)
     print(
         json.dumps(artifacts.plain(score), indent=2)

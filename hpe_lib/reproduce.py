@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import sys
 import tempfile
 import threading
@@ -23,12 +22,20 @@ from hpe_lib.artifacts import BadInput, CellFailed, one_line
 from hpe_lib.cascade import STAGES
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-STAGED = (artifacts.MANIFEST, artifacts.WEIGHTS, artifacts.HISTORY, artifacts.LOCK, ".*.tmp")
+STAGED = (
+    artifacts.MANIFEST,
+    artifacts.WEIGHTS,
+    artifacts.HISTORY,
+    artifacts.CHECKPOINT,
+    artifacts.LOCK,
+    ".*.tmp",
+)
 # What a run writes, beside executed notebooks, into its folder and into each row of its ablation.
 WRITTEN = [
     *(f"{folder}/{name}" for folder in ("data", "targets", *STAGES.values()) for name in STAGED),
     *(f"{folder}/watched/[0-9][0-9][0-9][0-9].npz" for folder in STAGES.values()),
     "metrics/[0-9][0-9].json",
+    *(f".{folder}.lock" for folder in STAGES.values()),
 ]
 
 
@@ -74,7 +81,7 @@ def begun(out, preset, parameters):
     (out / "report.html").unlink(missing_ok=True)  # it would tell of the run before
     manifest = {
         "kind": "run",
-        "command": command(),
+        "command": artifacts.command(),
         "preset": str(preset),
         "parameters": earlier.get("parameters", {}) | parameters,
         **artifacts.environment(),
@@ -84,11 +91,6 @@ def begun(out, preset, parameters):
     }
     artifacts.write_manifest(out, manifest)
     return manifest
-
-
-def command():
-    """The command that was given, the program by its name."""
-    return shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "hpe"), *sys.argv[1:]])
 
 
 def earlier_run(out):
@@ -103,7 +105,7 @@ def earlier_run(out):
 
 
 def remove_artifacts(out, notebooks):
-    """Remove what a run has written, by its names. All else stays, and every folder that holds it."""
+    """Remove what a run has written, by its names. All else stays, and the folders that hold it."""
     if not earlier_run(out):
         if os.listdir(out) != [artifacts.LOCK]:
             raise BadInput(

@@ -539,6 +539,7 @@ def world() -> PartialState:
 
     They wait for each other for two hours at most: the first may have to draw or check all people.
     """
+    artifacts.torchrun_rank()  # removes variables that torchrun has not set
     on_cpu = (
         "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
     )  # else Accelerate takes each for alone
@@ -710,7 +711,7 @@ class Recipe:
         optimizer, scheduler = self.optimizer(model, steps=p["epochs"] * len(loader))
         targets = Targets(**{name: p[name] for name in TARGETS if name in p})
         checkpoint = Checkpoint(
-            self.folder / "checkpoint.pt",
+            self.folder / artifacts.CHECKPOINT,
             {**self.wanted, "processes": accelerator.num_processes},
             p.get("save_minutes", 10.0),
         )
@@ -909,6 +910,7 @@ def variant(
     trained from the same is taken over, not trained again.
     """
     out, row = Path(out), Path(out) / "rows" / name
+    artifacts.claim_rows(out, [name])
     data = artifacts.read_json(out / "data" / "manifest.json")
     chosen = {
         key: value for key, value in changes.items() if key in data["parameters"] | datasets.NEWER

@@ -86,7 +86,6 @@ def run(tmp_path_factory):
 @pytest.fixture
 def copy(run, tmp_path):
     """copy(name): the run once more, its people beside it."""
-    (tmp_path / "cache").symlink_to(run.parent / "cache")
     return lambda name="run": shutil.copytree(run, tmp_path / name)
 
 
@@ -94,7 +93,6 @@ def copy(run, tmp_path):
 def both(run, tmp_path_factory):
     """What processes.py finds, {1: by one process, 2: by two}, each with the folder of its run."""
     found, folder = {}, tmp_path_factory.mktemp("both")
-    (folder / "cache").symlink_to(run.parent / "cache")
     for count, start in ((1, python), (2, torchrun)):
         out = shutil.copytree(run, folder / f"by{count}")
         done = start(ROOT / "tests" / "processes.py", out, folder / "found.pt")

@@ -100,7 +100,6 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def copy(whole, tmp_path):
     """copy(stage): the run as it was before a stage, its drawn people beside it."""
-    (tmp_path / "cache").symlink_to(whole.parent / "cache")
 
     def made(stage):
         out = shutil.copytree(whole, tmp_path / "run")
