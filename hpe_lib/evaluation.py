@@ -395,7 +395,10 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
 
 
 def difference(points: np.ndarray) -> dict | None:
-    """{"difference", "ci95"} of a quantity measured on everybody (first) and on resamples of people; None if undefined."""
+    """{"difference", "ci95"} of a quantity; None if undefined.
+
+    points: measured on everybody (first) and on resamples of people.
+    """
     if not np.isfinite(points).all():
         return None
     low, high = np.percentile(points[1:], (2.5, 97.5))

@@ -322,8 +322,9 @@ def fit(
     """Train, and yield one record an epoch.
 
     A record holds epoch, epochs, loss, lr, seconds, images_per_second, peak, the scorer's numbers
-    and elapsed, the seconds since the training began. peak: mean maximum of the trained maps at annotated joints over the epoch's last
-    batch; near 0 the maps have collapsed to empty, and the record carries a `warning`.
+    and elapsed, the seconds since the training began. peak: mean maximum of the trained maps at
+    annotated joints over the epoch's last batch; near 0 the maps have collapsed to empty, and the
+    record carries a `warning`.
     The model is trained in place; `break` stops early.
     loader: its batch_sampler is a ShuffledBatches.
     ema: 0, or the decay of an exponential moving average of the weights; the scorer sees the
