@@ -213,13 +213,9 @@ def evaluate(
         people = people_to_score(
             data, data_root, split, folder.parent, made.image_size, only_present
         )
-    found = prediction.predict(
-        made.cascade.to(world.device),
-        people,
-        made.image_size,
-        flip_test=made.flip_test,
-        decoder=made.decoder,
-    )
+    chosen = {"flip_test": made.flip_test, "decoder": made.decoder}
+    network = made.cascade.to(world.device)
+    found = prediction.predict(network, people, made.image_size, **chosen)
     world.destroy_process_group()  # as train does
     score = evaluation.score(found.joints, people)
     print(

@@ -686,7 +686,7 @@ def prepare(out: str | Path, **parameters) -> Data:
         "fingerprints": fingerprints,
         "skipped": skipped,
     }
-    artifacts.write_manifest(Path(out) / "data", manifest)
+    manifest = artifacts.write_manifest(Path(out) / "data", manifest)
     return replace(data, manifest=manifest)
 
 
