@@ -255,8 +255,10 @@ def origin(manifest):
 
 
 def write_manifest(folder, manifest):
-    """Write a folder's manifest.json with its own hash in it."""
-    write_json(Path(folder) / MANIFEST, {**manifest, OWN_HASH: own_hash(manifest)})
+    """Write a folder's manifest.json with its own hash in it; returns what was written."""
+    written = {**manifest, OWN_HASH: own_hash(manifest)}
+    write_json(Path(folder) / MANIFEST, written)
+    return written
 
 
 def save(folder, state_dict, manifest, history=None):

@@ -872,7 +872,7 @@ def prepare(out: str | Path, **parameters) -> Data:
         "skipped": skipped,
         "sources": sources,
     }
-    artifacts.write_manifest(Path(out) / "data", manifest)
+    manifest = artifacts.write_manifest(Path(out) / "data", manifest)
     return replace(data, manifest=manifest)
 
 

@@ -24,7 +24,7 @@ th:first-child { text-align: left } .text td { text-align: left } .prompt, .anch
 def write(out: str | Path) -> Path:
     """OUT/report.html from the run's manifest and executed notebooks; returns its path."""
     out = Path(out)
-    manifest = artifacts.manifest(out, "command", "notebooks")
+    manifest = artifacts.manifest(out, "command", "notebooks", "preset")
     executed = [out / entry["notebook"] for _, entry in sorted(manifest["notebooks"].items())]
     sections = [section(nbformat.read(path, as_version=4)) for path in executed if path.is_file()]
     title = f"Part heatmap regression, preset {manifest['preset']}"

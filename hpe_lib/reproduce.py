@@ -59,8 +59,7 @@ def run(preset, out, overrides=(), start=None, only=None, fresh=False, notebooks
                 path, out, {**parameters[number], "out": str(out)}
             )
             artifacts.write_manifest(out, manifest)
-        manifest["finished"] = artifacts.now()
-        artifacts.write_manifest(out, manifest)
+        manifest = artifacts.write_manifest(out, {**manifest, "finished": artifacts.now()})
         print(f"the report is {report.write(out)}", flush=True)
     return manifest
 

@@ -108,8 +108,8 @@ class Fingerprints(Schema):
 class Data(Schema):
     """data/manifest.json."""
 
-    parameters: People
-    fingerprints: Fingerprints
+    parameters: People = None
+    fingerprints: Fingerprints = None
     skipped: dict[str, dict[Text, Count]] = None
 
 
@@ -124,7 +124,7 @@ class Drawn(Schema):
 class Targets(Schema):
     """targets/manifest.json."""
 
-    parameters: Drawn
+    parameters: Drawn = None
 
 
 class Executed(Schema):
@@ -138,10 +138,10 @@ class Executed(Schema):
 class Run(Schema):
     """A run's own manifest.json."""
 
-    command: Text
-    preset: Text
+    command: Text = None
+    preset: Text = None
     parameters: dict[Name, dict[Name, JsonValue]] = None
-    notebooks: dict[Name, Executed]
+    notebooks: dict[Name, Executed] = None
 
 
 class Record(Schema):
