@@ -766,7 +766,11 @@ class Recipe:
             "seed": self.parameters["seed"],
             "wall_seconds": records[-1]["elapsed"] if records else 0.0,
         }
-        artifacts.save(self.folder, model.state_dict(), manifest, records)
+        weights = model.state_dict()
+        broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
+        if broken:
+            raise FloatingPointError(f"{broken[0]} became NaN or infinite: nothing is saved")
+        artifacts.save(self.folder, weights, manifest, records)
 
     @property
     def scored_on(self) -> str:
@@ -912,7 +916,7 @@ def variant(
     """
     out, row = Path(out), Path(out) / "rows" / name
     artifacts.claim_rows(out, [name])
-    data = artifacts.read_json(out / "data" / "manifest.json")
+    data = artifacts.manifest(out / "data", "parameters")
     chosen = {
         key: value for key, value in changes.items() if key in data["parameters"] | datasets.NEWER
     }
@@ -929,10 +933,8 @@ def variant(
     if chosen:
         datasets.prepare(row, **data["parameters"] | chosen)
     else:
-        artifacts.write_json(row / "data" / "manifest.json", data)
-    artifacts.write_json(
-        row / "targets" / "manifest.json", artifacts.read_json(out / "targets" / "manifest.json")
-    )
+        artifacts.write_manifest(row / "data", data)
+    write_targets(row, **read_targets(out))
     for stage in stages:
         own = {
             key.rpartition(".")[2]: value
