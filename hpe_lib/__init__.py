@@ -12,8 +12,10 @@ figures, report, reproduce, bench, cli         showing it, running it, measuring
 """
 
 
-def load(folder, trunk=None):
-    """The pose estimator of a run's folder, or one stage's: hpe_lib.load("runs/synthetic").predict("photo.jpg").
+def load(folder=None, trunk=None):
+    """The pose estimator of a run's folder or one stage's: hpe_lib.load("runs/synthetic").predict("photo.jpg").
+
+    folder: without one, the released weights (hpe_lib/weights/leeds).
 
     trunk: the function that makes the trunk, of weights that were trained with one of your own (docs/backbones.md).
     `predict(image, boxes=None)` is described at prediction.PoseEstimator. torch is imported here, not before.

@@ -337,8 +337,14 @@ def score(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Photographs.", show_default=False)],
-    weights: Annotated[Path, typer.Option(help="A run's folder, or a trained stage's.")],
     out: Annotated[Path, typer.Option(help="The folder for STEM.png, the overlay, and STEM.json.")],
+    weights: Annotated[
+        Path,
+        typer.Option(
+            help="A run's folder, or a trained stage's; without it the released weights.",
+            show_default=False,
+        ),
+    ] = None,
     boxes: Annotated[
         Path,
         typer.Option(

@@ -5,6 +5,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 INSTALLED = Path(__file__).resolve().parent / "notebooks"  # there only outside a checkout
 NOTEBOOKS = INSTALLED if INSTALLED.is_dir() else ROOT / "notebooks"
+RELEASED = Path(__file__).parent / "weights" / "leeds"  # weights that come along
 N_JOINTS = 16  # N of eq. 1 and 2, also where fewer joints are annotated (F3)
 MARGIN = (
     1.25  # side of the square that the network sees / height of the person standing upright (F1)

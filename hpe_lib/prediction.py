@@ -27,7 +27,7 @@ from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade, Maps, confidence
 from hpe_lib.datasets import People, PoseDataset, read_image, single_threaded_worker
 from hpe_lib.geometry import Frame
-from hpe_lib.paper import MARGIN
+from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.skeleton import MPII
 
 SURE = 0.3  # a confidence from which on a joint is drawn as found
@@ -261,12 +261,13 @@ class PoseEstimator:
         ]
 
 
-def load(folder: str | Path, trunk=None) -> PoseEstimator:
+def load(folder: str | Path | None = None, trunk=None) -> PoseEstimator:
     """The estimator of a run's folder (its latest stage) or of one stage's, on the GPU if there is one.
 
+    folder: without one, the released weights.
     trunk: as for cascade.load. BadInput on a folder without weights, or weights that do not fit.
     """
-    folder = networks.stage_folder(folder)
+    folder = networks.stage_folder(folder or RELEASED)
     cascade, made = networks.load(folder, trunk), artifacts.manifest(folder)
     if "image_size" not in made["network"]:
         raise BadInput(folder / artifacts.MANIFEST, "no network.image_size", "the crop's side, px")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from hpe_lib import artifacts, evaluation, rivals
 from hpe_lib.datasets import People
-from hpe_lib.paper import ROOT
+from hpe_lib.paper import RELEASED, ROOT
 from hpe_lib.prediction import Predictions
 
 RESULTS = ROOT / "results"
@@ -77,6 +77,24 @@ def joints_of(name: str) -> dict[str, np.ndarray]:
 def minutes(name: str) -> float:
     """How long the training behind results/NAME took."""
     return artifacts.manifest(RESULTS / name)["wall_seconds"] / 60
+
+
+def release(weights: Path, name: str) -> Path:
+    """Write a stage's weights as float16 to hpe_lib/weights/NAME; returns that folder.
+
+    Loading turns them into float32 again; the scores stay the same to 0.1. Integer counts of norms
+    are kept as they are.
+    """
+    tensors, made = artifacts.load_weights(weights), artifacts.manifest(weights)
+    halved = {name: half(tensor) for name, tensor in tensors.items()}
+    folder = RELEASED.parent / name
+    artifacts.save(folder, halved, made)
+    return folder
+
+
+def half(tensor):
+    """A tensor as float16 if it holds floating-point numbers."""
+    return tensor.half() if tensor.is_floating_point() else tensor
 
 
 # ---- tables
