@@ -217,7 +217,10 @@ EXPECTED = f"JPEG, {', '.join(FORMATS)} image of at most {MOST_PIXELS / 1e6:.0f}
 
 def _jpeg(data, step):
     """A JPEG by libjpeg, any corruption an error: OpenCV fills what is lacking and goes on."""
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # no header, or a sampling of colours that it does not know
+        return _picture(data, step, ("JPEG",))
     _check_size(width, height)
     decode = functools.partial(
         simplejpeg.decode_jpeg,
@@ -248,10 +251,10 @@ def _upright(pixels, block):
     return pixels
 
 
-def _picture(data, step):
+def _picture(data, step, formats=FORMATS):
     """An image of another format by Pillow."""
-    Image.open(io.BytesIO(data), formats=FORMATS).verify()  # PNG's checksums, which loading skips
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    Image.open(io.BytesIO(data), formats=formats).verify()  # PNG's checksums, which loading skips
+    image = Image.open(io.BytesIO(data), formats=formats)
     _check_size(*image.size)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
@@ -384,6 +387,8 @@ def _whole(folder: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
         artifacts.write_json(part / artifacts.MANIFEST, _hashes(part))
         if not _intact(folder):  # or else another run has been first
+            if folder.exists():
+                print(f"{folder}: not as it was written, made anew", file=sys.stderr, flush=True)
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
     finally:
@@ -391,13 +396,9 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 
 def _intact(folder: Path) -> bool:
-    """Does a folder hold what `_whole` put there? If it is there and does not, stderr is told."""
-    if not folder.is_dir():
-        return False
+    """Does a folder hold what `_whole` put there?"""
     with contextlib.suppress(BadInput):
-        if artifacts.read_json(folder / artifacts.MANIFEST) == _hashes(folder):
-            return True
-    print(f"{folder}: not as it was written, made anew", file=sys.stderr, flush=True)
+        return artifacts.read_json(folder / artifacts.MANIFEST) == _hashes(folder)
     return False
 
 
