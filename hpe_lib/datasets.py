@@ -30,7 +30,7 @@ from hpe_lib.skeleton import ABSENT, MPII
 
 try:
     import simplejpeg
-except ImportError:  # on a bare GPU box: OpenCV reads JPEGs then, and damage in one goes unnoticed
+except ImportError:  # on a bare GPU box: Pillow reads JPEGs then, and some damage goes unnoticed
     simplejpeg = None
 
 
@@ -227,19 +227,14 @@ def decode_image(name: str | Path, data: bytes, step: int = 1) -> np.ndarray:
 EXPECTED = f"JPEG, {', '.join(FORMATS)} image of at most {MOST_PIXELS / 1e6:.0f} million pixels"
 
 
-REDUCED = {
-    1: cv2.IMREAD_COLOR_RGB,
-    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}
-
-
 def _jpeg(data, step):
     """A JPEG by libjpeg, any corruption an error: OpenCV fills what is lacking and goes on."""
     if simplejpeg is None:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[step])
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        return _picture(data, step, ("JPEG",))
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # no header, or a sampling of colours that it does not know
+        return _picture(data, step, ("JPEG",))
     _check_size(width, height)
     decode = functools.partial(
         simplejpeg.decode_jpeg,
@@ -270,10 +265,10 @@ def _upright(pixels, block):
     return pixels
 
 
-def _picture(data, step):
+def _picture(data, step, formats=FORMATS):
     """An image of another format by Pillow."""
-    Image.open(io.BytesIO(data), formats=FORMATS).verify()  # PNG's checksums, which loading skips
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    Image.open(io.BytesIO(data), formats=formats).verify()  # PNG's checksums, which loading skips
+    image = Image.open(io.BytesIO(data), formats=formats)
     _check_size(*image.size)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
@@ -406,6 +401,8 @@ def _whole(folder: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
         artifacts.write_json(part / artifacts.MANIFEST, _hashes(part))
         if not _intact(folder):  # or else another run has been first
+            if folder.exists():
+                print(f"{folder}: not as it was written, made anew", file=sys.stderr, flush=True)
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
     finally:
@@ -413,13 +410,9 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 
 def _intact(folder: Path) -> bool:
-    """Does a folder hold what `_whole` put there? If it is there and does not, stderr is told."""
-    if not folder.is_dir():
-        return False
+    """Does a folder hold what `_whole` put there?"""
     with contextlib.suppress(BadInput):
-        if artifacts.read_json(folder / artifacts.MANIFEST) == _hashes(folder):
-            return True
-    print(f"{folder}: not as it was written, made anew", file=sys.stderr, flush=True)
+        return artifacts.read_json(folder / artifacts.MANIFEST) == _hashes(folder)
     return False
 
 

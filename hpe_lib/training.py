@@ -541,16 +541,15 @@ def world() -> PartialState:
     They wait for each other for two hours at most: the first may have to draw or check all people.
     """
     artifacts.torchrun_rank()  # removes variables that torchrun has not set
-    on_cpu = (
-        "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
-    )  # else Accelerate takes each for alone
-    return PartialState(cpu=on_cpu, timeout=timedelta(hours=2))
+    # Never MPS by accident; and without this Accelerate takes each process for alone on CPUs.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=2))
 
 
 def accelerated(precision: str = "no") -> Accelerator:
     """Accelerate's helper of one training: its processes share out each batch.  precision: "no", "bf16" or "fp16"."""
     AcceleratorState._reset_state()  # or else a second training in this process could not have another precision
     return Accelerator(
+        cpu=not torch.cuda.is_available(),
         mixed_precision=precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
     )

@@ -1012,6 +1012,18 @@ def test_a_remark_on_a_jpeg_s_header_is_no_damage(jpeg):
     assert (datasets.decode_image("a.jpg", odd) == datasets.decode_image("a.jpg", jpeg)).all()
 
 
+def test_a_jpeg_whose_sampling_is_unknown_is_left_to_pillow(jpeg, monkeypatch):
+    def unknown(data):
+        raise ValueError("Could not determine subsampling level")
+
+    expected = datasets.decode_image("a", jpeg)
+    monkeypatch.setattr(datasets.simplejpeg, "decode_jpeg_header", unknown)
+    assert np.abs(datasets.decode_image("a", jpeg).astype(int) - expected).max() <= 1
+    for cut in (jpeg[:-300], jpeg[:13]):
+        with pytest.raises(BadInput, match="(?i)truncated"):
+            datasets.decode_image("a", cut)
+
+
 def test_real_photographs_are_whole(test_data):
     """A sample of those that were all read once: no libjpeg warning in any of 11,188, and OpenCV's
     pixels."""

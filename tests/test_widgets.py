@@ -442,7 +442,7 @@ class TestPhotograph:
     def test_what_cannot_be_read_is_said(self, panel, tmp_path):
         (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
         for path, found in (
-            (tmp_path / "broken.jpg", "without the image"),
+            (tmp_path / "broken.jpg", "no image that can be read"),
             (tmp_path / "absent.jpg", "no such file"),
             ("", "found none, expected an upload"),
         ):
