@@ -309,7 +309,7 @@ def evil(folder, tensors, tmp_path, monkeypatch):
     monkeypatch.delenv("HPE_TRUNK", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    source = "from pathlib import Path\nfrom hpe_lib.detector import slim_trunk\n"
+    source = "from pathlib import Path\nfrom hpe_lib.trunks import slim_trunk\n"
     source += "Path('mark').touch()\ndef x_trunk(pretrained):\n    return slim_trunk()\n"
     (tmp_path / "evilmod.py").write_text(source)
     network = NETWORK | {"trunk": "evilmod:x_trunk"}
@@ -318,7 +318,7 @@ def evil(folder, tensors, tmp_path, monkeypatch):
     )
     yield tmp_path
     sys.modules.pop("evilmod", None)
-    detector.TRUNKS.pop("evilmod:x_trunk", None)
+    trunks.TRUNKS.pop("evilmod:x_trunk", None)
 
 
 LINE = "'evilmod:x_trunk', expected a trunk of this library, or --trunk evilmod:x_trunk"
@@ -366,7 +366,7 @@ def test_a_registered_trunk_is_called_by_its_name(evil, folder):
         calls.append(pretrained)
         return detector.slim_trunk()
 
-    detector.register_trunk("evilmod:x_trunk", mine)
+    trunks.register_trunk("evilmod:x_trunk", mine)
     assert cascade.load(folder) and calls == [False] and not (evil / "mark").exists()
 
 

@@ -719,7 +719,7 @@ def test_a_trunk_of_one_s_own_is_saved_and_loaded_by_its_place(my_trunks, tmp_pa
     for one, other in zip(net(crops()), again(crops()), strict=True):
         assert torch.allclose(one, other, atol=1e-3)
     assert "detector.B5.9.block.0.0.weight" in artifacts.load_weights(tmp_path / "run" / "cascade")
-    detector.TRUNKS.clear()
+    trunks.TRUNKS.clear()
     monkeypatch.setattr(sys, "path", [])
     sys.modules.pop("my_trunks")
     with pytest.raises(BadInput, match="my_trunks:mobilenet_trunk.*No module named") as error:
