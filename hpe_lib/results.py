@@ -47,7 +47,7 @@ def keep(folder: Path, weights: Path, found: Predictions, people: People, comman
     kept = ("kind", "seed", "steps", "processes", "wall_seconds", "network", "settings", "machine")
     kept += ("commit", "versions", "weights_sha256", "upstream")
     manifest = {name: made[name] for name in kept if name in made}
-    manifest = {**manifest, "kind": "results", "stage": made["kind"], "scored_by": command}
+    manifest["scored_by"] = command
     buffer = io.BytesIO()
     np.savez_compressed(buffer, keys=people.keys.astype(str), **answers)
     artifacts.write_bytes(folder / "predictions.npz", buffer.getvalue())

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Sampler
@@ -337,7 +338,7 @@ def fit(
     statistics. FloatingPointError if the loss is not finite.
     """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)  # timm's: its trunks have norms of their own
     average = averaged(model, ema).to(accelerator.device) if ema else None
     unprepared = loader
     shared, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)

@@ -780,7 +780,15 @@ def test_nan_where_nothing_is_annotated_is_no_error(folder):
     assert datasets.load_lspet(folder, "1-5").visibility[1, MPII.index("left_hip")] == ABSENT
 
 
-@pytest.mark.parametrize("flag", [2, -1, np.nan])
+def test_a_flag_of_minus_one_is_not_annotated(folder):
+    joints = table(folder)
+    joints[0, 2, 0] = -1
+    scipy.io.savemat(folder / "joints.mat", {"joints": joints})
+    found = datasets.load_lspet(folder, "1-5")
+    assert found.visibility[0, MPII.index("right_ankle")] == ABSENT
+
+
+@pytest.mark.parametrize("flag", [2, np.nan])
 def test_flags_that_are_none(folder, flag):
     joints = table(folder)
     joints[0, 2, 0] = flag

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hpe_lib
-from hpe_lib import artifacts, cascade, cli, detector, presets
+from hpe_lib import artifacts, cascade, cli, presets, trunks
 from hpe_lib.artifacts import BadInput
 from hpe_lib.cascade import Cascade
 
@@ -364,7 +364,7 @@ def test_a_registered_trunk_is_called_by_its_name(evil, folder):
 
     def mine(pretrained):
         calls.append(pretrained)
-        return detector.slim_trunk()
+        return trunks.slim_trunk()
 
     trunks.register_trunk("evilmod:x_trunk", mine)
     assert cascade.load(folder) and calls == [False] and not (evil / "mark").exists()

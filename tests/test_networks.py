@@ -196,8 +196,10 @@ def test_torchvision_s_weights_fit_the_trunk_by_block(trunk):
 
 
 def test_unknown_trunks_and_strides():
-    with pytest.raises(BadInput, match="resnet152"):
+    with pytest.raises(BadInput, match="expected one of vgg16"):
         Detector("vgg19")
+    with pytest.raises(BadInput, match="resnet152"):
+        Detector("no such trunk")
     for make in (
         lambda: Hourglass(16, 1, 1, map_stride=3),
         lambda: Convolutions(8, map_stride=3),

@@ -41,7 +41,7 @@ def test_what_is_kept_is_enough_to_score_and_compare_again(people, weights, tmp_
     again = evaluation.paired([joints["cascade"]], [joints["detector"]], people)
     assert again == metrics["cascade over detector"]
     manifest = artifacts.manifest(tmp_path / "results" / "a")
-    assert manifest["stage"] == "joint" and manifest["seed"] == 3
+    assert manifest["kind"] == "joint" and manifest["seed"] == 3
     assert results.minutes("a") == 1
 
 
