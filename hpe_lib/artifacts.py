@@ -305,7 +305,7 @@ def manifest(folder, *needed):
     if absent := [name for name in needed if name not in found]:
         raise BadInput(path, f"no {', '.join(absent)}", "the manifest that was written with it")
     kind = found.get("kind")
-    check(found, kind if kind in ("data", "targets", "run") else "stage", path)
+    check(found, kind if kind in ("data", "targets", "run", "rows") else "stage", path)
     if OWN_HASH in found and found[OWN_HASH] != own_hash(found):
         raise BadInput(path, "entries changed by hand", "the manifest as a run has written it")
     return found

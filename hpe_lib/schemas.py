@@ -144,6 +144,12 @@ class Run(Schema):
     notebooks: dict[Name, Executed] = None
 
 
+class Rows(Schema):
+    """rows/manifest.json: the ablation's rows, each a folder beside it."""
+
+    names: list[Annotated[str, Field(pattern=r"^[^/\\]+$", max_length=200)]]
+
+
 class Record(Schema):
     """One line of history.jsonl: an epoch. The scorer's numbers stand beside these."""
 
@@ -183,6 +189,7 @@ KINDS = {
     "data": Data,
     "targets": Targets,
     "run": Run,
+    "rows": Rows,
     "network": Network,
     "record": Record,
     "metrics": Metrics,
