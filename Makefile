@@ -23,6 +23,7 @@ tables: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check $(ARGS) .
+	$(BIN)/ruff format --check .
 
 # runs/ holds trained weights: it is left alone
 clean:
