@@ -49,7 +49,8 @@ def keep(folder: Path, weights: Path, found: Predictions, people: People, comman
     manifest = {name: made[name] for name in kept if name in made}
     manifest["scored_by"] = command
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, keys=people.keys.astype(str), **answers)
+    read = {name: joints for name, joints in answers.items() if "centroid" not in name}
+    np.savez_compressed(buffer, keys=people.keys.astype(str), **read)
     artifacts.write_bytes(folder / "predictions.npz", buffer.getvalue())
     artifacts.write_json(folder / "metrics.json", metrics)
     artifacts.write_manifest(folder, manifest)
