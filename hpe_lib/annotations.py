@@ -311,7 +311,9 @@ def _json_numbers(what: str, value, shape: tuple) -> np.ndarray:
     needed = " × ".join(map(str, shape)) + " numbers" if shape else "one number"
     try:
         found = np.array(value, object)
-        if found.shape == shape and all(isinstance(leaf, int | float) for leaf in found.flat):
+        truth_value = isinstance(value, bool)  # of a list each may be one: joints_vis
+        numbers = all(isinstance(leaf, int | float) for leaf in found.flat)
+        if found.shape == shape and numbers and not truth_value:
             return found.astype(float)
     except (ValueError, OverflowError):  # ragged lists, huge integers
         pass

@@ -201,7 +201,9 @@ def read_image(path: Path, step: int = 1) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except IsADirectoryError:
+        raise BadInput(path, "a folder", "an image") from None
+    except (FileNotFoundError, NotADirectoryError):
         raise BadInput(path, "no such file", "an image") from None
     except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
         raise BadInput(path, error, "an image") from None

@@ -65,6 +65,8 @@ class Settings(Parts):
 
     decoder: Literal["argmax", "quarter", "parabola", "centroid"] = None
     flip_test: bool = None
+    precision: Literal["no", "fp16", "bf16"] = None
+    workers: Annotated[int, Field(ge=0, le=1024)] = None
 
 
 class Stage(Schema):

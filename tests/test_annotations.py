@@ -537,3 +537,9 @@ def test_arrays_that_do_not_belong_together(tmp_path):
 def test_a_length_to_divide_by_is_finite_and_positive():
     lengths = np.array([1, 1e-9, 0, -1, np.nan, np.inf, -np.inf])
     assert annotations.positive(lengths).tolist() == [True, True] + [False] * 5
+
+
+def test_a_truth_value_is_no_scale():
+    with pytest.raises(ValueError, match="scale of person 1: True where one number must be"):
+        annotations._json_numbers("scale of person 1", True, ())
+    assert annotations._json_numbers("joints_vis", [True, 0], (2,)).tolist() == [1, 0]

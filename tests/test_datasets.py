@@ -1508,3 +1508,8 @@ def test_drawn_people_are_never_cut_out(tmp_path):
         tmp_path / "runs" / "x", **SYNTHETIC, train="1-2", val="7-8", crop_cache="raw"
     )
     assert isinstance(data.train.images, datasets.Pixels)
+
+
+def test_a_folder_is_no_image_and_is_said_to_be_one(tmp_path):
+    with pytest.raises(BadInput, match="found a folder, expected an image"):
+        datasets.read_image(tmp_path)
