@@ -317,7 +317,7 @@ def photograph(page, lab):
     seen(page, found, "photograph")
     changes(found, lambda: found.get_by_role("button", name="whole image").click())
     for name, words in (
-        ("broken.jpg", "broken.jpg: found 10 bytes that are no readable image"),
+        ("broken.jpg", "broken.jpg: found 10 bytes: no image that can be read"),
         ("one.jpg", "joint"),
     ):
         with page.expect_file_chooser() as chooser:
