@@ -278,10 +278,7 @@ def save(folder, state_dict, manifest, history=None):
     }
     write_bytes(folder / WEIGHTS, packed(tensors, {"made_from": origin(manifest)}))
     if history is not None:
-        write_bytes(
-            folder / HISTORY,
-            "".join(json.dumps(plain(record)) + "\n" for record in history).encode(),
-        )
+        write_history(folder, history)
     measured = {
         "weights_sha256": file_hash(folder / WEIGHTS),
         "peak_memory_mb": peak_memory_mb(),
@@ -327,6 +324,12 @@ def read_metrics(out):
     found = read_json(path)
     check(found, "metrics", path)
     return found
+
+
+def write_history(folder, records):
+    """Write a stage's epoch records, one a line, so that a killed run leaves what was measured."""
+    lines = [json.dumps(plain(record)) + "\n" for record in records]
+    write_bytes(Path(folder) / HISTORY, "".join(lines).encode())
 
 
 def read_history(folder, say=None):

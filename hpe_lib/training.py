@@ -791,7 +791,7 @@ class Recipe:
             if world().is_main_process:
                 shutil.rmtree(self.folder / "watched", ignore_errors=True)
                 self.watch(model, records[-1])
-                write_history(self.folder, records)
+                artifacts.write_history(self.folder, records)
             print(
                 f"{self.stage}: other held-out people: scored anew after its last epoch", flush=True
             )
@@ -808,7 +808,7 @@ class Recipe:
             shutil.rmtree(self.folder / "watched", ignore_errors=True)
         if not resumed or not self.watched_file(record).is_file():
             self.watch(model, record)
-        write_history(self.folder, records)
+        artifacts.write_history(self.folder, records)
 
     def watched_file(self, record: dict) -> Path:
         """Where the maps after this record's epoch are kept."""
@@ -829,12 +829,6 @@ class Recipe:
 def unscored(record: dict) -> dict:
     """An epoch's record without the scorer's numbers."""
     return {name: value for name, value in record.items() if not name.startswith("PCK")}
-
-
-def write_history(folder: Path, records: list[dict]) -> None:
-    """Write a stage's epoch records, one a line, so that a killed run leaves what was measured."""
-    lines = [json.dumps(artifacts.plain(record)) + "\n" for record in records]
-    artifacts.write_bytes(folder / artifacts.HISTORY, "".join(lines).encode())
 
 
 def deterministic(on: bool) -> None:
