@@ -144,7 +144,18 @@ def own_rows(out):
     return [path for path in folder.glob("*") if path.name in names]
 
 
-HELD = set()  # the locks of this process
+HELD = {}  # {path: file}, the locks of this process
+
+
+def forget_locks():
+    """Leave the locks to the process that holds them: a loader's worker may outlive it."""
+    for file in HELD.values():
+        file.close()
+    HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_locks)
 
 
 @contextlib.contextmanager
@@ -169,10 +180,10 @@ def lock(folder, name=LOCK):
                 raise BadInput(
                     folder, "another process that is writing to it", "one at a time in a folder"
                 )
-            HELD.add(path)
+            HELD[path] = file
             yield
     finally:
-        HELD.discard(path)
+        HELD.pop(path, None)
         if made and os.listdir(folder) == [name]:  # nothing came of it
             shutil.rmtree(folder)
 

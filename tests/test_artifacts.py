@@ -1,5 +1,7 @@
 import json
+import multiprocessing
 import os
+import time
 
 import pytest
 import torch
@@ -455,6 +457,18 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
     with artifacts.lock(out):
         pass
     assert (out / "kept").exists()
+
+
+def test_a_worker_that_outlives_the_training_does_not_keep_its_folder_locked(tmp_path):
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    with artifacts.lock(tmp_path):
+        worker.start()
+    try:
+        with artifacts.lock(tmp_path):
+            assert worker.is_alive()
+    finally:
+        worker.kill()
+        worker.join()
 
 
 def test_a_folder_that_nothing_was_written_to_goes_again(tmp_path):
