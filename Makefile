@@ -19,7 +19,7 @@ lab: $(READY)
 
 # README's and docs' tables, from results/
 tables: $(READY)
-	$(BIN)/python -m hpe_lib.results
+	$(BIN)/python -m hpe_lib.workbook.results
 
 lint: $(READY)
 	$(BIN)/ruff check $(ARGS) .

@@ -2,13 +2,14 @@
 
 Reading order, which is also the order of imports (each room imports only from those before it):
 
-paper, schemas, artifacts, reading, presets    what the paper says; what a run keeps; safe reading; parameters
-skeleton, geometry, heatmaps, synthetic        joints, frames, targets; drawn people
-annotations, datasets, downloads               other people's files; people of any data set; how to get them
-detector, regressor, cascade, rivals           networks, block by block; what results stand beside
-losses, training, prediction                   eq. 1 and 2, the one `fit`, test time
+paper, skeleton, geometry, heatmaps, losses    what the paper says, and what is learned from
+data/                                          people: files of others, drawn ones, how to get them
+trunks, detector, regressor, cascade, rivals   networks, block by block; what results stand beside
+training, prediction                           the one `fit`, test time
 plausibility, evaluation                       PCKh and PCK, and what looks unlikely about them
-figures, report, reproduce, bench, cli         showing it, running it, measuring it
+view/                                          every picture and panel
+workbook/                                      what a run keeps, declares, costs and reports
+bench, cli                                     measuring it, running it
 """
 
 

@@ -18,22 +18,15 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from hpe_lib import (
-    artifacts,
-    cascade,
-    datasets,
-    evaluation,
-    heatmaps,
-    prediction,
-    presets,
-    training,
-)
-from hpe_lib.artifacts import BadInput
+from hpe_lib import cascade, evaluation, heatmaps, prediction, training
 from hpe_lib.cascade import Cascade
+from hpe_lib.data import datasets
 from hpe_lib.paper import MARGIN, N_JOINTS
 from hpe_lib.skeleton import VISIBLE
 from hpe_lib.training import NOTEBOOKS
 from hpe_lib.trunks import IMAGENET_DEVIATION, IMAGENET_MEAN
+from hpe_lib.workbook import artifacts, presets
+from hpe_lib.workbook.artifacts import BadInput
 
 
 def crops(count: int, image_size: int, seed: int = 0) -> list[dict]:

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from hpe_lib import artifacts
-from hpe_lib.artifacts import BadInput
 from hpe_lib.detector import FCN8, Detector, enlarge
 from hpe_lib.paper import N_JOINTS
 from hpe_lib.regressor import Convolutions, Hourglass
 from hpe_lib.trunks import VGGS, Trunk, imported_trunk
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 # Raise it when a network begins or computes differently: trained stages are then made anew.
 VERSION = 1

@@ -15,8 +15,8 @@ import typer
 import typer.core
 from typer.exceptions import Abort, TyperException
 
-from hpe_lib import artifacts
-from hpe_lib.artifacts import BadInput, CellFailed, one_line
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput, CellFailed, one_line
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_MEMORY = "MemoryError|(?i:out of memory|allocate memory)|DataLoader worker .*(killed|exited)"
@@ -62,7 +62,7 @@ Parameters = Annotated[
 
 def trust_trunk(name):
     """What --trunk says."""
-    from hpe_lib import presets
+    from hpe_lib.workbook import presets
 
     if name and ":" not in name:
         raise BadInput("--trunk", repr(name), "module:function")
@@ -191,7 +191,8 @@ def reproduce(
     """Run the notebooks in order and keep the executed copies, weights and numbers in the run's folder."""
     p = [*p, f"06.seeds={seeds}"] if seeds else p
     if dry_run:
-        from hpe_lib import bench, presets
+        from hpe_lib import bench
+        from hpe_lib.workbook import presets
 
         for line in bench.rehearse(presets.resolve(preset, p)):
             print(line, flush=True)
@@ -202,7 +203,7 @@ def reproduce(
             "--from or --only beside it",
             "--fresh alone: it removes what they would build on",
         )
-    from hpe_lib.reproduce import run
+    from hpe_lib.workbook.reproduce import run
 
     out = out or Path("runs") / Path(preset).stem
     run(preset, out, p, start and start.zfill(2), only and only.zfill(2), fresh)
@@ -227,10 +228,11 @@ def train(
 
     The detector's run also chooses the people and how targets are drawn; later stages take them as they are.
     """
-    from hpe_lib import presets
+    from hpe_lib.workbook import presets
 
     parameters = presets.resolve(preset, p, running=NOTEBOOKS[stage])
-    from hpe_lib import datasets, evaluation, training
+    from hpe_lib import evaluation, training
+    from hpe_lib.data import datasets
 
     world = training.world()
     with artifacts.lock(out) if world.is_main_process else contextlib.nullcontext():
@@ -269,7 +271,8 @@ def evaluate(
     trunk: OwnTrunk = "",
 ):
     """Score weights on people."""
-    from hpe_lib import cascade, evaluation, prediction, results, training
+    from hpe_lib import cascade, evaluation, prediction, training
+    from hpe_lib.workbook import results
 
     folder, world = cascade.stage_folder(weights), training.world()
     made = prediction.load(folder)
@@ -378,7 +381,7 @@ def download(
     ],
 ):
     """Fetch a data set from whichever mirror gives it, going on where a transfer broke off."""
-    from hpe_lib import downloads
+    from hpe_lib.data import downloads
 
     downloads.download(dataset, root, say=lambda line: print(line, flush=True))
 
@@ -390,7 +393,7 @@ def check_data(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ):
     """Say what a data folder holds: people, joints, images that are missing or broken, copies between splits."""
-    from hpe_lib import downloads
+    from hpe_lib.data import downloads
 
     found = downloads.check(dataset, root)
     print(json.dumps(found, indent=2) if as_json else downloads.report(found), flush=True)
@@ -416,7 +419,8 @@ def bench(as_json: Annotated[bool, typer.Option("--json", help="Print the rows a
 def people_to_score(data, data_root, split, run, image_size, only_present=False):
     """The people of a split: as published (mpii, lsp), or by notebook 01's numbers: the run's own if they are of this
     data set, else its preset's."""
-    from hpe_lib import annotations, datasets, presets
+    from hpe_lib.data import annotations, datasets
+    from hpe_lib.workbook import presets
 
     chosen = run / "data" / "manifest.json"
     own = artifacts.manifest(chosen.parent, "parameters")["parameters"] if chosen.is_file() else {}
@@ -447,7 +451,7 @@ def people_to_score(data, data_root, split, run, image_size, only_present=False)
 
 def rows(split, numbers, count):
     """A split that is not published, as FIRST-LAST. count: people the folder holds, None: drawn, so without end."""
-    from hpe_lib import presets
+    from hpe_lib.workbook import presets
 
     if split in ("train", "val"):
         return numbers[split]

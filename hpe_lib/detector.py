@@ -10,7 +10,6 @@ import math
 import torch
 from torch import nn
 
-from hpe_lib.artifacts import BadInput
 from hpe_lib.paper import N_JOINTS as J
 from hpe_lib.trunks import (
     IMAGENET_DEVIATION,
@@ -22,6 +21,7 @@ from hpe_lib.trunks import (
     vgg16,
     width,
 )
+from hpe_lib.workbook.artifacts import BadInput
 
 
 class Detector(nn.Module):

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hpe_lib import annotations, plausibility
-from hpe_lib.artifacts import BadInput
+from hpe_lib import plausibility
 from hpe_lib.cascade import Cascade
-from hpe_lib.datasets import People
+from hpe_lib.data import annotations
+from hpe_lib.data.datasets import People
 from hpe_lib.prediction import cover, locate, predict
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
+from hpe_lib.workbook.artifacts import BadInput
 
 RESAMPLES = 1000
 AUC_THRESHOLDS = np.linspace(0, 0.5, 51)

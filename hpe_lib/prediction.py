@@ -21,14 +21,15 @@ from PIL import Image, PngImagePlugin
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hpe_lib import artifacts, heatmaps
 from hpe_lib import cascade as networks
-from hpe_lib.artifacts import BadInput
+from hpe_lib import heatmaps
 from hpe_lib.cascade import Cascade, Maps, confidence
-from hpe_lib.datasets import People, PoseDataset, read_image, single_threaded_worker
+from hpe_lib.data.datasets import People, PoseDataset, read_image, single_threaded_worker
 from hpe_lib.geometry import Frame
 from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.skeleton import MPII
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 SURE = 0.3  # a confidence from which on a joint is drawn as found
 PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's

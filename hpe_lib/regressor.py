@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from hpe_lib.artifacts import BadInput
 from hpe_lib.detector import bilinear_deconvolution, check_stride, nearest_deconvolution, zero_score
 from hpe_lib.paper import N_JOINTS as J
+from hpe_lib.workbook.artifacts import BadInput
 
 
 class Bottleneck(nn.Module):

@@ -25,11 +25,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Sampler
 
-from hpe_lib import artifacts, cascade, datasets, heatmaps, losses
-from hpe_lib.artifacts import BadInput
+from hpe_lib import cascade, heatmaps, losses
 from hpe_lib.cascade import STAGES, Cascade, Maps
+from hpe_lib.data import datasets
 from hpe_lib.paper import BODY
 from hpe_lib.skeleton import ABSENT, VISIBLE
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 VERSION = 1  # raise it when the same parameters and people train to other weights
 UPSTREAM = {"detector": None, "regressor": "detector", "joint": "regressor"}

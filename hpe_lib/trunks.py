@@ -19,8 +19,8 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import make_layers
 
-from hpe_lib import artifacts
-from hpe_lib.artifacts import BadInput
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 VGGS = ("vgg16", "slim_vgg")

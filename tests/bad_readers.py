@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from hpe_lib.reading import apart
+from hpe_lib.data.reading import apart
 
 
 @apart("a poem")

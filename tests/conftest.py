@@ -25,7 +25,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def readers(monkeypatch):
     """Annotation files are read in this process, half a second faster a file; test_reading has the child's."""
-    from hpe_lib import reading
+    from hpe_lib.data import reading
 
     monkeypatch.setattr(reading, "_in_child", reading.attempt)
 
@@ -55,7 +55,7 @@ def test_data():
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
     """The notebooks, all cells, in order, into one folder, with the preset `smoke`."""
-    from hpe_lib import reproduce
+    from hpe_lib.workbook import reproduce
 
     out = tmp_path_factory.mktemp("runs") / "smoke"
     reproduce.run("smoke", out)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from hpe_lib import cascade, datasets, prediction, training
+from hpe_lib import cascade, prediction, training
+from hpe_lib.data import datasets
 
 
 def in_float64_with_frozen_norms(model):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from hpe_lib import annotations
-from hpe_lib.artifacts import BadInput
+from hpe_lib.data import annotations
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, LSP_ROWS, MPII, OCCLUDED, VISIBLE
+from hpe_lib.workbook.artifacts import BadInput
 
 EMPTY = np.zeros((0, 0))
 

@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
-from hpe_lib import artifacts
-from hpe_lib.artifacts import BadInput
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 MADE_FROM = {
     "parameters": {"lr": 1e-3, "steps": (1, 2)},

@@ -11,9 +11,10 @@ import scipy.io
 import torch
 from torch.utils.data import default_collate
 
-from hpe_lib import artifacts, bench, cli, heatmaps, presets, training
-from hpe_lib.artifacts import BadInput
+from hpe_lib import bench, cli, heatmaps, training
 from hpe_lib.cascade import Maps
+from hpe_lib.workbook import artifacts, presets
+from hpe_lib.workbook.artifacts import BadInput
 
 STEP = {"seconds": 90.0, "memory_mb": 1536.0, "measured_batch": 2, "loss": 1.0}
 

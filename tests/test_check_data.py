@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from hpe_lib import annotations, cli, downloads
-from hpe_lib.artifacts import BadInput
+from hpe_lib import cli
+from hpe_lib.data import annotations, downloads
+from hpe_lib.workbook.artifacts import BadInput
 
 SPLITS = {"train": "1-12", "val": "13-20"}
 

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpe_lib import annotations, artifacts, cli, datasets, presets, training
-from hpe_lib.artifacts import BadInput
+from hpe_lib import cli, training
+from hpe_lib.data import annotations, datasets
+from hpe_lib.workbook import artifacts, presets
+from hpe_lib.workbook.artifacts import BadInput
 
 NUMBERS = {
     "dataset": "synthetic",
@@ -283,7 +285,8 @@ def test_a_place_that_cannot_be_written_is_one_line_and_status_2(tmp_path, capsy
 @pytest.fixture
 def reproduced(monkeypatch, tmp_path):
     """`hpe reproduce` from an empty folder, its library replaced by notes of how it was called."""
-    from hpe_lib import bench, reproduce
+    from hpe_lib import bench
+    from hpe_lib.workbook import reproduce
 
     calls = []
     monkeypatch.chdir(tmp_path)
@@ -518,7 +521,7 @@ def test_installed_it_brings_notebooks_and_presets_along(tmp_path):
     )
     shutil.rmtree(tmp_path / "checkout")
     code = (
-        "from hpe_lib import paper, presets; print(paper.__file__, presets.NOTEBOOKS);"
+        "from hpe_lib import paper; from hpe_lib.workbook import presets; print(paper.__file__, presets.NOTEBOOKS);"
         "print(*presets.notebooks()); print(*presets.names())"
     )
     told = subprocess.run(

@@ -14,11 +14,12 @@ import torch
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
-from hpe_lib import datasets, heatmaps, training
-from hpe_lib.artifacts import BadInput
-from hpe_lib.datasets import Augmentation, PoseDataset
+from hpe_lib import heatmaps, training
+from hpe_lib.data import datasets
+from hpe_lib.data.datasets import Augmentation, PoseDataset
 from hpe_lib.geometry import Frame
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
+from hpe_lib.workbook.artifacts import BadInput
 
 SYNTHETIC = {
     "dataset": "synthetic",
@@ -323,7 +324,7 @@ def test_real_leeds_people_have_the_published_numbers(test_data):
 
 @pytest.mark.slow
 def test_the_listed_copies_are_those_that_are_measured(test_data):
-    from hpe_lib import downloads
+    from hpe_lib.data import downloads
 
     names = [("lsp", f"im{n:04d}.jpg") for n in range(1, 2001)]
     names += [("lspet", f"im{n:05d}.jpg") for n in range(1, 9001)]

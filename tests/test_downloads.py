@@ -13,9 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from hpe_lib import artifacts, cli, downloads
-from hpe_lib.artifacts import BadInput
-from hpe_lib.downloads import File
+from hpe_lib import cli
+from hpe_lib.data import downloads
+from hpe_lib.data.downloads import File
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 MAT = b"MATLAB 5.0 " + np.random.default_rng(0).bytes(400_000)
 PAGE = b"<!DOCTYPE html><html>moved</html>"

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from hpe_lib import datasets, evaluation
+from hpe_lib import evaluation
 from hpe_lib.cascade import Maps
-from hpe_lib.datasets import People, Pixels
+from hpe_lib.data import datasets
+from hpe_lib.data.datasets import People, Pixels
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
 PELVIS, THORAX = MPII.index("pelvis"), MPII.index("thorax")

@@ -4,9 +4,10 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from hpe_lib import figures, heatmaps
-from hpe_lib.datasets import People
+from hpe_lib import heatmaps
+from hpe_lib.data.datasets import People
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.view import figures
 
 PNG = b"\x89PNG"
 RANDOM = np.random.default_rng(0)

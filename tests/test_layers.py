@@ -10,18 +10,32 @@ import hpe_lib
 
 FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
-    "paper schemas artifacts reading presets skeleton geometry heatmaps synthetic annotations "
-    "datasets downloads trunks detector regressor cascade rivals losses training prediction "
-    "plausibility evaluation results figures widgets report reproduce bench cli"
+    "paper workbook.schemas workbook.artifacts data.reading workbook.presets "
+    "skeleton geometry heatmaps "
+    "data.synthetic data.annotations data.datasets data.downloads "
+    "trunks detector regressor cascade rivals "
+    "losses training prediction plausibility evaluation "
+    "workbook.results view.figures view.widgets workbook.report workbook.reproduce bench cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]
 NETWORKS = ROOMS[ROOMS.index("trunks") : ROOMS.index("losses")]
-CORE = set(ROOMS) - {"downloads", "widgets", "report", "reproduce", "cli"}
+CORE = set(ROOMS) - {
+    "data.downloads",
+    "view.widgets",
+    "workbook.report",
+    "workbook.reproduce",
+    "cli",
+}
+PACKAGES = {room.split(".")[0] for room in ROOMS if "." in room}
 CORE_PACKAGES = set(
     "torch torchvision timm numpy scipy h5py pandas matplotlib PIL cv2 yaml tqdm safetensors "
     "accelerate pydantic simplejpeg".split()
 )
-HERE = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
+HERE = sorted(
+    ".".join(path.relative_to(FOLDER).with_suffix("").parts)
+    for path in FOLDER.rglob("*.py")
+    if not path.stem.startswith("__") and "notebooks" not in path.parts
+)
 
 
 def imported(tree):
@@ -34,24 +48,36 @@ def imported(tree):
             assert not node.level and node.names[0].name != "*", (
                 f"line {node.lineno}: neither relative nor star"
             )
-            rooms_named = node.module == "hpe_lib"
-            names = (
-                [f"hpe_lib.{alias.name}" for alias in node.names] if rooms_named else [node.module]
-            )
+            rooms_named = node.module in {"hpe_lib", *(f"hpe_lib.{name}" for name in PACKAGES)}
+            names = [node.module]
+            if rooms_named:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        rooms |= {name.split(".")[1] for name in names if name.startswith("hpe_lib.")}
+        rooms |= {room(name) for name in names if name.startswith("hpe_lib.")}
         packages |= {name.split(".")[0] for name in names} - {"hpe_lib"} - sys.stdlib_module_names
     return rooms, packages
 
 
+def room(name):
+    """The room of a dotted name: hpe_lib.data.people.People is in data.people."""
+    parts = name.split(".")[1:]
+    return ".".join(parts[:2] if parts[0] in PACKAGES else parts[:1])
+
+
 def parsed(room):
-    return ast.parse((FOLDER / f"{room}.py").read_text(encoding="utf-8"))
+    path = FOLDER.joinpath(*room.split(".")).with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def test_the_test_sees_imports_of_every_form():
-    text = "import hpe_lib.a\nfrom hpe_lib import b, c\nfrom hpe_lib.d import x\ndef f():\n    import numpy.a, os\n"
-    assert imported(ast.parse(text)) == ({"a", "b", "c", "d"}, {"numpy"})
+    text = (
+        "import hpe_lib.a\nfrom hpe_lib import b, c\nfrom hpe_lib.d import x\n"
+        "from hpe_lib.data import e\nfrom hpe_lib.data.f import x\n"
+        "def f():\n    import numpy.a, os\n"
+    )
+    rooms = {"a", "b", "c", "d", "data.e", "data.f"}
+    assert imported(ast.parse(text)) == (rooms, {"numpy"})
 
 
 def test_every_room_is_in_the_list():
@@ -80,5 +106,5 @@ def test_no_function_is_longer_than_50_lines(room):
 
 
 def test_only_figures_and_widgets_draw():
-    others = set(HERE) - {"figures", "widgets"}
+    others = set(HERE) - {"view.figures", "view.widgets"}
     assert not [room for room in others if "matplotlib" in imported(parsed(room))[1]]

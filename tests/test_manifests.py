@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import hpe_lib
-from hpe_lib import artifacts, cascade, cli, presets, trunks
-from hpe_lib.artifacts import BadInput
+from hpe_lib import cascade, cli, trunks
 from hpe_lib.cascade import Cascade
+from hpe_lib.workbook import artifacts, presets
+from hpe_lib.workbook.artifacts import BadInput
 
 NETWORK = {
     "trunk": "slim",

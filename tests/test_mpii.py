@@ -9,18 +9,11 @@ import pytest
 import scipy.io
 import torch
 
-from hpe_lib import (
-    annotations,
-    artifacts,
-    cascade,
-    datasets,
-    heatmaps,
-    prediction,
-    presets,
-    training,
-)
-from hpe_lib.artifacts import BadInput
+from hpe_lib import cascade, heatmaps, prediction, training
+from hpe_lib.data import annotations, datasets
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.workbook import artifacts, presets
+from hpe_lib.workbook.artifacts import BadInput
 
 FILE = "mpii_human_pose_v1_u12_1.mat"
 

@@ -9,11 +9,12 @@ import torch
 import torchvision
 from torch import nn
 
-from hpe_lib import artifacts, cascade, detector, trunks
-from hpe_lib.artifacts import BadInput
+from hpe_lib import cascade, detector, trunks
 from hpe_lib.cascade import Cascade
 from hpe_lib.detector import FCN8, Detector
 from hpe_lib.regressor import Bottleneck, Convolutions, Hourglass
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 VGG = {
     "trunk": "slim_vgg",

@@ -7,7 +7,8 @@ import nbformat
 import papermill
 import pytest
 
-from hpe_lib import paper, presets, reproduce
+from hpe_lib import paper
+from hpe_lib.workbook import presets, reproduce
 
 NOTEBOOKS = presets.notebooks()
 LINE = re.compile(r"\w+: [\w\[\] |]+ = [^=#]+  # .+")

@@ -16,12 +16,14 @@ from PIL import Image
 from torch import nn
 
 import hpe_lib
-from hpe_lib import artifacts, cli, figures, heatmaps, prediction
-from hpe_lib.artifacts import BadInput
+from hpe_lib import cli, heatmaps, prediction
 from hpe_lib.cascade import Cascade, Maps
 from hpe_lib.geometry import rescale
 from hpe_lib.prediction import PoseEstimator
 from hpe_lib.skeleton import MPII
+from hpe_lib.view import figures
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 SIZE, STRIDE = 32, 2
 NETWORK = {

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from hpe_lib import datasets, heatmaps, prediction
+from hpe_lib import heatmaps, prediction
 from hpe_lib.cascade import Maps
+from hpe_lib.data import datasets
 from hpe_lib.skeleton import ABSENT, MPII
 
 STRIDE = 2

@@ -1,7 +1,7 @@
 import pytest
 
-from hpe_lib import presets
-from hpe_lib.artifacts import BadInput
+from hpe_lib.workbook import presets
+from hpe_lib.workbook.artifacts import BadInput
 
 CELL_03 = """
 out: str = "../runs/synthetic"

@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from hpe_lib import artifacts, cascade, cli, datasets, training
-from hpe_lib.artifacts import BadInput
+from hpe_lib import cascade, cli, training
+from hpe_lib.data import datasets
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 ROOT = Path(__file__).parents[1]
 DETECTOR = {

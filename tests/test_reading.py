@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from hpe_lib import annotations, datasets, reading
-from hpe_lib.artifacts import BadInput
+from hpe_lib.data import annotations, datasets, reading
 from hpe_lib.skeleton import MPII
+from hpe_lib.workbook.artifacts import BadInput
 
 POSES = np.random.default_rng(0).uniform(50, 450, (5, 16, 2)).round(1)
 
@@ -57,7 +57,7 @@ def test_files_and_pipes_are_read_once(tmp_path):
 
 def test_annotations_are_read_without_torch():
     """It costs seconds, and a child is started for each file."""
-    code = "import hpe_lib.annotations, sys; sys.exit('torch' in sys.modules)"
+    code = "import hpe_lib.data.annotations, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -5,8 +5,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from hpe_lib import artifacts, paper, report
-from hpe_lib.artifacts import BadInput
+from hpe_lib import paper
+from hpe_lib.workbook import artifacts, report
+from hpe_lib.workbook.artifacts import BadInput
 
 PNG = base64.b64encode(b"\x89PNG made for this test").decode()
 TABLE = "<table><tr><td>PCKh 61.5</td></tr></table>"

@@ -10,9 +10,10 @@ import nbformat
 import psutil
 import pytest
 
-from hpe_lib import artifacts, cli, reproduce
-from hpe_lib.artifacts import BadInput
-from hpe_lib.reproduce import CellFailed
+from hpe_lib import cli
+from hpe_lib.workbook import artifacts, reproduce
+from hpe_lib.workbook.artifacts import BadInput
+from hpe_lib.workbook.reproduce import CellFailed
 
 SAY = "from pathlib import Path; print('epoch', epochs); (Path(out) / 'seen.txt').write_text(repr((lr, epochs, out)))"
 TYPED = 'out: str = "nowhere"\nlr: float = 1e-3\nepochs: int = 4'
@@ -120,7 +121,9 @@ def test_a_bare_assert_is_told_by_its_line(notebook, run):
 
 
 def test_bad_input_in_a_cell_is_bad_input_of_the_run(notebook, run):
-    cell = "from hpe_lib.artifacts import BadInput\nraise BadInput('x.mat', 'NaN', 'numbers')"
+    cell = (
+        "from hpe_lib.workbook.artifacts import BadInput\nraise BadInput('x.mat', 'NaN', 'numbers')"
+    )
     folder = notebook("01_a", "a: int = 1", cell)
     with pytest.raises(BadInput) as error:
         run(folder)
@@ -249,7 +252,7 @@ def test_ctrl_c_leaves_no_kernel_and_no_half_notebook(notebook, tmp_path):
     (folder / "presets" / "p.yaml").write_text("all: {}\n")
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
-        f"from hpe_lib import reproduce; reproduce.run('p', 'x', notebooks={str(folder)!r})"
+        f"from hpe_lib.workbook import reproduce; reproduce.run('p', 'x', notebooks={str(folder)!r})"
     )
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, **quiet)

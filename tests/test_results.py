@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from hpe_lib import artifacts, datasets, evaluation, results
+from hpe_lib import evaluation
+from hpe_lib.data import datasets
 from hpe_lib.paper import ROOT
 from hpe_lib.prediction import Predictions
+from hpe_lib.workbook import artifacts, results
 
 PAGES = [path for page in results.PAGES for path in sorted(ROOT.glob(page))]
 KEPT = sorted(path.parent for path in results.RESULTS.glob("*/predictions.npz"))

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpe_lib import artifacts, cascade, datasets, training
+from hpe_lib import cascade, training
+from hpe_lib.data import datasets
+from hpe_lib.workbook import artifacts
 
 ROOT = Path(__file__).parents[1]
 COMMON = {
@@ -412,7 +414,7 @@ def untimed(value):
 def test_a_second_training_of_a_stage_is_refused_in_one_line(copy):
     out = copy("detector")
     holder = (
-        "import sys, time; from hpe_lib import artifacts\n"
+        "import sys, time; from hpe_lib.workbook import artifacts\n"
         f"with artifacts.lock({str(out)!r}, '.detector.lock'): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

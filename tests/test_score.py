@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from hpe_lib import annotations, cli, evaluation
+from hpe_lib import cli, evaluation
+from hpe_lib.data import annotations
 from hpe_lib.skeleton import ABSENT, LSP_ROWS, MPII, OCCLUDED, VISIBLE
 
 OFFICIAL, ROWS, TOMPSON = (

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from hpe_lib import synthetic
+from hpe_lib.data import synthetic
+from hpe_lib.data.synthetic import IN_SIGHT, OTHER_OCCLUDED, OUTSIDE, PARTS, SELF_OCCLUDED, draw
 from hpe_lib.geometry import rescale
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
-from hpe_lib.synthetic import IN_SIGHT, OTHER_OCCLUDED, OUTSIDE, PARTS, SELF_OCCLUDED, draw
 
 SIZE = 128
 
@@ -53,7 +53,7 @@ def test_a_person_depends_on_seed_and_index_alone():
     assert forward == backward and len(set(forward)) == 6
     assert digest(draw(4, 0, 64)) != forward[0]
     code = (
-        "import hashlib; from hpe_lib.synthetic import draw; p = draw(3, 5, 64); "
+        "import hashlib; from hpe_lib.data.synthetic import draw; p = draw(3, 5, 64); "
         "print(hashlib.sha256(p.image.tobytes() + p.joints.tobytes() + p.state.tobytes()).hexdigest())"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == forward[5]

@@ -12,19 +12,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hpe_lib import (
-    artifacts,
-    cascade,
-    datasets,
-    evaluation,
-    heatmaps,
-    prediction,
-    training,
-    trunks,
-)
-from hpe_lib.artifacts import BadInput
+from hpe_lib import cascade, evaluation, heatmaps, prediction, training, trunks
 from hpe_lib.cascade import Cascade, Maps
+from hpe_lib.data import datasets
 from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 SIZE = 64
 TARGETS = {"radius": 12.0, "sigma": 12.0, "occluded": "empty"}  # cells are 4 px, bodies about 45

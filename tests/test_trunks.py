@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hpe_lib import artifacts, cascade, datasets, trunks
-from hpe_lib.artifacts import BadInput
+from hpe_lib import cascade, trunks
 from hpe_lib.cascade import Cascade
+from hpe_lib.data import datasets
 from hpe_lib.geometry import Frame
 from hpe_lib.trunks import named_trunk
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 LITE = {"trunk": "lite0", "map_stride": 4, "channels": 8, "levels": 1, "bottlenecks": 1}
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from hpe_lib import cascade, datasets, heatmaps, losses, training
+from hpe_lib import cascade, heatmaps, losses, training
+from hpe_lib.data import datasets
 from hpe_lib.skeleton import OCCLUDED, VISIBLE
 
 SLIM = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "channels": 8, "levels": 2}

@@ -9,19 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from hpe_lib import (
-    artifacts,
-    bench,
-    cascade,
-    datasets,
-    evaluation,
-    figures,
-    prediction,
-    training,
-    widgets,
-)
-from hpe_lib.artifacts import BadInput
+from hpe_lib import bench, cascade, evaluation, prediction, training
+from hpe_lib.data import datasets
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.view import figures, widgets
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 SIZE = 128
 NETWORK = {

@@ -17,9 +17,9 @@ import psutil
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError, strip_color
 
-from hpe_lib import artifacts, presets, report
-from hpe_lib.artifacts import BadInput, CellFailed, one_line
 from hpe_lib.cascade import STAGES
+from hpe_lib.workbook import artifacts, presets, report
+from hpe_lib.workbook.artifacts import BadInput, CellFailed, one_line
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STAGED = (

@@ -22,7 +22,7 @@ from torch import nn
 
 from hpe_lib import heatmaps, prediction
 from hpe_lib.cascade import Cascade
-from hpe_lib.datasets import People, framed
+from hpe_lib.data.datasets import People, framed
 from hpe_lib.geometry import Frame, rescale
 from hpe_lib.paper import BODY
 from hpe_lib.prediction import WHITE, decode, middled

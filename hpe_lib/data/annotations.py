@@ -12,9 +12,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hpe_lib.artifacts import BadInput
-from hpe_lib.reading import apart, arrays_in, hdf5_arrays, is_hdf5, mat_file, starts_json
+from hpe_lib.data.reading import apart, arrays_in, hdf5_arrays, is_hdf5, mat_file, starts_json
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, LSP_ROWS, MPII, OCCLUDED, VISIBLE
+from hpe_lib.workbook.artifacts import BadInput
 
 J = len(MPII.names)
 HEAD = 0.6  # the official evaluator's SC_BIAS: head size = 0.6 · diagonal of the head box

@@ -12,7 +12,8 @@ import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
-from hpe_lib import artifacts, cascade, paper
+from hpe_lib import cascade, paper
+from hpe_lib.workbook import artifacts
 
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; font-size: 85%; margin: 1em 0 } img { max-width: 100% }

@@ -20,7 +20,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hpe_lib.artifacts import BadInput
+from hpe_lib.workbook.artifacts import BadInput
 
 MEMORY = 4 << 30  # bytes of address space; MPII's whole official file needs about 1.5 GiB
 SECONDS, BYTES_PER_SECOND = 10, 50_000  # of the processor; ten times what the slowest layout takes
@@ -28,7 +28,7 @@ PATIENCE = 20  # times that on the clock: the machine may be busy
 PIPE = 20_000_000  # bytes that a pipe, whose size is unknown, is taken to hold
 CHILD = (
     "import pickle, sys; sys.path[:], *job = pickle.loads(bytes.fromhex(sys.argv[1])); "
-    "from hpe_lib import reading; reading.answer(*job)"
+    "from hpe_lib.data import reading; reading.answer(*job)"
 )
 
 

@@ -21,12 +21,13 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from hpe_lib import annotations, artifacts, presets, synthetic
-from hpe_lib.annotations import Annotations
-from hpe_lib.artifacts import BadInput
+from hpe_lib.data import annotations, synthetic
+from hpe_lib.data.annotations import Annotations
 from hpe_lib.geometry import Frame
 from hpe_lib.paper import MARGIN
 from hpe_lib.skeleton import ABSENT, MPII
+from hpe_lib.workbook import artifacts, presets
+from hpe_lib.workbook.artifacts import BadInput
 
 try:
     import simplejpeg
@@ -613,7 +614,7 @@ LEEDS = {  # split -> who of LSP and of LSPET
 }
 # Above 0.97, all that `hpe check-data` measures. Below, the same photograph cut differently: found by features of a
 # network and local ones that agree, then looked at. Other moments of a scene, with another pose, stay.
-COPIES = Path(__file__).parent / "data" / "leeds_copies.csv"
+COPIES = Path(__file__).with_name("leeds_copies.csv")
 
 
 def load_leeds(root: Path, people: str = "train", only_present: bool = False) -> People:

@@ -32,9 +32,10 @@ import pooch
 import requests
 from tqdm.auto import tqdm
 
-from hpe_lib import annotations, artifacts, datasets, presets
-from hpe_lib.artifacts import BadInput, one_line
+from hpe_lib.data import annotations, datasets
 from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
+from hpe_lib.workbook import artifacts, presets
+from hpe_lib.workbook.artifacts import BadInput, one_line
 
 
 @dataclass(frozen=True)

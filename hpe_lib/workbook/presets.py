@@ -16,8 +16,8 @@ import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
-from hpe_lib.artifacts import BadInput
 from hpe_lib.paper import NOTEBOOKS
+from hpe_lib.workbook.artifacts import BadInput
 
 MOST_PEOPLE = 10_000_000
 PEOPLE = (

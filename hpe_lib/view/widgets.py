@@ -18,13 +18,14 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from hpe_lib import evaluation, figures, prediction, training
-from hpe_lib.artifacts import HISTORY, BadInput
+from hpe_lib import evaluation, prediction, training
 from hpe_lib.cascade import STAGES, Cascade
-from hpe_lib.datasets import People, PoseDataset, decode_image, read_image
+from hpe_lib.data.datasets import People, PoseDataset, decode_image, read_image
 from hpe_lib.prediction import SURE, PoseEstimator, Predictions
 from hpe_lib.skeleton import ABSENT, MPII
 from hpe_lib.training import Targets
+from hpe_lib.view import figures
+from hpe_lib.workbook.artifacts import HISTORY, BadInput
 
 MARKS = "Ring: the labelled place, dashed if occluded; cross: where the map points"
 ALL = -1  # in a menu of joints: None there means that nothing is chosen

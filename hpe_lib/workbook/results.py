@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hpe_lib import artifacts, evaluation, rivals
-from hpe_lib.datasets import People
+from hpe_lib import evaluation, rivals
+from hpe_lib.data.datasets import People
 from hpe_lib.paper import RELEASED, ROOT
 from hpe_lib.prediction import Predictions
+from hpe_lib.workbook import artifacts
 
 RESULTS = ROOT / "results"
 PAGES = ("README.md", "docs/*.md")
@@ -191,7 +192,7 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    """Write the tables of README and docs anew: python -m hpe_lib.results, or make tables."""
+    """Write the tables of README and docs anew: python -m hpe_lib.workbook.results, or make tables."""
     for path in [path for page in PAGES for path in sorted(ROOT.glob(page))]:
         text = path.read_text(encoding="utf-8")
         if (new := filled(text)) != text:

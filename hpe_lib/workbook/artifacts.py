@@ -321,7 +321,7 @@ def manifest(folder, *needed):
 
 def check(value, kind, file=None):
     """BadInput on the first thing in a value that `schemas` does not allow for its kind."""
-    from hpe_lib import schemas  # here: hpe --help waits for no pydantic
+    from hpe_lib.workbook import schemas  # here: hpe --help waits for no pydantic
 
     if fault := schemas.fault(value, kind):
         where, found, expected = fault

@@ -1,0 +1,1 @@
+"""What a run keeps, declares, costs and reports."""
