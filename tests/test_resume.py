@@ -319,9 +319,13 @@ def weights_of(out):
 
 
 def killed_until_it_ends(command, environment, kills, longest, seed):
-    """Run a command again and again, killing its whole process group at random moments."""
+    """Run a command again and again until it ends, killing its whole process group `kills` times.
+
+    Each attempt has a random time of 0.1 to 0.6 times `longest` seconds before it is killed.
+    Returns (exit status, the output of each attempt): one attempt more than it was killed.
+    """
     moments, said = random.Random(seed), []
-    for number in range(kills + 1):
+    while not said or process.returncode == -signal.SIGKILL:
         with subprocess.Popen(
             command,
             env=environment,
@@ -330,7 +334,7 @@ def killed_until_it_ends(command, environment, kills, longest, seed):
             text=True,
             start_new_session=True,
         ) as process:
-            wait = moments.uniform(0.1, 1) * longest if number < kills else None
+            wait = moments.uniform(0.1, 0.6) * longest if len(said) < kills else None
             try:
                 said.append(process.communicate(timeout=wait)[0])
             except subprocess.TimeoutExpired:
@@ -391,16 +395,19 @@ def test_twenty_kills_of_a_smoke_run_end_in_the_same_weights_and_metrics(tmp_pat
     )
     assert done.returncode == 0, done.stderr
     longest = time.monotonic() - begin
-    code, said = killed_until_it_ends(command(tmp_path / "cut"), environment, 20, longest, seed=1)
-    assert code == 0, said[-1]
-    assert not trained_twice(said)
-    assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
-    metrics = [
-        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "cut")
-    ]
-    assert untimed(metrics[0]) == untimed(metrics[1])
-    resumed = sum("goes on with epoch" in attempt for attempt in said)
-    print(f"20 kills within {longest:.0f} s each; {resumed} attempts went on within a stage")
+    whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    struck, resumed, runs = 0, 0, 0
+    while struck < 20:  # a run may end before it was killed so often: then another is begun
+        runs += 1
+        out = tmp_path / f"cut-{runs}"
+        code, said = killed_until_it_ends(command(out), environment, 20 - struck, longest, runs)
+        assert code == 0, said[-1]
+        assert not trained_twice(said)
+        assert weights_of(out) == weights_of(tmp_path / "whole")
+        assert untimed(json.loads((out / "metrics.json").read_text())) == untimed(whole)
+        struck += len(said) - 1
+        resumed += sum("goes on with epoch" in attempt for attempt in said)
+        print(f"run {runs}: {len(said) - 1} kills, {resumed} attempts so far within a stage")
 
 
 def untimed(value):
