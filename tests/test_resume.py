@@ -324,8 +324,8 @@ def killed_until_it_ends(command, environment, kills, longest, seed):
     Each attempt has a random time of 0.1 to 0.6 times `longest` seconds before it is killed.
     Returns (exit status, the output of each attempt): one attempt more than it was killed.
     """
-    moments, said = random.Random(seed), []
-    while not said or process.returncode == -signal.SIGKILL:
+    moments, said, status = random.Random(seed), [], None
+    while status in (None, -signal.SIGKILL):
         with subprocess.Popen(
             command,
             env=environment,
@@ -340,7 +340,8 @@ def killed_until_it_ends(command, environment, kills, longest, seed):
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 said.append(process.communicate()[0])
-    return process.returncode, said
+        status = process.returncode
+    return status, said
 
 
 def trained_twice(said):
