@@ -175,7 +175,7 @@ RUN = {
     "kind": "run",
     "command": "hpe reproduce",
     "preset": "smoke",
-    "notebooks": {"03": {"notebook": "03_a.ipynb", "wall_seconds": 1.0, "peak_memory_mb": None}},
+    "notebooks": {"03": {"notebook": "03_a.ipynb", "wall_seconds": 1.0}},
 }
 TARGETS = {"kind": "targets", "parameters": {"radius": 10.0, "sigma": 5.0, "occluded": "empty"}}
 

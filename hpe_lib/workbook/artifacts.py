@@ -555,9 +555,9 @@ def said(*command):
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def peak_memory_mb(pid="self"):
-    """Peak resident memory of a process in MiB, by default this one without its workers; None if it cannot be asked."""
-    status = Path(f"/proc/{pid}/status")
+def peak_memory_mb() -> float | None:
+    """Peak resident memory of this process in MiB, without its workers; None if it cannot be asked."""
+    status = Path("/proc/self/status")
     if status.exists():  # not getrusage: on Linux a child starts from its parent's peak
         lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
         return round(int(lines[0].split()[1]) / 1024, 1) if lines else None
@@ -565,6 +565,5 @@ def peak_memory_mb(pid="self"):
         import resource
     except ImportError:
         return None
-    return round(
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1
-    )  # macOS counts bytes
+    bytes_used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
+    return round(bytes_used / 2**20, 1)

@@ -89,12 +89,9 @@ def trained(out: Path) -> dict[str, dict]:
 
 
 def cost(out: Path, manifest: dict) -> pd.DataFrame:
-    """Minutes and peak memory of every notebook and of every stage's training, with seeds and optimiser steps."""
+    """Minutes of every notebook, and of every stage's training with its peak memory, seed and steps."""
     rows = {
-        entry["notebook"]: {
-            "minutes": entry["wall_seconds"] / 60,
-            "peak MB": entry["peak_memory_mb"],
-        }
+        entry["notebook"]: {"minutes": entry["wall_seconds"] / 60}
         for _, entry in sorted(manifest["notebooks"].items())
     }
     rows |= {

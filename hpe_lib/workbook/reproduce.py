@@ -7,13 +7,11 @@ import os
 import re
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import nbformat
 import papermill
-import psutil
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError, strip_color
 
@@ -162,7 +160,7 @@ def native_kernel():
 def execute(path, out, parameters):
     """Execute one notebook into `out`. Its copy gets its name when it is whole; until then it is NN_….running.ipynb.
 
-    Returns {"notebook", "wall_seconds", "peak_memory_mb"}. Raises BadInput or CellFailed.
+    Returns {"notebook", "wall_seconds"}. Raises BadInput or CellFailed.
     """
     running, done, failed = (
         out / f"{path.stem}{ending}.ipynb" for ending in (".running", "", ".failed")
@@ -170,20 +168,16 @@ def execute(path, out, parameters):
     for old in (done, failed):
         old.unlink(missing_ok=True)
     print(f"notebook {path.stem} …", flush=True)
-    begin, peak = time.monotonic(), Peak()
+    begin = time.monotonic()
     try:
-        with peak:
-            quietly_execute(path, running, parameters)
+        quietly_execute(path, running, parameters)
     except BaseException as error:
         finish(running, failed)
         raise reason(path, failed, error) from None
     finish(running, done)
     seconds = time.monotonic() - begin
-    print(
-        f"notebook {path.stem} done in {seconds:.0f} s, peak memory {peak.mb or 0:.0f} MB",
-        flush=True,
-    )
-    return {"notebook": done.name, "wall_seconds": round(seconds, 1), "peak_memory_mb": peak.mb}
+    print(f"notebook {path.stem} done in {seconds:.0f} s", flush=True)
+    return {"notebook": done.name, "wall_seconds": round(seconds, 1)}
 
 
 def quietly_execute(path, running, parameters):
@@ -244,36 +238,3 @@ def failing_line(error):
     """The cell's line that raised, for an error without a text: a bare assert."""
     lines = re.findall(r"^-+> *\d+ (.*)$", strip_color("\n".join(error.traceback)), re.MULTILINE)
     return lines[0] if lines else ""
-
-
-class Peak:
-    """Peak resident memory of the notebook's kernel while the block runs: `mb`, MiB; None if it was not seen."""
-
-    def __init__(self):
-        self.mb, self.over = None, threading.Event()
-
-    def __enter__(self):
-        threading.Thread(target=self.watch, daemon=True).start()
-
-    def __exit__(self, *_):
-        self.over.set()
-
-    def watch(self):
-        """Ask four times a second; where the system keeps the peak itself (Linux) nothing in between is lost."""
-        while not self.over.wait(0.25):
-            self.mb = max([*kernels_mb(), self.mb or 0.0]) or None
-
-
-def kernels_mb():
-    """The memory of every kernel that this process runs; what has ended, or ends just now, is no kernel."""
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error, OSError):
-            if "ipykernel_launcher" in child.cmdline():
-                yield memory_mb(child)
-
-
-def memory_mb(process):
-    """A process's peak resident memory in MiB; its present one where the system keeps no peak."""
-    if sys.platform == "linux":
-        return artifacts.peak_memory_mb(process.pid) or 0.0
-    return round(process.memory_info().rss / 2**20, 1)

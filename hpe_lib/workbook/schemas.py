@@ -134,7 +134,6 @@ class Executed(Schema):
 
     notebook: Annotated[str, Field(pattern=r"^[^/\\]+\.ipynb$", max_length=200)]
     wall_seconds: Amount
-    peak_memory_mb: Amount | None
 
 
 class Run(Schema):
