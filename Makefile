@@ -15,7 +15,7 @@ test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
 
 lab: $(READY)
-	cd notebooks && ../$(BIN)/jupyter lab $(ARGS)
+	cd notebooks && ../$(BIN)/jupyter lab 01_explore_data.ipynb $(ARGS)
 
 # README's and docs' tables, from results/
 tables: $(READY)

@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 import typer.core
@@ -60,7 +60,7 @@ Parameters = Annotated[
 ]
 
 
-def trust_trunk(name):
+def trust_trunk(name: str) -> str:
     """What --trunk says."""
     from hpe_lib.workbook import presets
 
@@ -80,11 +80,19 @@ OwnTrunk = Annotated[
         help="A trunk of your own that the weights were trained with: its code is imported.",
     ),
 ]
+# What `hpe` alone prints.
+START = """\
+hpe predict photo.jpg --out found                    the joints of the people in a photograph
+hpe score lsp --truth FILE --predictions FILE        anyone's predictions, by the official rule
+hpe reproduce                                        the notebooks, about half an hour on two cores
+
+hpe --help lists all commands, hpe COMMAND --help the options of one.
+"""
 # A stage's notebooks, its own last: people and targets are decided with the detector and stay as they are then.
 NOTEBOOKS = {"detector": ("01", "02", "03"), "regressor": ("04",), "joint": ("05",)}
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command line and exit: 2 for bad input, 1 for what failed, 130 for Ctrl-C.
 
     Each of them is one line on stderr. With HPE_DEBUG=1 the traceback comes before it.
@@ -93,7 +101,10 @@ def main(arguments=None):
     if artifacts.torchrun_rank():  # the first of its processes speaks; errors are everybody's
         sys.stdout = open(os.devnull, "w")
     try:
-        code = app(arguments or sys.argv[1:] or ["--help"], prog_name="hpe", standalone_mode=False)
+        words = sys.argv[1:] if arguments is None else arguments
+        if not words:
+            print(START, end="")
+        code = app(words, prog_name="hpe", standalone_mode=False) if words else 0
         if code == 130:  # typer gives Ctrl-C as an exit status
             raise KeyboardInterrupt
     except (Exception, KeyboardInterrupt) as error:
@@ -101,7 +112,7 @@ def main(arguments=None):
     sys.exit(flushed(code if isinstance(code, int) else 0))
 
 
-def open_streams():
+def open_streams() -> None:
     """Print "?" for what stdout's encoding lacks; open to nowhere what was closed at the start."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:  # or else the next file opened would be taken for it
@@ -111,7 +122,7 @@ def open_streams():
         sys.stdout.reconfigure(errors="replace")
 
 
-def flushed(code):
+def flushed(code: int) -> int:
     """The exit status, 1 instead of 0 if stdout cannot be written now, before Python ends."""
     try:
         sys.stdout.flush()
@@ -122,7 +133,7 @@ def flushed(code):
     return code
 
 
-def failed(error):
+def failed(error: BaseException) -> int:
     """Say in one line what an exception means that nobody has caught; returns the exit status."""
     if os.environ.get("HPE_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
@@ -135,7 +146,7 @@ def failed(error):
     return code
 
 
-def meaning(error):
+def meaning(error: BaseException) -> tuple[object, int]:
     """What to say of an exception, and the exit status."""
     kind, text = type(error).__name__, str(error)
     if "Traceback (" in text:  # a loader's worker sends it as one text, the error itself last

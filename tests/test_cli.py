@@ -43,6 +43,17 @@ def test_help_does_not_wait_for_torch():
     assert float(seconds) < 0.5  # of the processor: tests may share the machine
 
 
+def test_the_bare_command_shows_what_people_come_for(capsys):
+    assert called() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[:3]] == ["predict", "score", "reproduce"]
+    for line in lines[:3]:
+        words = line.split("   ")[0].split()
+        assert called(words[1], "--help") == 0
+        options = capsys.readouterr().out
+        assert all(word in options for word in words if word.startswith("--"))
+
+
 def test_the_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "hpe_lib", "nix"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "hpe: No such command 'nix'.\n")
