@@ -20,7 +20,10 @@ from tqdm.auto import tqdm
 
 from hpe_lib import cascade, evaluation, heatmaps, prediction, training
 from hpe_lib.cascade import Cascade
-from hpe_lib.data import datasets
+from hpe_lib.data.augment import Augmentation, PoseDataset
+from hpe_lib.data.datasets import load_people
+from hpe_lib.data.images import ImageFiles, read_image
+from hpe_lib.data.people import SPLIT_SIZES, People
 from hpe_lib.paper import MARGIN, N_JOINTS
 from hpe_lib.skeleton import VISIBLE
 from hpe_lib.training import NOTEBOOKS
@@ -167,14 +170,14 @@ def found_people(parameters: dict) -> tuple[int, list[str]]:
         size = (
             asked.stop - asked.start
             if asked.stop
-            else datasets.SPLIT_SIZES.get((parameters["dataset"], split))
+            else SPLIT_SIZES.get((parameters["dataset"], split))
         )
         try:
             if parameters["dataset"] != "synthetic":
                 if not parameters["data_root"]:
                     raise BadInput("data_root", "nothing", f"the folder of {parameters['dataset']}")
                 size = len(
-                    datasets.load(
+                    load_people(
                         parameters["dataset"],
                         parameters["data_root"],
                         parameters[part],
@@ -289,9 +292,7 @@ def one_core():
         cv2.setNumThreads(before[1])
 
 
-def people_on_files(
-    folder: Path, count: int, width: int, height: int, sides: np.ndarray
-) -> datasets.People:
+def people_on_files(folder: Path, count: int, width: int, height: int, sides: np.ndarray) -> People:
     """People in the middle of JPEGs of noise over something smooth, with as many bytes a pixel as real ones of their
     size: 0.2 (LSPET's mean), 0.1 from 500 px on (that of the few photographs of MPII at hand).
 
@@ -325,26 +326,24 @@ def people_on_files(
     joints = middle[:, None] + sides[:, None, None] * random.uniform(
         -0.4, 0.4, (count, N_JOINTS, 2)
     )
-    return datasets.People(
-        "bench",
-        np.array([path.name for path in paths]),
-        datasets.ImageFiles(paths, "bench images"),
-        joints,
-        np.full((count, N_JOINTS), VISIBLE, np.int8),
-        middle,
-        sides,
-        sides / MARGIN,
-        sides / 10,
-        sides / MARGIN,
-        "PCKh@0.5",
+    return People(
+        dataset="bench",
+        keys=np.array([path.name for path in paths]),
+        joints=joints,
+        visibility=np.full((count, N_JOINTS), VISIBLE, np.int8),
+        normaliser=sides / 10,
+        metric="PCKh@0.5",
         occlusion_labels=True,
-        center_from_joints=False,
+        images=ImageFiles(paths, "bench images"),
+        center=middle,
+        side=sides,
+        body=sides / MARGIN,
     )
 
 
-def samples(people: datasets.People) -> Callable:
+def samples(people: People) -> Callable:
     """What a worker does in an epoch, as an action: every augmented 256-px sample once."""
-    data, epochs = datasets.PoseDataset(people, 256, datasets.Augmentation()), itertools.count()
+    data, epochs = PoseDataset(people, 256, Augmentation()), itertools.count()
 
     def one_epoch():
         epoch = next(epochs)
@@ -354,9 +353,9 @@ def samples(people: datasets.People) -> Callable:
     return one_epoch
 
 
-def augmented(people: datasets.People) -> list:
+def augmented(people: People) -> list:
     """(path, frame, joints in the crop) of everybody, for the references."""
-    draw = datasets.Augmentation()
+    draw = Augmentation()
     frames = [
         draw(frame, np.random.default_rng(row)) for row, frame in enumerate(people.frames(256))
     ]
@@ -428,43 +427,19 @@ def small_images(folder, count, rounds, _):
 
 
 def photographs(folder, count, rounds, _):
-    """Samples of photographs of MPII's size, its people's sizes (median 690 px), without and with cached crops."""
+    """Samples of photographs of MPII's size, its people's sizes (median 690 px)."""
     sides = np.exp(np.random.default_rng(1).normal(np.log(690), 0.55, count)).clip(250, 1700)
     people = people_on_files(folder / "large", count, 1280, 720, sides)
-    kinds = {kind: datasets.with_crops(people, 256, kind, folder) for kind in ("jpeg", "raw")}
     rows = augmented(people)
     with one_core():
-        plain, *cached, common = in_turn(
-            rounds,
-            samples(people),
-            *map(samples, kinds.values()),
-            lambda: [naive(*row) for row in rows],
-        )
+        ours, common = in_turn(rounds, samples(people), lambda: [naive(*row) for row in rows])
     yield claim(
         "samples of 1280 × 720 px",
         "samples/s",
-        (plain / count, common / count),
+        (ours / count, common / count),
         "common dataset class",
         1.5,
     )
-    for (kind, crops), seconds, least in zip(kinds.items(), cached, (600, 900)):
-        disk = crops.images.pixels.stat().st_size / count / 1024
-        away = np.mean(
-            [
-                np.abs(
-                    crops.images.cut(row, frame).astype(int) - people.images.cut(row, frame)
-                ).mean()
-                for row, (_, frame, _) in enumerate(rows)
-            ]
-        )
-        yield claim(
-            f"the same, {kind} crops",
-            "samples/s",
-            (seconds / count, common / count),
-            "common dataset class",
-            limit=least,
-            note=f"{disk:.0f} KiB a person on disk, {away:.1f} of 255 from the photograph",
-        )
 
 
 def targets(folder, count, rounds, _):
@@ -588,9 +563,9 @@ def inference(folder, count, rounds, preset):
     paths = people_on_files(folder / "whole", count, 1280, 720, np.full(count, 720.0)).images.paths
 
     def one_after_the_other():
-        pixels = [datasets.read_image(path) for path in paths]
+        pixels = [read_image(path) for path in paths]
         frames = [prediction.windows(None, image.shape, image_size)[0] for image in pixels]
-        estimator.people([frame.cut(image) for frame, image in zip(frames, pixels)], frames)
+        estimator.people([frame.crop(image) for frame, image in zip(frames, pixels)], frames)
 
     seconds = in_turn(
         rounds, lambda: list(prediction.photographs(estimator, paths)), one_after_the_other
@@ -606,8 +581,14 @@ def scores(folder, count, rounds, _, people=2958):
         random.integers(0, 3, (people, N_JOINTS)),
     )
     joints[seen == 0] = np.nan
-    truth = evaluation.Truth(
-        joints, seen, random.uniform(30, 90, people), "PCKh@0.5", True, "drawn"
+    truth = People(
+        dataset="drawn",
+        keys=np.arange(people),
+        joints=joints,
+        visibility=seen,
+        normaliser=random.uniform(30, 90, people),
+        metric="PCKh@0.5",
+        occlusion_labels=True,
     )
     predicted = joints + random.normal(0, 20, joints.shape)
 

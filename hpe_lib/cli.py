@@ -243,15 +243,15 @@ def train(
 
     parameters = presets.resolve(preset, p, running=NOTEBOOKS[stage])
     from hpe_lib import evaluation, training
-    from hpe_lib.data import datasets
+    from hpe_lib.data.datasets import open_data, prepare
 
     world = training.world()
     with artifacts.lock(out) if world.is_main_process else contextlib.nullcontext():
         with world.main_process_first():
             if stage == "detector" and world.is_main_process:
-                datasets.prepare(out, **parameters["01"])
+                prepare(out, **parameters["01"])
                 training.write_targets(out, **parameters["02"])
-            data = datasets.opened(out)
+            data = open_data(out)
         scorer = evaluation.monitor(data.val, data.image_size)
         own = parameters[NOTEBOOKS[stage][-1]]
         for record in training.train(stage, out, own, scorer, init_from=init_from):
@@ -392,9 +392,9 @@ def download(
     ],
 ):
     """Fetch a data set from whichever mirror gives it, going on where a transfer broke off."""
-    from hpe_lib.data import downloads
+    from hpe_lib.data import download as fetching
 
-    downloads.download(dataset, root, say=lambda line: print(line, flush=True))
+    fetching.download(dataset, root, say=lambda line: print(line, flush=True))
 
 
 @app.command("check-data")
@@ -404,10 +404,10 @@ def check_data(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ):
     """Say what a data folder holds: people, joints, images that are missing or broken, copies between splits."""
-    from hpe_lib.data import downloads
+    from hpe_lib.data import check
 
-    found = downloads.check(dataset, root)
-    print(json.dumps(found, indent=2) if as_json else downloads.report(found), flush=True)
+    found = check.check_data(dataset, root)
+    print(json.dumps(found, indent=2) if as_json else check.format_check(found), flush=True)
     if found["broken"]:
         faults = [f"{found[kind]['count']} images {kind}" for kind in ("missing", "unreadable")]
         faults += [f"no people of {split}" for split in found["problems"]]
@@ -430,7 +430,9 @@ def bench(as_json: Annotated[bool, typer.Option("--json", help="Print the rows a
 def people_to_score(data, data_root, split, run, image_size, only_present=False):
     """The people of a split: as published (mpii, lsp), or by notebook 01's numbers: the run's own if they are of this
     data set, else its preset's."""
-    from hpe_lib.data import annotations, datasets
+    from hpe_lib.data import annotations
+    from hpe_lib.data.datasets import cache_folder, load_people
+    from hpe_lib.paper import MARGIN
     from hpe_lib.workbook import presets
 
     chosen = run / "data" / "manifest.json"
@@ -448,15 +450,15 @@ def people_to_score(data, data_root, split, run, image_size, only_present=False)
     split = split or ("val" if data in ("synthetic", "leeds") else "all")
     count = len(annotations.lsp(Path(root) / "joints.mat")) if data == "lspet" else None
     people = split if data in ("mpii", "lsp", "leeds") else rows(split, numbers, count)
-    return datasets.load(
+    return load_people(
         data,
         root,
         people,
         image_size,
         numbers["data_seed"],
         only_present or numbers["only_present"],
-        own.get("margin", datasets.NEWER["margin"]),
-        cache=datasets.cache_of(run),
+        own.get("margin", MARGIN),
+        cache=cache_folder(run),
     )
 
 

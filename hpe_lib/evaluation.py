@@ -6,7 +6,6 @@ ignored, a prediction that is not finite is wrong, and the total is pooled over 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from hpe_lib import plausibility
 from hpe_lib.cascade import Cascade
 from hpe_lib.data import annotations
-from hpe_lib.data.datasets import People
+from hpe_lib.data.people import People
 from hpe_lib.prediction import cover, locate, predict
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
 from hpe_lib.workbook.artifacts import BadInput
@@ -25,32 +24,9 @@ RESAMPLES = 1000
 AUC_THRESHOLDS = np.linspace(0, 0.5, 51)
 
 
-@dataclass(frozen=True)
-class Truth:
-    """What scores are made from where there are no images: these fields of datasets.People, for N people.
-
-    source: whose annotations, and in which order.
-    """
-
-    joints: np.ndarray
-    visibility: np.ndarray
-    normaliser: np.ndarray
-    metric: str
-    occlusion_labels: bool
-    source: str
-    skipped: dict = field(default_factory=dict)
-    center_from_joints: bool = False
-
-    @property
-    def box(self) -> np.ndarray:
-        """(N,) px, the longer side of the annotated joints' box; NaN for people without any."""
-        low, high = (edge.reduce(self.joints, axis=1) for edge in (np.fmin, np.fmax))
-        return (high - low).max(1)
-
-
 def read_files(
     dataset: str, truth: Path, predictions: Path, rows: Path | None = None
-) -> tuple[np.ndarray, Truth]:
+) -> tuple[np.ndarray, People]:
     """(joints (N, 16, 2), what to score them against) of anyone's prediction file; all px are the files' own (F14).
 
     dataset: "mpii", 16 joints, people in the order of `rows` (Newell's valid.h5) or else of the truth; "lsp", 14 joints
@@ -64,7 +40,7 @@ def read_files(
             else f"{truth.name}, in its own order (no --rows)"
         )
         predicted = annotations.predictions(predictions, len(found), whose=source)
-        return predicted, _truth(truth, found, found.head_size, "PCKh@0.5", source)
+        return predicted, _truth(dataset, truth, found, found.head_size, "PCKh@0.5", source)
     if rows:
         raise BadInput("--rows", rows, "none: LSP's files are all in one order")
     found, source = annotations.lsp(truth), truth.name
@@ -77,24 +53,26 @@ def read_files(
             found[~found.train],
             f"{source}, its test half from {found.image[~found.train][0]} on",
         )
-    return predicted, _truth(truth, found, annotations.torso(found), "PCK@0.2", source)
+    return predicted, _truth(dataset, truth, found, annotations.torso(found), "PCK@0.2", source)
 
 
-def _truth(path, found, normaliser, metric, source):
+def _truth(dataset, path, found, normaliser, metric, source):
     if not scored(found).any():
         raise BadInput(path, f"no annotated joint of {len(found)} people", "people with labels")
-    return Truth(
-        found.joints,
-        found.visibility,
-        normaliser,
-        metric,
-        found.occlusion_labels,
-        source,
-        found.skipped,
+    return People(
+        dataset=dataset,
+        keys=found.image,
+        joints=found.joints,
+        visibility=found.visibility,
+        normaliser=normaliser,
+        metric=metric,
+        occlusion_labels=found.occlusion_labels,
+        source=source,
+        skipped=found.skipped,
     )
 
 
-def conventions(predicted: np.ndarray, people: People | Truth) -> pd.Series:
+def conventions(predicted: np.ndarray, people: People) -> pd.Series:
     """The same predictions under each convention that published numbers use, percent; the first is ours (F14)."""
     (ratio, counts), limit = errors(predicted, people), threshold(people)
     every = (people.visibility != ABSENT) & normalised(people)[:, None]
@@ -125,7 +103,7 @@ def conventions(predicted: np.ndarray, people: People | Truth) -> pd.Series:
     return pd.Series(found, dtype=float)
 
 
-def score(predicted: np.ndarray, people: People | Truth, seed: int = 0) -> dict:
+def score(predicted: np.ndarray, people: People, seed: int = 0) -> dict:
     """Score JSON of predicted joints (N, 16, 2) image px against people's truth; percentages, None where undefined.
 
     total is pooled over joints, total_macro the mean over joints, a group's number the mean over
@@ -164,7 +142,7 @@ def score(predicted: np.ndarray, people: People | Truth, seed: int = 0) -> dict:
     }
 
 
-def notes(predicted: np.ndarray, people: People | Truth) -> list[str]:
+def notes(predicted: np.ndarray, people: People) -> list[str]:
     """What looks unlikely about predictions (N, 16, 2) px and their truth; nothing if both are sound."""
     truth = np.where(errors(predicted, people)[1][..., None], people.joints, np.nan)
     return [
@@ -174,7 +152,7 @@ def notes(predicted: np.ndarray, people: People | Truth) -> list[str]:
     ]
 
 
-def normalised(people: People | Truth) -> np.ndarray:
+def normalised(people: People) -> np.ndarray:
     """(N,) bool: people whose errors can be divided by their normaliser, as it is known and above 0."""
     return annotations.positive(people.normaliser)
 
@@ -205,7 +183,7 @@ def errors(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarra
     return np.where(counts, ratio, np.inf), counts
 
 
-def threshold(people: People | Truth) -> float:
+def threshold(people: People) -> float:
     """The metric's, in normalisers: 0.5 of PCKh@0.5."""
     return float(people.metric.partition("@")[2])
 

@@ -71,7 +71,7 @@ class Frame:
         """(..., 2) crop px -> (..., 2) image px."""
         return apply(self.inverse, points)
 
-    def cut(self, image: np.ndarray) -> np.ndarray:
+    def crop(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (image_size, image_size, 3) uint8; outside the image is black.
 
         Bilinear; a window much larger than the crop is first shrunk by area averaging, so nothing aliases.
@@ -81,7 +81,7 @@ class Frame:
             below, right = (-n % shrink for n in image.shape[:2])  # black, as all that is outside
             image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT)
             size = image.shape[1] // shrink, image.shape[0] // shrink
-            return self.on(shrink).cut(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+            return self.on(shrink).crop(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
         size = self.image_size, self.image_size
         if image.shape[0] * image.shape[1] > 4 * self.image_size**2:
             return cv2.warpAffine(image, self.matrix, size)

@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader
 from hpe_lib import cascade as networks
 from hpe_lib import heatmaps
 from hpe_lib.cascade import Cascade, Maps, confidence
-from hpe_lib.data.datasets import People, PoseDataset, read_image, single_threaded_worker
+from hpe_lib.data.augment import PoseDataset, limit_opencv_threads
+from hpe_lib.data.images import read_image
+from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame
 from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.skeleton import MPII
@@ -104,7 +106,7 @@ def predict(
         PoseDataset(people[rows], image_size),
         batch_size,
         num_workers=workers,
-        worker_init_fn=single_threaded_worker,
+        worker_init_fn=limit_opencv_threads,
         pin_memory=torch.cuda.is_available(),
     )
     batches, frames = (batch["image"] for batch in loader), people[rows].frames(image_size)
@@ -237,7 +239,7 @@ class PoseEstimator:
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise BadInput(name, f"{pixels.dtype} of shape {pixels.shape}", "(H, W, 3) uint8, RGB")
         frames = windows(boxes, pixels.shape, self.image_size, name)
-        return self.people([frame.cut(pixels) for frame in frames], frames)
+        return self.people([frame.crop(pixels) for frame in frames], frames)
 
     def people(self, crops: list[np.ndarray], frames: list[Frame]) -> list[dict]:
         """The same of crops (S, S, 3) uint8 and the frames that cut them, of whatever images, in
@@ -356,7 +358,7 @@ def photographs(
         pixels, name = read_image(path), f"{boxes or '--people'}: {path.name}"
         found = detect_people(finder, pixels, device=device) if detect else found
         frames = windows(found, pixels.shape, estimator.image_size, name)
-        return path, pixels, frames, [frame.cut(pixels) for frame in frames]
+        return path, pixels, frames, [frame.crop(pixels) for frame in frames]
 
     for group in ahead(grouped(map(photograph, images, wanted))):
         crops = [crop for *_, some in group for crop in some]

@@ -27,7 +27,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from hpe_lib import cascade, heatmaps, losses
 from hpe_lib.cascade import STAGES, Cascade, Maps
-from hpe_lib.data import datasets
+from hpe_lib.data.augment import Augmentation, PoseDataset, limit_opencv_threads
+from hpe_lib.data.datasets import open_data, prepare
 from hpe_lib.paper import BODY
 from hpe_lib.skeleton import ABSENT, VISIBLE
 from hpe_lib.workbook import artifacts
@@ -567,7 +568,7 @@ class Recipe:
 
     def __init__(self, stage: str, out: Path, parameters: dict, init_from=None):
         self.stage, self.folder = stage, out / STAGES[stage]
-        self.data = datasets.opened(out)
+        self.data = open_data(out)
         self.before = out / STAGES[UPSTREAM[stage]] if UPSTREAM[stage] else None
         earlier = {"settings": {}}
         if self.before:
@@ -675,7 +676,7 @@ class Recipe:
         """Augmented training batches in an order that the seed decides. A batch is the whole step's, whoever shares it:
         BadInput if the processes cannot share it evenly."""
         p, processes = self.parameters, PartialState().num_processes
-        augmentation = datasets.Augmentation(
+        augmentation = Augmentation(
             p["rotation"],
             p["scale_low"],
             p["scale_high"],
@@ -684,9 +685,7 @@ class Recipe:
             p.get("scale_step", 0.0),
             p.get("colour", 0.0),
         )
-        people = datasets.PoseDataset(
-            self.data.train, self.data.image_size, augmentation, p["seed"]
-        )
+        people = PoseDataset(self.data.train, self.data.image_size, augmentation, p["seed"])
         size = min(p["batch_size"], len(people))
         if size % processes:
             raise BadInput(
@@ -699,7 +698,7 @@ class Recipe:
             batch_sampler=ShuffledBatches(len(people), size, p["seed"]),
             num_workers=p["workers"],
             persistent_workers=p["workers"] > 0,
-            worker_init_fn=datasets.single_threaded_worker,
+            worker_init_fn=limit_opencv_threads,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -913,9 +912,7 @@ def variant(
     out, row = Path(out), Path(out) / "rows" / name
     artifacts.claim_rows(out, [name])
     data = artifacts.manifest(out / "data", "parameters")
-    chosen = {
-        key: value for key, value in changes.items() if key in data["parameters"] | datasets.NEWER
-    }
+    chosen = {key: value for key, value in changes.items() if key in data["parameters"]}
     settings = {
         stage: artifacts.manifest(out / STAGES[stage], "settings")["settings"] for stage in stages
     }
@@ -927,7 +924,7 @@ def variant(
                 f"row {name}", f"a change of {key}", "a parameter of the run's people or stages"
             )
     if chosen:
-        datasets.prepare(row, **data["parameters"] | chosen)
+        prepare(row, **data["parameters"] | chosen)
     else:
         artifacts.write_manifest(row / "data", data)
     write_targets(row, **read_targets(out))

@@ -53,6 +53,35 @@ def test_data():
 
 
 @pytest.fixture(scope="session")
+def lspet(test_data):
+    """The 9,000 real people of LSPET."""
+    from hpe_lib.data.datasets import load_people
+
+    return load_people("lspet", test_data / "lspet", "1-9000")
+
+
+@pytest.fixture
+def lspet_folder(tmp_path):
+    """An LSPET folder of five made people, small and whole; one of them lacks a joint."""
+    import numpy as np
+    from lspet_files import write_lspet
+
+    joints = np.random.default_rng(0).uniform(5, 25, (14, 3, 5))
+    joints[:, 2] = 1
+    joints[3, :, 1] = -4, -9, 0
+    write_lspet(tmp_path, joints)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """24 drawn people of 128 px."""
+    from hpe_lib.data.datasets import load_people
+
+    return load_people("synthetic", "", "1-24", 128, cache=tmp_path_factory.mktemp("drawn"))
+
+
+@pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory):
     """The notebooks, all cells, in order, into one folder, with the preset `smoke`."""
     from hpe_lib.workbook import reproduce

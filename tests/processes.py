@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from hpe_lib import cascade, prediction, training
-from hpe_lib.data import datasets
+from hpe_lib.data.datasets import open_data
 
 
 def in_float64_with_frozen_norms(model):
@@ -36,7 +36,7 @@ def gradients(out):
 
 def predictions(out):
     """All held-out people, and the first of them alone."""
-    net, people = cascade.load(out / "regressor").double(), datasets.opened(out).val
+    net, people = cascade.load(out / "regressor").double(), open_data(out).val
     return [vars(prediction.predict(net, chosen, 64)) for chosen in (people, people[:1])]
 
 

@@ -325,7 +325,7 @@ def test_the_references_do_the_same_work(tmp_path):
     """Else a ratio says nothing: the same crop, the same joints, targets and peaks, but for what the shortcuts cost."""
     people = bench.people_on_files(tmp_path / "x", 3, 238, 252, np.full(3, 187.5))
     for row, (path, frame, joints) in enumerate(bench.augmented(people)):
-        crop = people.images.cut(row, frame)
+        crop = people.images.crop(row, frame)
         assert np.array_equal(bench.floor(path, frame, joints)[..., ::-1], crop)
         image, maps = bench.naive(path, frame, joints)
         mean, deviation = (

@@ -9,7 +9,8 @@ import pytest
 import scipy.io
 
 from hpe_lib import cli
-from hpe_lib.data import annotations, downloads
+from hpe_lib.data import annotations, check
+from hpe_lib.data.check import COPY, check_data, default_splits
 from hpe_lib.workbook.artifacts import BadInput
 
 SPLITS = {"train": "1-12", "val": "13-20"}
@@ -31,7 +32,7 @@ def folder(tmp_path, monkeypatch):
     joints = np.concatenate([random.uniform(10, 100, (14, 2, 20)), np.ones((14, 1, 20))], 1)
     joints[2, :, 4], joints[:, :, 5] = (-5, -5, 0), 0
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints})
-    monkeypatch.setattr(downloads, "default_splits", lambda dataset, root: SPLITS)
+    monkeypatch.setattr(check, "default_splits", lambda dataset, root: SPLITS)
     return tmp_path
 
 
@@ -62,7 +63,7 @@ def test_a_whole_folder(folder, capsys):
     )
     pairs = {tuple(pair["files"]): pair["correlation"] for pair in found["near_duplicates"]}
     assert set(pairs) == {("im00003.jpg", "im00014.jpg"), ("im00004.jpg", "im00015.jpg")}
-    assert all(downloads.COPY < value <= 1 for value in pairs.values())
+    assert all(COPY < value <= 1 for value in pairs.values())
 
 
 def test_missing_and_broken_images_are_counted_named_and_status_2(folder, capfd):
@@ -93,7 +94,7 @@ def test_no_annotations_is_one_line(tmp_path, capsys):
 def test_a_flat_image_is_like_nothing(folder):
     for number in (3, 14):
         cv2.imwrite(path(folder, number), np.full((50, 50, 3), 128, np.uint8))
-    pairs = downloads.check("lspet", folder)["near_duplicates"]
+    pairs = check_data("lspet", folder)["near_duplicates"]
     assert [pair["files"] for pair in pairs] == [["im00004.jpg", "im00015.jpg"]]
 
 
@@ -107,7 +108,7 @@ def test_real_people(test_data):
         "second": "5545-5545",
         "other": "8742-8742",
     }
-    found = downloads.check("lspet", test_data / "lspet", splits)
+    found = check_data("lspet", test_data / "lspet", splits)
     pairs = {frozenset(pair["files"]) for pair in found["near_duplicates"]}
     assert pairs == {
         frozenset(("im08796.jpg", "im05545.jpg")),
@@ -116,7 +117,7 @@ def test_real_people(test_data):
 
 
 def test_default_splits(test_data):
-    assert downloads.default_splits("lspet", test_data / "lspet") == {
+    assert default_splits("lspet", test_data / "lspet") == {
         "train": "1-8000",
         "val": "8001-8500",
         "test": "8501-9000",
@@ -124,7 +125,7 @@ def test_default_splits(test_data):
 
 
 def test_mpii_and_lsp_by_their_splits(test_data, tmp_path):
-    found = downloads.check("mpii", test_data / "mpii")
+    found = check_data("mpii", test_data / "mpii")
     assert "train" in found["problems"] and found["broken"]  # this file holds those of val only
     assert found["splits"]["val"]["people"] == 2958 and found["splits"]["val"]["images"] == 2729
     images = set(map(str, annotations.mpii_truth(test_data / "mpii" / "valid.h5").image))
@@ -133,9 +134,9 @@ def test_mpii_and_lsp_by_their_splits(test_data, tmp_path):
         "count"
     ] == 2729 - len(images & there)
     shutil.copy(test_data / "lsp" / "lsp-joints-PC.mat", tmp_path / "joints.mat")
-    found = downloads.check("lsp", tmp_path)
+    found = check_data("lsp", tmp_path)
     assert [split["people"] for split in found["splits"].values()] == [1000, 1000] and found[
         "missing"
     ]["count"] == 2000
     with pytest.raises(BadInput):
-        downloads.check("mpii", tmp_path)
+        check_data("mpii", tmp_path)

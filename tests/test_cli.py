@@ -22,6 +22,8 @@ NUMBERS = {
     "image_size": 32,
     "data_seed": 0,
     "only_present": False,
+    "margin": 1.25,
+    "missing_points": "as_labelled",
 }
 
 
@@ -103,7 +105,7 @@ def stages(monkeypatch):
     monkeypatch.setattr(
         datasets, "prepare", lambda out, **parameters: calls.append((str(out), parameters))
     )
-    monkeypatch.setattr(datasets, "opened", lambda out: SimpleNamespace(val=[], image_size=64))
+    monkeypatch.setattr(datasets, "open_data", lambda out: SimpleNamespace(val=[], image_size=64))
     monkeypatch.setattr(
         training, "write_targets", lambda out, **parameters: calls.append((str(out), parameters))
     )
@@ -230,9 +232,11 @@ def test_evaluate_on_a_folder_takes_everyone_it_holds(weights, test_data, tmp_pa
 
 def test_evaluate_on_published_splits(weights, test_data, monkeypatch, capsys):
     asked = []
-    load = datasets.load
+    load = datasets.load_people
     monkeypatch.setattr(
-        datasets, "load", lambda *given, **named: asked.append(given[2]) or load(*given, **named)
+        datasets,
+        "load_people",
+        lambda *given, **named: asked.append(given[2]) or load(*given, **named),
     )
     line = [
         "evaluate",

@@ -10,8 +10,9 @@ from torch import nn
 
 from hpe_lib import evaluation
 from hpe_lib.cascade import Maps
-from hpe_lib.data import datasets
-from hpe_lib.data.datasets import People, Pixels
+from hpe_lib.data.datasets import load_people
+from hpe_lib.data.images import ImageArrays
+from hpe_lib.data.people import People
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
 PELVIS, THORAX = MPII.index("pelvis"), MPII.index("thorax")
@@ -22,19 +23,17 @@ def people(joints, normaliser, visibility=None, metric="PCKh@0.5", occlusion_lab
     if visibility is None:
         visibility = np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE)
     return People(
-        "made",
-        np.arange(count).astype(str),
-        Pixels(np.zeros((count, 4, 4, 3), np.uint8), "made"),
-        joints.astype(float),
-        visibility.astype(np.int8),
-        np.zeros((count, 2)),
-        np.ones(count),
-        np.ones(count),
-        np.broadcast_to(normaliser, count).astype(float),
-        (np.nanmax(joints, 1) - np.nanmin(joints, 1)).max(1),
-        metric,
-        occlusion_labels,
-        False,
+        dataset="made",
+        keys=np.arange(count).astype(str),
+        joints=joints.astype(float),
+        visibility=visibility.astype(np.int8),
+        normaliser=np.broadcast_to(normaliser, count).astype(float),
+        metric=metric,
+        occlusion_labels=occlusion_labels,
+        images=ImageArrays(np.zeros((count, 4, 4, 3), np.uint8), "made"),
+        center=np.zeros((count, 2)),
+        side=np.ones(count),
+        body=np.ones(count),
     )
 
 
@@ -158,7 +157,7 @@ def test_a_truth_without_images_scores_as_people_do():
     truth = people(
         np.nan_to_num(joints), 10.0, np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE), "PCK@0.2"
     )
-    bare = evaluation.Truth(joints, truth.visibility, truth.normaliser, truth.metric, True, "made")
+    bare = replace(truth, joints=joints, images=None, center=None, side=None, body=None)
     assert np.isnan(bare.box[3]) and bare.box[4] == pytest.approx(
         np.ptp(joints[4, :2], axis=0).max()
     )
@@ -166,7 +165,7 @@ def test_a_truth_without_images_scores_as_people_do():
     assert bare.box[5] == (high - low).max()
     found, wanted = (
         evaluation.score(predicted, bare),
-        evaluation.score(predicted, replace(truth, box=bare.box)),
+        evaluation.score(predicted, replace(truth, joints=joints)),
     )
     assert found == wanted and found["box_normalised"] > found["total"] > 0
 
@@ -541,7 +540,7 @@ class Looking(nn.Module):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    return datasets.load("synthetic", "", "1-6", 64, cache=tmp_path_factory.mktemp("cache"))
+    return load_people("synthetic", "", "1-6", 64, cache=tmp_path_factory.mktemp("cache"))
 
 
 def test_a_patch_over_a_joint_is_put_where_the_joint_is(drawn):

@@ -5,7 +5,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hpe_lib import heatmaps
-from hpe_lib.data.datasets import People
+from hpe_lib.data.images import ImageArrays
+from hpe_lib.data.people import People
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 from hpe_lib.view import figures
 
@@ -87,19 +88,17 @@ def person():
     joints = RANDOM.uniform(0, 40, (1, 16, 2))
     one = np.ones(1)
     return People(
-        "drawn",
-        np.array(["a"]),
-        [RANDOM.integers(0, 255, (40, 60, 3), np.uint8)],
-        joints,
-        np.full((1, 16), VISIBLE, np.int8),
-        np.array([[30.0, 20.0]]),
-        32 * one,
-        24 * one,
-        3 * one,
-        40 * one,
-        "PCKh@0.5",
-        True,
-        False,
+        dataset="drawn",
+        keys=np.array(["a"]),
+        joints=joints,
+        visibility=np.full((1, 16), VISIBLE, np.int8),
+        normaliser=3 * one,
+        metric="PCKh@0.5",
+        occlusion_labels=True,
+        images=ImageArrays([RANDOM.integers(0, 255, (40, 60, 3), np.uint8)], "drawn"),
+        center=np.array([[30.0, 20.0]]),
+        side=32 * one,
+        body=24 * one,
     )
 
 

@@ -70,7 +70,7 @@ def test_small_images_are_warped_to_the_same_numbers():
     image = np.random.default_rng(5).integers(0, 256, (120, 150, 3), dtype=np.uint8)
     for frame in random_frames(20, 64):
         frame = frame.on(1, 0, 0) if frame.side < 96 else frame.on(frame.side / 90)
-        assert np.array_equal(frame.cut(image), cv2.warpAffine(image, frame.matrix, (64, 64)))
+        assert np.array_equal(frame.crop(image), cv2.warpAffine(image, frame.matrix, (64, 64)))
 
 
 @pytest.mark.parametrize("frame", TURNED)
@@ -88,7 +88,7 @@ def test_a_frame_on_a_coarser_part_of_the_image_shows_the_same(frame):
         )
     image = painted([(45.0, 40.0), (80.5, 44.25), (58.0, 66.0)], (100, 120))
     half = cv2.resize(image[4:, 10:], (55, 48), interpolation=cv2.INTER_AREA)
-    assert np.abs(centres(frame.on(2, 10, 4).cut(half)) - centres(frame.cut(image))).max() < 0.1
+    assert np.abs(centres(frame.on(2, 10, 4).crop(half)) - centres(frame.crop(image))).max() < 0.1
 
 
 def test_the_mirrored_crop_is_the_flipped_crop():
@@ -96,7 +96,7 @@ def test_the_mirrored_crop_is_the_flipped_crop():
     image = np.random.default_rng(2).integers(0, 256, (120, 150, 3), dtype=np.uint8)
     for frame in TURNED:
         flipped = frame.augmented(mirrored=True)
-        difference = frame.cut(image)[:, ::-1].astype(int) - flipped.cut(image)
+        difference = frame.crop(image)[:, ::-1].astype(int) - flipped.crop(image)
         assert np.abs(difference).mean() < 2  # the bilinear warp rounds its coordinates to 1/32 px
         points = np.random.default_rng(3).uniform(0, 100, (16, 2))
         assert np.allclose(flipped.to_crop(points), [95, 0] + frame.to_crop(points) * [-1, 1])
@@ -123,7 +123,8 @@ def centres(crop):
 def test_dots_painted_at_joints_land_where_the_joints_do(frame):
     points = np.array([[45.0, 40.0], [80.5, 44.25], [58.0, 66.0]])
     assert (
-        np.abs(centres(frame.cut(painted(points, (100, 120)))) - frame.to_crop(points)).max() < 0.06
+        np.abs(centres(frame.crop(painted(points, (100, 120)))) - frame.to_crop(points)).max()
+        < 0.06
     )
 
 
@@ -140,21 +141,21 @@ def test_dots_land_right_also_where_the_image_is_shrunk_first(shrink, mirrored):
     image = painted((points + 0.5) / shrink - 0.5, (512 // shrink, 640 // shrink))
     image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_NEAREST)
     image = np.pad(image, ((0, shrink - 1), (0, shrink - 1), (0, 0)))
-    assert np.abs(centres(frame.cut(image)) - frame.to_crop(points)).max() < 0.06
+    assert np.abs(centres(frame.crop(image)) - frame.to_crop(points)).max() < 0.06
 
 
 def test_shrinking_first_averages_instead_of_skipping_pixels():
     """One white pixel in each 4×4 block is grey 255/16 after a fourfold reduction; without averaging it is 0 or 255."""
     image = np.zeros((400, 400, 3), np.uint8)
     image[::4, ::4] = 255
-    crop = Frame((199.5, 199.5), 400.0, 64, 300.0).cut(image)
+    crop = Frame((199.5, 199.5), 400.0, 64, 300.0).crop(image)
     assert abs(crop[8:-8, 8:-8].mean() - 255 / 16) < 1 and crop[8:-8, 8:-8].max() < 40
 
 
 def test_outside_the_image_is_black_and_images_smaller_than_the_shrink_do_not_crash():
-    crop = Frame((0.0, 0.0), 20.0, 20, 10.0).cut(np.full((30, 30, 3), 200, np.uint8))
+    crop = Frame((0.0, 0.0), 20.0, 20, 10.0).crop(np.full((30, 30, 3), 200, np.uint8))
     assert (crop[:9, :9] == 0).all() and (crop[11:, 11:] == 200).all()
-    assert Frame((0.0, 0.0), 900.0, 16, 10.0).cut(np.full((3, 3, 3), 200, np.uint8)).shape == (
+    assert Frame((0.0, 0.0), 900.0, 16, 10.0).crop(np.full((3, 3, 3), 200, np.uint8)).shape == (
         16,
         16,
         3,

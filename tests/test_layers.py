@@ -12,7 +12,8 @@ FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
     "paper workbook.schemas workbook.artifacts data.reading workbook.presets "
     "skeleton geometry heatmaps "
-    "data.synthetic data.annotations data.datasets data.downloads "
+    "data.annotations data.images data.people data.mpii data.lsp data.synthetic data.drawn "
+    "data.datasets data.augment data.check data.download "
     "trunks detector regressor cascade rivals "
     "losses training prediction plausibility evaluation "
     "workbook.results view.figures view.widgets workbook.report workbook.reproduce bench cli"
@@ -20,7 +21,7 @@ ROOMS = (
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]
 NETWORKS = ROOMS[ROOMS.index("trunks") : ROOMS.index("losses")]
 CORE = set(ROOMS) - {
-    "data.downloads",
+    "data.download",
     "view.widgets",
     "workbook.report",
     "workbook.reproduce",

@@ -168,6 +168,8 @@ DATA = {
         "image_size": 32,
         "data_seed": 0,
         "only_present": False,
+        "margin": 1.25,
+        "missing_points": "as_labelled",
     },
     "fingerprints": {"train": 64 * "a", "val": 64 * "b"},
 }
@@ -188,6 +190,7 @@ TARGETS = {"kind": "targets", "parameters": {"radius": 10.0, "sigma": 5.0, "occl
         (DATA, ["parameters", "data_seed"], -1),
         (DATA, ["parameters", "only_present"], 0),
         (DATA, ["parameters"], []),
+        (DATA, ["parameters", "crop_cache"], ""),
         (DATA, ["fingerprints", "val"], None),
         (DATA, ["fingerprints"], {"manifest": "x"}),
         (TARGETS, ["parameters", "sigma"], 0),

@@ -1,6 +1,7 @@
 """MPII from the official layout: real people where there are any, and small files with the layout's quirks."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import h5py
@@ -10,7 +11,9 @@ import scipy.io
 import torch
 
 from hpe_lib import cascade, heatmaps, prediction, training
-from hpe_lib.data import annotations, datasets
+from hpe_lib.data import annotations, mpii
+from hpe_lib.data.augment import PoseDataset, joints_in_crop
+from hpe_lib.data.datasets import load_people, open_data, prepare
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 from hpe_lib.workbook import artifacts, presets
 from hpe_lib.workbook.artifacts import BadInput
@@ -38,7 +41,7 @@ def root(test_data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def val(root):
-    return datasets.load("mpii", root, "val")
+    return load_people("mpii", root, "val")
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +91,7 @@ def test_few_joints_lie_outside_the_crop(val):
     """Users' trap T17 again: 190 joints of 150 people, 1,809 without the adjustment."""
     outside = np.stack(
         [
-            datasets.framed(frame, joints, visible)[1] == ABSENT
+            joints_in_crop(frame, joints, visible)[1] == ABSENT
             for frame, joints, visible in zip(val.frames(256), val.joints, val.visibility)
         ]
     ) & (val.visibility != ABSENT)
@@ -110,9 +113,9 @@ def test_the_first_five_are_those_of_the_json_sample(val, test_data):
 
 
 def test_parts_of_the_validation_people(root, val, test_data):
-    assert (datasets.load("mpii", root, "val 101-200").keys == val.keys[100:200]).all()
-    assert set(datasets.load("mpii", root, "all").keys) == set(val.keys)
-    here = datasets.load("mpii", test_data / "mpii", "val", only_present=True)
+    assert (load_people("mpii", root, "val 101-200").keys == val.keys[100:200]).all()
+    assert set(load_people("mpii", root, "all").keys) == set(val.keys)
+    here = load_people("mpii", test_data / "mpii", "val", only_present=True)
     photographs = {path.name for path in (test_data / "mpii" / "images").iterdir()}
     there = np.array([path.name in photographs for path in val.images.paths])
     assert list(here.keys) == list(val.keys[there])
@@ -120,14 +123,14 @@ def test_parts_of_the_validation_people(root, val, test_data):
     absent = (~there).sum()
     assert here.skipped["image absent"] == absent
     with pytest.raises(BadInput, match=f"{absent} of 2958 people's images absent, this one first"):
-        datasets.load("mpii", test_data / "mpii", "val")
+        load_people("mpii", test_data / "mpii", "val")
     for people, said in (
         ("train", "nobody of train among its 2958 people"),
         ("test", "nobody of test"),
         ("val 2958-2959", "at least the 2959 of people val 2958-2959"),
     ):  # everybody here is of val
         with pytest.raises(BadInput, match=said):
-            datasets.load("mpii", root, people)
+            load_people("mpii", root, people)
 
 
 class Knowing(cascade.Cascade):
@@ -141,9 +144,7 @@ class Knowing(cascade.Cascade):
 @pytest.mark.parametrize("stride", [1, 4])
 def test_five_people_from_photograph_through_network_and_back(val, stride):
     people = val[:5]
-    batch = torch.utils.data.default_collate(
-        [datasets.PoseDataset(people, 256)[row] for row in range(5)]
-    )
+    batch = torch.utils.data.default_collate([PoseDataset(people, 256)[row] for row in range(5)])
     there = batch["visibility"].numpy() != ABSENT
     assert (there == (people.visibility != ABSENT)).all()
     items = np.stack(
@@ -168,7 +169,7 @@ def test_five_people_from_photograph_through_network_and_back(val, stride):
 def test_the_crop_shows_what_stands_around_the_joint(val):
     """Of the first photograph: a patch about the right shoulder, cut at full size, is the photograph's own."""
     people, point = val[:1], val.joints[0, MPII.index("right_shoulder")]
-    whole = datasets.replace(people, center=point[None], side=np.array([65.0]))
+    whole = replace(people, center=point[None], side=np.array([65.0]))
     x, y = point.astype(int)
     assert (point == (x, y)).all()
     assert (
@@ -256,24 +257,24 @@ def rows(path, images, people):
     ],
 )
 def test_splits_share_no_image(folder, people, keys):
-    found = datasets.load("mpii", folder, people)
+    found = load_people("mpii", folder, people)
     assert list(found.keys) == keys and found.skipped["rectangles without points"] == 1
 
 
 def test_the_order_of_the_row_list_is_kept(folder):
     rows(folder / "valid.h5", ["e.jpg", "a.jpg", "b.jpg", "a.jpg"], [1, 3, 1, 1])
-    assert list(datasets.load("mpii", folder, "val").keys) == [
+    assert list(load_people("mpii", folder, "val").keys) == [
         "e.jpg 1",
         "a.jpg 3",
         "b.jpg 1",
         "a.jpg 1",
     ]
     with pytest.raises(BadInput, match="found nobody of train among its 7 people"):
-        datasets.load("mpii", folder, "train")
+        load_people("mpii", folder, "train")
 
 
 def test_one_person_number_by_number(folder):
-    found = datasets.load("mpii", folder, "2-2")
+    found = load_people("mpii", folder, "2-2")
     states = {
         name: int(state) for name, state in zip(MPII.names, found.visibility[0]) if state != ABSENT
     }
@@ -291,8 +292,8 @@ def test_one_person_number_by_number(folder):
 
 
 def test_people_without_a_size_are_skipped_and_counted(folder):
-    assert datasets.load("mpii", folder, "train").skipped["no position or scale"] == 1
-    assert datasets.load("mpii", folder, "test").skipped["no position or scale"] == 0
+    assert load_people("mpii", folder, "train").skipped["no position or scale"] == 1
+    assert load_people("mpii", folder, "test").skipped["no position or scale"] == 0
 
 
 def says(error, *parts):
@@ -303,42 +304,42 @@ def says(error, *parts):
 def test_there_must_be_one_official_file(folder):
     scipy.io.savemat(folder / "second.mat", {"RELEASE": np.zeros(1)})
     with pytest.raises(BadInput) as error:
-        datasets.load("mpii", folder, "all")
+        load_people("mpii", folder, "all")
     says(error, str(folder), "2 .mat files", FILE, "second.mat")
     (folder / "second.mat").unlink()
     (folder / FILE).write_bytes(b"<html>not found</html>")
     with pytest.raises(BadInput) as error:
-        datasets.load("mpii", folder, "all")
+        load_people("mpii", folder, "all")
     says(error, str(folder), "0 .mat files")
 
 
 def test_a_row_list_that_is_absent_or_of_other_people(folder):
     rows(folder / "valid.h5", ["b.jpg", "a.jpg"], [2, 2])
     with pytest.raises(BadInput) as error:
-        datasets.load("mpii", folder, "val")
+        load_people("mpii", folder, "val")
     says(error, FILE, "a.jpg", "person 2", "1 of the 2")
     (folder / "valid.h5").unlink()
-    assert len(datasets.load("mpii", folder, "all")) == 6
+    assert len(load_people("mpii", folder, "all")) == 6
     for people in ("train", "val"):
         with pytest.raises(BadInput, match="valid.h5: found no such file"):
-            datasets.load("mpii", folder, people)
+            load_people("mpii", folder, people)
 
 
 def test_the_official_file_has_the_published_split_or_is_refused(folder, monkeypatch):
     small = annotations.mpii_official(folder / FILE)
-    monkeypatch.setattr(datasets, "_official", lambda path, changed: small[np.arange(28883) % 6])
+    monkeypatch.setattr(mpii, "_read_official", lambda path, changed: small[np.arange(28883) % 6])
     for people, found, expected in (("train", 14441, 22246), ("val", 1, 2958)):
         with pytest.raises(BadInput) as error:
-            datasets.load("mpii", folder, people)
+            load_people("mpii", folder, people)
         says(error, f"{found} people of {people}", f"the {expected} of the published split")
 
 
 def test_a_file_that_has_changed_is_read_again(folder):
-    assert len(datasets.load("mpii", folder, "all")) == 6
+    assert len(load_people("mpii", folder, "all")) == 6
     whole = scipy.io.loadmat(folder / FILE)
     whole["RELEASE"]["img_train"][0, 0][:] = 0
     scipy.io.savemat(folder / FILE, {"RELEASE": whole["RELEASE"]})
-    assert len(datasets.load("mpii", folder, "test")) == 6
+    assert len(load_people("mpii", folder, "test")) == 6
 
 
 def test_a_run_on_mpii_shares_neither_people_nor_images(folder, tmp_path):
@@ -348,12 +349,14 @@ def test_a_run_on_mpii_shares_neither_people_nor_images(folder, tmp_path):
         "image_size": 64,
         "data_seed": 0,
         "only_present": False,
+        "margin": 1.25,
+        "missing_points": "as_labelled",
     }
-    data = datasets.prepare(tmp_path / "run", **given, train="train", val="val")
+    data = prepare(tmp_path / "run", **given, train="train", val="val")
     assert (len(data.train), len(data.val)) == (3, 1)
-    assert datasets.opened(tmp_path / "run").val.fingerprint() == data.val.fingerprint()
+    assert open_data(tmp_path / "run").val.fingerprint() == data.val.fingerprint()
     with pytest.raises(BadInput) as error:
-        datasets.prepare(tmp_path / "other", **given, train="1-3", val="val")
+        prepare(tmp_path / "other", **given, train="1-3", val="val")
     says(error, "1 in both", "b.jpg")
 
 
@@ -375,7 +378,7 @@ def test_the_first_twelve_steps_of_the_papers_presets_on_real_people(preset, tes
         "epochs=3",
     ]
     resolved = presets.resolve(preset, own)
-    datasets.prepare(tmp_path, **resolved["01"])
+    prepare(tmp_path, **resolved["01"])
     training.write_targets(tmp_path, **resolved["02"])
     for stage, number in (("detector", "03"), ("regressor", "04"), ("joint", "05")):
         records = list(training.train(stage, tmp_path, resolved[number]))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hpe_lib import evaluation
+from hpe_lib.data.people import People
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
 N = 40
@@ -25,7 +26,15 @@ GUESS = JOINTS + np.random.default_rng(1).normal(0, 6, JOINTS.shape)
 
 def truth(metric="PCKh@0.5", **changed):
     visibility = np.full((N, 16), VISIBLE, np.int8)
-    made = evaluation.Truth(JOINTS, visibility, np.full(N, 30.0), metric, True, "made")
+    made = People(
+        dataset="made",
+        keys=np.arange(N),
+        joints=JOINTS,
+        visibility=visibility,
+        normaliser=np.full(N, 30.0),
+        metric=metric,
+        occlusion_labels=True,
+    )
     return replace(made, **changed)
 
 

@@ -116,7 +116,7 @@ def refused(capsys, *arguments):
 def test_a_square_is_what_numpy_cuts():
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     frame = prediction.window([17, 9, SIZE], image.shape, SIZE)
-    assert (frame.cut(image) == image[9 : 9 + SIZE, 17 : 17 + SIZE]).all()
+    assert (frame.crop(image) == image[9 : 9 + SIZE, 17 : 17 + SIZE]).all()
     assert frame.body == SIZE / 1.25
 
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from hpe_lib import heatmaps, prediction
 from hpe_lib.cascade import Maps
-from hpe_lib.data import datasets
+from hpe_lib.data.augment import PoseDataset, limit_opencv_threads
+from hpe_lib.data.datasets import load_people
 from hpe_lib.skeleton import ABSENT, MPII
 
 STRIDE = 2
@@ -29,12 +30,12 @@ class Stub(nn.Module):
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    return datasets.load("synthetic", "", "1-5", 64, cache=tmp_path_factory.mktemp("cache"))
+    return load_people("synthetic", "", "1-5", 64, cache=tmp_path_factory.mktemp("cache"))
 
 
 def truth_maps(people, image_size):
     """(Gaussians (N, 16, h, w), present (N, 16)) of everybody's true joints."""
-    items = [datasets.PoseDataset(people, image_size)[row] for row in range(len(people))]
+    items = [PoseDataset(people, image_size)[row] for row in range(len(people))]
     joints = torch.stack([item["joints"] for item in items])
     present = torch.stack([item["visibility"] for item in items]) != ABSENT
     points = heatmaps.to_map(joints, STRIDE)
@@ -125,7 +126,7 @@ def test_workers_cut_the_same_crops_with_one_thread_each(people):
             return cv2.getNumThreads()
 
     loader = torch.utils.data.DataLoader(
-        Threads(), num_workers=1, worker_init_fn=datasets.single_threaded_worker
+        Threads(), num_workers=1, worker_init_fn=limit_opencv_threads
     )
     assert [int(count) for count in loader] == [1]
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hpe_lib import cascade, cli, training
-from hpe_lib.data import datasets
+from hpe_lib.data.datasets import prepare
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -69,7 +69,7 @@ def torchrun(*arguments):
 def run(tmp_path_factory):
     """Nineteen people to train on, seven held out; detector and regressor trained for an epoch."""
     out = tmp_path_factory.mktemp("processes") / "run"
-    datasets.prepare(
+    prepare(
         out,
         dataset="synthetic",
         data_root="",
@@ -78,6 +78,8 @@ def run(tmp_path_factory):
         image_size=64,
         data_seed=0,
         only_present=False,
+        margin=1.25,
+        missing_points="as_labelled",
     )
     training.write_targets(out, radius=12.0, sigma=12.0, occluded="empty")
     for stage, parameters in (("detector", DETECTOR), ("regressor", REGRESSOR)):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from hpe_lib.data import annotations, datasets, reading
+from hpe_lib.data import annotations, reading
+from hpe_lib.data.datasets import load_people
 from hpe_lib.skeleton import MPII
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -157,7 +158,7 @@ def test_the_official_layout_must_be_saved_as_version_7(tmp_path):
         ):
             reader(official)
     with pytest.raises(BadInput, match="version 7.3 writes, expected the official layout saved"):
-        datasets.load("mpii", tmp_path, "all")
+        load_people("mpii", tmp_path, "all")
 
 
 def test_what_hdf5_only_declares_is_not_read(tmp_path):

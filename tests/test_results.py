@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpe_lib import evaluation
-from hpe_lib.data import datasets
+from hpe_lib.data.datasets import load_people
 from hpe_lib.paper import ROOT
 from hpe_lib.prediction import Predictions
 from hpe_lib.workbook import artifacts, results
@@ -15,7 +15,7 @@ KEPT = sorted(path.parent for path in results.RESULTS.glob("*/predictions.npz"))
 
 @pytest.fixture
 def people():
-    return datasets.load("synthetic", people="1-6", image_size=64)
+    return load_people("synthetic", people="1-6", image_size=64)
 
 
 @pytest.fixture

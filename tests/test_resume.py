@@ -60,6 +60,8 @@ def prepare(out):
         image_size=64,
         data_seed=0,
         only_present=False,
+        margin=1.25,
+        missing_points="as_labelled",
     )
     training.write_targets(out, radius=12.0, sigma=12.0, occluded="empty")
     return out

@@ -9,6 +9,7 @@ import scipy.io
 
 from hpe_lib import cli, evaluation
 from hpe_lib.data import annotations
+from hpe_lib.data.people import People
 from hpe_lib.skeleton import ABSENT, LSP_ROWS, MPII, OCCLUDED, VISIBLE
 
 OFFICIAL, ROWS, TOMPSON = (
@@ -192,15 +193,25 @@ def test_tompson_s_truth_has_a_zero_in_13_joints(truths, scored):
         assert found["visible"] is None and found["occluded"] is None
 
 
+def known_people(truth, occlusion_labels):
+    return People(
+        dataset="mpii",
+        keys=truth.image,
+        joints=truth.joints,
+        visibility=truth.visibility,
+        normaliser=truth.head_size,
+        metric="PCKh@0.5",
+        occlusion_labels=occlusion_labels,
+    )
+
+
 def test_one_published_joint_lies_exactly_on_the_threshold(truths, mpii):
     """586 341 against 625 329 at a head of 81.6088: right by `<=`, wrong by `<` and by Tompson's noise of 4e-6 px."""
     row, hip = 646, MPII.index("left_hip")
     predicted = annotations.predictions(mpii / "predictions" / BEARPAW, 2958)
     for name, right in (("official", True), ("tompson", False)):
         truth = truths[name]
-        known = evaluation.Truth(
-            truth.joints, truth.visibility, truth.head_size, "PCKh@0.5", True, name
-        )
+        known = known_people(truth, True)
         ratio, counts = evaluation.errors(predicted, known)
         assert (ratio[row, hip] <= 0.5) == right and ratio[row, hip] == pytest.approx(0.5, abs=1e-6)
         assert (ratio == 0.5)[counts].sum() == right
@@ -249,7 +260,7 @@ def test_json_sample_scores(mpii, tmp_path, capsys, truths):
         "--json",
     )
     truth = truths["official"][:5]
-    known = evaluation.Truth(truth.joints, truth.visibility, truth.head_size, "PCKh@0.5", False, "")
+    known = known_people(truth, False)
     assert code == 0 and json.loads(out) == evaluation.score(first, known)
 
 

@@ -14,7 +14,11 @@ from torch import nn
 
 from hpe_lib import cascade, evaluation, heatmaps, prediction, training, trunks
 from hpe_lib.cascade import Cascade, Maps
-from hpe_lib.data import datasets
+from hpe_lib.data import datasets, synthetic
+from hpe_lib.data.augment import Augmentation, PoseDataset
+from hpe_lib.data.datasets import open_data
+from hpe_lib.data.images import ImageArrays
+from hpe_lib.data.people import People
 from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
@@ -70,6 +74,8 @@ def prepare(out, train="1-8", targets=TARGETS):
         image_size=SIZE,
         data_seed=0,
         only_present=False,
+        margin=1.25,
+        missing_points="as_labelled",
     )
     training.write_targets(out, **targets)
     return data
@@ -88,7 +94,7 @@ def out(tmp_path):
 
 @dataclass
 class Overfitted:
-    people: datasets.People
+    people: People
     folder: object
     records: dict
 
@@ -225,7 +231,7 @@ def test_the_manifest_says_what_the_weights_were_made_from(out):
     )
     assert [found["parameters"][name] for name in ("channels", "trunk", "sigma")] == [8, "slim", 12]
     assert found["upstream"] == {"detector": artifacts.manifest(out / "detector")["weights_sha256"]}
-    assert found["data"]["train"] == datasets.opened(out).train.fingerprint()
+    assert found["data"]["train"] == open_data(out).train.fingerprint()
     assert found["weights_sha256"] == artifacts.file_hash(out / "regressor" / "weights.safetensors")
 
 
@@ -381,7 +387,7 @@ def test_a_cascade_that_regresses_twice_trains_and_decodes(out, first, pair):
         assert np.isfinite(records[-1]["loss"])
         net = cascade.load(out / cascade.STAGES[stage])
         assert net.first == "regression" and (net.regressor is None) == (stage == "detector")
-        found = prediction.predict(net, datasets.opened(out).val, SIZE)
+        found = prediction.predict(net, open_data(out).val, SIZE)
         assert np.isfinite(found.joints).all() and np.isfinite(found.detector_peak).all()
     assert artifacts.manifest(out / "cascade")["settings"]["first"] == "regression"
 
@@ -466,6 +472,8 @@ def test_a_full_size_cascade_makes_one_step_of_every_stage(tmp_path, name):
         image_size=side,
         data_seed=0,
         only_present=False,
+        margin=1.25,
+        missing_points="as_labelled",
     )
     training.write_targets(tmp_path, radius=10.0, sigma=5.0, occluded="empty")
     printed = {
@@ -653,23 +661,21 @@ class Constant(nn.Module):
 
 
 def fit(model, objective, epochs=1, scorer=None):
-    people = datasets.People(
-        "made",
-        np.arange(4).astype(str),
-        datasets.Pixels(np.zeros((4, 16, 16, 3), np.uint8), "made"),
-        np.full((4, 16, 2), 8.0),
-        np.full((4, 16), VISIBLE, np.int8),
-        np.full((4, 2), 7.5),
-        np.full(4, 16.0),
-        np.full(4, 12.0),
-        np.ones(4),
-        np.ones(4),
-        "PCKh@0.5",
-        True,
-        False,
+    people = People(
+        dataset="made",
+        keys=np.arange(4).astype(str),
+        joints=np.full((4, 16, 2), 8.0),
+        visibility=np.full((4, 16), VISIBLE, np.int8),
+        normaliser=np.ones(4),
+        metric="PCKh@0.5",
+        occlusion_labels=True,
+        images=ImageArrays(np.zeros((4, 16, 16, 3), np.uint8), "made"),
+        center=np.full((4, 2), 7.5),
+        side=np.full(4, 16.0),
+        body=np.full(4, 12.0),
     )
     loader = torch.utils.data.DataLoader(
-        datasets.PoseDataset(people, 16, datasets.Augmentation()),
+        PoseDataset(people, 16, Augmentation()),
         batch_sampler=training.ShuffledBatches(4, 2, seed=0),
     )
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
@@ -951,7 +957,7 @@ def test_no_epochs_take_weights_over_as_they_are(finished, tmp_path, capsys):
         other / "cascade", finished / "cascade"
     )
     assert np.isfinite(
-        prediction.predict(cascade.load(other), datasets.opened(other).val, SIZE).joints
+        prediction.predict(cascade.load(other), open_data(other).val, SIZE).joints
     ).all()
 
 
@@ -1027,7 +1033,7 @@ def test_rows_take_over_from_each_other(run):
 
 
 def test_a_row_of_other_labels_trains_everything_on_people_drawn_once(run, monkeypatch):
-    monkeypatch.setattr(datasets.synthetic, "draw", None)
+    monkeypatch.setattr(synthetic, "draw", None)
     data = artifacts.read_json(run / "data" / "manifest.json")
     data["parameters"]["missing_points"] = "as_labelled"
     artifacts.write_manifest(run / "data", data)
@@ -1035,7 +1041,7 @@ def test_a_row_of_other_labels_trains_everything_on_people_drawn_once(run, monke
     assert varied(run, "withheld", {"missing_points": "withheld", "seed": 0}) == {
         stage: 1 for stage in STAGES
     }
-    row = datasets.opened(run / "rows" / "withheld")
+    row = open_data(run / "rows" / "withheld")
     assert (
         row.manifest["parameters"]["missing_points"] == "withheld"
         and np.isnan(row.train.joints[:, 6]).all()
@@ -1044,7 +1050,7 @@ def test_a_row_of_other_labels_trains_everything_on_people_drawn_once(run, monke
         artifacts.manifest(run / "rows" / "withheld" / "cascade")["data"]["train"]
         == row.train.fingerprint()
     )
-    assert hashes(run) == before and not np.isnan(datasets.opened(run).train.joints).any()
+    assert hashes(run) == before and not np.isnan(open_data(run).train.joints).any()
     assert (
         "missing_points"
         not in artifacts.manifest(run / "rows" / "withheld" / "detector")["settings"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from hpe_lib import cascade, trunks
 from hpe_lib.cascade import Cascade
-from hpe_lib.data import datasets
+from hpe_lib.data.images import read_image
 from hpe_lib.geometry import Frame
 from hpe_lib.trunks import named_trunk
 from hpe_lib.workbook import artifacts
@@ -115,10 +115,10 @@ def test_lite0_s_features_are_those_of_the_published_network():
 def test_lite0_names_what_is_on_a_photograph(test_data, photograph, thing):
     net = timm.create_model("tf_efficientnet_lite0").eval()
     net.load_state_dict(dict(zip(net.state_dict(), trunks.packaged("lite0").values())))
-    image = datasets.read_image(test_data / "mpii" / "images" / f"{photograph}.jpg", 2)
+    image = read_image(test_data / "mpii" / "images" / f"{photograph}.jpg", 2)
     side, (height, width) = min(image.shape[:2]), image.shape[:2]
     frame = Frame(((width - 1) / 2, (height - 1) / 2), side, 224, side)
-    crop = torch.from_numpy(frame.cut(image)).permute(2, 0, 1)[None] / 255
+    crop = torch.from_numpy(frame.crop(image)).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         assert int(net((crop - 0.5) / 0.5).argmax()) == thing
 

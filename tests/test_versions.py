@@ -11,7 +11,9 @@ import torch
 from accelerate import Accelerator
 
 from hpe_lib import cascade, heatmaps, losses, training
-from hpe_lib.data import datasets
+from hpe_lib.data.augment import Augmentation, PoseDataset
+from hpe_lib.data.images import ImageArrays
+from hpe_lib.data.people import People
 from hpe_lib.skeleton import OCCLUDED, VISIBLE
 
 SLIM = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "channels": 8, "levels": 2}
@@ -79,29 +81,27 @@ class Made:
     def __init__(self):
         random = np.random.default_rng(2)
         count = 8
-        self.people = datasets.People(
-            "made",
-            np.arange(count).astype(str),
-            datasets.Pixels(random.integers(0, 256, (count, 64, 64, 3), np.uint8), "made"),
-            random.uniform(8, 56, (count, 16, 2)),
-            np.full((count, 16), VISIBLE, np.int8),
-            np.full((count, 2), 31.5),
-            np.full(count, 64.0),
-            np.full(count, 50.0),
-            np.ones(count),
-            np.ones(count),
-            "PCKh@0.5",
-            True,
-            False,
+        self.people = People(
+            dataset="made",
+            keys=np.arange(count).astype(str),
+            joints=random.uniform(8, 56, (count, 16, 2)),
+            visibility=np.full((count, 16), VISIBLE, np.int8),
+            normaliser=np.ones(count),
+            metric="PCKh@0.5",
+            occlusion_labels=True,
+            images=ImageArrays(random.integers(0, 256, (count, 64, 64, 3), np.uint8), "made"),
+            center=np.full((count, 2), 31.5),
+            side=np.full(count, 64.0),
+            body=np.full(count, 50.0),
         )
 
 
 def test_training():
     torch.manual_seed(0)
     net = cascade.Cascade(SLIM)
-    augmentation = datasets.Augmentation(colour=0.2)
+    augmentation = Augmentation(colour=0.2)
     loader = torch.utils.data.DataLoader(
-        datasets.PoseDataset(Made().people, 64, augmentation, seed=3),
+        PoseDataset(Made().people, 64, augmentation, seed=3),
         batch_sampler=training.ShuffledBatches(8, 4, seed=3),
     )
     optimizer = training.make_optimizer("adamw", list(net.parameters()), 1e-3, 1e-4)

@@ -2,6 +2,7 @@
 
 import io
 import time
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 
 from hpe_lib import bench, cascade, evaluation, prediction, training
-from hpe_lib.data import datasets
+from hpe_lib.data.augment import PoseDataset
+from hpe_lib.data.datasets import load_people, open_data, prepare
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 from hpe_lib.view import figures, widgets
 from hpe_lib.workbook import artifacts
@@ -33,7 +35,7 @@ TARGETS = training.Targets(4)
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    return datasets.load(
+    return load_people(
         "synthetic", people="1-12", image_size=SIZE, cache=tmp_path_factory.mktemp("cache")
     )
 
@@ -117,7 +119,7 @@ class TestInspector:
     def test_an_empty_selection_is_said(self, model, people, answer):
         visible = people.visibility.copy()
         visible[:] = VISIBLE
-        seen = datasets.replace(people, visibility=visible)
+        seen = replace(people, visibility=visible)
         panel = widgets.Inspector(model, seen, SIZE, answer, TARGETS)
         panel.keep.value = "occluded"
         assert "found nobody, expected people with left_wrist occluded" in panel.line.value
@@ -140,7 +142,7 @@ class TestInspector:
 
     def test_the_line_tells_state_peak_and_error(self, inspector, model, people):
         joint = MPII.index("left_wrist")
-        layers = figures.layers(model, TARGETS, datasets.PoseDataset(people, SIZE)[0])
+        layers = figures.layers(model, TARGETS, PoseDataset(people, SIZE)[0])
         distance = np.linalg.norm(layers.found["regressor"][joint] - layers.joints[joint])
         share = distance / (people.normaliser[0] * SIZE / people.side[0])
         peak = layers.maps["regressor"][joint].max()
@@ -149,7 +151,7 @@ class TestInspector:
 
     def test_where_occlusion_is_unknown_nothing_is_called_visible(self, model, people, answer):
         panel = widgets.Inspector(
-            model, datasets.replace(people, occlusion_labels=False), SIZE, answer, TARGETS
+            model, replace(people, occlusion_labels=False), SIZE, answer, TARGETS
         )
         panel.keep.value = "visible"
         assert (
@@ -195,7 +197,7 @@ class TestInspector:
 
 class TestCover:
     def test_a_dragged_box_covers_these_pixels(self, cover, model, people):
-        crop = datasets.PoseDataset(people, SIZE)[0]["image"].numpy()
+        crop = PoseDataset(people, SIZE)[0]["image"].numpy()
         zoom = figures.filling(SIZE, 300) / SIZE
         send(
             cover,
@@ -276,7 +278,7 @@ class TestTargetExplorer:
         side = figures.filling(SIZE, 300)
         shown = np.asarray(figures.moved_targets(people, 0, SIZE, TARGETS, joint))
         shown = shown[figures.TITLE :, side + 6 : 2 * side + 6]
-        batch = torch.utils.data.default_collate([datasets.PoseDataset(people, SIZE)[0]])
+        batch = torch.utils.data.default_collate([PoseDataset(people, SIZE)[0]])
         cells = TARGETS.detector(batch)[0][0, joint].sum().item()
         coloured = (np.ptp(shown.astype(int), axis=-1) > 40).sum()
         assert coloured == cells * (4 * side / SIZE) ** 2
@@ -285,7 +287,7 @@ class TestTargetExplorer:
 class TestMonitor:
     @pytest.fixture
     def run(self, tmp_path):
-        datasets.prepare(
+        prepare(
             tmp_path / "run",
             dataset="synthetic",
             data_root="",
@@ -294,6 +296,8 @@ class TestMonitor:
             image_size=32,
             data_seed=0,
             only_present=False,
+            margin=1.25,
+            missing_points="as_labelled",
         )
         training.write_targets(tmp_path / "run", radius=10.0, sigma=5.0, occluded="empty")
         return tmp_path / "run"
@@ -382,7 +386,7 @@ class TestMonitor:
             pass
         last = training.watched(run / "detector")[-1]
         model = cascade.load(run / "detector")
-        val = datasets.opened(run).val[: training.WATCHED]
+        val = open_data(run).val[: training.WATCHED]
         with torch.no_grad():
             maps = model.confidence(model(torch.from_numpy(val.crops(32))).detector).numpy()
         assert (last["crops"] == val.crops(32)).all() and last["maps"].shape == maps.shape
@@ -498,12 +502,12 @@ class TestPhotograph:
         class Broken:
             source = "broken"
 
-            def cut(self, row, frame):
+            def crop(self, row, frame):
                 raise BadInput(
                     "im0001.jpg", "3 bytes that are no readable image", "a JPEG or PNG image"
                 )
 
-        panel = widgets.Cover(model, datasets.replace(people, images=Broken()), SIZE)
+        panel = widgets.Cover(model, replace(people, images=Broken()), SIZE)
         assert (
             panel.line.value
             == "im0001.jpg: found 3 bytes that are no readable image, expected a JPEG or PNG image"
@@ -533,7 +537,7 @@ def test_selected_leaves_unknown_errors_last(people):
     visibility = people.visibility.copy()
     visibility[:, joint] = VISIBLE
     visibility[7, joint] = ABSENT
-    changed = datasets.replace(people, visibility=visibility)
+    changed = replace(people, visibility=visibility)
     rows = evaluation.selected(predicted, changed, joint, order="largest error")
     assert rows[-1] == 7 and rows[:11].tolist() == [11, 10, 9, 8, 6, 5, 4, 3, 2, 1, 0]
     assert evaluation.selected(predicted, changed, joint, "wrong").tolist() == [6, 8, 9, 10, 11]

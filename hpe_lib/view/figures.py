@@ -22,7 +22,8 @@ from torch import nn
 
 from hpe_lib import heatmaps, prediction
 from hpe_lib.cascade import Cascade
-from hpe_lib.data.datasets import People, framed
+from hpe_lib.data.augment import joints_in_crop
+from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame, rescale
 from hpe_lib.paper import BODY
 from hpe_lib.prediction import WHITE, decode, middled
@@ -190,8 +191,8 @@ def window(people: People, row: int, frames: dict[str, Frame]) -> Figure:
         )
         first.plot(*corners.T, color="black", linewidth=4)
         first.plot(*corners.T, color=colour, linewidth=2.2)
-        crop(ax, frame.cut(image), f"{name}: body {frame.body_in_crop:.0f} px of {size}")
-        pose(ax, *framed(frame, people.joints[row], people.visibility[row]), size=5)
+        crop(ax, frame.crop(image), f"{name}: body {frame.body_in_crop:.0f} px of {size}")
+        pose(ax, *joints_in_crop(frame, people.joints[row], people.visibility[row]), size=5)
         ax.spines[:].set(color=colour, linewidth=3)
     for ax in (first, *others):
         last_row, last_column = np.array(ax.images[0].get_array().shape[:2]) - 1
@@ -823,8 +824,8 @@ def moved_targets(
     joint: one joint's maps; None: the highest of all. Titles say radius and sigma in px of this crop.
     """
     frame = people.frame(row, image_size).augmented(scale, angle, mirrored)
-    joints, states = framed(frame, people.joints[row], people.visibility[row])
-    crop, body, side = people.images.cut(row, frame), frame.body_in_crop, filling(image_size, 300)
+    joints, states = joints_in_crop(frame, people.joints[row], people.visibility[row])
+    crop, body, side = people.images.crop(row, frame), frame.body_in_crop, filling(image_size, 300)
     batch = {
         "image": torch.from_numpy(crop)[None],
         "joints": torch.from_numpy(joints)[None],

@@ -20,7 +20,9 @@ from PIL import Image
 
 from hpe_lib import evaluation, prediction, training
 from hpe_lib.cascade import STAGES, Cascade
-from hpe_lib.data.datasets import People, PoseDataset, decode_image, read_image
+from hpe_lib.data.augment import PoseDataset
+from hpe_lib.data.images import decode_image, read_image
+from hpe_lib.data.people import People
 from hpe_lib.prediction import SURE, PoseEstimator, Predictions
 from hpe_lib.skeleton import ABSENT, MPII
 from hpe_lib.training import Targets

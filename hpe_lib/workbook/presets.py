@@ -72,7 +72,6 @@ LIMITS = {
     "data_seed": SEED,
     "margin": above_zero(100),
     "missing_points": one_of("as_labelled", "withheld", "invented"),
-    "crop_cache": one_of("", "jpeg", "raw"),
     "radius": above_zero(1000),
     "sigma": above_zero(1000),
     "occluded": one_of("empty", "ignored"),

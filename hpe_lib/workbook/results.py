@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hpe_lib import evaluation, rivals
-from hpe_lib.data.datasets import People
+from hpe_lib.data.people import People
 from hpe_lib.paper import RELEASED, ROOT
 from hpe_lib.prediction import Predictions
 from hpe_lib.workbook import artifacts

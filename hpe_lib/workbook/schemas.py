@@ -88,6 +88,7 @@ class Stage(Schema):
 class People(Schema):
     """Who a run trains on and how they are framed (datasets.prepare)."""
 
+    model_config = ConfigDict(extra="forbid")
     dataset: Literal["synthetic", "mpii", "lsp", "lspet", "leeds"]
     data_root: Text
     train: Name
@@ -95,9 +96,8 @@ class People(Schema):
     image_size: Side
     data_seed: Count
     only_present: bool
-    margin: Annotated[float, Field(gt=0, le=100)] = None
-    missing_points: Literal["as_labelled", "withheld", "invented"] = None
-    crop_cache: Literal["", "jpeg", "raw"] = None
+    margin: Annotated[float, Field(gt=0, le=100)]
+    missing_points: Literal["as_labelled", "withheld", "invented"]
 
 
 class Fingerprints(Schema):

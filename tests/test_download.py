@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from hpe_lib import cli
-from hpe_lib.data import downloads
-from hpe_lib.data.downloads import File
+from hpe_lib.data import download
+from hpe_lib.data.download import File
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(downloads, "PAUSE", 0)
+    monkeypatch.setattr(download, "PAUSE", 0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Server() as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -86,8 +86,8 @@ def fetched(server, tmp_path, monkeypatch):
 
     def run(*files):
         said = []
-        monkeypatch.setitem(downloads.FILES, "lsp", files)
-        downloads.download("lsp", tmp_path / "data", said.append)
+        monkeypatch.setitem(download.FILES, "lsp", files)
+        download.download("lsp", tmp_path / "data", said.append)
         return tmp_path / "data", "\n".join(said)
 
     return run
@@ -174,7 +174,7 @@ def test_breaks_are_no_matter_while_each_transfer_brings_something(server, fetch
     server.files["/joints.mat"] = MAT
     server.crumbs.add("/joints.mat")
     folder, _ = fetched(joints(server, "/joints.mat"))
-    assert (folder / "joints.mat").read_bytes() == MAT and len(server.asked) > 1 + downloads.TRIES
+    assert (folder / "joints.mat").read_bytes() == MAT and len(server.asked) > 1 + download.TRIES
 
 
 @pytest.mark.parametrize("kind", ["whole", "wrong", "plain"])
@@ -207,13 +207,13 @@ def test_a_server_that_always_breaks_off_is_given_up(server, fetched):
     server.stubborn.add("/joints.mat")
     folder, said = fetched(joints(server, "/joints.mat", "/good.mat"))
     assert (folder / "joints.mat").read_bytes() == MAT
-    assert 1 < sum(path == "/joints.mat" for path, _ in server.asked) <= 1 + downloads.TRIES
+    assert 1 < sum(path == "/joints.mat" for path, _ in server.asked) <= 1 + download.TRIES
 
 
 def test_one_line_and_status_2_when_no_mirror_gives_it(server, tmp_path, monkeypatch, capsys):
     server.files |= {"/page.mat": PAGE, "/wrong.mat": MAT + b"?", "/lsp.zip": zipped(**GOOD)}
     files = (joints(server, "/gone.mat", "/page.mat", "/wrong.mat"), images(server, "/lsp.zip"))
-    monkeypatch.setitem(downloads.FILES, "lsp", files)
+    monkeypatch.setitem(download.FILES, "lsp", files)
     with pytest.raises(SystemExit) as error:
         cli.main(["download", "lsp", "--root", str(tmp_path / "data")])
     told = capsys.readouterr()
@@ -306,7 +306,7 @@ def test_a_disk_s_fault_is_not_the_archive_s(server, fetched, monkeypatch, numbe
         raise OSError(number, "the disk")
 
     server.files["/lsp.zip"] = zipped(**GOOD)
-    monkeypatch.setattr(downloads.shutil, "copyfileobj", fails)
+    monkeypatch.setattr(download.shutil, "copyfileobj", fails)
     with pytest.raises(OSError, match="the disk"):
         fetched(images(server, "/lsp.zip"))
 
@@ -380,8 +380,8 @@ def test_of_files_that_are_not_all_as_listed_none_is_taken(server, fetched, tmp_
 
 
 def test_the_listing_is_of_the_images_that_everybody_has(test_data):
-    file = next(file for file in downloads.FILES["lsp"] if file.listing)
-    found = downloads.listing((test_data / "lsp").glob(file.name))
+    file = next(file for file in download.FILES["lsp"] if file.listing)
+    found = download.listing((test_data / "lsp").glob(file.name))
     assert found == {"bytes": file.size, "sha256": file.listing, "files": file.count}
 
 
@@ -400,10 +400,10 @@ def test_a_disk_that_is_too_small_is_found_out_beforehand(server, fetched, tmp_p
 
 
 def test_the_table_says_what_the_loaders_need():
-    for dataset, files in downloads.FILES.items():
+    for dataset, files in download.FILES.items():
         assert {".mat", ".jpg"} <= {file.name[-4:] for file in files}
-        assert dataset in downloads.TERMS and dataset in downloads.ELSEWHERE
+        assert download.SOURCES[dataset]["terms"] and download.SOURCES[dataset]["by_hand"]
         for file in files:
             assert file.sha256 or file.count > 1 or file.urls[0].endswith(".zip")
-            assert all(downloads.SIGNATURES[url[url.rindex(".") :]] for url in file.urls)
+            assert all(download.SIGNATURES[url[url.rindex(".") :]] for url in file.urls)
             assert len(file.sha256 or "0" * 64) == 64

@@ -1,0 +1,108 @@
+"""Drawn people, kept on disk so that they are drawn once."""
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from hpe_lib.data import synthetic
+from hpe_lib.data.annotations import HEAD
+from hpe_lib.data.images import ImageArrays
+from hpe_lib.data.people import People, parse_people
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
+
+TRUTH = "joints", "visibility", "head_box", "body"  # what is kept of a drawing beside its image
+
+
+def load_drawn(people: str, image_size: int, data_seed: int, cache: Path) -> People:
+    """Drawn people (synthetic.draw), about whom everything is known.
+
+    people: "FIRST-LAST", counted from 1.  image_size: px, side of their images.
+    data_seed: which endless set of people.  cache: the folder that keeps them.
+    Raises BadInput on a split, or a range without an end.
+    """
+    split, rows = parse_people(people)
+    if split != "all" or rows.stop is None:
+        raise BadInput("people", repr(people), "FIRST-LAST: drawn people have no splits and no end")
+    numbers = np.arange(rows.start, rows.stop)
+    source = f"synthetic-{synthetic.VERSION}-seed{data_seed}-{image_size}px-{people}"
+    folder = cache / source
+    if not _is_intact(folder):
+        with _writing(folder) as unfinished:
+            _draw_into(unfinished, numbers, image_size, data_seed)
+    truth = np.load(folder / "truth.npz")
+    images = ImageArrays(np.load(folder / "images.npy", mmap_mode="r"), source)
+    return _to_people(numbers, {name: truth[name] for name in TRUTH}, images, image_size)
+
+
+def _draw_into(folder: Path, numbers: np.ndarray, image_size: int, data_seed: int) -> None:
+    """Write images.npy and truth.npz."""
+    shape = len(numbers), image_size, image_size, 3
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
+    truth = {name: [] for name in TRUTH}
+    for row, number in enumerate(tqdm(numbers, "drawing people", disable=None, mininterval=5)):
+        drawing = synthetic.draw(data_seed, int(number), image_size)
+        images[row] = drawing.image
+        for name, values in truth.items():
+            values.append(getattr(drawing, name))
+    images.flush()
+    np.savez(folder / "truth.npz", **{name: np.stack(values) for name, values in truth.items()})
+
+
+def _to_people(
+    numbers: np.ndarray, truth: dict[str, np.ndarray], images: ImageArrays, image_size: int
+) -> People:
+    count = len(numbers)
+    corners = truth["head_box"].reshape(count, 2, 2)
+    return People(
+        dataset="synthetic",
+        keys=np.array([f"{number + 1:08d}" for number in numbers]),
+        joints=truth["joints"],
+        visibility=truth["visibility"],
+        normaliser=HEAD * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1),
+        metric="PCKh@0.5",
+        occlusion_labels=True,
+        images=images,
+        center=np.full((count, 2), (image_size - 1) / 2),
+        side=np.full(count, float(image_size)),
+        body=truth["body"],
+    )
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[Path]:
+    """A folder to write to. It gets its name once all of it, and a manifest, is on the disk."""
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    try:
+        yield unfinished
+        for path in unfinished.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        artifacts.write_json(unfinished / artifacts.MANIFEST, _hash_files(unfinished))
+        if not _is_intact(folder):  # or else another run was faster
+            if folder.exists():
+                print(f"{folder}: not as it was written, made anew", file=sys.stderr, flush=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _is_intact(folder: Path) -> bool:
+    """Does a folder hold what `_writing` put there?"""
+    with contextlib.suppress(BadInput):
+        return artifacts.read_json(folder / artifacts.MANIFEST) == _hash_files(folder)
+    return False
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    """{file's name: sha256} of a folder without its manifest."""
+    paths = (path for path in folder.iterdir() if path.name != artifacts.MANIFEST)
+    return {path.name: artifacts.file_hash(path) for path in paths}

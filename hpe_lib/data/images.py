@@ -1,0 +1,193 @@
+"""The images of people: files, or arrays. Everything is (H, W, 3) uint8 RGB, upright."""
+
+import contextlib
+import functools
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from hpe_lib.geometry import Frame
+from hpe_lib.workbook.artifacts import BadInput, one_line
+
+try:
+    import simplejpeg
+except ImportError:  # on a bare GPU box: Pillow reads JPEGs then, and misses some damage
+    simplejpeg = None
+
+MAX_PIXELS = 100_000_000  # that an image may declare; asked before any is decoded
+# EPS is left out: reading it runs a program.
+FORMATS = "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"
+EXPECTED = f"JPEG, {', '.join(FORMATS)} image of at most {MAX_PIXELS / 1e6:.0f} million pixels"
+# What libjpeg warns of in headers, although the pixels are whole.
+HARMLESS = "Invalid SOS parameters", "unknown JFIF", "bad ICC marker", "Unknown Adobe color"
+# A file that cannot be used is refused in one line; Pillow's warnings would stand beside it.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class Images(Protocol):
+    """The images of N people. images[i] is person i's (H, W, 3) uint8 RGB.
+
+    source: what the images are, without saying where they lie.
+    """
+
+    source: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> np.ndarray: ...
+
+    def select(self, rows: Iterable[int]) -> "Images":
+        """The images of these rows, in this order."""
+
+    def crop(self, row: int, frame: Frame) -> np.ndarray:
+        """(S, S, 3) uint8 RGB, what the frame shows of person `row`."""
+        return frame.crop(self[row])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles(Images):
+    """Images on disk, read when they are asked for."""
+
+    paths: list[Path]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return read_image(self.paths[row])
+
+    def select(self, rows: Iterable[int]) -> "ImageFiles":
+        """As Images.select."""
+        return ImageFiles([self.paths[row] for row in rows], self.source)
+
+    def crop(self, row: int, frame: Frame) -> np.ndarray:
+        """As Images.crop.
+
+        A JPEG that is at least 2, 4 or 8 times finer than the crop is decoded as many times
+        coarser. That costs less, and means over blocks alias less than single pixels.
+        """
+        path = self.paths[row]
+        if path.suffix.lower() not in (".jpg", ".jpeg"):
+            return frame.crop(read_image(path))
+        steps = (step for step in (8, 4, 2) if frame.side >= step * frame.image_size)
+        step = next(steps, 1)
+        image = read_image(path, step)
+        return frame.on(step).crop(image) if step > 1 else frame.crop(image)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageArrays(Images):
+    """Images in memory, or mapped from a file: a sequence of (H, W, 3) uint8 RGB."""
+
+    arrays: Sequence[np.ndarray]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.arrays[row]
+
+    def select(self, rows: Iterable[int]) -> "ImageArrays":
+        """As Images.select; no pixel is copied."""
+        return ImageArrays([self.arrays[row] for row in rows], self.source)
+
+
+def read_image(path: Path, step: int = 1) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image file, as `decode_image`.
+
+    Raises BadInput where the file is absent, too.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except IsADirectoryError:
+        raise BadInput(path, "a folder", "an image") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInput(path, "no such file", "an image") from None
+    except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
+        raise BadInput(path, error, "an image") from None
+    return decode_image(path, data, step)
+
+
+def decode_image(name: str | Path, data: bytes, step: int = 1) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image file's bytes, turned upright. The first image of several.
+
+    16-bit grey keeps its high byte, transparent pixels become white, CMYK is multiplied out.
+    step: 2, 4 or 8 gives an image as many times coarser, its sides rounded up.
+    Raises BadInput, with the file's name, if the data is no image, damaged or too large.
+    """
+    decode = _decode_jpeg if data[:2] == b"\xff\xd8" else _decode_by_pillow
+    try:
+        return decode(data, step)
+    except UnidentifiedImageError:
+        fault = "no image that can be read"
+    except Exception as error:  # Pillow raises whatever its formats stumble over
+        fault = one_line(error) or type(error).__name__
+    raise BadInput(name, f"{len(data)} bytes: {fault}", f"a whole {EXPECTED}")
+
+
+def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
+    """A JPEG by libjpeg, any damage an error: OpenCV would fill the gap and go on."""
+    if simplejpeg is None:
+        return _decode_by_pillow(data, step, ("JPEG",))
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # no header, or colours sampled in a way that it does not know
+        return _decode_by_pillow(data, step, ("JPEG",))
+    _check_size(width, height)
+    decode = functools.partial(
+        simplejpeg.decode_jpeg,
+        data,
+        "CMYK" if colours in ("CMYK", "YCCK") else "RGB",
+        min_height=-(-height // step),
+        min_width=-(-width // step),
+    )
+    try:
+        pixels = decode()
+    except ValueError as error:
+        if not any(warning in str(error) for warning in HARMLESS):
+            raise
+        pixels = decode(strict=False)
+    if pixels.shape[2] == 4:  # CMYK, inverted as Adobe writes it
+        pixels = (pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)
+    start = data.find(b"Exif\0\0", 0, 1 << 16)
+    return pixels if start < 0 else _turn_upright(pixels, data[start : start + (1 << 16)])
+
+
+def _turn_upright(pixels: np.ndarray, block: bytes) -> np.ndarray:
+    """Pixels turned as a JPEG's EXIF block says; unchanged if the block is broken."""
+    exif = Image.Exif()
+    image = Image.fromarray(pixels)
+    with contextlib.suppress(Exception):  # as above
+        exif.load(block)
+        image.getexif()[ExifTags.Base.Orientation] = exif[ExifTags.Base.Orientation]
+        return np.array(ImageOps.exif_transpose(image))
+    return pixels
+
+
+def _decode_by_pillow(data: bytes, step: int, formats: Sequence[str] = FORMATS) -> np.ndarray:
+    Image.open(io.BytesIO(data), formats=formats).verify()  # PNG's checksums; loading skips them
+    image = Image.open(io.BytesIO(data), formats=formats)
+    _check_size(*image.size)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("RGB").reduce(step))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} × {height} pixels")

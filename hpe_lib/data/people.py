@@ -1,0 +1,202 @@
+"""Who is annotated where, and what errors are divided by: one class, with images or without."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from hpe_lib.data.images import ImageFiles, Images
+from hpe_lib.geometry import Frame
+from hpe_lib.skeleton import ABSENT, MPII
+from hpe_lib.workbook import presets
+from hpe_lib.workbook.artifacts import BadInput
+
+# People of published splits. MPII's validation split is that of Tompson et al., CVPR 2015.
+SPLIT_SIZES = {
+    ("mpii", "train"): 22246,
+    ("mpii", "val"): 2958,
+    ("lsp", "train"): 1000,
+    ("lsp", "val"): 1000,
+    ("lsp", "test"): 1000,
+}
+Rows = TypeVar("Rows", bound=Sequence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class People:
+    """N annotated people, for training and for scoring. Row i of every array is person i's.
+
+    dataset: its name, such as "mpii".
+    keys: (N,) who it is: "im00001.jpg" or, where an image holds several, "005808361.jpg 2".
+    joints: (N, 16, 2) float64, image px, (x, y), in MPII's order; NaN where not annotated.
+    visibility: (N, 16) int8, ABSENT, OCCLUDED or VISIBLE.
+    normaliser: (N,) image px, the length that errors are divided by: head size or torso.
+        NaN where the annotation does not give it.
+    metric: "PCKh@0.5" or "PCK@0.2".
+    occlusion_labels: does the data set say which joints are occluded?
+    source: which labels these are, "" where there is no choice.
+    skipped: reason -> number of people that were left out.
+    images: see Images; None if there are only annotations.
+    center, side, body: (N, 2), (N,), (N,) image px, the frame of everybody, as in geometry.Frame.
+        None if there are only annotations.
+    center_from_joints: does the frame come from the annotation, so that it is a hint from the
+        truth?
+    """
+
+    dataset: str
+    keys: np.ndarray
+    joints: np.ndarray
+    visibility: np.ndarray
+    normaliser: np.ndarray
+    metric: str
+    occlusion_labels: bool
+    source: str = ""
+    skipped: dict[str, int] = field(default_factory=dict)
+    images: Images | None = None
+    center: np.ndarray | None = None
+    side: np.ndarray | None = None
+    body: np.ndarray | None = None
+    center_from_joints: bool = False
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    def __getitem__(self, rows: slice | Sequence[int] | np.ndarray) -> "People":
+        """The people of these rows: a slice, a boolean mask or an index array."""
+        rows = np.arange(len(self))[rows]
+        images = None if self.images is None else self.images.select(rows)
+        arrays = {name: getattr(self, name)[rows] for name in self._array_names()}
+        return replace(self, images=images, **arrays)
+
+    def _array_names(self) -> list[str]:
+        """The fields that hold an array of N rows."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return [name for name, value in values.items() if isinstance(value, np.ndarray)]
+
+    @property
+    def box(self) -> np.ndarray:
+        """(N,) image px, the longer side of the annotated joints' box; NaN without any joint.
+
+        A second normaliser (F14): nearly everybody has it.
+        """
+        low = np.fmin.reduce(self.joints, axis=1)
+        high = np.fmax.reduce(self.joints, axis=1)
+        return (high - low).max(1)
+
+    def frame(self, row: int, image_size: int) -> Frame:
+        """The window on person `row`, for a crop of image_size px."""
+        center = tuple(self.center[row].tolist())
+        return Frame(center, float(self.side[row]), image_size, float(self.body[row]))
+
+    def frames(self, image_size: int) -> list[Frame]:
+        """(N,) the windows on everybody."""
+        return [self.frame(row, image_size) for row in range(len(self))]
+
+    def crops(self, image_size: int) -> np.ndarray:
+        """(N, S, S, 3) uint8 RGB, everybody as the network sees them."""
+        frames = enumerate(self.frames(image_size))
+        return np.stack([self.images.crop(row, frame) for row, frame in frames])
+
+    def fingerprint(self) -> str:
+        """sha256 of who they are, what is annotated and how images are framed.
+
+        Pixels enter only through the images' names.
+        """
+        who = (self.dataset, self.metric, list(self.keys), self.images.source)
+        digest = hashlib.sha256(repr(who).encode())
+        for name in ("joints", "visibility", "center", "side", "body", "normaliser"):
+            digest.update(np.ascontiguousarray(getattr(self, name)))
+        return digest.hexdigest()
+
+
+def parse_people(people: str) -> tuple[str, slice]:
+    """(split, rows) of "8-9", "val" or "val 8-9", as presets.person_range.
+
+    Raises BadInput on anything else.
+    """
+    found = presets.person_range(people)
+    if found is None:
+        raise BadInput("people", repr(people), presets.PEOPLE)
+    return found
+
+
+def select_range(file: Path, people: str, split: Rows) -> Rows:
+    """Those of a split, read from `file`, that `people` asks for, such as "val 8-9".
+
+    Raises BadInput if there are none, or fewer than are asked for.
+    """
+    rows = parse_people(people)[1]
+    least = rows.stop or 1
+    if len(split) < least:
+        raise BadInput(file, f"{len(split)} people", f"at least the {least} of people {people}")
+    return split[rows]
+
+
+def concatenate(dataset: str, parts: list[People]) -> People:
+    """People of several data sets, one after another. All have the same metric, images in files."""
+    names = parts[0]._array_names()
+    skipped = Counter()
+    for part in parts:
+        skipped.update(part.skipped)
+    return replace(
+        parts[0],
+        dataset=dataset,
+        images=ImageFiles(
+            [path for part in parts for path in part.images.paths], f"{dataset} images"
+        ),
+        occlusion_labels=all(part.occlusion_labels for part in parts),
+        center_from_joints=any(part.center_from_joints for part in parts),
+        skipped=dict(skipped),
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
+    )
+
+
+def require_images(people: People, only_present: bool) -> People:
+    """The people whose image file is there.
+
+    Raises BadInput with a count and the first absent name, unless only_present; then the absent
+    are counted in `skipped`, and it is raised only if nobody is left.
+    """
+    present = np.array([path.is_file() for path in people.images.paths])
+    if present.all():
+        return people
+    count = int((~present).sum())
+    if not only_present or not present.any():
+        raise BadInput(
+            people.images.paths[int(present.argmin())],
+            f"{count} of {len(people)} people's images absent, this one first",
+            "every annotated image (or only_present=true)",
+        )
+    return replace(people[present], skipped={**people.skipped, "image absent": count})
+
+
+def center_on_images(people: People) -> People:
+    """Put the frames without a centre on the middle of their image: no hint from the joints."""
+    unknown = np.isnan(people.center).any(1)
+    center = people.center.copy()
+    for row in np.flatnonzero(unknown):
+        height, width = people.images[row].shape[:2]
+        center[row] = (width - 1) / 2, (height - 1) / 2
+    hint = people.center_from_joints and not unknown.all()
+    return replace(people, center=center, center_from_joints=hint)
+
+
+def replace_midpoints(people: People, invent: bool) -> People:
+    """Take the labels of pelvis and thorax away, or invent them: strategies (ii) and (i) of §3.1.
+
+    Invented (F3, F18), the pelvis lies between the hips and the thorax between the shoulders. Each
+    is as visible as the less visible of its two, and absent where one of them is. Neither is ever
+    scored.
+    """
+    joints = people.joints.copy()
+    visibility = people.visibility.copy()
+    for name, part in (("pelvis", "hip"), ("thorax", "shoulder")):
+        row = MPII.index(name)
+        pair = [MPII.index(f"{side}_{part}") for side in ("right", "left")]
+        joints[:, row] = joints[:, pair].mean(1) if invent else np.nan
+        visibility[:, row] = visibility[:, pair].min(1) if invent else ABSENT
+    return replace(people, joints=joints, visibility=visibility)

@@ -1,0 +1,112 @@
+"""Drawn people are kept, checked, and drawn anew where they do not fit."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lspet_files import says
+
+from hpe_lib.data import synthetic
+from hpe_lib.data.datasets import load_people
+from hpe_lib.workbook.artifacts import BadInput
+
+
+def test_drawn_people_are_kept_and_are_the_same_again(tmp_path):
+    first = load_people("synthetic", "", "3-5", 64, data_seed=1, cache=tmp_path)
+    written = next(tmp_path.rglob("images.npy")).stat().st_mtime_ns
+    again = load_people("synthetic", "", "3-5", 64, data_seed=1, cache=tmp_path)
+    assert next(tmp_path.rglob("images.npy")).stat().st_mtime_ns == written
+    assert again.fingerprint() == first.fingerprint() and list(first.keys) == [
+        "00000003",
+        "00000004",
+        "00000005",
+    ]
+    other = load_people("synthetic", "", "3-5", 64, data_seed=2, cache=tmp_path)
+    assert other.fingerprint() != first.fingerprint() and (other.images[0] != first.images[0]).any()
+    assert (
+        load_people("synthetic", "", "5-5", 64, data_seed=1, cache=tmp_path).images[0]
+        == first.images[2]
+    ).all()
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def shortened(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def blackened(path):
+    pixels = np.load(path, mmap_mode="r+")
+    pixels[:] = 0
+    pixels.flush()
+
+
+def moved(path):
+    truth = dict(np.load(path))
+    np.savez(path, **(truth | {"joints": truth["joints"] + 5}))
+
+
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        ("truth.npz", emptied),
+        ("images.npy", emptied),
+        ("manifest.json", emptied),
+        ("truth.npz", shortened),
+        ("images.npy", shortened),
+        ("images.npy", blackened),
+        ("truth.npz", moved),
+        ("truth.npz", Path.unlink),
+        ("manifest.json", Path.unlink),
+    ],
+)
+def test_kept_people_that_do_not_fit_are_drawn_anew(tmp_path, capsys, name, damage):
+    first = load_people("synthetic", "", "3-5", 64, cache=tmp_path)
+    before, (path,) = first.images.arrays.copy(), tmp_path.rglob(name)
+    damage(path)
+    capsys.readouterr()
+    again = load_people("synthetic", "", "3-5", 64, cache=tmp_path)
+    told = capsys.readouterr()
+    assert "not as it was written, made anew" in told.err and not told.out
+    assert again.fingerprint() == first.fingerprint()
+    assert (again.images.arrays == before).all() and before.any()
+    assert [found.name for found in tmp_path.iterdir()] == [path.parent.name]
+    load_people("synthetic", "", "3-5", 64, cache=tmp_path)
+    assert "anew" not in capsys.readouterr().err
+
+
+def test_a_drawing_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "draw", None)
+    with pytest.raises(TypeError):
+        load_people("synthetic", "", "3-5", 64, cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_people_kept_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch):
+    synced, fsync, rename = [], os.fsync, Path.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append(os.fstat(file).st_ino) or fsync(file)
+    )
+    monkeypatch.setattr(Path, "rename", lambda *names: synced.append("named") or rename(*names))
+    load_people("synthetic", "", "3-5", 64, cache=tmp_path)
+    inodes = {path.stat().st_ino for path in next(tmp_path.iterdir()).iterdir()}
+    assert len(inodes) == 3 and inodes <= set(synced[: synced.index("named")])
+
+
+def test_another_version_of_drawing_draws_anew(tmp_path, monkeypatch):
+    first = load_people("synthetic", "", "3-5", 64, cache=tmp_path)
+    monkeypatch.setattr(synthetic, "VERSION", -1)
+    assert (
+        load_people("synthetic", "", "3-5", 64, cache=tmp_path).fingerprint() != first.fingerprint()
+    )
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("people", ["all", "val", "val 1-3"])
+def test_drawn_people_have_neither_splits_nor_an_end(people, tmp_path):
+    with pytest.raises(BadInput) as error:
+        load_people("synthetic", "", people, 32, cache=tmp_path)
+    says(error, people, "drawn people")
