@@ -272,7 +272,8 @@ def interval(hits: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float]
     people = len(counts)
     drawn = np.random.default_rng(seed).multinomial(people, np.full(people, 1 / people), RESAMPLES)
     right, all_ = drawn @ (hits & counts).sum(1), drawn @ counts.sum(1)
-    return [float(edge) for edge in np.percentile(100 * right / np.maximum(all_, 1), (2.5, 97.5))]
+    shares = 100 * right[all_ > 0] / all_[all_ > 0]  # who has no joint can be drawn alone
+    return [float(edge) for edge in np.percentile(shares, (2.5, 97.5))]
 
 
 def table(scores: dict[str, dict]) -> pd.DataFrame:
