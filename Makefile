@@ -1,18 +1,23 @@
 # make reproduce [PRESET=synthetic] [ARGS="-p 03.epochs=4"]     set up if need be, then run the notebooks
 # make test [ARGS="-k heatmaps"]                                set up if need be, then run the tests
+# make bench [ARGS=--json]                                      set up if need be, then measure speed
 PYTHON ?= python3
 PRESET ?= synthetic
 ARGS ?=
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: reproduce test lab lint tables clean
+.PHONY: reproduce test bench lab lint tables clean
 
 reproduce: $(READY)
 	$(BIN)/hpe reproduce --preset $(PRESET) $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# the claims of docs/speed.md, measured here: minutes
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lab: $(READY)
 	cd notebooks && ../$(BIN)/jupyter lab 01_explore_data.ipynb $(ARGS)

@@ -19,8 +19,8 @@ def load(folder=None, trunk=None):
     folder: without one, the released weights (hpe_lib/weights/leeds).
 
     trunk: the function that makes the trunk, of weights that were trained with one of your own (docs/backbones.md).
-    `predict(image, boxes=None)` is described at prediction.PoseEstimator. torch is imported here, not before.
+    `predict(image, boxes=None)` is described at photographs.PoseEstimator. torch is imported here, not before.
     """
-    from hpe_lib import prediction
+    from hpe_lib import photographs
 
-    return prediction.load(folder, trunk)
+    return photographs.load(folder, trunk)

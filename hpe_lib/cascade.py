@@ -14,41 +14,55 @@ from hpe_lib.trunks import VGGS, Trunk, imported_trunk
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
-# Raise it when a network begins or computes differently: trained stages are then made anew.
-VERSION = 1
-FIRST = ("detection", "regression")  # what the first network learns (F15)
-REGRESSORS = {
-    "hourglass": (
-        Hourglass,
-        ("channels", "levels", "bottlenecks", "stem"),
-    ),  # class, what makes one
+VERSION = 1  # raise it when a network starts or computes differently: stages are trained again
+DETECTOR_PARAMETERS = ("trunk", "map_stride", "prior", "first")
+REGRESSOR_PARAMETERS = (
+    "regressor",
+    "channels",
+    "levels",
+    "bottlenecks",
+    "stem",
+    "kernels",
+    "std",
+    "stacked",
+)
+REGRESSORS = {  # class, and the parameters that make one
+    "hourglass": (Hourglass, ("channels", "levels", "bottlenecks", "stem")),
     "convolutions": (Convolutions, ("channels", "kernels", "std")),
 }
-STACKED = {
-    "both": N_JOINTS + 3,
-    "image": 3,
-    "heatmaps": N_JOINTS,
-}  # what the regressor reads, and its channels
+STACKED = {"both": N_JOINTS + 3, "image": 3, "heatmaps": N_JOINTS}  # the regressor's input channels
+STAGES = {"joint": "cascade", "regressor": "regressor", "detector": "detector"}  # latest first
+
+
+def network_parameters(parameters: dict, regressor: bool = True) -> dict:
+    """Those parameters that make a `Cascade`; without its regressor's if `regressor` is False."""
+    names = DETECTOR_PARAMETERS + (REGRESSOR_PARAMETERS if regressor else ())
+    return {name: parameters[name] for name in names if name in parameters}
 
 
 class Maps(NamedTuple):
-    """detector: logits (B, 16, h, w) of a first network that detects, confidence maps of one that regresses.
-    regressor: confidence maps (B, 16, h, w), None where there is no regressor."""
+    """What a cascade computes, (B, 16, h, w) each.
+
+    detector: logits of a first network that detects, confidence maps of one that regresses (F15).
+    regressor: confidence maps; None without a regressor.
+    """
 
     detector: torch.Tensor
     regressor: torch.Tensor | None
 
 
 class Cascade(nn.Module):
-    """uint8 RGB crops (B, S, S, 3) -> Maps.
+    """Detector and regressor (Fig. 1): uint8 RGB crops (B, S, S, 3) -> Maps.
 
-    network: what makes it, as kept in the manifest of its weights: trunk, map_stride, prior (Detector, FCN8); first:
-    "detection" or "regression" (F15); and, with a regressor, regressor: "hourglass" or "convolutions", the numbers of
-    its class, and stacked: what it reads, "both", "image" or "heatmaps". What is absent is the first of its choices or
-    the printed number; with nothing said of a regressor there is none. BadInput on another value, before anything is
-    built.
-    trunk: one to use in place of that which network names.
-    frozen: the detector learns nothing, its batch-norm statistics included (F9).
+    network: its parameters, as the manifest of its weights keeps them.
+    - trunk, map_stride, prior: of Detector or FCN8.
+    - first: what the first network learns, "detection" or "regression" (F15).
+    - regressor: "hourglass" or "convolutions", with the parameters of its class.
+    - stacked: what the regressor reads, "both", "image" or "heatmaps".
+    A missing parameter has the default of its class. Without any of a regressor's parameters there
+    is no regressor. BadInput on an invalid value, before anything is built.
+    pretrained: start the trunk from ImageNet weights.
+    trunk: used in place of the one that `network` names.
     """
 
     def __init__(self, network: dict, pretrained: bool = False, trunk: Trunk | None = None):
@@ -57,71 +71,72 @@ class Cascade(nn.Module):
         self.network = network
         self.map_stride = network["map_stride"]
         self.first = network.get("first", "detection")
-        prior = (
-            network.get("prior", 0.5) if self.first == "detection" else 0.5
-        )  # a regression network starts at 0
+        self.stacked = network.get("stacked", "both")
+        # A network that regresses starts with maps of 0, and so with a prior of 0.5.
+        prior = network.get("prior", 0.5) if self.first == "detection" else 0.5
         if pretrained and network["trunk"].startswith("slim"):
-            raise BadInput(
-                "pretrained",
-                f"true with trunk {network['trunk']!r}",
-                "a trunk that has ImageNet weights",
-            )
+            found = f"true with trunk {network['trunk']!r}"
+            raise BadInput("pretrained", found, "a trunk that has ImageNet weights")
         first_network = FCN8 if trunk is None and network["trunk"] in VGGS else Detector
         self.detector = first_network(trunk or network["trunk"], self.map_stride, pretrained, prior)
-        self.stacked = network.get("stacked", "both")
         self.regressor = make_regressor(network)
         self.frozen, self.frozen_blocks = False, 0
-        for name, value in (("mean", self.detector.mean), ("deviation", self.detector.std)):
-            self.register_buffer(name, 255 * torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+        for name in ("mean", "std"):
+            value = 255 * torch.tensor(getattr(self.detector, name)).view(1, 3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self, images: torch.Tensor) -> Maps:
+        """Maps of uint8 RGB crops (B, S, S, 3)."""
         images = self.normalise(images)
         maps = self.detector(images)
-        return Maps(
-            maps, None if self.regressor is None else self.regressor(self.stack(maps, images))
-        )
+        if self.regressor is None:
+            return Maps(maps, None)
+        return Maps(maps, self.regressor(self.stack(maps, images)))
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, S, S, 3) uint8 -> (B, 3, S, S) float, channels last in memory, by the trunk's mean and deviation."""
-        return (images.permute(0, 3, 1, 2) - self.mean) / self.deviation
+        """(B, S, S, 3) uint8 -> (B, 3, S, S) float, by the trunk's mean and standard deviation."""
+        return (images.permute(0, 3, 1, 2) - self.mean) / self.std
 
     def confidence(self, maps: torch.Tensor) -> torch.Tensor:
-        """What the first network claims: `confidence` of its maps (B, 16, h, w)."""
+        """The confidence maps (B, 16, h, w) that the first network's maps stand for."""
         return confidence(maps, self.first)
 
     def stack(self, maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The regressor's input (B, 19, S, S): 16 confidence maps beside RGB, at the input's resolution (F8).
+        """The regressor's input (B, 19, S, S): 16 confidence maps and RGB at full resolution (F8).
 
-        stacked "image" leaves RGB (3 channels), "heatmaps" the maps (16).
+        With stacked "image" it is RGB alone (3 channels), with "heatmaps" the maps alone (16).
         """
         if self.stacked == "image":
             return images
         heatmaps = enlarge(self.confidence(maps), self.map_stride)
         return heatmaps if self.stacked == "heatmaps" else torch.cat([heatmaps, images], dim=1)
 
-    def laid_out(self) -> "Cascade":
-        """Itself, channels last in memory, the fastest for all but the convolutions of Table 2: with those, oneDNN
-        needs minutes for one weight gradient of C4 (seconds otherwise)."""
+    def set_memory_format(self) -> "Cascade":
+        """Use channels-last memory, except for Table 2's large kernels, where oneDNN is slow.
+
+        There, one weight gradient of C4 would take minutes instead of seconds. Returns itself.
+        """
         self.to(memory_format=torch.channels_last)
         if isinstance(self.regressor, Convolutions):
             self.regressor.to(memory_format=torch.contiguous_format)
         return self
 
     def freeze_detector(self, frozen: bool = True) -> "Cascade":
-        """Stop (or resume) the detector's learning: neither its weights nor its norms' statistics move."""
+        """Stop (or resume) the detector's learning, its norms' statistics included (F9)."""
         self.frozen = frozen
-        return self.frozen_anew()
+        return self._apply_freezing()
 
     def freeze_blocks(self, count: int) -> "Cascade":
-        """Let the trunk's first `count` blocks, B1 … B5 or A1 … A7, learn nothing, their norms'
-        statistics included; 0: all learn. BadInput on more blocks than there are."""
+        """Stop the learning of the trunk's first blocks, their norms' statistics included.
+
+        count: of blocks B1 … B5 or A1 … A7; 0: all learn. BadInput on more than there are.
+        """
         if count not in range(1 + len(self.trunk)):
             raise BadInput("frozen_blocks", count, f"0 to {len(self.trunk)}, this trunk's blocks")
         self.frozen_blocks = count
-        return self.frozen_anew()
+        return self._apply_freezing()
 
-    def frozen_anew(self) -> "Cascade":
-        """Itself, learning what is frozen neither as the detector nor as one of its blocks."""
+    def _apply_freezing(self):
         self.detector.requires_grad_(not self.frozen)
         for block in self.trunk[: self.frozen_blocks]:
             block.requires_grad_(False)
@@ -133,15 +148,17 @@ class Cascade(nn.Module):
         return [getattr(self.detector, name) for name in self.detector.TRUNK]
 
     def train(self, mode: bool = True) -> "Cascade":
+        """Set the training mode of all modules but the frozen ones. Returns itself."""
         super().train(mode)
         for still in [self.detector] if self.frozen else self.trunk[: self.frozen_blocks]:
             still.eval()
         return self
 
     def parameter_groups(self, lr: float, trunk_lr: float = 0.0) -> list[dict]:
-        """What learns, for an optimizer: [{"params", "lr"}, …], the trunk's weights last, at trunk_lr.
+        """The weights that learn, for an optimizer: [{"params", "lr"}, …], the trunk's last.
 
-        One group, in the order of `parameters`, if that is lr, or 0. Frozen weights are left out.
+        trunk_lr: the trunk's learning rate. If it is lr, or 0, there is one group, in the order of
+        `parameters`.
         """
         trunk = {id(weight) for block in self.trunk for weight in block.parameters()}
         learning = [weight for weight in self.parameters() if weight.requires_grad]
@@ -156,20 +173,15 @@ class Cascade(nn.Module):
 
 
 def confidence(maps: torch.Tensor, first: str) -> torch.Tensor:
-    """Sigmoid of a detection network's logits; the maps themselves of a regression network (F8)."""
+    """Confidence maps: sigmoids of a detection network's logits, a regression network's maps (F8).
+
+    maps: (B, 16, h, w). first: "detection" or "regression".
+    """
     return torch.sigmoid(maps) if first == "detection" else maps
 
 
-def choice(network: dict, name: str, allowed) -> str:
-    """The network's value of a name, the first of those allowed if absent. BadInput on another."""
-    value = network.get(name, next(iter(allowed)))
-    if value not in allowed:
-        raise BadInput(name, repr(value), " or ".join(allowed))
-    return value
-
-
 def make_regressor(network: dict) -> nn.Module | None:
-    """The regression network that `network` describes; None if it describes none."""
+    """The regressor of a cascade's parameters; None if none of them is a regressor's."""
     make, names = REGRESSORS[network.get("regressor", "hourglass")]
     numbers = {name: network[name] for name in names if name in network}
     if not numbers and "regressor" not in network:
@@ -178,17 +190,11 @@ def make_regressor(network: dict) -> nn.Module | None:
     return make(map_stride=network["map_stride"], inputs=inputs, **numbers)
 
 
-STAGES = {
-    "joint": "cascade",
-    "regressor": "regressor",
-    "detector": "detector",
-}  # stage -> its folder, latest first
-
-
 def stage_folder(folder: str | Path) -> Path:
-    """The folder of weights that is meant: itself, or of a run folder its latest stage.
+    """A folder of weights: the folder itself, or the latest stage in a run's folder.
 
-    BadInput if there is none, or if the latest stage was made from another earlier one than stands beside it now.
+    BadInput if there is none, or if the latest stage was made from another earlier stage than the
+    one beside it now.
     """
     folder = Path(folder)
     if (folder / artifacts.WEIGHTS).is_file():
@@ -205,9 +211,9 @@ def stage_folder(folder: str | Path) -> Path:
 
 
 def check_origin(run: Path, stage: str, wanted: str) -> None:
-    """BadInput unless a run's stage was made from the earlier stages that lie beside it now.
+    """BadInput unless a run's stage was made from the earlier stages that are beside it now.
 
-    wanted: the stage that it is asked for. An earlier stage that is absent was left out on purpose.
+    wanted: the stage that was asked for. An absent earlier stage was left out on purpose.
     """
     names = list(STAGES.values())
     made_from = artifacts.manifest(run / stage).get("upstream", {})
@@ -215,7 +221,7 @@ def check_origin(run: Path, stage: str, wanted: str) -> None:
         if earlier not in made_from or not (run / earlier).is_dir():
             continue
         finished = (run / earlier / artifacts.MANIFEST).is_file()
-        if not finished or hash_of(run / earlier) != made_from[earlier]:
+        if not finished or weights_hash(run / earlier) != made_from[earlier]:
             raise BadInput(
                 run,
                 f"{wanted}/, made from another {earlier}/ than the one there now",
@@ -225,13 +231,13 @@ def check_origin(run: Path, stage: str, wanted: str) -> None:
         check_origin(run, earlier, wanted)
 
 
-def hash_of(folder: Path) -> str:
-    """The hash of a stage's weights, as its manifest says. BadInput if it says none."""
+def weights_hash(folder: Path) -> str:
+    """The hash of a stage's weights, from its manifest. BadInput if there is none."""
     return artifacts.manifest(folder, "weights_sha256")["weights_sha256"]
 
 
-def least_numbers(network: dict) -> float:
-    """How many numbers the regressor that `network` describes holds at least; 0 without channels."""
+def minimum_weights(network: dict) -> float:
+    """The least number of weights in the regressor of `network`; 0 without channels."""
     if network.get("regressor") == "convolutions":
         _, second, third, fourth = network.get("kernels", (1, 1, 1, 1))
         inner = second**2 + 2 * third**2 + 8 * fourth**2
@@ -241,17 +247,17 @@ def least_numbers(network: dict) -> float:
 
 
 def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None) -> Cascade:
-    """A trained cascade, in eval mode, from a run's folder or one stage's.
+    """A trained cascade, in eval mode, from the folder of a run or of one stage.
 
-    trunk: the function, or "module:function", of weights with a trunk of one's own; what only a
-    manifest names is not imported. BadInput on weights and manifests that do not fit each other.
+    trunk: the function, or "module:function", that makes your own trunk. One that only a manifest
+    names is not imported. BadInput on weights and manifests that do not fit each other.
     """
     folder = stage_folder(folder)
     network = artifacts.manifest(folder, "network", "weights_sha256")["network"]
     tensors, file = artifacts.load_weights(folder), folder / artifacts.WEIGHTS
     held = sum(tensor.numel() for tensor in tensors.values())
-    if held < least_numbers(network):  # asked first: what does not fit could fill the memory
-        raise BadInput(file, f"{held} numbers", f"{least_numbers(network):.0f} at least")
+    if held < minimum_weights(network):  # a network this large could fill the memory
+        raise BadInput(file, f"{held} numbers", f"{minimum_weights(network):.0f} at least")
     make = imported_trunk(trunk) if isinstance(trunk, str) else trunk
     try:
         cascade = Cascade(network, trunk=make and make(False))
@@ -259,4 +265,4 @@ def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None)
         name, found, expected = error.args
         raise BadInput(folder / artifacts.MANIFEST, f"{name} {found}", expected) from None
     cascade.load_state_dict(artifacts.fitting(tensors, cascade, file))
-    return cascade.laid_out().eval()
+    return cascade.set_memory_format().eval()

@@ -202,10 +202,9 @@ def reproduce(
     """Run the notebooks in order and keep the executed copies, weights and numbers in the run's folder."""
     p = [*p, f"06.seeds={seeds}"] if seeds else p
     if dry_run:
-        from hpe_lib import bench
-        from hpe_lib.workbook import presets
+        from hpe_lib.workbook import estimate, presets
 
-        for line in bench.rehearse(presets.resolve(preset, p)):
+        for line in estimate.rehearse(presets.resolve(preset, p)):
             print(line, flush=True)
         return 0
     if fresh and (start or only):
@@ -242,20 +241,21 @@ def train(
     from hpe_lib.workbook import presets
 
     parameters = presets.resolve(preset, p, running=NOTEBOOKS[stage])
-    from hpe_lib import evaluation, training
+    from hpe_lib import evaluation, stages, training
     from hpe_lib.data.datasets import open_data, prepare
+    from hpe_lib.targets import write_targets
 
     world = training.world()
     with artifacts.lock(out) if world.is_main_process else contextlib.nullcontext():
         with world.main_process_first():
             if stage == "detector" and world.is_main_process:
                 prepare(out, **parameters["01"])
-                training.write_targets(out, **parameters["02"])
+                write_targets(out, **parameters["02"])
             data = open_data(out)
         scorer = evaluation.monitor(data.val, data.image_size)
         own = parameters[NOTEBOOKS[stage][-1]]
-        for record in training.train(stage, out, own, scorer, init_from=init_from):
-            print(training.line(record), flush=True)
+        for record in stages.train(stage, out, own, scorer, init_from=init_from):
+            print(stages.record_line(record), flush=True)
     world.destroy_process_group()  # left to the interpreter's end, gloo's threads may abort the process
 
 
@@ -282,11 +282,11 @@ def evaluate(
     trunk: OwnTrunk = "",
 ):
     """Score weights on people."""
-    from hpe_lib import cascade, evaluation, prediction, training
+    from hpe_lib import cascade, evaluation, photographs, prediction, training
     from hpe_lib.workbook import results
 
     folder, world = cascade.stage_folder(weights), training.world()
-    made = prediction.load(folder)
+    made = photographs.load(folder)
     with world.main_process_first():  # people are drawn once
         people = people_to_score(
             data, data_root, split, folder.parent, made.image_size, only_present
@@ -374,13 +374,13 @@ def predict(
     trunk: OwnTrunk = "",
 ):
     """Find people's joints in photographs."""
-    from hpe_lib import prediction
+    from hpe_lib import photographs
 
-    stems = prediction.output_stems(images, out, boxes)
-    estimator = prediction.load(weights)
-    answers = prediction.photographs(estimator, images, boxes, people == "detect")
+    stems = photographs.output_stems(images, out, boxes)
+    estimator = photographs.load(weights)
+    answers = photographs.predict_photographs(estimator, images, boxes, people == "detect")
     for stem, (image, pixels, found) in zip(stems, answers):
-        prediction.write_answer(stem, image, pixels, found)
+        photographs.write_prediction(stem, image, pixels, found)
         print(f"{image}: people: {len(found)}, {stem}.json and .png", flush=True)
 
 
@@ -412,19 +412,6 @@ def check_data(
         faults = [f"{found[kind]['count']} images {kind}" for kind in ("missing", "unreadable")]
         faults += [f"no people of {split}" for split in found["problems"]]
         raise BadInput(root, ", ".join(faults), "every image of these people, whole")
-
-
-@app.command()
-def bench(as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False):
-    """Measure what is claimed of speed, here and now: ours beside a reference, in the same run. Takes minutes."""
-    from hpe_lib import bench
-
-    rows = bench.table()
-    print(
-        json.dumps(artifacts.plain(rows.to_dict("records")), indent=2, ensure_ascii=False)
-        if as_json
-        else rows.round(2).to_string(index=False)
-    )
 
 
 def people_to_score(data, data_root, split, run, image_size, only_present=False):

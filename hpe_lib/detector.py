@@ -12,8 +12,8 @@ from torch import nn
 
 from hpe_lib.paper import N_JOINTS as J
 from hpe_lib.trunks import (
-    IMAGENET_DEVIATION,
     IMAGENET_MEAN,
+    IMAGENET_STD,
     Trunk,
     named_trunk,
     pooled_blocks,
@@ -76,7 +76,7 @@ class FCN8(nn.Module):
     """
 
     TRUNK = ("A1", "A2", "A3", "A4", "A5", "A6", "A7")
-    mean, std = IMAGENET_MEAN, IMAGENET_DEVIATION
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from hpe_lib import plausibility
 from hpe_lib.cascade import Cascade
 from hpe_lib.data import annotations
 from hpe_lib.data.people import People
-from hpe_lib.prediction import cover, locate, predict
+from hpe_lib.prediction import cover, predict, predict_crops
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -324,7 +324,7 @@ def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
 
 
 def monitor(people: People, image_size: int, count: int = 200) -> Callable[[Cascade], dict]:
-    """A scorer for `training.train`: the metric on the first `count` people, no flip test. Nothing is chosen by it."""
+    """A scorer for `stages.train`: the metric on the first `count` people, no flip test. Nothing is chosen by it."""
     people = people[:count]
 
     def scorer(cascade: Cascade) -> dict:
@@ -428,7 +428,7 @@ def covering(
     )
     for side in sides:
         covered = cover(crops, points, side * np.array([frame.body_in_crop for frame in frames]))
-        found = locate(cascade, torch.from_numpy(covered).split(64), frames, False, decoder)
+        found = predict_crops(cascade, torch.from_numpy(covered).split(64), frames, False, decoder)
         right = {
             name: hit(joints, people)[person, joint].mean() * 100
             for name, joints in (("detector", found.detector_joints), ("cascade", found.joints))

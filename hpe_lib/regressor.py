@@ -147,7 +147,7 @@ class Convolutions(nn.Module):
             bilinear_deconvolution(self.C8)
 
     def forward(self, stack: torch.Tensor) -> torch.Tensor:
-        quarter = nn.functional.avg_pool2d(stack, 4).contiguous()  # see Cascade.laid_out
+        quarter = nn.functional.avg_pool2d(stack, 4).contiguous()  # see Cascade.set_memory_format
         features = self.C4(self.C3(self.C2(self.C1(quarter))))
         return self.C8(self.C7(self.C6(self.C5(features))))
 

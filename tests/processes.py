@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from hpe_lib import cascade, prediction, training
+from hpe_lib import cascade, prediction, stages, training
 from hpe_lib.data.datasets import open_data
 
 
@@ -18,8 +18,8 @@ def in_float64_with_frozen_norms(model):
 
 
 def gradients(out):
-    """The joint stage by `training.train`, in float64: its records and, of every step, all gradients."""
-    model, make_optimizer, steps = training.Recipe.model, training.make_optimizer, []
+    """The joint stage by `stages.train`, in float64: its records and, of every step, all gradients."""
+    model, make_optimizer, steps = stages.Recipe.model, training.make_optimizer, []
 
     def watched(name, groups, lr, weight_decay):
         made = make_optimizer(name, groups, lr, weight_decay)
@@ -29,9 +29,9 @@ def gradients(out):
         )
         return made
 
-    training.Recipe.model = lambda recipe: in_float64_with_frozen_norms(model(recipe))
+    stages.Recipe.model = lambda recipe: in_float64_with_frozen_norms(model(recipe))
     training.make_optimizer = watched
-    return {"records": list(training.train("joint", out, {"epochs": 2})), "steps": steps}
+    return {"records": list(stages.train("joint", out, {"epochs": 2})), "steps": steps}
 
 
 def predictions(out):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpe_lib import cli, training
+from hpe_lib import cli, stages, targets, training
 from hpe_lib.data import annotations, datasets
 from hpe_lib.workbook import artifacts, presets
 from hpe_lib.workbook.artifacts import BadInput
@@ -83,7 +83,7 @@ def test_bad_command_lines_are_one_line_and_status_2(line, tmp_path, monkeypatch
 
 
 @pytest.fixture
-def stages(monkeypatch):
+def calls(monkeypatch):
     """`hpe train` with the library's functions replaced by notes of how they were called."""
     calls = []
     resolved = {"01": {"dataset": "synthetic"}, "02": {"radius": 10.0}}
@@ -107,10 +107,10 @@ def stages(monkeypatch):
     )
     monkeypatch.setattr(datasets, "open_data", lambda out: SimpleNamespace(val=[], image_size=64))
     monkeypatch.setattr(
-        training, "write_targets", lambda out, **parameters: calls.append((str(out), parameters))
+        targets, "write_targets", lambda out, **parameters: calls.append((str(out), parameters))
     )
     monkeypatch.setattr(
-        training,
+        stages,
         "train",
         lambda *a, **k: calls.append((a[0], str(a[1]), a[2], k)) or iter([record]),
     )
@@ -118,17 +118,17 @@ def stages(monkeypatch):
 
 
 @pytest.mark.parametrize("stage, lr", [("detector", 1.0), ("regressor", 2.0), ("joint", 3.0)])
-def test_train_calls_what_the_notebooks_call(stages, capsys, stage, lr):
+def test_train_calls_what_the_notebooks_call(calls, capsys, stage, lr):
     assert called("train", stage, "--preset", "smoke", "-p", "lr=1", "--out", "x") == 0
     chosen = (
         [("x", {"dataset": "synthetic"}), ("x", {"radius": 10.0})] if stage == "detector" else []
     )
-    assert stages == [("smoke", "lr=1"), *chosen, (stage, "x", {"lr": lr}, {"init_from": None})]
+    assert calls == [("smoke", "lr=1"), *chosen, (stage, "x", {"lr": lr}, {"init_from": None})]
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_a_loss_that_is_not_finite_is_one_line_and_status_1(stages, monkeypatch, capsys):
-    monkeypatch.setattr(training, "train", lambda *_, **__: training.finite(float("nan"), 3))
+def test_a_loss_that_is_not_finite_is_one_line_and_status_1(calls, monkeypatch, capsys):
+    monkeypatch.setattr(stages, "train", lambda *_, **__: training.require_finite(float("nan"), 3))
     assert called("train", "detector", "--out", "x") == 1
     assert capsys.readouterr().err.startswith("hpe: the loss became nan in epoch 3")
 
@@ -300,15 +300,14 @@ def test_a_place_that_cannot_be_written_is_one_line_and_status_2(tmp_path, capsy
 @pytest.fixture
 def reproduced(monkeypatch, tmp_path):
     """`hpe reproduce` from an empty folder, its library replaced by notes of how it was called."""
-    from hpe_lib import bench
-    from hpe_lib.workbook import reproduce
+    from hpe_lib.workbook import estimate, reproduce
 
     calls = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproduce, "run", lambda *given: calls.append(("run", *given)))
     step = {"seconds": 2.0, "memory_mb": 512.0, "measured_batch": 2, "loss": 1.0}
     monkeypatch.setattr(
-        bench, "training_step", lambda stage, *_: calls.append(("step", stage)) or step
+        estimate, "training_step", lambda stage, *_: calls.append(("step", stage)) or step
     )
     return calls
 
@@ -418,11 +417,11 @@ class OutOfMemoryError(RuntimeError):
         (ValueError("x" * 5000), 1, "ValueError: xxx"),
     ],
 )
-def test_what_nobody_has_caught_is_one_line(stages, monkeypatch, capsys, error, status, said):
+def test_what_nobody_has_caught_is_one_line(calls, monkeypatch, capsys, error, status, said):
     def train(*_, **__):
         raise error
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(stages, "train", train)
     monkeypatch.setenv("HPE_DEBUG", "")
     assert called("train", "regressor", "--out", "x") == status
     told = capsys.readouterr().err
@@ -435,11 +434,11 @@ def test_what_nobody_has_caught_is_one_line(stages, monkeypatch, capsys, error, 
     )
 
 
-def test_a_listener_that_has_gone_is_no_line_at_all(stages, monkeypatch, capsys):
+def test_a_listener_that_has_gone_is_no_line_at_all(calls, monkeypatch, capsys):
     def train(*_, **__):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(stages, "train", train)
     assert called("train", "regressor", "--out", "x") == 1 and capsys.readouterr().err == ""
 
 

@@ -8,9 +8,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hpe_lib import heatmaps, prediction, training
+from hpe_lib import heatmaps, prediction, stages
 from hpe_lib.cascade import Cascade, Maps
 from hpe_lib.skeleton import OCCLUDED, VISIBLE
+from hpe_lib.targets import Targets
 
 SIZE = 64
 NETWORK = {"trunk": "resnet152", "map_stride": 4, "channels": 16, "levels": 2, "bottlenecks": 1}
@@ -78,9 +79,9 @@ def test_a_pass_and_its_flip_test(cascade, batch, flip_test):
     "first, occluded", [("detection", "empty"), ("detection", "ignored"), ("regression", "empty")]
 )
 def test_targets_and_losses(cascade, batch, first, occluded):
-    targets = training.Targets(4, first=first, occluded=occluded)
+    targets = Targets(4, first=first, occluded=occluded)
     maps = cascade.train()(batch["image"])
-    for objective in training.OBJECTIVES.values():
+    for objective in stages.OBJECTIVES.values():
         assert objective(maps, batch, targets).device.type == "cuda"
     batch["visibility"] = torch.full((2, 16), OCCLUDED, device=GPU)
     for drawn, counts in (targets.detector(batch), targets.regressor(batch)):

@@ -10,16 +10,17 @@ import hpe_lib
 
 FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
-    "paper workbook.schemas workbook.artifacts data.reading workbook.presets "
-    "skeleton geometry heatmaps "
-    "data.annotations data.images data.people data.mpii data.lsp data.synthetic data.drawn "
-    "data.datasets data.augment data.check data.download "
+    "paper workbook.groups workbook.schemas workbook.artifacts data.reading workbook.presets "
+    "skeleton geometry heatmaps targets losses "
+    "data.synthetic data.annotations data.images data.people data.mpii data.lsp data.drawn "
+    "data.datasets data.augment data.download data.check "
     "trunks detector regressor cascade rivals "
-    "losses training prediction plausibility evaluation "
-    "workbook.results view.figures view.widgets workbook.report workbook.reproduce bench cli"
+    "training stages ablation prediction export view.drawing photographs plausibility evaluation "
+    "workbook.estimate workbook.results view.figures view.widgets "
+    "workbook.report workbook.reproduce cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]
-NETWORKS = ROOMS[ROOMS.index("trunks") : ROOMS.index("losses")]
+NETWORKS = ROOMS[ROOMS.index("trunks") : ROOMS.index("training")]
 CORE = set(ROOMS) - {
     "data.download",
     "view.widgets",

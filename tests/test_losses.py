@@ -32,24 +32,24 @@ def test_regression_loss_worked_by_hand():
 def test_average_divides_by_16_however_few_joints_count():
     each, counts = torch.full((2, 16), 3.0), torch.zeros(2, 16, dtype=torch.bool)
     counts[0, :4], counts[1, :2] = True, True
-    assert losses.average(each, counts).item() == pytest.approx((4 * 3 / 16 + 2 * 3 / 16) / 2)
-    assert losses.average(each, torch.ones_like(counts)).item() == pytest.approx(3)
-    assert losses.average(each, torch.zeros_like(counts)).item() == 0
+    assert losses.masked_mean(each, counts).item() == pytest.approx((4 * 3 / 16 + 2 * 3 / 16) / 2)
+    assert losses.masked_mean(each, torch.ones_like(counts)).item() == pytest.approx(3)
+    assert losses.masked_mean(each, torch.zeros_like(counts)).item() == 0
 
 
 @pytest.mark.parametrize("loss", [losses.detection_losses, losses.regression_losses])
 def test_what_does_not_count_gets_no_gradient_and_gives_none_of_its_share_away(loss):
     maps = torch.randn(2, 16, 4, 4, requires_grad=True)
     counts = torch.arange(32).view(2, 16) % 3 == 0
-    losses.average(loss(maps, torch.rand(2, 16, 4, 4)), counts).backward()
+    losses.masked_mean(loss(maps, torch.rand(2, 16, 4, 4)), counts).backward()
     assert ((maps.grad != 0).flatten(2).all(-1) == counts).all()
     alone = maps.detach().clone().requires_grad_()
-    losses.average(loss(alone, torch.zeros(2, 16, 4, 4)), torch.ones_like(counts)).backward()
+    losses.masked_mean(loss(alone, torch.zeros(2, 16, 4, 4)), torch.ones_like(counts)).backward()
     again = maps.detach().clone().requires_grad_()
-    losses.average(loss(again, torch.zeros(2, 16, 4, 4)), counts).backward()
+    losses.masked_mean(loss(again, torch.zeros(2, 16, 4, 4)), counts).backward()
     assert torch.equal(alone.grad[counts], again.grad[counts])
 
 
 def test_a_nan_where_nothing_counts_does_no_harm():
     each = torch.ones(1, 16).index_fill(1, tensor([3]), float("nan"))
-    assert losses.average(each, each == 1).item() == pytest.approx(15 / 16)
+    assert losses.masked_mean(each, each == 1).item() == pytest.approx(15 / 16)

@@ -147,7 +147,7 @@ def test_the_least_numbers_are_fewer_than_a_regressor_has(first):
     for more in ({}, {"levels": 3}, {"bottlenecks": 4}, {"channels": 32}):
         network = first | more
         count = sum(weight.numel() for weight in Cascade(network).regressor.parameters())
-        assert 0.02 * count < cascade.least_numbers(network) < count
+        assert 0.02 * count < cascade.minimum_weights(network) < count
 
 
 @pytest.mark.parametrize("name, value", [("decoder", "magic"), ("flip_test", "yes"), ("levels", 0)])

@@ -10,11 +10,12 @@ import pytest
 import scipy.io
 import torch
 
-from hpe_lib import cascade, heatmaps, prediction, training
+from hpe_lib import cascade, heatmaps, prediction, stages
 from hpe_lib.data import annotations, mpii
 from hpe_lib.data.augment import PoseDataset, joints_in_crop
 from hpe_lib.data.datasets import load_people, open_data, prepare
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.targets import write_targets
 from hpe_lib.workbook import artifacts, presets
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -379,9 +380,9 @@ def test_the_first_twelve_steps_of_the_papers_presets_on_real_people(preset, tes
     ]
     resolved = presets.resolve(preset, own)
     prepare(tmp_path, **resolved["01"])
-    training.write_targets(tmp_path, **resolved["02"])
+    write_targets(tmp_path, **resolved["02"])
     for stage, number in (("detector", "03"), ("regressor", "04"), ("joint", "05")):
-        records = list(training.train(stage, tmp_path, resolved[number]))
+        records = list(stages.train(stage, tmp_path, resolved[number]))
         made = artifacts.manifest(tmp_path / cascade.STAGES[stage])
         assert made["steps"] == 12 and all(np.isfinite(record["loss"]) for record in records)
         print(

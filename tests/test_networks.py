@@ -639,7 +639,7 @@ def test_channels_last_changes_the_memory_and_not_the_answer():
 
 def test_the_convolutions_stay_out_of_channels_last():
     """There a weight gradient of the printed C4 takes minutes on a CPU instead of seconds."""
-    net = woken(VGG).eval().laid_out()
+    net = woken(VGG).eval().set_memory_format()
     assert net.detector.A2[0].weight.is_contiguous(memory_format=torch.channels_last)
     seen = []
     net.regressor.C4.register_forward_hook(lambda _, given, made: seen.extend([given[0], made]))

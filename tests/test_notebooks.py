@@ -144,7 +144,7 @@ def test_a_training_cell_keeps_one_picture_and_one_line_an_epoch(run):
         ("04", "regressor", 2),
         ("05", "joint", 1),
     ):
-        (outs,) = [outs for source, outs in outputs(run, number) if "training.train(" in source]
+        (outs,) = [outs for source, outs in outputs(run, number) if "stages.train(" in source]
         printed = "".join(
             out.text for out in outs if out.output_type == "stream" and out.name == "stdout"
         )

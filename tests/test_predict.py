@@ -16,12 +16,12 @@ from PIL import Image
 from torch import nn
 
 import hpe_lib
-from hpe_lib import cli, heatmaps, prediction
+from hpe_lib import cli, export, heatmaps, photographs
 from hpe_lib.cascade import Cascade, Maps
 from hpe_lib.geometry import rescale
-from hpe_lib.prediction import PoseEstimator
+from hpe_lib.photographs import PoseEstimator
 from hpe_lib.skeleton import MPII
-from hpe_lib.view import figures
+from hpe_lib.view import drawing, figures
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -115,18 +115,18 @@ def refused(capsys, *arguments):
 
 def test_a_square_is_what_numpy_cuts():
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-    frame = prediction.window([17, 9, SIZE], image.shape, SIZE)
+    frame = photographs.box_frame([17, 9, SIZE], image.shape, SIZE)
     assert (frame.crop(image) == image[9 : 9 + SIZE, 17 : 17 + SIZE]).all()
     assert frame.body == SIZE / 1.25
 
 
 def test_a_tight_box_counts_as_the_upright_person():
-    frame = prediction.window([10, 20, 30, 60], (100, 100, 3), SIZE)
+    frame = photographs.box_frame([10, 20, 30, 60], (100, 100, 3), SIZE)
     assert frame.center == (19.5, 39.5) and frame.side == 50 and frame.body == 40
 
 
 def test_without_boxes_the_square_lies_around_the_whole_image():
-    (frame,) = prediction.windows(None, (60, 80, 3), SIZE)
+    (frame,) = photographs.box_frames(None, (60, 80, 3), SIZE)
     assert frame.center == (39.5, 29.5) and frame.side == 80
     (person,) = seeing().predict(np.zeros((60, 80, 3), np.uint8))
     assert person["box"] == [0, -10, 80]
@@ -154,7 +154,7 @@ def test_the_box_told_is_a_box_to_give():
 )
 def test_a_box_that_misses_the_image_is_refused(box):
     with pytest.raises(BadInput, match=r"^boxes of photo.jpg: found the box .*px"):
-        prediction.window(box, (60, 80, 3), SIZE, "boxes of photo.jpg")
+        photographs.box_frame(box, (60, 80, 3), SIZE, "boxes of photo.jpg")
 
 
 @pytest.mark.parametrize(
@@ -189,12 +189,12 @@ def test_a_box_that_misses_the_image_is_refused(box):
 )
 def test_what_is_no_box_in_px_is_refused(box):
     with pytest.raises(BadInput, match=r"^one.jpg: found the box .*16 px or more$"):
-        prediction.square(box, "one.jpg")
+        photographs.parse_box(box, "one.jpg")
 
 
 def test_boxes_of_any_kind_of_number():
     for box in ([1, 2, 16], (1.5, 2, 17.5), np.array([1, 2, 20]), np.float32([1, 2, 20, 40])):
-        assert prediction.window(box, (60, 80, 3), SIZE).side >= 16
+        assert photographs.box_frame(box, (60, 80, 3), SIZE).side >= 16
 
 
 # ---- from Python
@@ -243,12 +243,12 @@ def test_photographs_go_through_in_common_batches_as_they_would_one_by_one(tmp_p
     )
     for boxes in (None, tmp_path / "boxes.json"):
         estimator = seeing()
-        found = list(prediction.photographs(estimator, paths, boxes))
-        wanted = prediction.read_boxes(boxes, paths) if boxes else [None] * 20
+        found = list(photographs.predict_photographs(estimator, paths, boxes))
+        wanted = photographs.read_boxes(boxes, paths) if boxes else [None] * 20
         assert estimator.cascade.seen == ([16, 3] if boxes else [16, 4])
         assert [path for path, _, _ in found] == paths
         for path, pixels, people in found:
-            assert (pixels == prediction.read_image(path)).all()
+            assert (pixels == photographs.read_image(path)).all()
             assert people == seeing().predict(path, wanted[paths.index(path)])
 
 
@@ -256,9 +256,9 @@ def test_a_photograph_is_read_once_and_answered_before_the_last_is_read(tmp_path
     paths = [tmp_path / f"{number}.png" for number in range(60)]
     for path in paths:
         cv2.imwrite(str(path), spot((60, 70), 30, 25))
-    asked, read = [], prediction.read_image
-    monkeypatch.setattr(prediction, "read_image", lambda path: asked.append(path) or read(path))
-    answers = prediction.photographs(seeing(), paths)
+    asked, read = [], photographs.read_image
+    monkeypatch.setattr(photographs, "read_image", lambda path: asked.append(path) or read(path))
+    answers = photographs.predict_photographs(seeing(), paths)
     next(answers)
     assert len(asked) <= 48
     assert len(list(answers)) == 59 and asked == paths
@@ -269,7 +269,7 @@ def test_photographs_before_a_broken_one_are_answered(tmp_path):
     for path in paths:
         cv2.imwrite(str(path), spot((60, 70), 30, 25))
     paths[18].write_bytes(paths[18].read_bytes()[:-20])
-    answers, found = prediction.photographs(seeing(), paths), []
+    answers, found = photographs.predict_photographs(seeing(), paths), []
     with pytest.raises(BadInput, match="18.png"):
         found.extend(path for path, *_ in answers)
     assert found == paths[:18]
@@ -277,7 +277,7 @@ def test_photographs_before_a_broken_one_are_answered(tmp_path):
 
 def test_large_photographs_go_in_small_groups():
     photos = [("", np.empty((5000, 5000, 3), np.uint8), [], [])] * 9  # 75 MB each, never touched
-    assert [len(group) for group in prediction.grouped(photos)] == [4, 4, 1]
+    assert [len(group) for group in photographs.group_photographs(photos)] == [4, 4, 1]
 
 
 @pytest.mark.parametrize(
@@ -356,9 +356,9 @@ def test_overlay_and_json_for_each_image(trained, photos):
     expected = hpe_lib.load(trained).predict(images[0], [[0, 0, 64], [10, 5, 50, 60]])
     assert one == {"image": str(images[0]), "people": expected}
     assert json.loads((out / "two.json").read_text())["people"] == []
-    original, drawn = prediction.read_image(images[0]), prediction.read_image(out / "one.png")
+    original, drawn = photographs.read_image(images[0]), photographs.read_image(out / "one.png")
     assert drawn.shape == original.shape and (drawn != original).any()
-    assert (prediction.read_image(out / "two.png") == prediction.read_image(images[1])).all()
+    assert (photographs.read_image(out / "two.png") == photographs.read_image(images[1])).all()
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_a_second_call_writes_over_the_first_s_files_and_over_no_others(trained,
     assert called(*call, "--boxes", photos / "boxes.json") == 0
     assert own.read_bytes() != first[own] and told.read_bytes() != first[told]
     assert called(*call) == 0
-    edited = prediction.read_image(own)
+    edited = photographs.read_image(own)
     edited[0, 0] ^= 255
     mark = Image.open(own).info
     cv2.imwrite(str(photos / "mine.png"), edited)
@@ -431,7 +431,7 @@ def test_a_second_call_writes_over_the_first_s_files_and_over_no_others(trained,
         (told, first[told] + b" "),
         (told, b""),
         (own, (photos / "mine.png").read_bytes()),
-        (own, prediction.encode_png(edited, mark)),
+        (own, drawing.encode_png(edited, mark)),
         (own, b"no image"),
     ):
         path.write_bytes(content)
@@ -518,7 +518,7 @@ def everything_is_a_person():
     """torchvision's detector, untrained, made to call every region a person."""
     torch.manual_seed(0)
     found = torchvision.models.get_model(
-        prediction.PERSON_DETECTOR, weights=None, weights_backbone=None
+        photographs.PERSON_DETECTOR, weights=None, weights_backbone=None
     )
     found.transform.min_size = (64,)
     found.roi_heads.detections_per_img = 4
@@ -532,17 +532,21 @@ def test_people_found_by_the_detector(trained, photos, monkeypatch, everything_i
     monkeypatch.setattr(
         torchvision.models, "get_model", lambda name, weights: everything_is_a_person
     )
-    photographs = prediction.photographs(hpe_lib.load(trained), [photos / "one.jpg"], detect=True)
-    ((_, _, people),) = photographs
-    boxes = prediction.detect_people(
-        everything_is_a_person, prediction.read_image(photos / "one.jpg")
+    answers = photographs.predict_photographs(
+        hpe_lib.load(trained), [photos / "one.jpg"], detect=True
+    )
+    ((_, _, people),) = answers
+    boxes = photographs.detect_people(
+        everything_is_a_person, photographs.read_image(photos / "one.jpg")
     )
     assert 0 < len(boxes) <= 4 and all(
         0 <= x < far <= 96 and 0 <= y < below <= 64 for x, y, far, below in boxes
     )
     assert people == hpe_lib.load(trained).predict(photos / "one.jpg", boxes)
     assert (
-        prediction.detect_people(everything_is_a_person, np.zeros((64, 64, 3), np.uint8), least=1.1)
+        photographs.detect_people(
+            everything_is_a_person, np.zeros((64, 64, 3), np.uint8), least=1.1
+        )
         == []
     )
 
@@ -554,7 +558,7 @@ def test_only_people_who_score_high_and_are_large_enough_count():
         "labels": torch.tensor([1, 1, 2, 1, 1, 1]),
         "scores": torch.tensor([0.9, 0.5, 0.9, 0.7, 0.9, 0.9]),
     }
-    found = prediction.detect_people(lambda images: [answer], np.zeros((9, 9, 3), np.uint8))
+    found = photographs.detect_people(lambda images: [answer], np.zeros((9, 9, 3), np.uint8))
     assert found == [[0, 1, 2, 30], [0, 1, 62, 30]]
 
 
@@ -599,7 +603,7 @@ def person(confidence, **other):
 
 def test_joints_are_filled_where_sure_and_hollow_where_not():
     image = np.full((110, 110, 3), 90, np.uint8)
-    drawn = prediction.overlay(image, [person(0.9, left_wrist=0.1, head_top=0.0)])
+    drawn = drawing.overlay(image, [person(0.9, left_wrist=0.1, head_top=0.0)])
     at = {
         name: tuple(drawn[int(joint["y"]), int(joint["x"])])
         for name, joint in person(1)["joints"].items()
@@ -610,14 +614,14 @@ def test_joints_are_filled_where_sure_and_hollow_where_not():
         and at["left_elbow"] == (0, 114, 178)
         and at["thorax"] == (0, 158, 115)
     )
-    above = prediction.overlay(image, [person(0.9, head_top=float("nan"))])
-    assert (above == prediction.overlay(image, [person(0.9, head_top=0.0)])).all()  # left out
-    assert (above != prediction.overlay(image, [person(0.9, head_top=0.2)])).any()
+    above = drawing.overlay(image, [person(0.9, head_top=float("nan"))])
+    assert (above == drawing.overlay(image, [person(0.9, head_top=0.0)])).all()  # left out
+    assert (above != drawing.overlay(image, [person(0.9, head_top=0.2)])).any()
 
 
 def test_overlay_and_figures_share_their_colours():
     for joint in range(16):
-        colour, corners = prediction._sign(joint)
+        colour, corners = drawing._marker(joint)
         assert "#%02X%02X%02X" % colour == figures.side_style(joint)[0]
         assert len(corners) == (12 if figures.side_style(joint)[1] == "o" else 4)
 
@@ -626,7 +630,7 @@ def test_lines_grow_with_the_image():
     def drawn(size):
         big = person(0.9)
         big["box"] = [0, 0, size]
-        return (prediction.overlay(np.zeros((size, size, 3), np.uint8), [big]) != 0).any(-1).sum()
+        return (drawing.overlay(np.zeros((size, size, 3), np.uint8), [big]) != 0).any(-1).sum()
 
     assert drawn(1100) > 3 * drawn(110)
 
@@ -634,7 +638,7 @@ def test_lines_grow_with_the_image():
 def test_torso_without_pelvis_and_thorax():
     """A network trained on LSP never learns these two: its torso is drawn all the same."""
     image = np.zeros((110, 110, 3), np.uint8)
-    learned = prediction.overlay(image, [person(0.9, pelvis=0.0, thorax=0.0)])
+    learned = drawing.overlay(image, [person(0.9, pelvis=0.0, thorax=0.0)])
     torso = np.array(
         [50, 40]
     )  # the middle of the hips (60, 20), (80, 20) to that of the shoulders (20, 80), (40, 80)
@@ -653,7 +657,7 @@ def test_onnx_answers_as_torch_does(trained, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="the extra hpe-lib[onnx] is not installed")
     pytest.importorskip("onnxscript", reason="the extra hpe-lib[onnx] is not installed")
     network = hpe_lib.load(trained).cascade
-    prediction.export_onnx(network, tmp_path / "cascade.onnx")
+    export.export_onnx(network, tmp_path / "cascade.onnx")
     session = runtime.InferenceSession(
         tmp_path / "cascade.onnx", providers=["CPUExecutionProvider"]
     )
@@ -675,7 +679,7 @@ def test_onnx_answers_as_torch_does(trained, tmp_path):
 def test_onnx_without_its_packages_is_one_line(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"hpe-lib\[onnx\]"):
-        prediction.export_onnx(hpe_lib.load(trained).cascade, tmp_path / "cascade.onnx")
+        export.export_onnx(hpe_lib.load(trained).cascade, tmp_path / "cascade.onnx")
     assert not list(tmp_path.iterdir())
 
 

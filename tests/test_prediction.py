@@ -79,14 +79,14 @@ def test_the_next_batch_is_made_while_one_is_used():
             made.append(number)
             yield number
 
-    for number in prediction.ahead(source()):
+    for number in prediction.prefetch(source()):
         deadline = time.monotonic() + 5
         while len(made) < min(number + 2, 4) and time.monotonic() < deadline:
             time.sleep(0.001)
         assert made == list(range(min(number + 2, 4)))
-    assert threading.get_ident() not in threads and list(prediction.ahead([])) == []
+    assert threading.get_ident() not in threads and list(prediction.prefetch([])) == []
     with pytest.raises(ZeroDivisionError):
-        list(prediction.ahead(1 / number for number in (2, 1, 0)))
+        list(prediction.prefetch(1 / number for number in (2, 1, 0)))
 
 
 def test_a_batch_that_does_not_fit_is_halved(people):
@@ -233,7 +233,7 @@ def test_predicting_leaves_eval_mode_and_does_not_mix_people(people):
 
 
 def test_maps_for_pictures(people):
-    pictures, probability, regressed = prediction.maps(Stub(symmetric), people, 64)
+    pictures, probability, regressed = prediction.predict_maps(Stub(symmetric), people, 64)
     assert (
         pictures.shape == (5, 64, 64, 3)
         and pictures.dtype == np.uint8

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from hpe_lib import cascade, cli, training
+from hpe_lib import cascade, cli, stages, training
 from hpe_lib.data.datasets import prepare
+from hpe_lib.targets import write_targets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -81,9 +82,9 @@ def run(tmp_path_factory):
         margin=1.25,
         missing_points="as_labelled",
     )
-    training.write_targets(out, radius=12.0, sigma=12.0, occluded="empty")
+    write_targets(out, radius=12.0, sigma=12.0, occluded="empty")
     for stage, parameters in (("detector", DETECTOR), ("regressor", REGRESSOR)):
-        list(training.train(stage, out, parameters))
+        list(stages.train(stage, out, parameters))
     return out
 
 
@@ -161,7 +162,7 @@ def test_hpe_train_by_two_processes_writes_once_and_again_reuses(run, copy):
         out,
         *(part for text in [*chosen, "radius=12", "sigma=12", *numbers] for part in ("-p", text)),
     ]
-    first, records = torchrun(*command), training.history(out / "detector")
+    first, records = torchrun(*command), stages.history(out / "detector")
     assert first.returncode == 0, first.stderr
     assert [line.split("  ")[0] for line in first.stdout.splitlines()] == [
         "detector: trained",
@@ -201,12 +202,12 @@ def test_hpe_evaluate_by_two_processes_says_what_one_says(run, capsys):
 def test_a_batch_that_processes_cannot_share_leaves_the_artifact_as_it_was(copy, monkeypatch):
     out = copy()
     before = artifacts.manifest(out / "detector")
-    monkeypatch.setattr(training, "PartialState", lambda **_: SimpleNamespace(num_processes=3))
+    monkeypatch.setattr(stages, "PartialState", lambda **_: SimpleNamespace(num_processes=3))
     with pytest.raises(BadInput, match="batch_size: found 8, .*3 processes"):
-        training.Recipe("detector", out, DETECTOR | {"seed": 1}).loader()
+        stages.Recipe("detector", out, DETECTOR | {"seed": 1}).loader()
     assert artifacts.manifest(out / "detector") == before
     assert (
-        training.Recipe("detector", out, DETECTOR | {"batch_size": 9})
+        stages.Recipe("detector", out, DETECTOR | {"batch_size": 9})
         .loader()
         .batch_sampler.batch_size
         == 9
@@ -214,7 +215,7 @@ def test_a_batch_that_processes_cannot_share_leaves_the_artifact_as_it_was(copy,
 
 
 def test_fewer_people_than_a_batch_are_one_batch(run):
-    loader = training.Recipe("detector", run, DETECTOR | {"batch_size": 32}).loader()
+    loader = stages.Recipe("detector", run, DETECTOR | {"batch_size": 32}).loader()
     assert [len(batch["image"]) for batch in loader] == [19]
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpe_lib import cascade, training
+from hpe_lib import ablation, cascade, stages, training
 from hpe_lib.data import datasets
+from hpe_lib.targets import write_targets
 from hpe_lib.workbook import artifacts
 
 ROOT = Path(__file__).parents[1]
@@ -63,17 +64,17 @@ def prepare(out):
         margin=1.25,
         missing_points="as_labelled",
     )
-    training.write_targets(out, radius=12.0, sigma=12.0, occluded="empty")
+    write_targets(out, radius=12.0, sigma=12.0, occluded="empty")
     return out
 
 
 def train(stage, out, **changes):
-    return list(training.train(stage, out, STAGES[stage] | changes, lambda model: {"PCK": 1.0}))
+    return list(stages.train(stage, out, STAGES[stage] | changes, lambda model: {"PCK": 1.0}))
 
 
 def stop(stage, out, monkeypatch, after, **changes):
     """Train, and be killed in the step after `after` steps have been done."""
-    done, objective = [], training.OBJECTIVES[stage]
+    done, objective = [], stages.OBJECTIVES[stage]
 
     def fatal(*given):
         if len(done) == after:
@@ -82,7 +83,7 @@ def stop(stage, out, monkeypatch, after, **changes):
         return objective(*given)
 
     with monkeypatch.context() as patched:
-        patched.setitem(training.OBJECTIVES, stage, fatal)
+        patched.setitem(stages.OBJECTIVES, stage, fatal)
         with pytest.raises(Killed):
             train(stage, out, **changes)
 
@@ -122,7 +123,7 @@ def test_a_stopped_stage_ends_in_the_weights_of_one_that_was_not(
     out, folder = copy(stage), cascade.STAGES[stage]
     stop(stage, out, monkeypatch, after)
     assert not (out / folder / "manifest.json").exists()
-    kept = training.history(out / folder)
+    kept = stages.history(out / folder)
     assert len(kept) == after // 3
     capsys.readouterr()
     records = train(stage, out)
@@ -133,12 +134,12 @@ def test_a_stopped_stage_ends_in_the_weights_of_one_that_was_not(
     ]
     assert same_weights(whole / folder, out / folder)
     assert [record["loss"] for record in records] == [
-        record["loss"] for record in training.history(whole / folder)
+        record["loss"] for record in stages.history(whole / folder)
     ]
     assert sorted(path.name for path in (out / folder).iterdir()) == sorted(
         path.name for path in (whole / folder).iterdir()
     )
-    assert len(training.watched(out / folder)) == 3
+    assert len(stages.watched_maps(out / folder)) == 3
 
 
 def test_with_loader_workers_too(whole, copy, monkeypatch):
@@ -163,7 +164,7 @@ def test_long_epochs_are_saved_within(whole, copy, monkeypatch, ema):
         assert same_weights(other / "detector", out / "detector")
     else:
         assert same_weights(whole / "detector", out / "detector")
-        losses = [record["loss"] for record in training.history(whole / "detector")]
+        losses = [record["loss"] for record in stages.history(whole / "detector")]
         assert [record["loss"] for record in records] == losses
 
 
@@ -188,11 +189,11 @@ def test_a_row_of_an_ablation_goes_on_too(whole, copy, monkeypatch):
     row = {"seed": 1, "joint.epochs": 2}
 
     def rows(folder):
-        return list(training.variant(folder, "row", row, tuple(STAGES)))
+        return list(ablation.train_row(folder, "row", row, tuple(STAGES)))
 
     expected = shutil.copytree(out, out.parent / "expected")
     rows(expected)
-    objective, done = training.OBJECTIVES["joint"], []
+    objective, done = stages.OBJECTIVES["joint"], []
 
     def fatal(*given):
         if len(done) == 4:
@@ -201,7 +202,7 @@ def test_a_row_of_an_ablation_goes_on_too(whole, copy, monkeypatch):
         return objective(*given)
 
     with monkeypatch.context() as patched:
-        patched.setitem(training.OBJECTIVES, "joint", fatal)
+        patched.setitem(stages.OBJECTIVES, "joint", fatal)
         with pytest.raises(Killed):
             rows(out)
     records = rows(out)
@@ -256,20 +257,20 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, copy, monkeypatch):
 def test_the_maps_of_an_epoch_are_there_even_if_it_was_killed_just_before(copy, monkeypatch):
     out = copy("detector")
     with monkeypatch.context() as patched:
-        patched.setattr(training.Recipe, "keep", lambda *_: (_ for _ in ()).throw(Killed()))
+        patched.setattr(stages.Recipe, "keep", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             train("detector", out)
-    assert not training.history(out / "detector")
+    assert not stages.history(out / "detector")
     train("detector", out)
-    assert len(training.watched(out / "detector")) == 3
-    assert len(training.history(out / "detector")) == 3
+    assert len(stages.watched_maps(out / "detector")) == 3
+    assert len(stages.history(out / "detector")) == 3
 
 
 def test_a_line_is_said_at_least_every_so_often(copy, monkeypatch, capsys):
     monkeypatch.setattr(training, "SPEAK_EVERY", 0.05)
-    objective = training.OBJECTIVES["detector"]
+    objective = stages.OBJECTIVES["detector"]
     slow = lambda *given: time.sleep(0.2) or objective(*given)  # noqa: E731
-    monkeypatch.setitem(training.OBJECTIVES, "detector", slow)
+    monkeypatch.setitem(stages.OBJECTIVES, "detector", slow)
     train("detector", copy("detector"), epochs=1)
     said = capsys.readouterr().out
     assert re.search(r"epoch 1/1  step 2/3  loss \d+\.\d+  \d+ people/s  \d+ min left", said)
@@ -280,18 +281,18 @@ def test_a_line_is_said_at_least_every_so_often(copy, monkeypatch, capsys):
 
 def test_other_held_out_people_are_scored_anew_and_the_weights_kept(copy, capsys):
     out = copy("regressor")
-    before = training.watched(out / "detector")
+    before = stages.watched_maps(out / "detector")
     data = artifacts.manifest(out / "data")["parameters"]
     datasets.prepare(out, **data | {"val": "201-205"})
     written = (out / "detector" / "weights.safetensors").stat().st_mtime_ns
-    scored = list(training.train("detector", out, DETECTOR, lambda model: {"PCK": 2.0}))
+    scored = list(stages.train("detector", out, DETECTOR, lambda model: {"PCK": 2.0}))
     assert "other held-out people" in capsys.readouterr().out
     assert [record.get("PCK") for record in scored] == [None, None, 2.0]
     assert (out / "detector" / "weights.safetensors").stat().st_mtime_ns == written
-    after = training.watched(out / "detector")
+    after = stages.watched_maps(out / "detector")
     assert [one["epoch"] for one in after] == [3]
     assert (after[-1]["crops"] != before[-1]["crops"]).any()
-    again = list(training.train("detector", out, DETECTOR, lambda model: {"PCK": 3.0}))
+    again = list(stages.train("detector", out, DETECTOR, lambda model: {"PCK": 3.0}))
     assert again[-1]["PCK"] == 2.0  # scored once
 
 
@@ -441,6 +442,6 @@ def test_a_second_training_of_a_stage_is_refused_in_one_line(copy):
 
 def test_an_interrupted_cell_does_not_lock_its_own_kernel_out(copy):
     out = copy("detector")
-    abandoned = training.train("detector", out, DETECTOR)
+    abandoned = stages.train("detector", out, DETECTOR)
     next(abandoned)
     assert len(train("detector", out)) == 3

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hpe_lib import cascade, evaluation, heatmaps, prediction, training, trunks
+from hpe_lib import ablation, cascade, evaluation, heatmaps, prediction, stages, training, trunks
 from hpe_lib.cascade import Cascade, Maps
 from hpe_lib.data import datasets, synthetic
 from hpe_lib.data.augment import Augmentation, PoseDataset
@@ -20,6 +20,7 @@ from hpe_lib.data.datasets import open_data
 from hpe_lib.data.images import ImageArrays
 from hpe_lib.data.people import People
 from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
+from hpe_lib.targets import Targets, write_targets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -77,12 +78,12 @@ def prepare(out, train="1-8", targets=TARGETS):
         margin=1.25,
         missing_points="as_labelled",
     )
-    training.write_targets(out, **targets)
+    write_targets(out, **targets)
     return data
 
 
 def train(stage, out, **changes):
-    return list(training.train(stage, out, STAGES[stage] | changes))
+    return list(stages.train(stage, out, STAGES[stage] | changes))
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def test_frozen_is_frozen_and_everything_learns_in_the_joint_stage(out):
     assert any("running_mean" in name for name in first)
     untrained = Cascade(artifacts.manifest(out / "regressor")["network"]).state_dict()
     torch.manual_seed(0)
-    start = training.Recipe("regressor", out, REGRESSOR).model().state_dict()
+    start = stages.Recipe("regressor", out, REGRESSOR).initial_model().state_dict()
     moved = {
         name
         for name in second
@@ -187,12 +188,12 @@ def test_frozen_is_frozen_and_everything_learns_in_the_joint_stage(out):
 
 
 def test_history_is_on_disk_as_it_grows(out):
-    epochs = training.train("detector", out, DETECTOR | {"epochs": 3})
+    epochs = stages.train("detector", out, DETECTOR | {"epochs": 3})
     first = next(epochs)
-    assert training.history(out / "detector") == [json.loads(json.dumps(first))]
+    assert stages.history(out / "detector") == [json.loads(json.dumps(first))]
     assert not (out / "detector" / "manifest.json").exists()
     rest = list(epochs)
-    assert [record["epoch"] for record in training.history(out / "detector")] == [1, 2, 3]
+    assert [record["epoch"] for record in stages.history(out / "detector")] == [1, 2, 3]
     assert [record["epoch"] for record in rest] == [2, 3]
     assert {
         "stage",
@@ -204,16 +205,16 @@ def test_history_is_on_disk_as_it_grows(out):
         "images_per_second",
         "peak",
     } <= set(first)
-    assert (out / "detector" / "manifest.json").exists() and "detector epoch 1/3" in training.line(
-        first
-    )
+    assert (
+        out / "detector" / "manifest.json"
+    ).exists() and "detector epoch 1/3" in stages.record_line(first)
 
 
 def test_an_interrupted_training_leaves_no_artifact(out):
-    epochs = training.train("detector", out, DETECTOR | {"epochs": 3})
+    epochs = stages.train("detector", out, DETECTOR | {"epochs": 3})
     next(epochs)
     epochs.close()
-    assert training.history(out / "detector") and artifacts.differences(out / "detector", {}) == [
+    assert stages.history(out / "detector") and artifacts.differences(out / "detector", {}) == [
         "absent"
     ]
     with pytest.raises(BadInput):
@@ -263,10 +264,10 @@ def test_a_compiled_training_is_the_same_but_for_rounding(out, monkeypatch):
     monkeypatch.setattr(
         torch, "compile", lambda network: kinds.append("compiled") or compiled(network)
     )
-    monkeypatch.setattr(training, "COMPILER", sys.executable)
+    monkeypatch.setattr(stages, "COMPILER", sys.executable)
     records = {
         way: list(
-            training.train(
+            stages.train(
                 "detector",
                 out,
                 DETECTOR | {"compiled": way},
@@ -303,7 +304,7 @@ def test_compiled_in_earnest_every_stage_ends_at_the_same_weights(tmp_path):
 
 def test_without_a_compiler_nothing_is_compiled_and_nothing_lost(out, monkeypatch):
     train("detector", out)
-    monkeypatch.setattr(training, "COMPILER", "no-such-compiler")
+    monkeypatch.setattr(stages, "COMPILER", "no-such-compiler")
     with pytest.raises(
         BadInput, match="compiled: found no no-such-compiler here, expected a C\\+\\+ compiler"
     ):
@@ -315,7 +316,7 @@ def test_a_stage_may_begin_from_weights_of_another_run(out, tmp_path):
     train("detector", out)
     prepare(tmp_path / "other")
     list(
-        training.train(
+        stages.train(
             "detector", tmp_path / "other", DETECTOR | {"lr": 1e-12, "lr_end": 1e-12}, init_from=out
         )
     )
@@ -423,10 +424,10 @@ def test_convolutions_need_no_crop_that_halves(tmp_path):
     prepare(out := tmp_path / "run", train="1-4")
     data = artifacts.read_json(next((out / "data").glob("*.json")))
     train("detector", out)
-    odd = training.Recipe("regressor", out, REGRESSOR | {"regressor": "convolutions", "levels": 9})
+    odd = stages.Recipe("regressor", out, REGRESSOR | {"regressor": "convolutions", "levels": 9})
     assert odd.network["regressor"] == "convolutions" and data
     with pytest.raises(BadInput, match="multiple of 2048"):
-        training.Recipe("regressor", out, REGRESSOR | {"levels": 9})
+        stages.Recipe("regressor", out, REGRESSOR | {"levels": 9})
 
 
 FULL = {
@@ -475,7 +476,7 @@ def test_a_full_size_cascade_makes_one_step_of_every_stage(tmp_path, name):
         margin=1.25,
         missing_points="as_labelled",
     )
-    training.write_targets(tmp_path, radius=10.0, sigma=5.0, occluded="empty")
+    write_targets(tmp_path, radius=10.0, sigma=5.0, occluded="empty")
     printed = {
         "detector": {
             **DETECTOR,
@@ -493,7 +494,7 @@ def test_a_full_size_cascade_makes_one_step_of_every_stage(tmp_path, name):
         ("regressor", "regressor"),
         ("joint", "cascade"),
     ):
-        (record,) = training.train(stage, tmp_path, printed[stage])
+        (record,) = stages.train(stage, tmp_path, printed[stage])
         made = artifacts.manifest(tmp_path / folder)
         assert made["steps"] == 1 and np.isfinite(record["loss"])
         print(
@@ -513,7 +514,7 @@ def test_weights_of_another_architecture_are_no_start(out, tmp_path):
     prepare(tmp_path / "other")
     with pytest.raises(BadInput) as error:
         list(
-            training.train(
+            stages.train(
                 "detector", tmp_path / "other", DETECTOR | {"trunk": "resnet18"}, init_from=out
             )
         )
@@ -568,11 +569,11 @@ def test_reuse_follows_parameters_people_and_upstream_weights(trained, capsys):
     assert reused("detector", out, workers=1) and reused(
         "joint", out, decoder="argmax", flip_test=False
     )
-    training.write_targets(out, **TARGETS | {"sigma": 15.0})
+    write_targets(out, **TARGETS | {"sigma": 15.0})
     assert reused("detector", out) and not reused("regressor", out)
     assert "sigma was 12.0, is 15.0" in capsys.readouterr().out
     assert not reused("joint", out)  # its upstream weights are others now
-    training.write_targets(out, **TARGETS | {"sigma": 15.0, "radius": 14.0})
+    write_targets(out, **TARGETS | {"sigma": 15.0, "radius": 14.0})
     assert not reused("detector", out) and not reused("regressor", out)
     assert "radius was 12.0, is 14.0" in capsys.readouterr().out
     assert reused("regressor", out) and not reused("regressor", out, lr=1e-3)
@@ -693,7 +694,7 @@ def test_a_collapse_to_empty_maps_is_said():
             1 / (1 + math.exp(-logit))
         )
         assert collapsed == (
-            "WARNING maps are nearly empty" in training.line({"stage": "detector", **record})
+            "WARNING maps are nearly empty" in stages.record_line({"stage": "detector", **record})
         )
 
 
@@ -735,7 +736,7 @@ def test_the_peak_of_a_regression_network_is_read_from_its_maps():
     maps = Maps(torch.full((1, 16, 4, 4), 0.25), None)
     for first, height in (("detection", 1 / (1 + math.exp(-0.25))), ("regression", 0.25)):
         net = Cascade({"trunk": "slim", "map_stride": 4, "first": first})
-        assert training.peak(net, maps, one) == pytest.approx(height)
+        assert training.mean_peak(net, maps, one) == pytest.approx(height)
 
 
 def test_the_scorer_s_numbers_are_in_the_record_and_training_goes_on_in_train_mode():
@@ -751,7 +752,7 @@ def test_the_scorer_s_numbers_are_in_the_record_and_training_goes_on_in_train_mo
     )
     records = list(epochs)
     assert records[1]["PCKh@0.5"] == 12 and modes == [True] * 4
-    assert "PCKh@0.5 12.0" in training.line({"stage": "detector", **records[1]})
+    assert "PCKh@0.5 12.0" in stages.record_line({"stage": "detector", **records[1]})
 
 
 # ---- targets and losses of the stages
@@ -771,22 +772,20 @@ def batch(*visibility):
 def test_the_detector_s_targets_are_visible_parts_only():
     """F2: an occluded joint is an empty map that counts, or does not count; an absent one never counts."""
     for reading, counted in (("empty", [True, True, False]), ("ignored", [True, False, False])):
-        maps, counts = training.Targets(1, 10, 5, reading).detector(
-            batch(VISIBLE, OCCLUDED, ABSENT)
-        )
+        maps, counts = Targets(1, 10, 5, reading).detector(batch(VISIBLE, OCCLUDED, ABSENT))
         assert counts[0, :3].tolist() == counted and not counts[0, 3:].any()
         assert maps[0, 0].sum() > 0 and maps[0, 1:].sum() == 0
 
 
 def test_the_regressor_s_targets_are_all_parts():
-    maps, counts = training.Targets(1, 10, 5).regressor(batch(VISIBLE, OCCLUDED, ABSENT))
+    maps, counts = Targets(1, 10, 5).regressor(batch(VISIBLE, OCCLUDED, ABSENT))
     assert counts[0, :3].tolist() == [True, True, False] and torch.equal(maps[0, 0], maps[0, 1])
     assert maps[0, 0].max() > 0.7 and maps[0, 2:].sum() == 0
 
 
 def test_radius_and_sigma_are_of_a_body_of_200_px():
     """Radius 10 at 200 is 2 at 40, in cells of 2 px: 1. The joint lies between cells: sqrt(1/2) off in both axes."""
-    targets = training.Targets(2, 10, 5)
+    targets = Targets(2, 10, 5)
     maps, _ = targets.detector(batch(VISIBLE))
     assert maps[0, 0].sum() == 4 and maps[0, 0, 3:5, 3:5].sum() == 4
     assert targets.regressor(batch(VISIBLE))[0][0, 0, 3, 3].item() == pytest.approx(
@@ -799,15 +798,15 @@ def test_unknown_readings_of_targets():
         with pytest.raises(
             BadInput, match=f"{name}: found 'maybe', expected .*(ignored|regression|all)"
         ):
-            training.Targets(1, **{name: "maybe"})
+            Targets(1, **{name: "maybe"})
 
 
 def test_what_a_first_network_is_taught():
     """F15: loss and visibility are two choices. (first, first_sees, occluded) -> drawn and counted of a visible, an
     occluded and an absent joint."""
     one = batch(VISIBLE, OCCLUDED, ABSENT)
-    gaussians = training.Targets(1).regressor(one)[0]
-    discs = training.Targets(1).detector(one)[0]
+    gaussians = Targets(1).regressor(one)[0]
+    discs = Targets(1).detector(one)[0]
     for first, sees, occluded, shown, counted in (
         ("detection", "", "empty", [1, 0, 0], [1, 1, 0]),
         ("detection", "all", "empty", [1, 1, 0], [1, 1, 0]),
@@ -816,9 +815,7 @@ def test_what_a_first_network_is_taught():
         ("regression", "visible", "empty", [1, 0, 0], [1, 1, 0]),
         ("regression", "visible", "ignored", [1, 0, 0], [1, 0, 0]),
     ):
-        maps, counts = training.Targets(
-            1, occluded=occluded, first=first, first_sees=sees
-        ).detector(one)
+        maps, counts = Targets(1, occluded=occluded, first=first, first_sees=sees).detector(one)
         full = (discs if first == "detection" else gaussians)[0, 0]
         for joint in range(3):
             assert torch.equal(maps[0, joint], full * shown[joint]), (first, sees, occluded)
@@ -827,48 +824,46 @@ def test_what_a_first_network_is_taught():
 
 def test_a_first_network_s_own_gaussians_leave_the_second_s_alone():
     one = batch(VISIBLE, OCCLUDED)
-    wide, usual = (
-        training.Targets(1, first="regression", first_sigma=sigma) for sigma in (10.0, 0.0)
-    )
+    wide, usual = (Targets(1, first="regression", first_sigma=sigma) for sigma in (10.0, 0.0))
     assert torch.equal(wide.regressor(one)[0], usual.regressor(one)[0])
     assert torch.equal(
-        wide.detector(one)[0], training.Targets(1, sigma=10.0, first="regression").detector(one)[0]
+        wide.detector(one)[0], Targets(1, sigma=10.0, first="regression").detector(one)[0]
     )
     assert torch.equal(usual.detector(one)[0], usual.regressor(one)[0])
 
 
 def test_a_first_network_that_regresses_pays_squared_error():
-    one, targets = batch(VISIBLE, OCCLUDED), training.Targets(1, first="regression")
+    one, targets = batch(VISIBLE, OCCLUDED), Targets(1, first="regression")
     maps = Maps(torch.randn(1, 16, 16, 16), torch.randn(1, 16, 16, 16))
     wanted, _ = targets.regressor(one)
-    assert training.detector_loss(maps, one, targets).item() == pytest.approx(
+    assert stages.detector_loss(maps, one, targets).item() == pytest.approx(
         ((maps.detector - wanted)[0, :2] ** 2).sum().item() / 16
     )
-    both = training.detector_loss(maps, one, targets) + training.regressor_loss(maps, one, targets)
-    assert training.joint_loss(maps, one, targets).item() == pytest.approx(both.item())
+    both = stages.detector_loss(maps, one, targets) + stages.regressor_loss(maps, one, targets)
+    assert stages.joint_loss(maps, one, targets).item() == pytest.approx(both.item())
 
 
 def test_the_joint_loss_is_the_sum_of_both():
     maps = Maps(torch.randn(1, 16, 16, 16), torch.randn(1, 16, 16, 16))
-    one, targets = batch(VISIBLE, OCCLUDED), training.Targets(1)
+    one, targets = batch(VISIBLE, OCCLUDED), Targets(1)
     parts = [
-        training.detector_loss(maps, one, targets),
-        training.regressor_loss(maps, one, targets),
+        stages.detector_loss(maps, one, targets),
+        stages.regressor_loss(maps, one, targets),
     ]
-    assert training.joint_loss(maps, one, targets).item() == pytest.approx(sum(parts).item())
+    assert stages.joint_loss(maps, one, targets).item() == pytest.approx(sum(parts).item())
     zero = Maps(torch.zeros(1, 16, 16, 16), torch.zeros(1, 16, 16, 16))
-    assert training.detector_loss(zero, one, targets).item() == pytest.approx(
+    assert stages.detector_loss(zero, one, targets).item() == pytest.approx(
         2 * 256 * math.log(2) / 16
     )
 
 
 def test_absent_joints_get_no_gradient_from_any_stage():
-    for objective in training.OBJECTIVES.values():
+    for objective in stages.OBJECTIVES.values():
         maps = Maps(
             torch.randn(1, 16, 16, 16, requires_grad=True),
             torch.randn(1, 16, 16, 16, requires_grad=True),
         )
-        objective(maps, batch(VISIBLE, OCCLUDED), training.Targets(1)).backward()
+        objective(maps, batch(VISIBLE, OCCLUDED), Targets(1)).backward()
         for part in maps:
             assert (
                 part.grad is None
@@ -946,7 +941,7 @@ def test_no_epochs_take_weights_over_as_they_are(finished, tmp_path, capsys):
     found = artifacts.manifest(other / "detector")
     assert (
         found["steps"] == 0
-        and training.history(other / "detector") == []
+        and stages.history(other / "detector") == []
         and "init_from" in found["upstream"]
     )
     assert (
@@ -963,7 +958,7 @@ def test_no_epochs_take_weights_over_as_they_are(finished, tmp_path, capsys):
 
 def test_no_epochs_and_no_start_are_the_untrained_network(out):
     assert train("detector", out, epochs=0, warmup=0.05) == []
-    begun = training.Recipe("detector", out, DETECTOR).model().state_dict()
+    begun = stages.Recipe("detector", out, DETECTOR).initial_model().state_dict()
     found = weights(out / "detector")
     assert set(found) == set(begun) and all(torch.equal(found[name], begun[name]) for name in begun)
 
@@ -972,7 +967,7 @@ def varied(out, name, changes, stages=tuple(STAGES)):
     """Stages of a row that were trained for it; the others were taken over."""
     return {
         record["stage"]: record["epochs"]
-        for record in training.variant(out, name, changes, stages)
+        for record in ablation.train_row(out, name, changes, stages)
         if not record.get("reused")
     }
 
@@ -1066,7 +1061,7 @@ def test_budgets_of_no_epochs_leave_everything_to_the_joint_stage(run):
     assert [one["settings"]["epochs"] for one in made] == [0, 0, 3] and [
         one["steps"] for one in made
     ] == [0, 0, 6]
-    untrained = training.Recipe("detector", run, DETECTOR).model().state_dict()
+    untrained = stages.Recipe("detector", run, DETECTOR).initial_model().state_dict()
     found = weights(run / "rows" / "at once" / "detector")
     assert all(torch.equal(found[name], untrained[name]) for name in untrained)
 
@@ -1085,15 +1080,15 @@ def test_what_a_row_has_already_is_left_alone(run):
     mark.write_text("")
     varied(run, "row", {}, ("detector",))
     assert mark.exists()
-    recipe = training.Recipe("detector", run / "rows" / "row", DETECTOR | {"lr": 1e-3})
+    recipe = stages.Recipe("detector", run / "rows" / "row", DETECTOR | {"lr": 1e-3})
     shutil.rmtree(recipe.folder)
-    training.take_over(run, recipe)  # nobody has that
+    ablation.copy_identical_stage(run, recipe)  # nobody has that
     assert not recipe.folder.exists()
 
 
 def test_steps_of_augmentation_reach_the_training(out):
     for given, wanted in (({}, (0, 0)), ({"rotation_step": 10.0, "scale_step": 0.1}, (10, 0.1))):
-        found = training.Recipe("detector", out, DETECTOR | given).loader().dataset.augmentation
+        found = stages.Recipe("detector", out, DETECTOR | given).loader().dataset.augmentation
         assert (found.rotation_step, found.scale_step) == wanted and (
             found.rotation,
             found.flip,

@@ -26,10 +26,9 @@ from safetensors.torch import load_file
 
 from hpe_lib import cli, evaluation, heatmaps, rivals, training
 from hpe_lib.cascade import Maps
-from hpe_lib.data import datasets
+from hpe_lib.data.datasets import load_people, prepare
 from hpe_lib.skeleton import LSP_NAMES, MPII
 from hpe_lib.workbook import presets
-from hpe_lib.workbook.artifacts import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -123,7 +122,7 @@ class Answering(torch.nn.Module):
 
 def test_what_a_training_calls_pckh_is_pckh():
     """All 14 joints, in px of the image, by the head size; not the maps' cells, nor some joints."""
-    size, people = 64, datasets.load("synthetic", people="1-40", image_size=64)
+    size, people = 64, load_people("synthetic", people="1-40", image_size=64)
     crops = [frame.to_crop(joints) for frame, joints in zip(people.frames(size), people.joints)]
     inside = ((np.array(crops) > 10) & (np.array(crops) < 54)).all((1, 2))
     people = people[inside]
@@ -218,7 +217,7 @@ def test_lspet_s_frame_is_about_its_annotated_joints(tmp_path):
     joints[:, 2], joints[3, :, 1], joints[5, :, 2] = 1, (-900, -700, 0), (0, 0, 0)
     joints[0, :2, :], joints[1, :2, :] = [[300], [310]], [[400], [390]]
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints})
-    people = datasets.load("lspet", tmp_path, "1-3", only_present=None)
+    people = load_people("lspet", tmp_path, "1-3", only_present=None)
     annotated = [joints[joints[:, 2, n] == 1, :2, n] for n in range(3)]
     middle = [(one.min(0) + one.max(0)) / 2 for one in annotated]
     assert np.allclose(people.center, middle) and people.center.min() > 300
@@ -233,7 +232,7 @@ def short(tmp_path_factory):
     out, weights, scores = tmp_path_factory.mktemp("short") / "run", [], [90.0, 10.0, 20.0]
     given = ["01.train=1-10", "01.val=21-22", "image_size=32", "epochs=3", "batch_size=4"]
     chosen = presets.resolve("smoke", [*given, "lr=0.003"])
-    datasets.prepare(out, **chosen["01"])
+    prepare(out, **chosen["01"])
     training.write_targets(out, **chosen["02"])
 
     def scorer(model):
@@ -348,7 +347,7 @@ for found in pkgutil.walk_packages(hpe_lib.__path__, "hpe_lib."):
     if not found.name.endswith("__main__"):
         importlib.import_module(found.name)
 from hpe_lib.data import datasets
-people = datasets.PoseDataset(datasets.load("synthetic", people="1-4", image_size=32), 32)
+people = PoseDataset(load_people("synthetic", people="1-4", image_size=32), 32)
 loader = torch.utils.data.DataLoader(people, 2, num_workers=2)
 print(sum(len(batch["row"]) for batch in loader))
 """

@@ -20,15 +20,17 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from hpe_lib import heatmaps, prediction
+from hpe_lib import heatmaps
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.augment import joints_in_crop
 from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame, rescale
 from hpe_lib.paper import BODY
-from hpe_lib.prediction import WHITE, decode, middled
+from hpe_lib.prediction import decode
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
-from hpe_lib.training import Targets
+from hpe_lib.targets import Targets
+from hpe_lib.view import drawing
+from hpe_lib.view.drawing import WHITE, fill_midpoints
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
@@ -91,7 +93,7 @@ def pose(
 ) -> Axes:
     """Draw one person: joints (16, 2) in the Axes' pixels, visibility (16,); what is ABSENT or NaN is not drawn."""
     there = (np.asarray(visibility) != ABSENT) & np.isfinite(joints).all(-1)
-    ends = middled(np.where(there[:, None], joints, np.nan))
+    ends = fill_midpoints(np.where(there[:, None], joints, np.nan))
     for child, parent in MPII.limbs if limbs else []:
         if np.isfinite(ends[[child, parent]]).all():
             hidden = OCCLUDED in (visibility[child], visibility[parent])
@@ -170,7 +172,7 @@ def bones(ax: Axes, joints: np.ndarray) -> None:
     for colour, width in (("black", 3.5), ("white", 2.0)):
         for child, parent in MPII.limbs:
             ax.plot(
-                *middled(joints)[[child, parent]].T,
+                *fill_midpoints(joints)[[child, parent]].T,
                 color=colour,
                 linewidth=width,
                 solid_capstyle="round",
@@ -871,7 +873,8 @@ def pose_marks(
 def sharpening(
     epochs: list[dict], joint: int | None = None, side: int = 104, across: bool = False
 ) -> Image.Image:
-    """The watched people's maps (training.watched) as they become sharp: a column an epoch, nine at most; a row each.
+    """The watched people's maps (stages.watched_maps) as they become sharp: a row a person, a column
+    an epoch, nine at most.
 
     joint: one joint's maps; None: the highest of all. Each epoch has its own scale, whose end is said above it.
     across: people side by side, for a single epoch.
@@ -906,7 +909,7 @@ def sharpening(
 def photograph(
     image: np.ndarray, people: list[dict], width: int = 600, height: int = 500
 ) -> Image.Image:
-    """An image (H, W, 3) as large as fits, people (PoseEstimator.predict) drawn on it (prediction.overlay)."""
+    """An image (H, W, 3) as large as fits, people (PoseEstimator.predict) drawn on it (drawing.overlay)."""
     factor = min(width / image.shape[1], height / image.shape[0])
     size = [max(1, round(factor * length)) for length in image.shape[1::-1]]
     image = cv2.resize(
@@ -922,4 +925,4 @@ def photograph(
         }
         for person in people
     ]
-    return Image.fromarray(prediction.overlay(image, moved))
+    return Image.fromarray(drawing.overlay(image, moved))

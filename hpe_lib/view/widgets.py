@@ -18,15 +18,17 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from hpe_lib import evaluation, prediction, training
+from hpe_lib import evaluation, prediction, stages
 from hpe_lib.cascade import STAGES, Cascade
 from hpe_lib.data.augment import PoseDataset
 from hpe_lib.data.images import decode_image, read_image
 from hpe_lib.data.people import People
-from hpe_lib.prediction import SURE, PoseEstimator, Predictions
+from hpe_lib.photographs import PoseEstimator
+from hpe_lib.prediction import Predictions
 from hpe_lib.skeleton import ABSENT, MPII
-from hpe_lib.training import Targets
+from hpe_lib.targets import Targets
 from hpe_lib.view import figures
+from hpe_lib.view.drawing import SURE
 from hpe_lib.workbook.artifacts import HISTORY, BadInput
 
 MARKS = "Ring: the labelled place, dashed if occluded; cross: where the map points"
@@ -287,7 +289,7 @@ class Cover(Browser):
     def seen(self, row: int, box: tuple | None = None) -> tuple:
         """(the crop with the patch on it, what `figures.seen` says of it)."""
         crop = self.sample(row)["image"].numpy()
-        crop = crop if box is None else prediction.patched(crop, box)
+        crop = crop if box is None else prediction.cover_box(crop, box)
         return crop, *figures.seen(self.cascade, crop, self.decoder)
 
     def hear(self, message: dict) -> None:
@@ -403,7 +405,7 @@ class Monitor(Panel):
 
     def draw(self):
         files = self.files()
-        records = {folder: found for folder in files if (found := training.history(folder))}
+        records = {folder: found for folder in files if (found := stages.history(folder))}
         if files != self.drawn and records:
             self.curves.alt = f"Learning curves of {sum(map(len, records.values()))} epochs"
             self.curves.show(
@@ -414,13 +416,13 @@ class Monitor(Panel):
             raise BadInput(
                 self.out, "no epoch of any stage yet", "a run that trains or has trained"
             )
-        epochs = [epoch for folder in files for epoch in training.watched(folder)]
+        epochs = [epoch for folder in files for epoch in stages.watched_maps(folder)]
         if not epochs:
             raise BadInput(self.out, "no watched maps", "a stage's watched/0001.npz, …")
         last, self.epoch.max = self.epoch.value == self.epoch.max, len(epochs)
         if last:
             self.epoch.value = self.epoch.max
-        line = training.line([record for found in records.values() for record in found][-1])
+        line = stages.record_line([record for found in records.values() for record in found][-1])
         shown = epochs[self.epoch.value - 1 : self.epoch.value]
         return figures.sharpening(shown, chosen(self.joint), 160, across=True), f"last: {line}"
 

@@ -1,8 +1,4 @@
-import functools
-import json
 import math
-import sys
-import time
 
 import cv2
 import numpy as np
@@ -11,9 +7,10 @@ import scipy.io
 import torch
 from torch.utils.data import default_collate
 
-from hpe_lib import bench, cli, heatmaps, training
+from hpe_lib import cascade, stages, training
 from hpe_lib.cascade import Maps
-from hpe_lib.workbook import artifacts, presets
+from hpe_lib.targets import Targets
+from hpe_lib.workbook import artifacts, estimate, presets
 from hpe_lib.workbook.artifacts import BadInput
 
 STEP = {"seconds": 90.0, "memory_mb": 1536.0, "measured_batch": 2, "loss": 1.0}
@@ -26,10 +23,10 @@ def parameters(*overrides):
     return presets.resolve("smoke", overrides)
 
 
-def of_stage(stage, *overrides):
+def stage_parameters(stage, *overrides):
     """What a stage's recipe has: its own parameters over those of the stages before."""
     resolved, found = parameters(*overrides), {}
-    for name, notebook in training.NOTEBOOKS.items():
+    for name, notebook in stages.NOTEBOOKS.items():
         found |= resolved["02"] | resolved[notebook]
         if name == stage:
             return found
@@ -39,7 +36,7 @@ def of_stage(stage, *overrides):
 def steps(monkeypatch):
     """training_step replaced: notes of (stage, parameters, image_size), no measuring."""
     calls = []
-    monkeypatch.setattr(bench, "training_step", lambda *given: calls.append(given) or STEP)
+    monkeypatch.setattr(estimate, "training_step", lambda *given: calls.append(given) or STEP)
     return calls
 
 
@@ -56,16 +53,16 @@ def steps(monkeypatch):
     ],
 )
 def test_durations(seconds, text):
-    assert bench.duration(seconds) == text
+    assert estimate.duration(seconds) == text
 
 
 # ---- one step
 
 
-@pytest.mark.parametrize("stage", training.NOTEBOOKS)
+@pytest.mark.parametrize("stage", stages.NOTEBOOKS)
 def test_a_step_of_every_stage_is_measured(stage):
-    found = bench.training_step(
-        stage, of_stage(stage, "channels=8", "levels=1", "batch_size=4"), 32
+    found = estimate.training_step(
+        stage, stage_parameters(stage, "channels=8", "levels=1", "batch_size=4"), 32
     )
     assert found["measured_batch"] == 2 and found["seconds"] > 0 and math.isfinite(found["loss"])
     assert found["memory_mb"] > 50
@@ -73,12 +70,14 @@ def test_a_step_of_every_stage_is_measured(stage):
 
 def test_the_step_is_the_stage_s_own():
     """An untrained detector claims `prior` everywhere, so eq. 1 on its discs says what the step's loss must be."""
-    given = of_stage("detector", "prior=0.1", "radius=100", "batch_size=2")
-    targets = training.Targets(4, 100.0, given["sigma"], given["occluded"])
-    batch = default_collate(bench.crops(2, 32))
+    given = stage_parameters("detector", "prior=0.1", "radius=100", "batch_size=2")
+    targets = Targets(4, 100.0, given["sigma"], given["occluded"])
+    batch = default_collate(estimate.noise_people(2, 32))
     maps = Maps(torch.full((2, 16, 8, 8), math.log(0.1 / 0.9)), None)
-    expected = training.detector_loss(maps, batch, targets).item()
-    assert bench.training_step("detector", given, 32)["loss"] == pytest.approx(expected, rel=1e-3)
+    expected = stages.detector_loss(maps, batch, targets).item()
+    assert estimate.training_step("detector", given, 32)["loss"] == pytest.approx(
+        expected, rel=1e-3
+    )
 
 
 def test_what_was_measured_on_two_is_said_of_the_batch(monkeypatch):
@@ -100,9 +99,9 @@ def test_what_was_measured_on_two_is_said_of_the_batch(monkeypatch):
         yield {"seconds": 1.5, "loss": 2.0}
 
     monkeypatch.setattr(training, "fit", fit)
-    monkeypatch.setattr(bench, "peak_memory", lambda device: next(used))
-    found = bench.training_step(
-        "regressor", of_stage("regressor", "batch_size=8", "compiled=true"), 32
+    monkeypatch.setattr(estimate, "peak_memory", lambda device: next(used))
+    found = estimate.training_step(
+        "regressor", stage_parameters("regressor", "batch_size=8", "compiled=true"), 32
     )
     if torch.cuda.is_available():
         pytest.skip("a GPU makes the whole step")
@@ -122,7 +121,7 @@ def test_what_was_measured_on_two_is_said_of_the_batch(monkeypatch):
 
 
 def test_crops_of_noise_are_as_a_dataset_gives_them():
-    one, two = bench.crops(2, 32)
+    one, two = estimate.noise_people(2, 32)
     assert (
         one["image"].shape == (32, 32, 3)
         and one["image"].dtype == torch.uint8
@@ -133,7 +132,7 @@ def test_crops_of_noise_are_as_a_dataset_gives_them():
         and (one["joints"] <= 31).all()
         and not torch.equal(one["image"], two["image"])
     )
-    assert torch.equal(bench.crops(2, 32)[1]["image"], two["image"])
+    assert torch.equal(estimate.noise_people(2, 32)[1]["image"], two["image"])
 
 
 # ---- rehearsals
@@ -141,7 +140,7 @@ def test_crops_of_noise_are_as_a_dataset_gives_them():
 
 def test_a_rehearsal_counts_steps_and_adds_them_up(steps):
     """48 people in batches of 16, 90 s a step: 2, 2 and 1 epochs of 3 steps."""
-    lines = list(bench.rehearse(parameters()))
+    lines = list(estimate.rehearse(parameters()))
     told = "{}: {} steps of 16 people, 90.00 s each: {} min; 1.5 GiB of memory (measured with 2 people)"
     assert lines == [
         "train: 48 people of synthetic, 1-48",
@@ -163,14 +162,14 @@ def test_a_rehearsal_counts_steps_and_adds_them_up(steps):
 def test_steps_are_those_that_training_makes(steps):
     """A last batch that is not full is dropped, unless it is the only one."""
     for train, wanted in (("1-48", 3), ("1-49", 3), ("1-47", 2), ("1-16", 1), ("1-5", 1)):
-        lines = list(bench.rehearse(parameters(f"train={train}")))
+        lines = list(estimate.rehearse(parameters(f"train={train}")))
         assert f"joint: {wanted} steps" in lines[4]
 
 
 def test_no_epochs_are_weights_taken_over(steps, tmp_path):
     artifacts.save(tmp_path / "run" / "cascade", {}, {"kind": "joint"})
     lines = list(
-        bench.rehearse(parameters("03.epochs=0", "04.epochs=0", f"init_from={tmp_path / 'run'}"))
+        estimate.rehearse(parameters("03.epochs=0", "04.epochs=0", f"init_from={tmp_path / 'run'}"))
     )
     assert lines[2:6] == [
         f"detector: starts from {tmp_path / 'run' / 'cascade'}",
@@ -183,7 +182,7 @@ def test_no_epochs_are_weights_taken_over(steps, tmp_path):
 
 def test_a_rehearsal_writes_nothing_and_draws_nobody(steps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    list(bench.rehearse(parameters()))
+    list(estimate.rehearse(parameters()))
     assert not list(tmp_path.iterdir())
 
 
@@ -191,21 +190,21 @@ def test_a_rehearsal_writes_nothing_and_draws_nobody(steps, tmp_path, monkeypatc
 def test_every_preset_can_be_rehearsed_where_nothing_is_there(steps, preset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    lines = list(bench.rehearse(presets.resolve(preset)))
+    lines = list(estimate.rehearse(presets.resolve(preset)))
     assert lines[0].startswith("train: ") and lines[-1].startswith("all stages: ")
     assert all("\n" not in line for line in lines) and not list(tmp_path.iterdir())
 
 
 def test_people_that_are_not_there_are_counted_as_published(tmp_path):
     mpii = parameters("dataset=mpii", "train=train", "val=val 1-100", f"data_root={tmp_path}")["01"]
-    count, lines = bench.found_people(mpii)
+    count, lines = estimate.find_people(mpii)
     assert (
         count == 22246 and lines[0].startswith("train: NOT FOUND: ") and str(tmp_path) in lines[0]
     )
     assert lines[0].endswith("as published 22246 people") and lines[1].endswith(
         "as published 100 people"
     )
-    count, lines = bench.found_people({**mpii, "data_root": ""})
+    count, lines = estimate.find_people({**mpii, "data_root": ""})
     assert count == 22246 and "data_root: found nothing, expected the folder of mpii" in lines[0]
 
 
@@ -220,7 +219,7 @@ def test_people_that_are_there_are_counted_in_the_folder(tmp_path):
             str(tmp_path / "images" / f"im{number:05d}.jpg"), np.zeros((30, 40, 3), np.uint8)
         )
     given = parameters("dataset=lspet", "train=1-4", "val=5-5", f"data_root={tmp_path}")["01"]
-    count, lines = bench.found_people(given)
+    count, lines = estimate.find_people(given)
     assert count == 3 and lines[0] == "train: 3 people of lspet, 1-4"
     assert (
         lines[1].startswith("val: NOT FOUND: ")
@@ -231,138 +230,30 @@ def test_people_that_are_there_are_counted_in_the_folder(tmp_path):
 
 def test_weights_to_start_from_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert bench.starts(parameters()) == []
-    (line,) = bench.starts(parameters("trunk=resnet18", "pretrained=true"))
+    assert estimate.find_weights(parameters()) == []
+    (line,) = estimate.find_weights(parameters("trunk=resnet18", "pretrained=true"))
     name = line.rpartition("/")[2]
     assert line.startswith("ImageNet weights: to be fetched from https://") and name.startswith(
         "resnet18"
     )
     artifacts.write_bytes(tmp_path / "checkpoints" / name, b"")
-    assert bench.starts(parameters("trunk=resnet18", "pretrained=true")) == [
+    assert estimate.find_weights(parameters("trunk=resnet18", "pretrained=true")) == [
         "ImageNet weights: found"
     ]
-    absent = bench.starts(
+    absent = estimate.find_weights(
         parameters("trunk=resnet18", "pretrained=true", f"init_from={tmp_path / 'nix'}")
     )
     assert [line.partition(" ")[0] for line in absent] == ["detector:", "regressor:"]
     with pytest.raises(BadInput) as error:
-        bench.cascade.stage_folder(tmp_path / "nix")
+        cascade.stage_folder(tmp_path / "nix")
     assert absent[0] == f"detector: NOT FOUND: {error.value}"
 
 
 def test_a_trunk_without_imagenet_weights_is_no_traceback(steps):
     """Such as "slim": `pretrained` means nothing to it."""
-    assert bench.starts(parameters("pretrained=true")) == []
+    assert estimate.find_weights(parameters("pretrained=true")) == []
 
 
 def test_an_unknown_number_of_people_is_not_that_of_the_others():
-    count, lines = bench.found_people(parameters("dataset=lspet", "train=all", "val=1-5")["01"])
+    count, lines = estimate.find_people(parameters("dataset=lspet", "train=all", "val=1-5")["01"])
     assert count == 0 and "unknown people" in lines[0]
-
-
-# ---- hpe bench
-
-
-def test_every_claim_is_measured_in_one_table(monkeypatch):
-    """As small as can be: the rows are there, and figures stand for what they say. Compiling itself takes too long."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(training, "COMPILER", sys.executable)
-    table = bench.table(count=2, rounds=1, preset="smoke")
-    assert list(table) == [
-        "what",
-        "unit",
-        "ours",
-        "reference",
-        "against",
-        "ratio",
-        "aim",
-        "met",
-        "note",
-    ]
-    assert len(table) == 14 if not torch.cuda.is_available() else 17
-    assert (table.ours > 0).all() and (table.reference > 0).all() and np.isfinite(table.ratio).all()
-    rates = table.unit.str.endswith("/s")
-    assert np.allclose(
-        table.ratio, np.where(rates, table.ours / table.reference, table.reference / table.ours)
-    )
-    assert rates.any() and not rates.all() and table.note.str.contains("KiB a person").sum() == 2
-    assert set(table.met) <= {True, False, None} and table.met[table.aim == ""].isna().all()
-
-
-@pytest.mark.parametrize(
-    "unit, limit, ratio, met, aim",
-    [
-        ("x/s", 150, 1.9, True, "1.9 times, ≥ 150 x/s"),
-        ("x/s", 250, 1.9, False, "1.9 times, ≥ 250 x/s"),
-        ("x/s", 150, 2.1, False, "2.1 times, ≥ 150 x/s"),
-        ("ms", 6, None, True, "≤ 6 ms"),
-        ("ms", 4, None, False, "≤ 4 ms"),
-        ("ms", None, None, None, ""),
-    ],
-)
-def test_an_aim_is_met_or_not(unit, limit, ratio, met, aim):
-    found = bench.claim("it", unit, (0.005, 0.01), "that", ratio, limit)
-    assert (found["met"], found["aim"], found["ratio"]) == (met, aim, 2)
-    assert (found["ours"], found["reference"]) == ((200, 100) if unit == "x/s" else (5, 10))
-
-
-def test_actions_take_turns_and_the_first_turn_does_not_count():
-    turns = []
-    seconds = bench.in_turn(
-        3, lambda: turns.append("a"), lambda: turns.append("b") or len(turns) < 3 and time.sleep(1)
-    )
-    assert turns == ["a", "b"] * 4 and max(seconds) < 0.5
-
-
-def test_one_core_is_given_back():
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    with bench.one_core():
-        assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)
-    assert (torch.get_num_threads(), cv2.getNumThreads()) == before
-
-
-def test_the_references_do_the_same_work(tmp_path):
-    """Else a ratio says nothing: the same crop, the same joints, targets and peaks, but for what the shortcuts cost."""
-    people = bench.people_on_files(tmp_path / "x", 3, 238, 252, np.full(3, 187.5))
-    for row, (path, frame, joints) in enumerate(bench.augmented(people)):
-        crop = people.images.crop(row, frame)
-        assert np.array_equal(bench.floor(path, frame, joints)[..., ::-1], crop)
-        image, maps = bench.naive(path, frame, joints)
-        mean, deviation = (
-            torch.tensor(value)[:, None, None]
-            for value in (bench.IMAGENET_MEAN, bench.IMAGENET_DEVIATION)
-        )
-        assert torch.allclose(
-            image * deviation + mean, torch.from_numpy(crop).permute(2, 0, 1) / 255, atol=1e-5
-        )
-        assert maps.shape == (16, 64, 64)
-    points = torch.randint(8, 56, (1, 16, 2)).float()
-    for draw, disc, extent, most in (
-        (heatmaps.gaussians, False, 2.0, 0.012),
-        (heatmaps.discs, True, 4.0, 0),
-    ):
-        ours = draw(points, torch.ones(1, 16, dtype=torch.bool), 64, torch.tensor([extent]))[
-            0
-        ].numpy()
-        assert np.abs(bench.stamped(points[0].numpy(), 64, 2.0, disc) - ours).max() <= most
-    maps = torch.rand(2, 16, 12, 10)
-    maps[..., [0, -1], :] = maps[..., :, [0, -1]] = (
-        0  # on the border the loop does not look at neighbours
-    )
-    assert np.allclose(bench.peaks(maps.numpy()), heatmaps.decode(maps, "quarter")[0])
-    edge = bench.stamped(np.array([[0.0, 63.0], [200.0, 5.0], [-40.0, 5.0]]), 64, 2.0)
-    assert edge[0, 63, 0] == 1 and edge[1:].max() == 0
-
-
-def test_the_command_prints_the_table_or_json(monkeypatch, capsys):
-    rows = [
-        bench.claim("it", "x/s", (0.005, 0.01), "that", 1.5),
-        bench.claim("more", "ms", (1, 2), "that"),
-    ]
-    monkeypatch.setattr(bench, "table", lambda: bench.pd.DataFrame(rows))
-    for arguments in (["bench"], ["bench", "--json"]):
-        with pytest.raises(SystemExit) as error:
-            cli.main(arguments)
-        assert error.value.code == 0
-    told = capsys.readouterr().out
-    assert json.loads(told[told.index("[") :]) == rows and "200.0" in told.partition("[")[0]

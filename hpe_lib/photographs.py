@@ -1,0 +1,324 @@
+"""Photographs and boxes to people with their joints, and the files that `hpe predict` writes."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from hpe_lib import cascade as networks
+from hpe_lib.cascade import Cascade
+from hpe_lib.data.images import read_image
+from hpe_lib.geometry import Frame
+from hpe_lib.paper import MARGIN, RELEASED
+from hpe_lib.prediction import predict_crops, prefetch
+from hpe_lib.skeleton import MPII
+from hpe_lib.trunks import Trunk
+from hpe_lib.view.drawing import encode_png, overlay
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
+
+PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
+SMALLEST = 16  # px, a square's side; smaller ones are fractions of the image, or MPII's scale
+BATCH = 16  # people of photographs that go through the network together
+BATCH_PIXELS = 250e6  # bytes of photographs that are held in memory together
+MARK = "hpe predict"  # the entry in an overlay's PNG that shows it is not the user's own file
+
+
+@dataclass(frozen=True)
+class PoseEstimator:
+    """A trained cascade for photographs, with the settings of its run.
+
+    image_size: the crop's side, px. precision: as in training.
+    workers: processes that prepare crops in `prediction.predict`.
+    """
+
+    cascade: Cascade
+    image_size: int
+    decoder: str = "parabola"
+    flip_test: bool = True
+    precision: str = "no"
+    workers: int = 0
+
+    def predict(self, image: str | Path | np.ndarray, boxes: Sequence | None = None) -> list[dict]:
+        """The people in an image, one for each box.
+
+        image: a file, whose EXIF orientation is honoured, or (H, W, 3) uint8 RGB.
+        boxes: as for `box_frame`. None: the whole image is one person's square.
+        Returns {"box": [x, y, side], "joints": {name: {"x", "y", "confidence", "detector_peak"}}}
+        for each person, in image px; (0, 0) is the centre of the first pixel.
+        BadInput on an unreadable image, an array of another kind, or a bad box.
+        """
+        if isinstance(image, np.ndarray):
+            name, pixels = "image", image
+        else:
+            name, pixels = str(image), read_image(Path(image))
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise BadInput(name, f"{pixels.dtype} of shape {pixels.shape}", "(H, W, 3) uint8, RGB")
+        frames = box_frames(boxes, pixels.shape, self.image_size, name)
+        return self.predict_crops([frame.crop(pixels) for frame in frames], frames)
+
+    def predict_crops(self, crops: list[np.ndarray], frames: list[Frame]) -> list[dict]:
+        """The people in crops (S, S, 3) uint8, which the frames cut from any images.
+
+        Returns what `predict` does. BadInput on weights that predict NaN or infinity.
+        """
+        if not crops:
+            return []
+        batches = torch.from_numpy(np.stack(crops)).split(BATCH)
+        found = predict_crops(
+            self.cascade, batches, frames, self.flip_test, self.decoder, self.precision
+        )
+        numbers = np.dstack([found.joints, found.confidence, found.detector_peak])
+        if not np.isfinite(numbers).all():
+            raise BadInput("the weights", "joints that are not finite", "weights that are trained")
+        keys = ("x", "y", "confidence", "detector_peak")
+        return [
+            {
+                "box": [*(np.array(frame.center) - (frame.side - 1) / 2).tolist(), frame.side],
+                "joints": {name: dict(zip(keys, row)) for name, row in zip(MPII.names, rows)},
+            }
+            for frame, rows in zip(frames, numbers.tolist())
+        ]
+
+
+def load(
+    folder: str | Path | None = None, trunk: Callable[[bool], Trunk] | str | None = None
+) -> PoseEstimator:
+    """The estimator of a run's folder (its latest stage) or of one stage's, on the GPU if any.
+
+    folder: without one, the released weights. trunk: as for cascade.load.
+    BadInput on a folder without weights, or weights that do not fit.
+    """
+    folder = networks.stage_folder(folder or RELEASED)
+    cascade, manifest = networks.load(folder, trunk), artifacts.manifest(folder)
+    if "image_size" not in manifest["network"]:
+        raise BadInput(folder / artifacts.MANIFEST, "no network.image_size", "the crop's side, px")
+    settings = manifest.get("settings", {})
+    names = ("decoder", "flip_test", "precision", "workers")
+    chosen = {name: settings[name] for name in names if name in settings}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return PoseEstimator(cascade.to(device), cascade.network["image_size"], **chosen)
+
+
+def parse_box(box: Sequence, name: str = "boxes") -> tuple[np.ndarray, np.ndarray, float]:
+    """A box as `box_frame` takes it: (first corner, corner beyond, side of the square), px.
+
+    BadInput, beginning with `name`, unless it is a list of three or four real numbers and large
+    enough.
+    """
+    found = box if isinstance(box, (list, tuple, np.ndarray)) else []
+    if all(isinstance(n, Real) and not isinstance(n, bool) and abs(n) < 1e6 for n in found):
+        first, beyond = np.array(found[:2], float), np.array(found[2:], float)
+        if len(found) == 3:
+            return _require_large(first, first + beyond, beyond[0], box, name)
+        if len(found) == 4:
+            return _require_large(first, beyond, (beyond - first).max() * MARGIN, box, name)
+    raise _bad_box(box, name)
+
+
+def _require_large(first, beyond, side, box, name):
+    if side < SMALLEST or (beyond - first < 1).any():
+        raise _bad_box(box, name)
+    return first, beyond, float(side)
+
+
+def _bad_box(box, name, where=""):
+    wanted = f"[x, y, side] or [x1, y1, x2, y2], px, with a side of {SMALLEST} px or more"
+    return BadInput(name, f"the box {repr(box)[:80]}", wanted + where)
+
+
+def box_frame(box: Sequence, shape: tuple, image_size: int, name: str = "boxes") -> Frame:
+    """The frame for a person's box on an image of a shape (H, W, …).
+
+    box: [x, y, side] is the square that the network sees, image[y:y + side, x:x + side]; the
+    person's upright height should be about 0.8 of its side, as in training (F1).
+    [x1, y1, x2, y2] is tight around the person, image[y1:y2, x1:x2]; its longer side is taken for
+    that height.
+    BadInput, beginning with `name`, on anything else, and on a box that misses the image or is
+    over ten times as large.
+    """
+    first, beyond, side = parse_box(box, name)
+    missed = (beyond <= 0).any() or (first >= shape[1::-1]).any()
+    if missed or side > 10 * max(shape[:2]):
+        raise _bad_box(box, name, f", on the image of {shape[1]} × {shape[0]} px")
+    return Frame(tuple((first + beyond - 1) / 2), side, image_size, side / MARGIN)
+
+
+def box_frames(
+    boxes: Sequence | None, shape: tuple, image_size: int, name: str = "boxes"
+) -> list[Frame]:
+    """The frames for all boxes. Without boxes, one for the square around the whole image."""
+    if boxes is None:
+        side = max(shape[:2])
+        boxes = [[(shape[1] - side) / 2, (shape[0] - side) / 2, side]]
+    return [box_frame(box, shape, image_size, name) for box in boxes]
+
+
+def predict_photographs(
+    estimator: PoseEstimator,
+    images: Sequence[Path],
+    boxes: Path | None = None,
+    detect: bool = False,
+) -> Iterator[tuple[Path, np.ndarray, list[dict]]]:
+    """(file, its pixels (H, W, 3) uint8 RGB, its people) for each image, in order.
+
+    The people are those of the boxes file (`read_boxes`) or those that torchvision's detector
+    finds; without either, each image is one person. They are as `PoseEstimator.predict` returns
+    them. Images are read while the cascade works on those before, and the people of several
+    images go through it together. BadInput on an image that cannot be used, after the results for
+    those before it.
+    """
+    if boxes and detect:
+        raise BadInput("--boxes", "--people detect beside it", "one of the two")
+    wanted = read_boxes(boxes, images) if boxes else [None] * len(images)
+    device = estimator.cascade.mean.device
+    finder = person_detector().to(device) if detect else None
+
+    def read(path, found):
+        pixels, name = read_image(path), f"{boxes or '--people'}: {path.name}"
+        found = detect_people(finder, pixels, device=device) if detect else found
+        frames = box_frames(found, pixels.shape, estimator.image_size, name)
+        return path, pixels, frames, [frame.crop(pixels) for frame in frames]
+
+    for group in prefetch(group_photographs(map(read, images, wanted))):
+        crops = [crop for *_, some in group for crop in some]
+        frames = [frame for _, _, some, _ in group for frame in some]
+        people = iter(estimator.predict_crops(crops, frames))
+        for path, pixels, some, _ in group:
+            yield path, pixels, [next(people) for _ in some]
+
+
+def group_photographs(photographs: Iterable[tuple]) -> Iterator[list[tuple]]:
+    """Photographs (…, pixels, frames, …) in groups of a batch of people or 250 MB of pixels.
+
+    Those that are read before a BadInput are yielded before it is raised.
+    """
+    group, full = [], 0.0
+    try:
+        for photograph in photographs:
+            group.append(photograph)
+            full += max(len(photograph[2]) / BATCH, photograph[1].size / BATCH_PIXELS)
+            if full >= 1:
+                yield group
+                group, full = [], 0.0
+    except BadInput:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
+    """Each image's boxes from a JSON file {image: [box, …]}.
+
+    An image is named by its path as given, or by its file name. Others may be in the file, too.
+    BadInput if an image is absent, or anything in the file is not a box.
+    """
+    table = artifacts.read_json(path)
+    table = table if isinstance(table, dict) else {}
+    for image, boxes in table.items():
+        for box in boxes if isinstance(boxes, list) else [boxes]:
+            parse_box(box, f"{path}: {image}")
+    found = [table.get(str(image), table.get(image.name)) for image in images]
+    for image, boxes in zip(images, found):
+        if not isinstance(boxes, list):
+            expected = f'{{"{image.name}": [[x, y, side], …], …}}'
+            raise BadInput(path, f"no list of boxes for {image.name}", expected)
+    return found
+
+
+def person_detector() -> nn.Module:
+    """torchvision's Faster R-CNN, trained on COCO. BadInput if its weights cannot be had."""
+    try:
+        return torchvision.models.get_model(PERSON_DETECTOR, weights="DEFAULT").eval()
+    except (OSError, RuntimeError) as error:  # the latter: the file does not have its hash
+        raise BadInput(
+            f"weights of {PERSON_DETECTOR}",
+            str(error).splitlines()[0],
+            "torchvision's weights to be reachable, or the people's boxes in a file (--boxes)",
+        ) from None
+
+
+@torch.no_grad()
+def detect_people(
+    detector: nn.Module, image: np.ndarray, least: float = 0.7, device: torch.device | str = "cpu"
+) -> list[list[float]]:
+    """Boxes [x1, y1, x2, y2], image px, of the people in an image (H, W, 3) uint8 RGB.
+
+    least: score from which a person counts. device: the detector's. People smaller than the
+    smallest box are left out.
+    """
+    found = detector([torch.from_numpy(image).to(device).permute(2, 0, 1) / 255])[0]
+    boxes, sides = found["boxes"], found["boxes"][:, 2:] - found["boxes"][:, :2]
+    large = (sides.amin(1) >= 1) & (sides.amax(1) * MARGIN >= SMALLEST)
+    person = found["labels"] == 1  # COCO's
+    return boxes[large & person & (found["scores"] >= least)].tolist()
+
+
+def output_stems(images: Sequence[Path], out: Path, boxes: Path | None = None) -> list[Path]:
+    """OUT/STEM for each image, to which .json and .png are added.
+
+    BadInput if two images share one, if it is a file to be read, or if it exists and
+    `write_prediction` has not written it.
+    """
+    taken = {path.resolve(): path for path in (*images, *([boxes] if boxes else []))}
+    stems = [out / image.stem for image in images]
+    for image, stem in zip(images, stems):
+        for written in (Path(f"{stem}.json"), Path(f"{stem}.png")):
+            if (place := written.resolve()) in taken:
+                found = f"{written} taken by {taken[place]}"
+                raise BadInput(image, found, "another --out, or other names")
+            taken[place] = image
+    for stem in stems:
+        _refuse_foreign(stem)
+    return stems
+
+
+def write_prediction(stem: Path, image: Path, pixels: np.ndarray, people: list[dict]) -> None:
+    """Write STEM.png, the overlay, and STEM.json, {"image", "people"}.
+
+    The PNG keeps the sha256 of its own pixels and of the JSON, so that later calls may replace
+    both.
+    """
+    answer = {"image": str(image), "people": people}
+    text = (json.dumps(answer, indent=2, ensure_ascii=False) + "\n").encode()
+    drawn = overlay(pixels, people)
+    mark = f"{_sha256(drawn)} {_sha256(text)}"
+    artifacts.write_bytes(f"{stem}.png", encode_png(drawn, {MARK: mark}))
+    artifacts.write_bytes(f"{stem}.json", text)
+
+
+def _refuse_foreign(stem):
+    """BadInput if STEM.png or STEM.json exists, but not as `write_prediction` has left it."""
+    drawn, answer = Path(f"{stem}.png"), Path(f"{stem}.json")
+    pixels_sha, json_sha = _read_mark(drawn)
+    same_pixels = pixels_sha and pixels_sha == _sha256(read_image(drawn))
+    same_json = json_sha and answer.is_file() and json_sha == artifacts.file_hash(answer)
+    for path, same in ((drawn, same_pixels), (answer, same_json)):
+        if os.path.lexists(path) and not same:
+            found = "a file that this command did not write"
+            raise BadInput(path, found, "another --out: it would be lost")
+
+
+def _read_mark(path):
+    """The sha256 of an overlay's pixels and of its JSON; ("", "") for any other file."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            pixels_sha, json_sha = image.info[MARK].split()
+    except Exception:  # absent, no PNG, somebody else's PNG: Pillow raises many kinds
+        return "", ""
+    return pixels_sha, json_sha
+
+
+def _sha256(data):
+    return hashlib.sha256(data).hexdigest()

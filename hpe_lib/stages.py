@@ -1,0 +1,432 @@
+"""The three stages (§3): detector, regressor on a frozen detector, and both together."""
+
+import contextlib
+import functools
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from hpe_lib import cascade, heatmaps, losses, training
+from hpe_lib.cascade import REGRESSOR_PARAMETERS, STAGES, Cascade, Maps, network_parameters
+from hpe_lib.data.augment import Augmentation, PoseDataset, limit_opencv_threads
+from hpe_lib.data.datasets import open_data
+from hpe_lib.targets import Targets, read_targets
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
+from hpe_lib.workbook.groups import build
+
+UPSTREAM = {"detector": None, "regressor": "detector", "joint": "regressor"}
+# The notebooks that declare a stage's parameters.
+NOTEBOOKS = {"detector": "03", "regressor": "04", "joint": "05"}
+# These do not affect the weights, or what they name is compared by its hash.
+WITHOUT_EFFECT = {"workers", "save_minutes", "decoder", "flip_test", "init_from"}
+COMPILER = os.environ.get("CXX", "g++").split()[0]  # the one that torch.compile calls
+WATCHED = 4  # held-out people whose maps are kept after every epoch
+WATCHED_CELLS = 64  # these maps are at most so wide
+Scorer = Callable[[Cascade], dict]
+
+
+def detector_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
+    """Eq. 1 on a first network's logits; eq. 2 on its maps if it learns by regression (F15)."""
+    wanted, mask = targets.detector(batch)
+    detects = targets.first == "detection"
+    loss = losses.detection_losses if detects else losses.regression_losses
+    return losses.masked_mean(loss(maps.detector, wanted), mask)
+
+
+def regressor_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
+    """Eq. 2 on the regressor's maps."""
+    wanted, mask = targets.regressor(batch)
+    return losses.masked_mean(losses.regression_losses(maps.regressor, wanted), mask)
+
+
+def joint_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
+    """Eq. 1 + eq. 2: the losses of both networks, with weight 1 each (F11)."""
+    return detector_loss(maps, batch, targets) + regressor_loss(maps, batch, targets)
+
+
+OBJECTIVES = {"detector": detector_loss, "regressor": regressor_loss, "joint": joint_loss}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a stage is trained. The notebooks' tagged cells say what each of these means."""
+
+    seed: int
+    epochs: int
+    batch_size: int
+    optimizer: str
+    weight_decay: float
+    lr: float
+    lr_end: float
+    schedule: str
+    warmup: float
+    workers: int
+    precision: str
+    pretrained: bool
+    trunk_lr: float = 0.0
+    frozen_blocks: int = 0
+    ema: float = 0.0
+    save_minutes: float = 10.0
+    compiled: bool = False
+    deterministic: bool = False
+
+
+def train(
+    stage: str,
+    out: str | Path,
+    parameters: dict,
+    scorer: Scorer | None = None,
+    init_from: str | Path | None = None,
+) -> Iterator[dict]:
+    """Train one stage of the cascade into OUT and yield its epoch records.
+
+    stage: "detector", "regressor" or "joint".
+    parameters: the tagged cell of the stage's notebook. What it lacks is inherited from the
+    manifest of the stage before.
+    init_from: a folder with weights to start from.
+    A finished stage is reused, and its records are yielded again, if it was made from the same
+    parameters, people, code versions and upstream weights. A stage that was stopped goes on.
+    Under torchrun all processes train together and read OUT; only the first writes.
+    BadInput if the run has no people, targets or earlier stage yet.
+    """
+    with training.world().main_process_first():  # it draws or fetches what the others then find
+        recipe = Recipe(stage, Path(out), parameters, init_from)
+    (reasons,) = broadcast_object_list([recipe.reasons_to_train()])
+    if reasons:
+        why = "" if reasons == ["absent"] else " anew: " + "; ".join(reasons)
+        with lock_stage(recipe):
+            print(f"{stage}: trained{why}", flush=True)
+            yield from recipe.train(scorer)
+    else:
+        print(f"{stage}: reused from {recipe.folder}: what it was made from matches", flush=True)
+        yield from recipe.reuse(scorer)
+
+
+def lock_stage(recipe: "Recipe") -> contextlib.AbstractContextManager:
+    """Hold the stage's folder while it is trained. BadInput if another program trains it now.
+
+    Of torchrun's processes the first holds it for all.
+    """
+    if not training.world().is_main_process:
+        return contextlib.nullcontext()
+    return artifacts.lock(recipe.folder.parent, f".{recipe.folder.name}.lock")
+
+
+class Recipe:
+    """Everything a stage is made from: parameters, people, targets, upstream weights.
+
+    The stage's own parameters come first. What they lack comes from the manifest of the stage
+    before, and from the run's targets. The people are those of OUT/data. BadInput if any of this
+    is absent or does not fit.
+    """
+
+    def __init__(
+        self, stage: str, out: Path, parameters: dict, init_from: str | Path | None = None
+    ):
+        self.stage, self.folder = stage, out / STAGES[stage]
+        self.data = open_data(out)
+        self.previous = out / STAGES[UPSTREAM[stage]] if UPSTREAM[stage] else None
+        earlier = {"settings": {}}
+        if self.previous:
+            earlier = artifacts.manifest(self.previous, "settings", "data", "weights_sha256")
+        inherited = earlier["settings"] | read_targets(out) | {"init_from": ""}
+        self.parameters = inherited | parameters
+        self.init_from = init_from or self.parameters["init_from"]
+        self.parameters["init_from"] = str(self.init_from)
+        self.made_from = {
+            "kind": stage,
+            "parameters": self.decisive_parameters(),
+            "data": {
+                "train": self.data.manifest["fingerprints"]["train"],
+                "image_size": self.data.image_size,
+            },
+            "upstream": self.upstream_hashes(),
+            "versions_of": {
+                "targets": heatmaps.VERSION,
+                "losses": losses.VERSION,
+                "networks": cascade.VERSION,
+                "training": training.VERSION,
+            },
+        }
+        if self.previous and earlier["data"] != self.made_from["data"]:
+            found = "a stage trained on other people or crops"
+            raise BadInput(self.previous, found, "this run's: train it again first")
+        self.check()
+        self.settings = build(Settings, self.parameters)
+
+    def decisive_parameters(self) -> dict:
+        """The parameters that decide what the stage's weights become."""
+        first = self.parameters.get("first", "detection")
+        unused = set() if first == "detection" else {"radius"}
+        if self.stage == "detector":
+            not_drawn = "sigma" if first == "detection" else "radius"
+            unused = {*REGRESSOR_PARAMETERS, not_drawn}
+        without = WITHOUT_EFFECT | unused
+        return {name: value for name, value in self.parameters.items() if name not in without}
+
+    def upstream_hashes(self) -> dict:
+        """The hashes of the weights that the stage starts from, by where they come from."""
+        hashes = {}
+        if self.previous:
+            hashes[self.previous.name] = cascade.weights_hash(self.previous)
+        if self.init_from:
+            hashes["init_from"] = cascade.weights_hash(cascade.stage_folder(self.init_from))
+        return hashes
+
+    def check(self) -> None:
+        """BadInput for a crop that cannot be halved often enough, or nothing to compile with."""
+        flat = self.stage == "detector" or self.parameters.get("regressor") == "convolutions"
+        divisor = 4 * 2 ** (0 if flat else self.parameters["levels"])
+        size = self.data.image_size
+        if size % divisor:
+            expected = f"a multiple of {divisor}, for every level to be halved"
+            raise BadInput("image_size", size, expected)
+        if self.parameters.get("compiled") and shutil.which(COMPILER) is None:
+            expected = "a C++ compiler for torch.compile, or compiled=false"
+            raise BadInput("compiled", f"no {COMPILER} here", expected)
+
+    def reasons_to_train(self) -> list[str]:
+        """Why the folder's weights cannot be reused; [] if they can."""
+        if reasons := artifacts.differences(self.folder, self.made_from):
+            return reasons
+        try:
+            artifacts.load_into(Cascade(self.network), self.folder)
+        except BadInput:
+            return ["its weights are of another network than this code makes"]
+        return []
+
+    @property
+    def network(self) -> dict:
+        """The parameters of this stage's cascade, and image_size for whoever loads the weights."""
+        chosen = network_parameters(self.parameters, regressor=self.stage != "detector")
+        return chosen | {"image_size": self.data.image_size}
+
+    def initial_model(self) -> Cascade:
+        """The network as this stage starts: seeded, earlier weights loaded, parts frozen.
+
+        The regressor's stage takes the detector of the stage before, and only the regressor of
+        init_from.
+        """
+        torch.manual_seed(self.settings.seed)
+        pretrained = self.settings.pretrained and self.stage == "detector"
+        model = Cascade(self.network, pretrained and not self.init_from)
+        if self.stage == "joint":
+            artifacts.load_into(model, cascade.stage_folder(self.init_from or self.previous))
+        elif self.init_from:
+            start = cascade.stage_folder(self.init_from)
+            artifacts.load_into(getattr(model, self.stage), start, f"{self.stage}.")
+        if self.stage == "regressor":
+            artifacts.load_into(model.detector, self.previous, "detector.")
+        model.freeze_blocks(self.settings.frozen_blocks)
+        return model.set_memory_format().freeze_detector(self.stage == "regressor")
+
+    def loader(self) -> DataLoader:
+        """Augmented training batches, in an order that the seed decides.
+
+        batch_size counts the people of a step in all processes. BadInput if these cannot share
+        them evenly.
+        """
+        seed, workers = self.settings.seed, self.settings.workers
+        augmentation = build(Augmentation, self.parameters)
+        people = PoseDataset(self.data.train, self.data.image_size, augmentation, seed)
+        size, processes = min(self.settings.batch_size, len(people)), PartialState().num_processes
+        if size % processes:
+            expected = f"people for a whole step, a multiple of its {processes} processes"
+            raise BadInput("batch_size", size, expected)
+        return DataLoader(
+            people,
+            batch_sampler=training.ShuffledBatches(len(people), size, seed),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=limit_opencv_threads,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def train(self, scorer: Scorer | None) -> Iterator[dict]:
+        """Fit, from the checkpoint if there is one. A record is on disk before it is yielded."""
+        settings, environment = self.settings, artifacts.environment()
+        training.set_deterministic(settings.deterministic)
+        accelerator = training.make_accelerator(settings.precision)
+        with accelerator.local_main_process_first():  # one process fetches weights for its host
+            model = self.initial_model()
+        loader = self.loader()
+        steps, processes = settings.epochs * len(loader), accelerator.num_processes
+        optimizer, scheduler = self.optimizer(model, steps)
+        targets = build(Targets, self.parameters)
+        made_from = {**self.made_from, "processes": processes}
+        path = self.folder / artifacts.CHECKPOINT
+        checkpoint = training.Checkpoint(path, made_from, settings.save_minutes)
+        accelerator.wait_for_everyone()  # all have read what they start from
+        if accelerator.is_main_process:  # only now: nothing above touches what is there
+            (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)
+        records = []
+        for record in training.fit(
+            model,
+            lambda maps, batch: OBJECTIVES[self.stage](maps, batch, targets),
+            loader,
+            optimizer,
+            scheduler,
+            settings.epochs,
+            accelerator,
+            lambda model: self.score(model, scorer),
+            settings.compiled,
+            settings.ema,
+            checkpoint,
+        ):
+            resumed = record.pop("resumed", False)
+            records.append({"stage": self.stage, **record})
+            if accelerator.is_main_process:
+                self.write_progress(model, records, resumed)
+            yield records[-1] | ({"resumed": True} if resumed else {})
+        if accelerator.is_main_process:
+            self.save(model, records, {**environment, "steps": steps, "processes": processes})
+            path.unlink(missing_ok=True)
+        accelerator.wait_for_everyone()  # the next stage finds it complete
+
+    def optimizer(self, model: Cascade, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """The optimizer and the learning rate's schedule of a training of so many steps."""
+        made = self.settings
+        groups = model.parameter_groups(made.lr, made.trunk_lr)
+        optimizer = training.make_optimizer(made.optimizer, groups, made.lr, made.weight_decay)
+        last = made.lr_end / made.lr
+
+        def factor(step):
+            return training.learning_rate(step, steps, made.schedule, last, made.warmup)
+
+        return optimizer, LambdaLR(optimizer, factor)
+
+    def save(self, model: Cascade, records: list[dict], environment: dict) -> None:
+        """Write the finished stage: weights, history and, last, the manifest.
+
+        FloatingPointError if a weight is not finite; then nothing is written.
+        """
+        manifest = {
+            **environment,
+            **self.made_from,
+            "settings": self.parameters,
+            "network": self.network,
+            "seed": self.settings.seed,
+            "wall_seconds": records[-1]["elapsed"] if records else 0.0,
+        }
+        weights = model.state_dict()
+        broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
+        if broken:
+            raise FloatingPointError(f"{broken[0]} became NaN or infinite: nothing is saved")
+        artifacts.save(self.folder, weights, manifest, records)
+
+    @property
+    def scored_on(self) -> str:
+        """The fingerprint of the held-out people, whose scores and maps a history holds."""
+        return self.data.manifest["fingerprints"]["val"]
+
+    def score(self, model: Cascade, scorer: Scorer | None) -> dict:
+        """The scorer's numbers, and on whom they were measured."""
+        return {"scored_on": self.scored_on, **(scorer(model) if scorer else {})}
+
+    def reuse(self, scorer: Scorer | None) -> Iterator[dict]:
+        """Yield a finished stage's records again.
+
+        If the held-out people are others now, scores and watched maps are made again, but only
+        for the last epoch: only its weights are kept.
+        """
+        records = history(self.folder)
+        if records and records[-1].get("scored_on") != self.scored_on:
+            records = [without_scores(record) for record in records]
+            model = cascade.load(self.folder).to(training.world().device)
+            records[-1] |= self.score(model, scorer)
+            if training.world().is_main_process:
+                shutil.rmtree(self.folder / "watched", ignore_errors=True)
+                self.write_watched_maps(model, records[-1])
+                artifacts.write_history(self.folder, records)
+            again = "other held-out people: scored anew after its last epoch"
+            print(f"{self.stage}: {again}", flush=True)
+        yield from ({**record, "reused": True} for record in records)
+
+    def write_progress(self, model: Cascade, records: list[dict], resumed: bool) -> None:
+        """Write the records so far, and the maps after the last one if they are not there yet.
+
+        They are missing after a kill between the checkpoint and this. The model is then still as
+        it was after that epoch.
+        """
+        record = records[-1]
+        if record["epoch"] == 1 and not resumed:
+            shutil.rmtree(self.folder / "watched", ignore_errors=True)
+        if not resumed or not self.watched_path(record).is_file():
+            self.write_watched_maps(model, record)
+        artifacts.write_history(self.folder, records)
+
+    def watched_path(self, record: dict) -> Path:
+        """The file for the maps after this record's epoch."""
+        return self.folder / "watched" / f"{record['epoch']:04d}.npz"
+
+    @torch.no_grad()
+    def write_watched_maps(self, model: Cascade, record: dict) -> None:
+        """Keep the last network's maps of the first held-out people."""
+        crops = self.data.val[:WATCHED].crops(self.data.image_size)
+        found = model.eval()(torch.from_numpy(crops).to(model.mean.device))
+        maps = model.confidence(found.detector) if found.regressor is None else found.regressor
+        cells = min(WATCHED_CELLS, maps.shape[-1])
+        maps = F.adaptive_max_pool2d(maps.float(), cells).cpu().numpy()
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, crops=crops, maps=maps.astype(np.float16))
+        artifacts.write_bytes(self.watched_path(record), buffer.getvalue())
+
+
+def without_scores(record: dict) -> dict:
+    """An epoch's record without the scorer's numbers."""
+    return {name: value for name, value in record.items() if not name.startswith("PCK")}
+
+
+def history(folder: str | Path) -> list[dict]:
+    """The epoch records of a stage's folder, finished or still running; empty if there are none."""
+    return artifacts.read_history(folder, print)
+
+
+def watched_maps(folder: str | Path) -> list[dict]:
+    """The maps that were kept in a stage's folder, one entry per epoch; empty if there are none.
+
+    Each has stage, epoch, crops (4, S, S, 3) uint8 and maps (4, 16, h, w) float32.
+    """
+    stage = {name: stage for stage, name in STAGES.items()}.get(Path(folder).name, "")
+    found = []
+    for path in sorted(Path(folder).glob("watched/[0-9][0-9][0-9][0-9].npz")):
+        with contextlib.suppress(FileNotFoundError):  # removed by a training that starts anew
+            arrays = _read_arrays(path, path.stat().st_mtime_ns)
+            found.append({"stage": stage, "epoch": int(path.stem), **arrays})
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _read_arrays(path, modified):
+    """An epoch's file, read once. modified: its time of change."""
+    with np.load(path) as file:
+        return {"crops": file["crops"], "maps": file["maps"].astype(np.float32)}
+
+
+def record_line(record: dict) -> str:
+    """An epoch as one line of plain text."""
+    scores = [
+        f"{name} {value:.1f}"
+        for name, value in record.items()
+        if name.startswith("PCK") and value is not None
+    ]
+    text = (
+        f"{record['stage']} epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.3f}"
+        f"  lr {record['lr']:.2g}  {record['images_per_second']:.0f} images/s"
+        f"  peak {record['peak']:.2f}"
+    )
+    origin = [f"({name})" for name in ("reused", "resumed") if record.get(name)]
+    warning = [f"WARNING {record['warning']}"] if "warning" in record else []
+    return "  ".join([text, *scores, *origin, *warning])

@@ -1,0 +1,187 @@
+"""What a run would need on this machine: people, weights, hours and memory (`hpe … --dry-run`)."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torchvision
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
+from torch.utils.data import DataLoader
+
+from hpe_lib import cascade, stages, training
+from hpe_lib.cascade import Cascade
+from hpe_lib.data.datasets import load_people
+from hpe_lib.data.people import SPLIT_SIZES
+from hpe_lib.paper import N_JOINTS
+from hpe_lib.skeleton import VISIBLE
+from hpe_lib.targets import Targets
+from hpe_lib.workbook import artifacts, presets
+from hpe_lib.workbook.artifacts import BadInput
+from hpe_lib.workbook.groups import build
+
+
+def noise_people(count: int, image_size: int, seed: int = 0) -> list[dict]:
+    """Items as PoseDataset makes them, but of noise. A step costs the same, whatever is shown."""
+    random = torch.Generator().manual_seed(seed)
+    shape = (image_size, image_size, 3)
+    return [
+        {
+            "image": torch.randint(0, 256, shape, generator=random, dtype=torch.uint8),
+            "joints": torch.rand((N_JOINTS, 2), generator=random) * (image_size - 1),
+            "visibility": torch.full((N_JOINTS,), VISIBLE),
+            "body": torch.tensor(0.8 * image_size),
+            "row": row,
+        }
+        for row in range(count)
+    ]
+
+
+class Repeated(list):
+    """A data set whose items are the same in every epoch."""
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        row, _ = item
+        return super().__getitem__(row)
+
+
+def training_step(stage: str, parameters: dict, image_size: int, steps: int = 1) -> dict:
+    """Time and memory of an optimiser step: the mean of some, made by `fit` after a warm-up.
+
+    parameters: those of the stage and the stages before. image_size: px. Weights are random.
+    On a CPU at most two people make the step, and the rest is extrapolated.
+    Returns seconds and peak memory_mb for batch_size people, measured_batch and loss.
+    """
+    accelerator = training.make_accelerator(parameters["precision"])
+    size = parameters["batch_size"]
+    batch = size if accelerator.device.type == "cuda" else min(2, size)
+    model, objective, optimizer, scheduler = random_stage(stage, parameters)
+    people = Repeated(noise_people(batch * steps, image_size))
+    sampler = training.ShuffledBatches(len(people), batch, seed=0)
+    loader = DataLoader(people, batch_sampler=sampler)
+    before = reset_peak_memory(accelerator.device)
+    compiled = parameters.get("compiled", False)
+    *_, record = training.fit(
+        model, objective, loader, optimizer, scheduler, 2, accelerator, compiled=compiled
+    )
+    more, grown = size / batch, peak_memory(accelerator.device) - before
+    return {
+        "seconds": record["seconds"] / steps * more,
+        "memory_mb": before + grown * more,
+        "measured_batch": batch,
+        "loss": record["loss"],
+    }
+
+
+def random_stage(
+    stage: str, parameters: dict
+) -> tuple[Cascade, Callable, torch.optim.Optimizer, LRScheduler]:
+    """Model, objective, optimizer and scheduler for `fit`; weights are random and hardly change."""
+    torch.manual_seed(0)
+    model = Cascade(cascade.network_parameters(parameters, regressor=stage != "detector"))
+    model.set_memory_format().freeze_detector(stage == "regressor")
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    name, decay = parameters["optimizer"], parameters["weight_decay"]
+    optimizer = training.make_optimizer(name, learning, 1e-9, decay)
+    targets = build(Targets, parameters)
+
+    def objective(maps, batch):
+        return stages.OBJECTIVES[stage](maps, batch, targets)
+
+    return model, objective, optimizer, ConstantLR(optimizer, 1.0)
+
+
+def reset_peak_memory(device: torch.device) -> float:
+    """Count peak memory anew from here, where the system can. Returns MiB in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # Linux only: elsewhere the peak so far stays
+            Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory(device)
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most MiB in use since `reset_peak_memory`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return artifacts.peak_memory_mb() or 0.0
+
+
+def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
+    """Lines about what a run of these parameters needs and would take here. Nothing is written.
+
+    parameters: of presets.resolve. First come the people and the weights to start from, found or
+    not; then optimiser steps, hours and memory of each stage, from one measured step.
+    """
+    people, lines = find_people(parameters["01"])
+    yield from lines + find_weights(parameters)
+    stage_parameters, total = {}, 0.0
+    for stage, notebook in stages.NOTEBOOKS.items():
+        stage_parameters |= parameters["02"] | parameters[notebook]
+        size = stage_parameters["batch_size"]
+        steps = stage_parameters["epochs"] * max(1, people // size)
+        if not steps:
+            yield f"{stage}: 0 epochs, weights taken over"
+            continue
+        step = training_step(stage, stage_parameters, parameters["01"]["image_size"])
+        seconds = steps * step["seconds"]
+        total += seconds
+        yield (
+            f"{stage}: {steps} steps of {size} people, {step['seconds']:.2f} s each: "
+            f"{duration(seconds)}; {step['memory_mb'] / 1024:.1f} GiB of memory "
+            f"(measured with {step['measured_batch']} people)"
+        )
+    yield f"all stages: {duration(total)} on this device, without scoring"
+
+
+def duration(seconds: float) -> str:
+    """Hours, or minutes if there is less than one."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+
+
+def find_people(parameters: dict) -> tuple[int, list[str]]:
+    """(people to train on, lines about train and val). Images are looked for, not read.
+
+    Where the data set is absent, the published number of people is taken.
+    """
+    counts, lines = {}, []
+    for part in ("train", "val"):
+        split, asked = presets.person_range(parameters[part])
+        published = SPLIT_SIZES.get((parameters["dataset"], split))
+        size = asked.stop - asked.start if asked.stop else published
+        try:
+            if parameters["dataset"] != "synthetic":
+                size = count_people(parameters, parameters[part])
+            lines.append(f"{part}: {size} people of {parameters['dataset']}, {parameters[part]}")
+        except BadInput as error:
+            lines.append(f"{part}: NOT FOUND: {error}; as published {size or 'unknown'} people")
+        counts[part] = size
+    return counts["train"] or 0, lines
+
+
+def count_people(parameters: dict, people: str) -> int:
+    """How many of these people the data set's folder holds. BadInput if it cannot be used."""
+    name, root = parameters["dataset"], parameters["data_root"]
+    if not root:
+        raise BadInput("data_root", "nothing", f"the folder of {name}")
+    return len(load_people(name, root, people, only_present=parameters["only_present"]))
+
+
+def find_weights(parameters: dict[str, dict]) -> list[str]:
+    """Lines about the weights that the stages start from, found or not."""
+    lines = []
+    for stage, notebook in stages.NOTEBOOKS.items():
+        if folder := parameters[notebook].get("init_from"):
+            try:
+                lines.append(f"{stage}: starts from {cascade.stage_folder(folder)}")
+            except BadInput as error:
+                lines.append(f"{stage}: NOT FOUND: {error}")
+    first, trunk = parameters["03"], parameters["03"]["trunk"]
+    in_torchvision = trunk in torchvision.models.list_models()
+    if first["pretrained"] and not first["init_from"] and in_torchvision:
+        url = torchvision.models.get_model_weights(trunk).IMAGENET1K_V1.url
+        file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+        found = "found" if file.is_file() else f"to be fetched from {url}"
+        lines.append(f"ImageNet weights: {found}")
+    return lines
