@@ -12,7 +12,7 @@ from hpe_lib.data import synthetic
 from hpe_lib.data.augment import PoseDataset
 from hpe_lib.data.datasets import cache_folder, load_people, open_data, prepare
 from hpe_lib.data.people import parse_people
-from hpe_lib.skeleton import ABSENT, MPII
+from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII
 from hpe_lib.workbook.artifacts import BadInput
 
 SYNTHETIC = {
@@ -294,3 +294,16 @@ def test_people_are_drawn_into_the_cache_and_nowhere_else(tmp_path, monkeypatch)
     prepare(tmp_path / "runs" / "x", **SYNTHETIC, train="1-2", val="7-8")
     assert len(list((tmp_path / "cache").iterdir())) == 2
     assert [path.name for path in (tmp_path / "runs").rglob("*")] == ["x", "data", "manifest.json"]
+
+
+def test_held_out_people_whom_nobody_could_score_are_refused(lspet_folder, tmp_path):
+    """Right hip or left shoulder at one point: a torso of no length. One such person is counted."""
+    joints = read_joints(lspet_folder)
+    ends = [LSP_NAMES.index(name) for name in ("right_hip", "left_shoulder")]
+    joints[ends[0], :, 3:] = joints[ends[1], :, 3:]
+    scipy.io.savemat(lspet_folder / "joints.mat", {"joints": joints})
+    given = SYNTHETIC | {"dataset": "lspet", "data_root": str(lspet_folder), "image_size": 32}
+    with pytest.raises(BadInput) as error:
+        prepare(tmp_path / "run", **given, train="1-3", val="4-5")
+    says(error, "val", "nobody of 2 with a positive normaliser for PCK@0.2", "people who can be")
+    assert not (tmp_path / "run").exists()

@@ -84,6 +84,7 @@ class Made:
     def __init__(self):
         random = np.random.default_rng(2)
         count = 8
+        images = random.integers(0, 256, (count, 64, 64, 3), np.uint8)
         self.people = People(
             dataset="made",
             keys=np.arange(count).astype(str),
@@ -92,7 +93,7 @@ class Made:
             normaliser=np.ones(count),
             metric="PCKh@0.5",
             occlusion_labels=True,
-            images=ImageArrays(random.integers(0, 256, (count, 64, 64, 3), np.uint8), "made"),
+            images=ImageArrays(images, "made"),
             center=np.full((count, 2), 31.5),
             side=np.full(count, 64.0),
             body=np.full(count, 50.0),

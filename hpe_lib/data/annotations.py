@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field, fields, replace
 from itertools import permutations
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -104,7 +105,7 @@ OFFICIAL = "a .mat file in MPII's official layout, with RELEASE"
 
 
 @apart(OFFICIAL)
-def mpii_official(stream) -> Annotations:
+def mpii_official(stream: BinaryIO) -> Annotations:
     """Every rectangle with points of a .mat in MPII's official layout (RELEASE), in file order.
 
     Numbers of any type, is_visible a number, a text, empty or not there (as for head-top and upper
@@ -115,7 +116,7 @@ def mpii_official(stream) -> Annotations:
 
 
 @apart(OFFICIAL)
-def has_release(stream) -> bool:
+def has_release(stream: BinaryIO) -> bool:
     """Does a .mat file of any version hold MPII's official struct? BadInput if it is no .mat."""
     if is_hdf5(stream):
         with h5py.File(stream) as file:
@@ -218,7 +219,7 @@ def mpii_truth(path: Path, rows: Path | None = None) -> Annotations:
 
 
 @apart("MPII's official .mat, Newell's .h5, Tompson's .mat or HRNet/MMPose JSON")
-def _mpii_truth(stream) -> Annotations:
+def _mpii_truth(stream: BinaryIO) -> Annotations:
     if is_hdf5(stream):
         with h5py.File(stream) as file:
             if "imgname" in file:
@@ -329,7 +330,7 @@ def _unique(pairs: list[tuple]) -> dict:
 
 
 @apart("an HDF5 file with imgname and person, such as valid.h5")
-def mpii_rows(stream) -> tuple[np.ndarray, np.ndarray]:
+def mpii_rows(stream: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
     """(image (N,) str, person (N,) int from 1) of Newell's valid.h5, the published list of the
     2,958 validation people.
 
@@ -368,7 +369,7 @@ LSP = "a .mat file whose `joints` is (14, 3, N) or (3, 14, N)"
 
 
 @apart(LSP)
-def lsp(stream) -> Annotations:
+def lsp(stream: BinaryIO) -> Annotations:
     """Everybody in a joints.mat of LSP or LSPET, in MPII's rows; LSP's 1001–2000 are its test half,
     the rest train.
 
@@ -447,7 +448,7 @@ def predictions(
 
 
 @apart("a .mat or .h5 file with one numeric array of people × joints × (x, y)")
-def _fitting(stream, counts: list[int], sizes: list[int], whose: str) -> np.ndarray:
+def _fitting(stream: BinaryIO, counts: list[int], sizes: list[int], whose: str) -> np.ndarray:
     """(N, J, 2) the one array that fits."""
     layouts = " or ".join(f"({n}, {j}, 2)" for n in counts for j in sizes)
     expected = f"one numeric array {layouts} in any order of axes, the people those of {whose}"

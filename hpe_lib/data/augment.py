@@ -49,6 +49,7 @@ def round_to_step(value: float, origin: float, step: float) -> float:
     return origin + step * round((value - origin) / step) if step else value
 
 
+@dataclass(frozen=True, eq=False)
 class PoseDataset(Dataset):
     """Crops of people with their joints.
 
@@ -63,17 +64,10 @@ class PoseDataset(Dataset):
     row: () int, the person's row in `people`.
     """
 
-    def __init__(
-        self,
-        people: People,
-        image_size: int,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-    ):
-        self.people = people
-        self.image_size = image_size
-        self.augmentation = augmentation
-        self.seed = seed
+    people: People
+    image_size: int
+    augmentation: Augmentation | None = None
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.people)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from hpe_lib.data.annotations import positive
 from hpe_lib.data.drawn import load_drawn
 from hpe_lib.data.lsp import load_leeds, load_lsp, load_lspet
 from hpe_lib.data.mpii import load_mpii
@@ -72,14 +73,17 @@ def prepare(out: str | Path, **parameters: str | int | float | bool) -> Data:
     parameters: those of notebook 01's cell, dataset, data_root, train, val, image_size, data_seed,
         only_present, margin and missing_points, as load_people takes them.
 
-    Raises BadInput, before anything is written, on the first file that cannot be read, and if
-    train and val share a person or an image.
+    Raises BadInput, before anything is written, on the first file that cannot be read, if train
+    and val share a person or an image, or if nobody of val could be scored.
     """
     data = _load_both(out, parameters)
     train, val = ({key.partition(" ")[0] for key in half.keys} for half in (data.train, data.val))
     if shared := train & val:
         found = f"{len(shared)} in both, first {min(shared)}"
         raise BadInput("train and val", found, "no person and no image in both")
+    if not positive(data.val.normaliser).any():
+        found = f"nobody of {len(data.val)} with a positive normaliser for {data.val.metric}"
+        raise BadInput("val", found, "people who can be scored")
     halves = {"train": data.train, "val": data.val}
     for people in halves.values():
         check_images(people)

@@ -106,8 +106,7 @@ def read_image(path: Path, step: int = 1) -> np.ndarray:
     Raises BadInput where the file is absent, too.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = Path(path).read_bytes()
     except IsADirectoryError:
         raise BadInput(path, "a folder", "an image") from None
     except (FileNotFoundError, NotADirectoryError):

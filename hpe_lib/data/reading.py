@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -42,7 +43,7 @@ def apart(expected: str) -> Callable:
 
     def decorate(reader: Callable) -> Callable:
         @functools.wraps(reader)
-        def read(path, *arguments):
+        def read(path: str | Path, *arguments: Any) -> Any:
             found = _opened(path, expected)
             if not isinstance(found, BadInput):
                 with found as file:
@@ -100,7 +101,7 @@ def answer(seconds: int, *job) -> None:
     sys.stdout.buffer.write(pickle.dumps(attempt(sys.stdin.buffer, *job)))
 
 
-def attempt(stream, expected: str, module: str, name: str, arguments: tuple):
+def attempt(stream: BinaryIO, expected: str, module: str, name: str, arguments: tuple) -> Any:
     """What the named reader makes of a stream, or a BadInput whatever it raises."""
     try:
         reader = getattr(importlib.import_module(module), name).__wrapped__
@@ -139,7 +140,7 @@ OTHERS = {
 }
 
 
-def _start(stream, size: int, at: int = 0) -> bytes:
+def _start(stream: BinaryIO, size: int, at: int = 0) -> bytes:
     """Bytes of a stream, which is left at its beginning."""
     stream.seek(at)
     found = stream.read(size)
@@ -147,12 +148,12 @@ def _start(stream, size: int, at: int = 0) -> bytes:
     return found
 
 
-def is_hdf5(stream) -> bool:
+def is_hdf5(stream: BinaryIO) -> bool:
     """An .h5 file, or a .mat of version 7.3: HDF5 behind 512 bytes of MATLAB's."""
     return any(_start(stream, 8, at) == HDF5 for at in (0, 512, 1024, 2048))
 
 
-def mat_file(stream, read: str = "loadmat"):
+def mat_file(stream: BinaryIO, read: str = "loadmat") -> Any:
     """The variables of a .mat file of version 4 to 7, by scipy.io's function of this name.
 
     BadInput or ValueError, saying what it is, if it is another file.
@@ -179,7 +180,7 @@ def _check_mat(start: bytes) -> None:
     raise ValueError(f"a file that begins with {start[:16]!r}")
 
 
-def starts_json(stream) -> bool:
+def starts_json(stream: BinaryIO) -> bool:
     """Does a list or an object come first? UTF-16 is told by its byte order mark."""
     start = _stripped(_start(stream, 128))
     return start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or start[:1] in (b"[", b"{")
@@ -193,7 +194,7 @@ def _stripped(start: bytes) -> bytes:
 # ---- the arrays in it
 
 
-def arrays_in(stream, most: int | None = None) -> list[tuple[str, np.ndarray]]:
+def arrays_in(stream: BinaryIO, most: int | None = None) -> list[tuple[str, np.ndarray]]:
     """Names and values of a file's numeric arrays; HDF5's of more than `most` numbers are not read,
     but stand there with their shape.
     """
@@ -205,8 +206,8 @@ def arrays_in(stream, most: int | None = None) -> list[tuple[str, np.ndarray]]:
     return [found for variable in named for found in _numeric(*variable)]
 
 
-def hdf5_arrays(file, most: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """As `arrays_in`. Version 7.3 keeps axes in reverse, they are put back; its cells are references."""
+def hdf5_arrays(file: h5py.File, most: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """As `arrays_in`. Version 7.3 reverses axes, so they are turned; its cells are references."""
     names = []
     file.visit(names.append)
     for name in names:
