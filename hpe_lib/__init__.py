@@ -5,7 +5,8 @@ The reading order, in which each module imports only from those before it:
 paper, skeleton, geometry                      numbers and joints; images and crops
 heatmaps, targets, losses                      what the networks learn from: §3, eq. 1 and 2
 data/                                          people: data sets, drawn people, downloads
-trunks, detector, regressor, cascade, rivals   networks, block by block (Tables 1 to 4); Tables 5 to 7
+trunks, detector, regressor, cascade           networks, block by block (Tables 1 to 4)
+rivals                                         what results are compared with (Tables 5 to 7)
 training, stages, ablation                     the one `fit`; the three stages; rows of an ablation
 prediction, export, photographs                test time; ONNX; your own photographs
 plausibility, evaluation                       PCKh and PCK, and what looks unlikely about them

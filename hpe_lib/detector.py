@@ -150,7 +150,7 @@ def bilinear_deconvolution(layer: nn.ConvTranspose2d) -> None:
 
 
 def cut_to(maps: torch.Tensor, size: int) -> torch.Tensor:
-    """The first size × size cells of maps (..., H, W). Strides that round up add some at the end."""
+    """The first size × size cells of maps (..., H, W). Strides that round up add more."""
     return maps[..., :size, :size]
 
 

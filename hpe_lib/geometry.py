@@ -63,7 +63,7 @@ class Frame:
         return cv2.invertAffineTransform(self.matrix)
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
-        """(..., 2) image px -> (..., 2) crop px. Rows keep their order, even in a mirrored frame."""
+        """(..., 2) image px -> (..., 2) crop px. Mirroring does not change the rows' order."""
         return apply(self.matrix, points)
 
     def to_image(self, points: np.ndarray) -> np.ndarray:

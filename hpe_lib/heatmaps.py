@@ -16,7 +16,7 @@ VERSION = 1  # raise it when targets get other values: finished stages are then 
 def discs(
     points: torch.Tensor, present: torch.Tensor, size: int, radius: torch.Tensor
 ) -> torch.Tensor:
-    """The detector's labels: 1 within `radius` of a joint, else 0 (§3, "Part detection subnetwork").
+    """The detector's labels (§3, "Part detection subnetwork"): 1 within `radius` of a joint, else 0.
 
     points: (B, J, 2) map px. radius: (B,) map px, at least 0.71, or a disc could fall between the
     cells. present: (B, J) bool; an absent joint gets an empty map.
@@ -31,7 +31,7 @@ def discs(
 def gaussians(
     points: torch.Tensor, present: torch.Tensor, size: int, sigma: torch.Tensor
 ) -> torch.Tensor:
-    """The regressor's maps: exp(-d² / 2 sigma²), 1 exactly at a joint (§3, "Regression subnetwork").
+    """The regressor's maps (§3, "Regression subnetwork"): exp(-d² / 2 sigma²), 1 at a joint.
 
     points: (B, J, 2) map px. sigma: (B,) map px. present: (B, J) bool; an absent joint gets an
     empty map. Returns (B, J, size, size) float32.
@@ -46,7 +46,7 @@ def gaussians(
 
 
 def _squared_offsets(points, size):
-    """((B, J, W), (B, J, H)) squared distances along x and along y; NaN points are moved far away."""
+    """Squared distances along x (B, J, W) and y (B, J, H). NaN points are moved far away."""
     cells = torch.arange(size, device=points.device, dtype=torch.float32)
     offsets = cells - torch.nan_to_num(points, nan=1e6)[..., None]
     return offsets.square().unbind(dim=2)

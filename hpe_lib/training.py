@@ -310,7 +310,8 @@ def heartbeat(progress: Progress, sampler: ShuffledBatches, epochs: int) -> Iter
     """While the block runs, print how far the training is every SPEAK_EVERY seconds."""
     over = threading.Event()
 
-    def speak():
+    def speak() -> None:
+        """Print a line now and then."""
         while not over.wait(SPEAK_EVERY):
             print(progress_line(progress, sampler, epochs), flush=True)
 
