@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from hpe_lib.geometry import Points, rescale
 from hpe_lib.skeleton import MPII
 
-VERSION = 1  # raise it when targets get other values: finished stages are then trained again
+VERSION = 1  # of this and `targets`: raise it when their values change, to train stages again
 
 
 def discs(
     points: torch.Tensor, present: torch.Tensor, size: int, radius: torch.Tensor
 ) -> torch.Tensor:
-    """The detector's labels (§3, "Part detection subnetwork"): 1 within `radius` of a joint, else 0.
+    """The detector's labels (§3, "Part detection subnetwork"): 1 within `radius` of a joint.
 
     points: (B, J, 2) map px. radius: (B,) map px, at least 0.71, or a disc could fall between the
     cells. present: (B, J) bool; an absent joint gets an empty map.
