@@ -47,7 +47,7 @@ def pasted_targets(points: np.ndarray, size: int, sigma: float, disc: bool = Fal
 
 
 def decode_by_map(maps: np.ndarray) -> np.ndarray:
-    """Points (B, J, 2), map px, map by map: a quarter cell from the peak to the higher neighbour."""
+    """Points (B, J, 2), map px, map by map: a quarter cell from the peak to the next highest."""
     found = np.zeros((*maps.shape[:2], 2))
     for person, joint in np.ndindex(maps.shape[:2]):
         heat = maps[person, joint]

@@ -1,26 +1,28 @@
 """Part heatmap regression, read from the paper: Bulat & Tzimiropoulos, ECCV 2016.
 
-Reading order, which is also the order of imports (each room imports only from those before it):
+The reading order, in which each module imports only from those before it:
 
-paper, skeleton, geometry, heatmaps, losses    what the paper says, and what is learned from
-data/                                          people: files of others, drawn ones, how to get them
-trunks, detector, regressor, cascade, rivals   networks, block by block; what results stand beside
-training, prediction                           the one `fit`, test time
+paper, skeleton, geometry                      numbers and joints; images and crops
+heatmaps, targets, losses                      what the networks learn from: §3, eq. 1 and 2
+data/                                          people: data sets, drawn people, downloads
+trunks, detector, regressor, cascade           networks, block by block (Tables 1 to 4)
+rivals                                         what results are compared with (Tables 5 to 7)
+training, stages, ablation                     the one `fit`; the three stages; rows of an ablation
+prediction, export, photographs                test time; ONNX; your own photographs
 plausibility, evaluation                       PCKh and PCK, and what looks unlikely about them
 view/                                          every picture and panel
 workbook/                                      what a run keeps, declares, costs and reports
-bench, cli                                     measuring it, running it
+cli                                            the command `hpe`
 """
 
 
 def load(folder=None, trunk=None):
-    """The pose estimator of a run's folder or one stage's: hpe_lib.load("runs/synthetic").predict("photo.jpg").
+    """A pose estimator: hpe_lib.load("runs/synthetic").predict("photo.jpg").
 
-    folder: without one, the released weights (hpe_lib/weights/leeds).
-
-    trunk: the function that makes the trunk, of weights that were trained with one of your own (docs/backbones.md).
-    `predict(image, boxes=None)` is described at photographs.PoseEstimator. torch is imported here, not before.
+    folder: of a run or one of its stages; None: the released weights (hpe_lib/weights/leeds).
+    trunk: the function that makes your own trunk, if the weights have one (docs/backbones.md).
+    Returns a photographs.PoseEstimator. BadInput on a folder without weights.
     """
-    from hpe_lib import photographs
+    from hpe_lib import photographs  # here, so that importing hpe_lib does not wait for torch
 
     return photographs.load(folder, trunk)

@@ -1,8 +1,9 @@
-"""The part detection networks: image in, one map of part evidence for each joint out.
+"""The part detection networks: an image in, one map of part evidence per joint out.
 
-Blocks carry the names of their table. Detector (§3.2, Fig. 5, Table 3): B1–B5 are a ResNet of torchvision whose last
-stage keeps its resolution, or any other trunk; B6 scores, B7 brings the scores from the trunk's stride towards the
-input's. FCN8 (§3.1, Fig. 3, Table 1): a VGG-16 made convolutional, whose scores meet those of earlier layers [13].
+Blocks have the names of their table. Detector (§3.2, Fig. 5, Table 3): B1–B5 are a ResNet whose
+last stage keeps its resolution, or any other trunk. B6 scores, B7 enlarges the scores.
+FCN8 (§3.1, Fig. 3, Table 1): a convolutional VGG-16, whose scores are added to those of earlier
+layers [13].
 """
 
 import math
@@ -25,14 +26,16 @@ from hpe_lib.workbook.artifacts import BadInput
 
 
 class Detector(nn.Module):
-    """Images (B, 3, S, S), normalised, -> logits (B, 16, S / map_stride, S / map_stride).
+    """Normalised images (B, 3, S, S) -> logits (B, 16, S / map_stride, S / map_stride).
 
-    trunk: a name that trunks.named_trunk knows, or a Trunk (docs/backbones.md). Images are normalised by its mean, std.
-    map_stride: crop px per map cell. 1 is the paper: B7 brings a ResNet's stride 16 to 4, a fixed bilinear to 1 (F4).
-    BadInput on another trunk or a map_stride other than 1, 2, 4.
-    pretrained: begin from ImageNet weights; BadInput where they cannot be had.
-    prior: probability that the untrained detector claims everywhere. 0.5 is the paper's zero; discs cover about 0.01 of
-    a map, and a short training that starts there need not unlearn the other half first.
+    trunk: a name for trunks.named_trunk, or a Trunk (docs/backbones.md). Its mean and std
+    normalise the images.
+    map_stride: crop px per map cell, 1, 2 or 4. The paper's is 1: B7 brings a ResNet's stride from
+    16 to 4, a fixed bilinear enlargement to 1 (F4).
+    pretrained: start from ImageNet weights.
+    prior: the probability that the untrained detector predicts everywhere. The paper's zeros mean
+    0.5 (F5). Discs cover about 0.01 of a map, and a short training learns faster from there.
+    BadInput on another trunk or map_stride, and where the ImageNet weights cannot be had.
     """
 
     TRUNK = ("B1", "B2", "B3", "B4", "B5")
@@ -53,26 +56,27 @@ class Detector(nn.Module):
         self.B6 = nn.Conv2d(trunk.channels, J, 1)
         self.B7 = nn.ConvTranspose2d(J, J, up, stride=up)
         self.map_stride = map_stride
-        self.rest = stride // up // map_stride  # B7 leaves it to the fixed bilinear
+        self.rest = stride // up // map_stride  # the factor of the fixed bilinear enlargement
         zero_score(self.B6)
         nearest_deconvolution(self.B7)
         nn.init.constant_(self.B7.bias, math.log(prior / (1 - prior)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of normalised images."""
         features = self.B5(self.B4(self.B3(self.B2(self.B1(images)))))
-        return cut(
-            enlarge(self.B7(self.B6(features)), self.rest), images.shape[-1] // self.map_stride
-        )
+        logits = enlarge(self.B7(self.B6(features)), self.rest)
+        return cut_to(logits, images.shape[-1] // self.map_stride)
 
 
 class FCN8(nn.Module):
-    """Images (B, 3, S, S), normalised, -> logits (B, 16, S / map_stride, S / map_stride). Table 1 by its blocks.
+    """Normalised images (B, 3, S, S) -> logits (B, 16, S / map_stride, S / map_stride) (Table 1).
 
-    trunk: "vgg16", or "slim_vgg", narrower, with batch norm, made for small images on a CPU.
-    A8's scores at stride 32 are enlarged twice by learned 4×4/2 deconvolutions, which begin bilinear, and meet the
-    scores of the 4th and 3rd pooling, as in [13]; the rest of A9 is a fixed bilinear from stride 8 to map_stride.
-    Poolings round up and enlarged maps are cut to size, so S need be no multiple of 32 (380 is none).
-    Other arguments and BadInput as for Detector.
+    trunk: "vgg16"; or "slim_vgg", narrower and with batch norm, for small images on a CPU.
+    Two learned 4×4/2 deconvolutions, bilinear at first, enlarge the scores of A8 from stride 32.
+    They are added to the scores of the 4th and the 3rd pooling, as in [13]. The rest of A9 is a
+    fixed bilinear enlargement from stride 8.
+    S need not be a multiple of 32 (380 is not): poolings round up and maps are cut to size.
+    The other arguments, and BadInput, are as for Detector.
     """
 
     TRUNK = ("A1", "A2", "A3", "A4", "A5", "A6", "A7")
@@ -102,28 +106,30 @@ class FCN8(nn.Module):
         nn.init.constant_(self.score3.bias, math.log(prior / (1 - prior)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of normalised images."""
         pool3 = self.A3(self.A2(self.A1(images)))
         pool4 = self.A4(pool3)
         scores = self.A8(self.A7(self.A6(self.A5(pool4))))
-        scores = self.score4(pool4) + cut(self.A9[0](scores), pool4.shape[-1])
-        scores = self.score3(pool3) + cut(self.A9[1](scores), pool3.shape[-1])
-        return cut(enlarge(scores, 8 // self.map_stride), images.shape[-1] // self.map_stride)
+        scores = self.score4(pool4) + cut_to(self.A9[0](scores), pool4.shape[-1])
+        scores = self.score3(pool3) + cut_to(self.A9[1](scores), pool3.shape[-1])
+        logits = enlarge(scores, 8 // self.map_stride)
+        return cut_to(logits, images.shape[-1] // self.map_stride)
 
 
 def check_stride(map_stride: int) -> None:
-    """BadInput unless a network can make maps of this many px a cell."""
+    """BadInput unless map_stride, crop px per map cell, is 1, 2 or 4."""
     if map_stride not in (1, 2, 4):
         raise BadInput("map_stride", map_stride, "1, 2 or 4")
 
 
 def zero_score(layer: nn.Conv2d) -> None:
-    """A score layer starts at 0 (§3.2): nothing is claimed anywhere, and its own weights get a gradient."""
+    """Start a score layer at 0 (§3.2). Its own weights still get a gradient."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
 def nearest_deconvolution(layer: nn.ConvTranspose2d) -> None:
-    """A deconvolution whose kernel is its stride starts as nearest-neighbour enlargement: channel to itself, 1 (F5)."""
+    """Start a deconvolution, whose kernel is its stride, as nearest-neighbour enlargement (F5)."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -132,9 +138,9 @@ def nearest_deconvolution(layer: nn.ConvTranspose2d) -> None:
 
 
 def bilinear_deconvolution(layer: nn.ConvTranspose2d) -> None:
-    """A deconvolution of kernel 2 × stride starts as bilinear enlargement, each channel by itself [13].
+    """Start a deconvolution, whose kernel is 2 × its stride, as bilinear enlargement [13].
 
-    With padding stride / 2 it keeps to the pixel-centre rule, as `enlarge` does.
+    With a padding of stride / 2 it keeps the pixel-centre rule, as `enlarge` does.
     """
     kernel, stride = layer.kernel_size[0], layer.stride[0]
     ramp = 1 - (torch.arange(kernel) - (kernel - 1) / 2).abs() / stride
@@ -143,13 +149,13 @@ def bilinear_deconvolution(layer: nn.ConvTranspose2d) -> None:
         layer.weight *= (ramp[:, None] * ramp).to(layer.weight)
 
 
-def cut(maps: torch.Tensor, size: int) -> torch.Tensor:
-    """The first size × size cells: strides that round up leave more at the right and the bottom."""
+def cut_to(maps: torch.Tensor, size: int) -> torch.Tensor:
+    """The first size × size cells of maps (..., H, W). Strides that round up add more."""
     return maps[..., :size, :size]
 
 
 def enlarge(maps: torch.Tensor, factor: int) -> torch.Tensor:
-    """Fixed bilinear enlargement by the pixel-centre rule; 1 leaves the maps as they are."""
+    """Maps (B, J, H, W) enlarged bilinearly, by the pixel-centre rule."""
     if factor == 1:
         return maps
     return nn.functional.interpolate(

@@ -20,7 +20,8 @@ class _Confidences(nn.Module):
         super().__init__()
         self.cascade = cascade
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """One or two tensors (B, 16, h, w) of uint8 crops (B, S, S, 3)."""
         maps = self.cascade(images)
         confidence = self.cascade.confidence(maps.detector)
         return (confidence,) if maps.regressor is None else (confidence, maps.regressor)

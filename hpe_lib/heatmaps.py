@@ -1,40 +1,42 @@
-"""Both kinds of target, drawn for a whole batch on its device, and the way back from maps to points.
+"""Discs and Gaussians, drawn for a whole batch on its device, and the way back to points.
 
-Legend: B people, J joints, H = W = `size` map cells. Points are (x, y) in map px, (0, 0) the centre of the first cell.
+B people, J joints, H = W = `size` map cells. Points are (x, y) in map px; (0, 0) is the centre of
+the first cell.
 """
 
 import torch
 import torch.nn.functional as F
 
-from hpe_lib.geometry import rescale
+from hpe_lib.geometry import Points, rescale
 from hpe_lib.skeleton import MPII
 
-VERSION = 1  # raise it when targets are drawn to other numbers: trained stages are then made anew
+VERSION = 1  # of this and `targets`: raise it when their values change, to train stages again
 
 
 def discs(
     points: torch.Tensor, present: torch.Tensor, size: int, radius: torch.Tensor
 ) -> torch.Tensor:
-    """Part labels of the detector: 1 within `radius` of the joint, else 0 (§3, "Part detection subnetwork").
+    """The detector's labels (§3, "Part detection subnetwork"): 1 within `radius` of a joint.
 
-    points (B, J, 2) map px; present (B, J) bool, an absent joint gets an empty map; radius (B,) map px.
-    Returns (B, J, size, size) float32. No disc is smaller than 0.71 cells, or a part could fall between the cells.
+    points: (B, J, 2) map px. radius: (B,) map px, at least 0.71, or a disc could fall between the
+    cells. present: (B, J) bool; an absent joint gets an empty map.
+    Returns (B, J, size, size) float32.
     """
     across, down = _squared_offsets(points, size)
     reach = torch.where(present, radius.clamp_min(0.71)[:, None] ** 2, -1)[..., None] - down
-    return (reach[..., :, None] - across[..., None, :]).ge_(
-        0
-    )  # in place: no second tensor of this size
+    inside = reach[..., :, None] - across[..., None, :]
+    return inside.ge_(0)  # in place: no second tensor of this size
 
 
 def gaussians(
     points: torch.Tensor, present: torch.Tensor, size: int, sigma: torch.Tensor
 ) -> torch.Tensor:
-    """Confidence maps of the regressor: exp(-d² / 2 sigma²), 1 exactly at the joint (§3, "Regression subnetwork").
+    """The regressor's maps (§3, "Regression subnetwork"): exp(-d² / 2 sigma²), 1 at a joint.
 
-    points (B, J, 2) map px; present (B, J) bool, an absent joint gets an empty map; sigma (B,) map px.
-    Returns (B, J, size, size) float32. A Gaussian is separable: two rows of exponentials, one outer product; what lies
-    below 1e-18 along either axis is 0: denormal numbers, which processors handle slowly, would come of it.
+    points: (B, J, 2) map px. sigma: (B,) map px. present: (B, J) bool; an absent joint gets an
+    empty map. Returns (B, J, size, size) float32.
+    A Gaussian is separable: it is the outer product of two rows of exponentials. Values below 1e-18
+    along either axis are 0, because their products would be denormal numbers, which are slow.
     """
     exponents = (-d / (2 * sigma[:, None, None] ** 2) for d in _squared_offsets(points, size))
     across, down = (
@@ -44,29 +46,32 @@ def gaussians(
 
 
 def _squared_offsets(points, size):
-    """((B, J, W), (B, J, H)) squared distances along x and along y; NaN points are moved far away."""
+    """Squared distances along x (B, J, W) and y (B, J, H). NaN points are moved far away."""
     cells = torch.arange(size, device=points.device, dtype=torch.float32)
     offsets = cells - torch.nan_to_num(points, nan=1e6)[..., None]
     return offsets.square().unbind(dim=2)
 
 
-def to_map(points, stride: float):
-    """Crop px -> map px of a map whose cells are `stride` crop px wide."""
+def to_map(points: Points, stride: float) -> Points:
+    """Crop px -> map px, (..., 2) each. stride: crop px per map cell."""
     return rescale(points, 1 / stride)
 
 
-def from_map(points, stride: float):
-    """Map px -> crop px."""
+def from_map(points: Points, stride: float) -> Points:
+    """Map px -> crop px, (..., 2) each. stride: crop px per map cell."""
     return rescale(points, stride)
 
 
 def decode(maps: torch.Tensor, decoder: str = "parabola") -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each map points (F13): ((B, J, 2) map px, (B, J) the map's peak value).
+    """The point (B, J, 2), map px, and the peak value (B, J) of each map (B, J, H, W) (F13).
 
-    decoder: "argmax", the cell of the peak (the authors' demo); "quarter", a quarter cell towards the higher
-    neighbour ([19]); "parabola", the vertex of a parabola through the peak and its neighbours, taken on logarithms
-    where the map is positive, so exact for a Gaussian; "centroid", the mean cell of what exceeds half the peak:
-    for discs, whose saturated sigmoids tie. ValueError on another name.
+    decoder:
+    - "argmax": the cell of the peak (the authors' demo).
+    - "quarter": a quarter cell from there towards the higher neighbour ([19]).
+    - "parabola": the vertex of a parabola through the peak and its neighbours. Where the map is
+      positive it is fitted to logarithms, which is exact for a Gaussian.
+    - "centroid": the mean of the cells above half the peak, for discs, whose sigmoids saturate.
+    ValueError on another name.
     """
     if decoder not in DECODERS:
         raise ValueError(f"decoder {decoder!r}: expected one of {', '.join(DECODERS)}")
@@ -81,7 +86,7 @@ def _argmax(maps, peaks):
 
 
 def _neighbours(maps, cells):
-    """(B, J, 2, 3) values before, at and after a cell along x and along y; beyond the border they are reflected."""
+    """(B, J, 2, 3) values before, at and after a cell along x and y, reflected at the border."""
     padded = F.pad(maps, (1, 1, 1, 1), mode="reflect").flatten(2)
     width = maps.shape[-1] + 2
     middle = (cells[..., 1] + 1) * width + cells[..., 0] + 1
@@ -95,9 +100,8 @@ def _quarter(maps, peaks):
 
 
 def _parabola(maps, peaks):
-    middle = peaks.clamp(
-        1, maps.shape[-1] - 2
-    )  # of a peak on the border, the three cells nearest to it
+    # For a peak on the border, the three cells nearest to it.
+    middle = peaks.clamp(1, maps.shape[-1] - 2)
     values = _neighbours(maps, middle)
     logs = values.clamp_min(1e-10).log()
     before, at, after = torch.where((values > 0).all(-1, keepdim=True), logs, values).unbind(-1)
@@ -121,8 +125,8 @@ DECODERS = {"argmax": _argmax, "quarter": _quarter, "parabola": _parabola, "cent
 
 
 def mirror(maps: torch.Tensor) -> torch.Tensor:
-    """Maps (B, J, H, W) of the mirrored image, said of the image itself: x reversed, left and right exchanged.
+    """Maps (B, J, H, W) of a mirrored image, mirrored back: x reversed, left and right exchanged.
 
-    Its own inverse. No shift: with pixel centres at integers, W - 1 - x is exact.
+    This is its own inverse. It needs no shift: with pixel centres at integers, W - 1 - x is exact.
     """
     return maps.flip(-1)[:, MPII.mirror]

@@ -1,24 +1,23 @@
-"""What the paper says: the numbers that several notebooks need, and how we read it where it is silent."""
+"""Numbers of the paper that several notebooks need, and our reading where it is silent."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 INSTALLED = Path(__file__).resolve().parent / "notebooks"  # there only outside a checkout
 NOTEBOOKS = INSTALLED if INSTALLED.is_dir() else ROOT / "notebooks"
-RELEASED = Path(__file__).parent / "weights" / "leeds"  # weights that come along
+RELEASED = Path(__file__).parent / "weights" / "leeds"  # the weights in this package
 N_JOINTS = 16  # N of eq. 1 and 2, also where fewer joints are annotated (F3)
-MARGIN = (
-    1.25  # side of the square that the network sees / height of the person standing upright (F1)
-)
-BODY = 200.0  # px: the body size in which §3 gives the disc's radius (10 px) and we read the Gaussian's sigma (5 px)
+MARGIN = 1.25  # side of the square that the network sees / height of the person upright (F1)
+BODY = 200.0  # px: the body size for which §3 gives a radius of 10 px and a sigma of 5 px (F1)
 
 
 def reading(*ids: str) -> "pandas.DataFrame":  # noqa: F821
-    """How the paper is read where it is silent or contradicts itself: the rows of these ids, or all.
+    """How we read the paper where it is silent or contradicts itself: rows of reading.yaml.
 
-    Index id, columns topic, paper, we_do, why, cost: texts of reading.yaml. KeyError on another id.
+    ids: of the rows; without any, all rows. Index id; columns topic, paper, we_do, why, cost.
+    KeyError on an unknown id.
     """
-    import pandas as pd  # here: hpe --help waits for neither
+    import pandas as pd  # here, so that hpe --help does not wait for it
     import yaml
 
     text = Path(__file__).with_name("reading.yaml").read_text(encoding="utf-8")

@@ -183,7 +183,8 @@ def predict_photographs(
     device = estimator.cascade.mean.device
     finder = person_detector().to(device) if detect else None
 
-    def read(path, found):
+    def read(path: Path, found: list | None) -> tuple:
+        """(file, pixels, frames, crops) of an image with these boxes."""
         pixels, name = read_image(path), f"{boxes or '--people'}: {path.name}"
         found = detect_people(finder, pixels, device=device) if detect else found
         frames = box_frames(found, pixels.shape, estimator.image_size, name)

@@ -124,7 +124,8 @@ def predict_crops(
     """
     cascade.eval()
 
-    def predict_batch(images):
+    def predict_batch(images: torch.Tensor) -> list[tuple]:
+        """What `decode` returns, for the batch or its parts."""
         try:
             found = forward(cascade, images, flip_test, precision)
             return [decode(found, cascade.map_stride, decoder, cascade.first)]

@@ -1,7 +1,8 @@
-"""The regression networks: heatmaps stacked with the image in, one confidence map a joint out.
+"""The regression networks: heatmaps and image in, one confidence map per joint out.
 
-Hourglass (§3.2, Fig. 6, Table 4): that of [19] with a learned way up, deconvolutions D5 instead of nearest-neighbour
-enlargement. Convolutions (§3.1, Fig. 4, Table 2): seven in a row, the first four with large kernels.
+Hourglass (§3.2, Fig. 6, Table 4): that of [19], with deconvolutions D5 instead of nearest-neighbour
+enlargement. Convolutions (§3.1, Fig. 4, Table 2): seven in a row, the first four with large
+kernels.
 """
 
 import math
@@ -16,10 +17,10 @@ from hpe_lib.workbook.artifacts import BadInput
 
 
 class Bottleneck(nn.Module):
-    """Pre-activation bottleneck module [36]: 1×1, 3×3, 1×1, each after its norm and ReLU; identity beside it.
+    """Pre-activation bottleneck [36]: 1×1, 3×3, 1×1, each after norm and ReLU, beside a skip.
 
-    The branch's last convolution starts at zero, so the module starts as its skip (F5). No convolution has a bias: the
-    next module's norm would take it away again, and it would never learn.
+    The branch's last convolution starts at zero, so the module starts as its skip (F5). The
+    convolutions have no bias, because the next norm would remove it.
     """
 
     def __init__(self, before: int, after: int):
@@ -39,22 +40,25 @@ class Bottleneck(nn.Module):
         self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1, bias=False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (B, before, H, W) -> (B, after, H, W)."""
         return self.skip(features) + self.branch(features)
 
 
-def modules(before: int, after: int, count: int) -> nn.Sequential:
-    """`count` bottleneck modules in a row."""
+def bottleneck_row(before: int, after: int, count: int) -> nn.Sequential:
+    """`count` bottlenecks in a row; the first changes the channels."""
     return nn.Sequential(
         Bottleneck(before, after), *(Bottleneck(after, after) for _ in range(count - 1))
     )
 
 
 class Hourglass(nn.Module):
-    """The stack (B, 19, S, S) -> confidence maps (B, 16, S / map_stride, S / map_stride). Table 4 by its blocks.
+    """A stack (B, 19, S, S) -> confidence maps (B, 16, S / map_stride, S / map_stride) (Table 4).
 
-    channels: width (256 in the paper).  levels: halvings below stride 4 (4).  bottlenecks: modules in a row (3).
-    stem: "conv7", D1 as printed (7×7/2 then pooling), or "patch", one 4×4/4 convolution, made for a CPU.
-    inputs: channels of the stack (19).  BadInput on another map_stride than 1, 2, 4 or another stem.
+    channels: width (256 in the paper). levels: halvings below stride 4 (4, F6).
+    bottlenecks: modules in a row (3).
+    stem: "conv7", D1 as printed (7×7/2, then pooling), or "patch", one 4×4/4 convolution, for CPUs.
+    inputs: channels of the stack.
+    BadInput on another stem, or a map_stride other than 1, 2, 4.
     """
 
     def __init__(
@@ -73,16 +77,16 @@ class Hourglass(nn.Module):
         width = 64 if stem == "conv7" else channels
         row = (channels, channels, bottlenecks)
         self.D1 = conv7_stem(inputs, width) if stem == "conv7" else patch_stem(inputs, width)
-        self.D2 = modules(width, channels, bottlenecks)
+        self.D2 = bottleneck_row(width, channels, bottlenecks)
         self.D3 = nn.ModuleList(
-            nn.Sequential(nn.MaxPool2d(2), *modules(*row)) for _ in range(levels)
+            nn.Sequential(nn.MaxPool2d(2), *bottleneck_row(*row)) for _ in range(levels)
         )  # way down
-        self.D4 = nn.ModuleList(modules(*row) for _ in range(levels))  # skips
-        self.bottom = modules(*row)
+        self.D4 = nn.ModuleList(bottleneck_row(*row) for _ in range(levels))  # skips
+        self.bottom = bottleneck_row(*row)
         self.D5 = nn.ModuleList(
             nn.ConvTranspose2d(channels, channels, 2, stride=2, bias=False) for _ in range(levels)
         )
-        self.merged = nn.ModuleList(modules(*row) for _ in range(levels))
+        self.merged = nn.ModuleList(bottleneck_row(*row) for _ in range(levels))
         self.D6 = nn.Sequential(
             nn.Conv2d(channels, 2 * channels, 1, bias=False),
             nn.BatchNorm2d(2 * channels),
@@ -94,11 +98,12 @@ class Hourglass(nn.Module):
         initialise(self)
 
     def forward(self, stack: torch.Tensor) -> torch.Tensor:
+        """Confidence maps of the stacked heatmaps and images."""
         features = self.pyramid(self.D2(self.D1(stack)), level=0)
         return self.to_input(self.D7(self.D6(features)))
 
     def pyramid(self, features: torch.Tensor, level: int) -> torch.Tensor:
-        """One level: a skip beside what the levels below make of the halved features."""
+        """One level: the skip, plus the halved features after all levels below."""
         if level == len(self.D3):
             return self.bottom(features)
         below = self.pyramid(self.D3[level](features), level + 1)
@@ -106,13 +111,15 @@ class Hourglass(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """The stack (B, 19, S, S) -> confidence maps (B, 16, S / map_stride, S / map_stride). Table 2 by its blocks.
+    """A stack (B, 19, S, S) -> confidence maps (B, 16, S / map_stride, S / map_stride) (Table 2).
 
-    It works on the stack's 4×4 means, at a quarter of the resolution, from which C8 enlarges as printed (F7).
-    channels: width of C1 and C2 (64); C3 has 2, C4 4, C5 and C6 8 times as many.  kernels: of C1 to C4 (9, 13, 13, 15).
-    std: of the Gaussian that weights are drawn from (0.01, F10); 0: He's rule, for narrow layers, which would pass
-    on next to nothing, and a score of zero.  inputs: channels of the stack (19).
-    BadInput on another map_stride than 1, 2, 4, or kernels that are not four odd numbers.
+    It works on 4×4 means of the stack, at a quarter of the resolution. C8 enlarges from there (F7).
+    channels: width of C1 and C2 (64). C3 has 2, C4 4, C5 and C6 8 times as many.
+    kernels: of C1 to C4.
+    std: of the Gaussian for the initial weights (0.01, F10). 0: He's rule and a zero score, for
+    narrow layers, whose signal would vanish otherwise.
+    inputs: channels of the stack.
+    BadInput on a map_stride other than 1, 2, 4, or kernels that are not four odd numbers.
     """
 
     def __init__(
@@ -147,13 +154,17 @@ class Convolutions(nn.Module):
             bilinear_deconvolution(self.C8)
 
     def forward(self, stack: torch.Tensor) -> torch.Tensor:
+        """Confidence maps of the stacked heatmaps and images."""
         quarter = nn.functional.avg_pool2d(stack, 4).contiguous()  # see Cascade.set_memory_format
         features = self.C4(self.C3(self.C2(self.C1(quarter))))
         return self.C8(self.C7(self.C6(self.C5(features))))
 
 
 def convolution(before: int, after: int, kernel: int, std: float) -> nn.Sequential:
-    """A convolution that keeps the resolution, and its ReLU; weights of N(0, std), or He's if std is 0; biases 0."""
+    """A convolution that keeps the resolution, and its ReLU.
+
+    Weights are drawn from N(0, std), by He's rule if std is 0. Biases are 0.
+    """
     layer = nn.Conv2d(before, after, kernel, padding=kernel // 2)
     nn.init.normal_(layer.weight, std=std or math.sqrt(2 / layer.weight[0].numel()))
     nn.init.zeros_(layer.bias)
@@ -171,7 +182,7 @@ def conv7_stem(before: int, after: int) -> nn.Sequential:
 
 
 def patch_stem(before: int, after: int) -> nn.Sequential:
-    """D1 for a CPU: one 4×4/4 convolution, a twentieth of the printed stem's work."""
+    """D1 for CPUs: one 4×4/4 convolution, a twentieth of the printed stem's work."""
     return nn.Sequential(
         nn.Conv2d(before, after, 4, stride=4, bias=False),
         nn.BatchNorm2d(after),
@@ -180,7 +191,10 @@ def patch_stem(before: int, after: int) -> nn.Sequential:
 
 
 def initialise(net: nn.Module) -> None:
-    """F5: the paper's zeros where they let a gradient pass. He, then zero residual branches and score, then D5."""
+    """The paper's zeros where a gradient can still pass, in residual branches and score (F5).
+
+    Other convolutions follow He's rule; deconvolutions start as nearest-neighbour enlargement.
+    """
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""What a result stands beside: floors, and the rows that the paper prints in Tables 5, 6 and 7."""
+"""What results are compared with: the mean pose, and the printed rows of Tables 5, 6 and 7."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pandas as pd
 
 
 def mean_pose(joints: np.ndarray) -> np.ndarray:
-    """The training set's mean pose in the crop: joints (N, 16, 2) crop px, NaN where absent -> (16, 2) crop px.
+    """The mean pose (16, 2), crop px, of joints (N, 16, 2), crop px, NaN where absent.
 
     A joint that nobody has (pelvis and thorax of LSP) is NaN.
     """
@@ -24,9 +24,10 @@ COLUMNS = ["head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"]
 
 
 def published(table: int) -> pd.DataFrame:
-    """Table 5, 6 or 7 as printed: index row, columns COLUMNS and total, percent. SOURCES[table] says on which people.
+    """Table 5, 6 or 7 as printed, in percent: index row, columns COLUMNS and total.
 
-    Bracketed numbers are the paper's references. KeyError for another table.
+    SOURCES has the people and the metric. Numbers in brackets are the paper's references.
+    KeyError on another table.
     """
     rows = pd.read_csv(Path(__file__).with_name("published.csv"), index_col="row")
     if table not in SOURCES:
@@ -35,7 +36,7 @@ def published(table: int) -> pd.DataFrame:
 
 
 def audit() -> pd.DataFrame:
-    """F17: each printed total beside the plain mean of its seven columns, and their difference; all three tables."""
+    """Each printed total beside the mean of its seven columns, and their difference (F17)."""
     tables = {
         (table, row): values for table in SOURCES for row, values in published(table).iterrows()
     }

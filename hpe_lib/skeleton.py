@@ -1,18 +1,18 @@
-"""The 16 joints of MPII, by name: order, limbs, mirror pairs and the groups that the paper's tables report."""
+"""The 16 joints of MPII: names and order, limbs, mirror pairs, and the groups of Tables 5 to 7."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
-ABSENT, OCCLUDED, VISIBLE = 0, 1, 2  # visibility of a joint; ABSENT: not annotated
+ABSENT, OCCLUDED, VISIBLE = 0, 1, 2  # visibility of a joint; ABSENT means not annotated
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Names of J joints with what follows from the names.
+    """The names of J joints, and what follows from them.
 
-    names: J joint names, their order is the order of every (J, 2) array.
+    names: in the order of every (J, 2) array.
     parents: name of each joint's parent, itself for the root.
-    groups: report group -> joint names; joints in no group are not scored.
+    groups: column of the tables -> joint names. Joints in no group are not scored.
     """
 
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class Skeleton:
 
     @property
     def scored(self) -> list[int]:
-        """Rows that count in PCKh and PCK: all joints of all groups, in order."""
+        """Rows that PCKh and PCK score: the joints of all groups, in order."""
         return sorted(self.index(name) for names in self.groups.values() for name in names)
 
 
@@ -92,7 +92,8 @@ MPII = Skeleton(
     },
 )
 
-# The 14 joints of LSP and LSPET in the order of their files. Their neck is MPII's upper neck (the authors' demo).
+# The 14 joints of LSP and LSPET, in the order of their files. Their neck is MPII's upper neck
+# (the authors' demo).
 LSP_NAMES = (
     "right_ankle",
     "right_knee",

@@ -302,7 +302,8 @@ class Recipe:
         optimizer = training.make_optimizer(made.optimizer, groups, made.lr, made.weight_decay)
         last = made.lr_end / made.lr
 
-        def factor(step):
+        def factor(step: int) -> float:
+            """Of the learning rate at a step."""
             return training.learning_rate(step, steps, made.schedule, last, made.warmup)
 
         return optimizer, LambdaLR(optimizer, factor)

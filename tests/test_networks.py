@@ -305,7 +305,7 @@ def test_imagenet_weights_of_vgg_16_arrive_in_the_trunk_and_in_a6_and_a7(monkeyp
 def test_a6_is_fc6_at_the_size_it_was_trained_for():
     """A fully connected layer over 3 × 3 features of 2 channels, and the middle of the convolution made of it."""
     layer, features = nn.Linear(18, 4), torch.randn(5, 2, 3, 3)
-    made = trunks.as_convolution(layer, 3).eval()
+    made = trunks.to_convolution(layer, 3).eval()
     assert torch.allclose(made(features)[:, :, 1, 1], layer(features.flatten(1)).relu(), atol=1e-6)
 
 

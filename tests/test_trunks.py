@@ -43,7 +43,7 @@ def test_lite0_is_cut_by_stride_and_b5_keeps_16():
 
 
 def test_lite0_has_the_package_s_tensors_in_their_order():
-    packaged, net = trunks.packaged("lite0"), timm.create_model("tf_efficientnet_lite0")
+    packaged, net = trunks.packaged_weights("lite0"), timm.create_model("tf_efficientnet_lite0")
     own = net.state_dict()
     assert len(own) == 296
     assert [t.shape for t in own.values()] == [t.shape for t in packaged.values()]
@@ -103,7 +103,7 @@ def test_lite0_s_features_are_those_of_the_published_network():
     net = nn.Sequential(*named_trunk("lite0", pretrained=True).blocks).eval()
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted = published(trunks.packaged("lite0"), images, strides)
+        wanted = published(trunks.packaged_weights("lite0"), images, strides)
         assert torch.allclose(net(images), wanted, atol=1e-4 * float(wanted.abs().max()))
 
 
@@ -114,7 +114,7 @@ def test_lite0_s_features_are_those_of_the_published_network():
 )
 def test_lite0_names_what_is_on_a_photograph(test_data, photograph, thing):
     net = timm.create_model("tf_efficientnet_lite0").eval()
-    net.load_state_dict(dict(zip(net.state_dict(), trunks.packaged("lite0").values())))
+    net.load_state_dict(dict(zip(net.state_dict(), trunks.packaged_weights("lite0").values())))
     image = read_image(test_data / "mpii" / "images" / f"{photograph}.jpg", 2)
     side, (height, width) = min(image.shape[:2]), image.shape[:2]
     frame = Frame(((width - 1) / 2, (height - 1) / 2), side, 224, side)
@@ -195,7 +195,7 @@ def test_images_are_normalised_as_the_trunk_is_used_to():
 def test_kept_weights_need_no_imagenet_weights(tmp_path, monkeypatch):
     made = Cascade(LITE, pretrained=True).eval()
     artifacts.save(tmp_path, made.state_dict(), {"kind": "detector", "network": LITE})
-    monkeypatch.delattr(trunks, "packaged")
+    monkeypatch.delattr(trunks, "packaged_weights")
     again = cascade.load(tmp_path)
     crops = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
     assert torch.allclose(made(crops).detector, again(crops).detector, atol=1e-5)

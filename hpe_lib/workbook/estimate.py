@@ -1,4 +1,4 @@
-"""What a run would need on this machine: people, weights, hours and memory (`hpe … --dry-run`)."""
+"""What a run would need here: people, weights, hours, memory (`hpe reproduce --dry-run`)."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from torch.utils.data import DataLoader
 
 from hpe_lib import cascade, stages, training
-from hpe_lib.cascade import Cascade
+from hpe_lib.cascade import Cascade, Maps
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.people import SPLIT_SIZES
 from hpe_lib.paper import N_JOINTS
@@ -85,7 +85,8 @@ def random_stage(
     optimizer = training.make_optimizer(name, learning, 1e-9, decay)
     targets = build(Targets, parameters)
 
-    def objective(maps, batch):
+    def objective(maps: Maps, batch: dict) -> torch.Tensor:
+        """The stage's loss."""
         return stages.OBJECTIVES[stage](maps, batch, targets)
 
     return model, objective, optimizer, ConstantLR(optimizer, 1.0)

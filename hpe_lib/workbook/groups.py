@@ -1,4 +1,4 @@
-"""Parameters that travel together: small frozen dataclasses, built once from a stage's parameters."""
+"""Parameters that travel together: frozen dataclasses, built once from a stage's parameters."""
 
 from dataclasses import fields
 from typing import TypeVar
