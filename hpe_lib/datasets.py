@@ -855,6 +855,9 @@ def prepare(out: str | Path, **parameters) -> Data:
             f"{len(both)} in both, first {min(both)}",
             "no person and no image in both",
         )
+    if not annotations.positive(data.val.normaliser).any():
+        found = f"nobody of {len(val)} with a positive normaliser for {data.val.metric}"
+        raise BadInput("val", found, "people who can be scored")
     data = _with_crops(out, data, parameters)
     for people in (data.train, data.val):
         if not isinstance(people.images, Crops):  # read when they were cut out

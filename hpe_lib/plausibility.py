@@ -17,6 +17,10 @@ CHANCE, FIT = (
 )  # % right below which, and above which, a person's own scale and shift are believed
 OUTSIDE = 0.1  # of the truth's coordinates beyond all predictions: another unit
 FRACTION = 1.5  # coordinates within ±this are no pixels
+# Normalisers of sound data, in distances within which half of a person's joints lie from their
+# middle: of one person 0.02 to 5.6, the medians of data sets 0.56 to 1.4.
+OF_ONE, OF_MOST = (0.01, 20), (0.1, 5)
+FEW = 4  # joints; of fewer the distance says nothing
 
 
 def truth_notes(visibility: np.ndarray, scored: np.ndarray, occlusion_labels: bool) -> list[str]:
@@ -49,6 +53,34 @@ def normaliser_notes(normaliser: np.ndarray, usable: np.ndarray) -> list[str]:
     return [
         f"{len(wrong)} people are left out as their normaliser (head size or torso) is not a "
         f"positive length, first person {wrong[0] + 1}: {normaliser[wrong[0]]:g} px"
+    ]
+
+
+def scale_notes(normaliser: np.ndarray, usable: np.ndarray, joints: np.ndarray) -> list[str]:
+    """A note on people whose normaliser (N,) px cannot belong to their joints (N, 16, 2) px: with
+    one of 1e9 px everything is right. Half of the joints count, so that no single one matters.
+
+    usable: (N,) bool, the people who are scored.
+    """
+    annotated = np.isfinite(joints).all(-1)
+    rows = np.flatnonzero(usable & annotated.any(1))
+    if not len(rows):
+        return []
+    joints, annotated = joints[rows], annotated[rows]
+    middle = np.nanmedian(joints, axis=1, keepdims=True)
+    reach = np.nanmedian(np.linalg.norm(joints - middle, axis=-1), axis=1)
+    reach = np.where(annotated.sum(1) < FEW, np.median(reach), reach)
+    ratio = normaliser[rows] / np.maximum(reach, 1e-9)
+    likely = OF_MOST[0] <= np.median(ratio) <= OF_MOST[1]
+    least, most = OF_ONE if likely else OF_MOST
+    far = np.flatnonzero((ratio < least) | (ratio > most))
+    if not len(far):
+        return []
+    first = rows[far[0]]
+    return [
+        f"the normaliser (head size or torso) of {len(far)} of {len(rows)} people does not fit "
+        f"their joints, first person {first + 1}: {normaliser[first]:.3g} px, while half of the "
+        f"joints lie within {reach[far[0]]:.3g} px of their middle: in another unit?"
     ]
 
 

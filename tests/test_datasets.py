@@ -1513,3 +1513,16 @@ def test_drawn_people_are_never_cut_out(tmp_path):
 def test_a_folder_is_no_image_and_is_said_to_be_one(tmp_path):
     with pytest.raises(BadInput, match="found a folder, expected an image"):
         datasets.read_image(tmp_path)
+
+
+def test_held_out_people_whom_nobody_could_score_are_refused(folder, tmp_path):
+    """Right hip or left shoulder at one point: a torso of no length. One such person is counted."""
+    joints = table(folder)
+    ends = [LSP_NAMES.index(name) for name in ("right_hip", "left_shoulder")]
+    joints[ends[0], :, 3:] = joints[ends[1], :, 3:]
+    scipy.io.savemat(folder / "joints.mat", {"joints": joints})
+    chosen = {"dataset": "lspet", "data_root": str(folder), "image_size": 32, "data_seed": 0}
+    with pytest.raises(BadInput) as error:
+        datasets.prepare(tmp_path, train="1-3", val="4-5", only_present=False, **chosen)
+    says(error, "val", "nobody of 2 with a positive normaliser for PCK@0.2", "people who can be")
+    assert not (tmp_path / "data").exists()

@@ -125,3 +125,42 @@ def test_who_has_no_positive_normaliser_is_left_out_and_counted(bad, metric):
     sound = evaluation.conventions(predicted, truth(metric, normaliser=normaliser))
     assert sound["pooled over 14 joints"] == found["total"]
     assert sound["pelvis and thorax pooled too"] > 99
+
+
+NO_FIT = "the normaliser (head size or torso) of {} of 40 people does not fit their joints, first "
+
+
+@pytest.mark.parametrize("factor", [1e8, 100, 1e-3, 1e-8])
+@pytest.mark.parametrize("metric", ["PCKh@0.5", "PCK@0.2"])
+def test_normalisers_in_another_unit_are_said(factor, metric):
+    """With large ones everything is right, with small ones only what is exact."""
+    normaliser = np.full(N, 30 * factor)
+    (note,) = notes(JOINTS, normaliser=normaliser, metric=metric)
+    assert note.startswith(NO_FIT.format(N) + f"person 1: {30 * factor:.3g} px, while half of the")
+    normaliser[1:] = 30
+    (note,) = notes(JOINTS, normaliser=normaliser, metric=metric)
+    assert note.startswith(NO_FIT.format(1) + f"person 1: {30 * factor:.3g} px, while half of the")
+
+
+def test_one_joint_far_away_does_not_hide_the_torso_that_it_makes():
+    joints, normaliser = JOINTS.copy(), np.full(N, 30.0)
+    joints[7, MPII.index("right_hip")], normaliser[7] = 1e9, 1.4e9
+    (note,) = notes(joints, joints=joints, normaliser=normaliser, metric="PCK@0.2")
+    assert note.startswith(NO_FIT.format(1) + "person 8: 1.4e+09 px")
+
+
+def test_people_of_few_joints_are_compared_with_the_others():
+    joints, normaliser = JOINTS.copy(), np.full(N, 30.0)
+    joints[5, 1:] = np.nan
+    visibility = np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE).astype(np.int8)
+    assert notes(joints, joints=joints, visibility=visibility) == []
+    normaliser[5] = 1e9
+    (note,) = notes(joints, joints=joints, visibility=visibility, normaliser=normaliser)
+    assert note.startswith(NO_FIT.format(1) + "person 6: 1e+09 px")
+
+
+def test_bodies_of_all_sizes_have_no_note():
+    size = np.random.default_rng(3).uniform(0.2, 5, N)
+    joints = JOINTS * size[:, None, None]
+    normaliser = size * np.random.default_rng(4).uniform(10, 100, N)
+    assert notes(joints, joints=joints, normaliser=normaliser) == []
