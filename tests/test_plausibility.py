@@ -21,6 +21,16 @@ def persons(seed=0):
 
 JOINTS = persons()
 GUESS = JOINTS + np.random.default_rng(1).normal(0, 6, JOINTS.shape)
+PEOPLE = np.random.default_rng(2).permutation(N)
+ORDER = np.random.default_rng(2).permutation(16)
+EDGES = np.random.default_rng(2).choice([640.0, 1280.0], (N, 1))  # of images of two sizes
+
+
+def mirrored(axis):
+    """The guesses, counted from the far edge of each image along an axis."""
+    found = GUESS.copy()
+    found[..., axis] = EDGES - found[..., axis]
+    return found
 
 
 def truth(metric="PCKh@0.5", **changed):
@@ -45,6 +55,18 @@ def notes(predicted, **changed):
         (np.roll(GUESS, -1, axis=0), "with the people's rows moved on by one the total would be 9"),
         (GUESS[::-1], "with the people's rows in reverse the total would be 9"),
         (np.roll(GUESS, 1, axis=1), "with the joints moved back by one the total would be 9"),
+        (
+            GUESS[PEOPLE],
+            "with the people's rows in another order, each beside whom it fits best the",
+        ),
+        (GUESS[:, ORDER], "with the joints in another order (right_ankle in row "),
+        (mirrored(0), "with x from the image's right edge the total would be 9"),
+        (
+            mirrored(0)[:, MPII.mirror],
+            "with x from the image's right edge, left and right exchanged the total would be 9",
+        ),
+        (mirrored(1), "with y from the image's lower edge the total would be 9"),
+        (EDGES[..., None] - GUESS, "with the image turned by 180° the total would be 9"),
         (GUESS / (1000, 600), "look like fractions: with a scale and a shift for each person"),
         ((GUESS - GUESS.min(1, keepdims=True)) / 8, "look like pixels of a crop or of a heatmap"),
         ((GUESS * 3).astype(int) % 256, "numbers of 8 bits that overflowed?"),
@@ -86,6 +108,32 @@ def test_everybody_s_mean_pose_has_no_note(scale):
     """It is no reading of a file, however well each person's own scale and shift would serve it."""
     middle = JOINTS.mean(1, keepdims=True)
     assert notes(middle + scale * (JOINTS - middle).mean(0)) == []
+
+
+def test_the_order_of_joints_that_fits_is_named():
+    """Rows from 1, so that it can be put right."""
+    (note,) = notes(GUESS[:, ORDER])
+    for joint in MPII.scored:
+        place = int(np.flatnonzero(ORDER == joint)[0])
+        moved = f"{MPII.names[joint]} in row {place + 1}"
+        assert (moved in note) == (place != joint)
+
+
+@pytest.mark.parametrize("count", [2, 5, N])
+def test_poor_predictions_of_few_or_many_people_have_no_note_in_any_order(count):
+    """Neither for the people's order nor the joints': nothing fits well that was not meant so."""
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        predicted = JOINTS[:count] + random.normal(0, 70, (count, 16, 2))
+        shown = truth(joints=JOINTS[:count], visibility=np.full((count, 16), VISIBLE, np.int8))
+        shown = replace(shown, normaliser=np.full(count, 30.0))
+        assert evaluation.score(predicted, shown)["notes"] == []
+        assert evaluation.score(predicted[::-1], shown)["notes"] == []
+
+
+def test_everybody_s_mean_place_in_the_image_is_no_other_unit():
+    random = np.random.default_rng(5)
+    assert notes(JOINTS.mean(0) + random.normal(0, 20, JOINTS.shape)) == []
 
 
 def test_nothing_predicted_or_nobody_to_score():

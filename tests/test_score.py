@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 
 from hpe_lib import annotations, cli, evaluation
-from hpe_lib.skeleton import ABSENT, LSP_ROWS, MPII, OCCLUDED, VISIBLE
+from hpe_lib.skeleton import ABSENT, LSP_ROWS, MPII, OCCLUDED
 
 OFFICIAL, ROWS, TOMPSON = (
     "mpii_human_pose_v1_u12_1.val.mat",
