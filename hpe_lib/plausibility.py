@@ -23,7 +23,7 @@ FRACTION = 1.5  # coordinates within ±this are no pixels
 OF_ONE, OF_MOST = (0.01, 20), (0.1, 5)
 # Of people in another order: how many are looked at, those with so many joints; whose best match is
 # so much closer than the next; how many must be such.
-SAMPLE, FULL, STANDS_OUT, OTHERS = 100, 7, 0.7, 0.3
+SAMPLE, FULL, STANDS_OUT, OTHERS = 60, 7, 0.7, 0.3
 FEW = 4  # joints; of fewer the distance says nothing
 
 
@@ -136,9 +136,10 @@ def _misread(predicted, truth, tolerance):
         "the joints moved back by one": np.roll(predicted, -1, axis=1),
     }
     shares = {name: _share(joints, truth, tolerance) for name, joints in readings.items()}
-    shares |= _mirrored(predicted, truth, tolerance)
+    if total < FIT:
+        shares |= _mirrored(predicted, truth, tolerance)
     best = max(shares, key=shares.get)
-    if shares[best] < total + LEAD:
+    if shares[best] < total + LEAD and total < FIT:
         shares = _reordered(predicted, truth, tolerance)
         best = max(shares, key=shares.get, default="")
     if best and shares[best] >= total + LEAD:
