@@ -1526,3 +1526,67 @@ def test_held_out_people_whom_nobody_could_score_are_refused(folder, tmp_path):
         datasets.prepare(tmp_path, train="1-3", val="4-5", only_present=False, **chosen)
     says(error, "val", "nobody of 2 with a positive normaliser for PCK@0.2", "people who can be")
     assert not (tmp_path / "data").exists()
+
+
+SCENE = (
+    np.random.default_rng(0)
+    .integers(0, 255, (12, 16, 3))
+    .astype(np.uint8)
+    .repeat(8, 0)
+    .repeat(8, 1)
+)
+KINDS = {
+    "PNG": {},
+    "WEBP": {},
+    "AVIF": {},
+    "TIFF": {},
+    "GIF": {},
+    "BMP": {},
+    "PPM": {},
+    "JPEG2000": {},
+    "JPEG": {"progressive": True},
+}
+
+
+def packed(kind, pixels=SCENE, **more):
+    """The bytes of an image file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **KINDS[kind] | more)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("percent", [30, 60, 90])
+def test_an_image_that_ends_early_is_refused(kind, percent):
+    data = packed(kind)
+    assert datasets.decode_image("whole", data).shape == SCENE.shape
+    with pytest.raises(BadInput, match="cut: found .* bytes: .*, expected a whole JPEG"):
+        datasets.decode_image("cut", data[: len(data) * percent // 100])
+
+
+@pytest.mark.parametrize("packing", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+def test_packed_tiffs_that_end_early_are_refused(packing):
+    data = packed("TIFF", compression=packing)
+    assert datasets.decode_image("whole", data).shape == SCENE.shape
+    with pytest.raises(BadInput, match="cut: found "):
+        datasets.decode_image("cut", data[: len(data) * 6 // 10])
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP", "JPEG2000", "PNG", "JPEG"])
+def test_a_hole_in_the_middle_of_a_file_is_refused(kind):
+    scene = np.random.default_rng(1).integers(0, 255, (160, 160, 3)).astype(np.uint8)
+    data = packed(kind, scene)
+    start, size = len(data) // 2, max(1024, len(data) // 10)
+    with pytest.raises(BadInput, match="holed: found .* bytes: .*, expected a whole JPEG"):
+        datasets.decode_image("holed", data[:start] + bytes(size) + data[start + size :])
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP", "JPEG2000"])
+def test_flat_images_and_room_for_notes_are_no_holes(kind):
+    """A black image is zeros as nearly as an encoder can make them."""
+    black = np.zeros((1500, 1500, 3), np.uint8)
+    assert datasets.decode_image("black", packed(kind, black)).max() < 3
+    exif = Image.Exif()
+    exif[ExifTags.Base.MakerNote] = bytes(5000)
+    notes = {} if kind == "JPEG2000" else {"exif": exif.tobytes()}
+    assert datasets.decode_image("camera", packed(kind, **notes)).shape == SCENE.shape
