@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 
 from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, STAGES
-from hpe_lib.data import datasets
 from hpe_lib.data.datasets import prepare
 from hpe_lib.stages import Recipe, Scorer, train
 from hpe_lib.targets import Targets, read_targets, write_targets

@@ -291,6 +291,7 @@ def evaluate(
         people = people_to_score(
             data, data_root, split, folder.parent, made.image_size, only_present
         )
+    evaluation.scorable(people, data_root or data)
     found = prediction.predict(
         made.cascade.to(world.device),
         people,

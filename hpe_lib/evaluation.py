@@ -57,9 +57,7 @@ def read_files(
 
 
 def _truth(dataset, path, found, normaliser, metric, source):
-    if not scored(found).any():
-        raise BadInput(path, f"no annotated joint of {len(found)} people", "people with labels")
-    return People(
+    people = People(
         dataset=dataset,
         keys=found.image,
         joints=found.joints,
@@ -70,6 +68,19 @@ def _truth(dataset, path, found, normaliser, metric, source):
         source=source,
         skipped=found.skipped,
     )
+    return scorable(people, path)
+
+
+def scorable(people: People, file: str | Path) -> People:
+    """The people. BadInput, naming the file, if nobody has both annotated joints and a normaliser."""
+    count = len(people.joints)
+    if not scored(people).any():
+        raise BadInput(file, f"no annotated joint of {count} people", "people with labels")
+    if not errors(people.joints, people)[1].any():
+        length = "head size" if people.metric.startswith("PCKh") else "torso"
+        found = f"no positive {length} of {count} people, so nothing to divide errors by"
+        raise BadInput(file, found, f"people with a {length}")
+    return people
 
 
 def conventions(predicted: np.ndarray, people: People) -> pd.Series:
@@ -145,10 +156,19 @@ def score(predicted: np.ndarray, people: People, seed: int = 0) -> dict:
 def notes(predicted: np.ndarray, people: People) -> list[str]:
     """What looks unlikely about predictions (N, 16, 2) px and their truth; nothing if both are sound."""
     truth = np.where(errors(predicted, people)[1][..., None], people.joints, np.nan)
+    tolerance = threshold(people) * people.normaliser
+    return [*truth_notes(people), *plausibility.prediction_notes(predicted, truth, tolerance)]
+
+
+def truth_notes(people: People) -> list[str]:
+    """What looks unlikely about a truth, before anything is predicted."""
+    usable = normalised(people)
+    annotated = (people.visibility != ABSENT)[..., None]
+    joints = np.where(annotated, people.joints, np.nan)
     return [
-        *plausibility.normaliser_notes(people.normaliser, normalised(people)),
+        *plausibility.normaliser_notes(people.normaliser, usable),
+        *plausibility.scale_notes(people.normaliser, usable, joints),
         *plausibility.truth_notes(people.visibility, scored(people), people.occlusion_labels),
-        *plausibility.prediction_notes(predicted, truth, threshold(people) * people.normaliser),
     ]
 
 

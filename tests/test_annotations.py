@@ -543,3 +543,23 @@ def test_a_truth_value_is_no_scale():
     with pytest.raises(ValueError, match="scale of person 1: True where one number must be"):
         annotations._json_numbers("scale of person 1", True, ())
     assert annotations._json_numbers("joints_vis", [True, 0], (2,)).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["normalize", "visible", "scale", "person"])
+def test_what_a_layout_lacks_is_named(tmp_path, name):
+    path = newell(tmp_path / "a.h5", ["x.jpg"], [0])
+    with h5py.File(path, "a") as file:
+        del file[name]
+    with pytest.raises(BadInput, match=f"a.h5: found .* without {name}, expected"):
+        annotations.mpii_truth(path)
+
+
+def test_a_list_of_people_and_tompson_s_layout_say_what_they_lack(tmp_path):
+    rows = newell(tmp_path / "rows.h5", ["x.jpg"], [0])
+    with h5py.File(rows, "a") as file:
+        del file["person"]
+    with pytest.raises(BadInput, match="rows.h5: found a list of people without person, expected"):
+        annotations.mpii_rows(rows)
+    scipy.io.savemat(tmp_path / "t.mat", {"pos_gt_src": np.ones((16, 2, 3)), "jnt_missing": 0})
+    with pytest.raises(BadInput, match="t.mat: found Tompson's layout without headboxes_src, "):
+        annotations.mpii_truth(tmp_path / "t.mat")

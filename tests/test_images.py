@@ -320,3 +320,69 @@ def test_a_jpeg_much_finer_than_the_crop_is_decoded_coarser(large, monkeypatch):
 def test_a_folder_is_no_image_and_is_said_to_be_one(tmp_path):
     with pytest.raises(BadInput, match="found a folder, expected an image"):
         read_image(tmp_path)
+
+
+# ---- files that end early, or have a hole
+
+SCENE = (
+    np.random.default_rng(0)
+    .integers(0, 255, (12, 16, 3))
+    .astype(np.uint8)
+    .repeat(8, 0)
+    .repeat(8, 1)
+)
+KINDS = {
+    "PNG": {},
+    "WEBP": {},
+    "AVIF": {},
+    "TIFF": {},
+    "GIF": {},
+    "BMP": {},
+    "PPM": {},
+    "JPEG2000": {},
+    "JPEG": {"progressive": True},
+}
+
+
+def packed(kind, pixels=SCENE, **more):
+    """The bytes of an image file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **KINDS[kind] | more)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("percent", [30, 60, 90])
+def test_an_image_that_ends_early_is_refused(kind, percent):
+    data = packed(kind)
+    assert decode_image("whole", data).shape == SCENE.shape
+    with pytest.raises(BadInput, match="cut: found .* bytes: .*, expected a whole JPEG"):
+        decode_image("cut", data[: len(data) * percent // 100])
+
+
+@pytest.mark.parametrize("packing", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+def test_packed_tiffs_that_end_early_are_refused(packing):
+    data = packed("TIFF", compression=packing)
+    assert decode_image("whole", data).shape == SCENE.shape
+    with pytest.raises(BadInput, match="cut: found "):
+        decode_image("cut", data[: len(data) * 6 // 10])
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP", "JPEG2000", "PNG", "JPEG"])
+def test_a_hole_in_the_middle_of_a_file_is_refused(kind):
+    scene = np.random.default_rng(1).integers(0, 255, (160, 160, 3)).astype(np.uint8)
+    data = packed(kind, scene)
+    start, size = len(data) // 2, max(1024, len(data) // 10)
+    with pytest.raises(BadInput, match="holed: found .* bytes: .*, expected a whole JPEG"):
+        decode_image("holed", data[:start] + bytes(size) + data[start + size :])
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP", "JPEG2000"])
+def test_flat_images_and_room_for_notes_are_no_holes(kind):
+    """A black image is zeros as nearly as an encoder can make them."""
+    black = np.zeros((1500, 1500, 3), np.uint8)
+    assert decode_image("black", packed(kind, black)).max() < 3
+    exif = Image.Exif()
+    exif[ExifTags.Base.MakerNote] = bytes(5000)
+    notes = {} if kind == "JPEG2000" else {"exif": exif.tobytes()}
+    assert decode_image("camera", packed(kind, **notes)).shape == SCENE.shape

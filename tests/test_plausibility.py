@@ -22,6 +22,16 @@ def persons(seed=0):
 
 JOINTS = persons()
 GUESS = JOINTS + np.random.default_rng(1).normal(0, 6, JOINTS.shape)
+PEOPLE = np.random.default_rng(2).permutation(N)
+ORDER = np.random.default_rng(2).permutation(16)
+EDGES = np.random.default_rng(2).choice([640.0, 1280.0], (N, 1))  # of images of two sizes
+
+
+def mirrored(axis):
+    """The guesses, counted from the far edge of each image along an axis."""
+    found = GUESS.copy()
+    found[..., axis] = EDGES - found[..., axis]
+    return found
 
 
 def truth(metric="PCKh@0.5", **changed):
@@ -54,6 +64,18 @@ def notes(predicted, **changed):
         (np.roll(GUESS, -1, axis=0), "with the people's rows moved on by one the total would be 9"),
         (GUESS[::-1], "with the people's rows in reverse the total would be 9"),
         (np.roll(GUESS, 1, axis=1), "with the joints moved back by one the total would be 9"),
+        (
+            GUESS[PEOPLE],
+            "with the people's rows in another order, each beside whom it fits best the",
+        ),
+        (GUESS[:, ORDER], "with the joints in another order (right_ankle in row "),
+        (mirrored(0), "with x from the image's right edge the total would be 9"),
+        (
+            mirrored(0)[:, MPII.mirror],
+            "with x from the image's right edge, left and right exchanged the total would be 9",
+        ),
+        (mirrored(1), "with y from the image's lower edge the total would be 9"),
+        (EDGES[..., None] - GUESS, "with the image turned by 180° the total would be 9"),
         (GUESS / (1000, 600), "look like fractions: with a scale and a shift for each person"),
         ((GUESS - GUESS.min(1, keepdims=True)) / 8, "look like pixels of a crop or of a heatmap"),
         ((GUESS * 3).astype(int) % 256, "numbers of 8 bits that overflowed?"),
@@ -97,6 +119,32 @@ def test_everybody_s_mean_pose_has_no_note(scale):
     assert notes(middle + scale * (JOINTS - middle).mean(0)) == []
 
 
+def test_the_order_of_joints_that_fits_is_named():
+    """Rows from 1, so that it can be put right."""
+    (note,) = notes(GUESS[:, ORDER])
+    for joint in MPII.scored:
+        place = int(np.flatnonzero(ORDER == joint)[0])
+        moved = f"{MPII.names[joint]} in row {place + 1}"
+        assert (moved in note) == (place != joint)
+
+
+@pytest.mark.parametrize("count", [2, 5, N])
+def test_poor_predictions_of_few_or_many_people_have_no_note_in_any_order(count):
+    """Neither for the people's order nor the joints': nothing fits well that was not meant so."""
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        predicted = JOINTS[:count] + random.normal(0, 70, (count, 16, 2))
+        shown = truth(joints=JOINTS[:count], visibility=np.full((count, 16), VISIBLE, np.int8))
+        shown = replace(shown, normaliser=np.full(count, 30.0))
+        assert evaluation.score(predicted, shown)["notes"] == []
+        assert evaluation.score(predicted[::-1], shown)["notes"] == []
+
+
+def test_everybody_s_mean_place_in_the_image_is_no_other_unit():
+    random = np.random.default_rng(5)
+    assert notes(JOINTS.mean(0) + random.normal(0, 20, JOINTS.shape)) == []
+
+
 def test_nothing_predicted_or_nobody_to_score():
     assert notes(np.full_like(GUESS, np.nan)) == []
     assert notes(GUESS, normaliser=np.full(N, np.nan)) == []
@@ -134,3 +182,42 @@ def test_who_has_no_positive_normaliser_is_left_out_and_counted(bad, metric):
     sound = evaluation.conventions(predicted, truth(metric, normaliser=normaliser))
     assert sound["pooled over 14 joints"] == found["total"]
     assert sound["pelvis and thorax pooled too"] > 99
+
+
+NO_FIT = "the normaliser (head size or torso) of {} of 40 people does not fit their joints, first "
+
+
+@pytest.mark.parametrize("factor", [1e8, 100, 1e-3, 1e-8])
+@pytest.mark.parametrize("metric", ["PCKh@0.5", "PCK@0.2"])
+def test_normalisers_in_another_unit_are_said(factor, metric):
+    """With large ones everything is right, with small ones only what is exact."""
+    normaliser = np.full(N, 30 * factor)
+    (note,) = notes(JOINTS, normaliser=normaliser, metric=metric)
+    assert note.startswith(NO_FIT.format(N) + f"person 1: {30 * factor:.3g} px, while half of the")
+    normaliser[1:] = 30
+    (note,) = notes(JOINTS, normaliser=normaliser, metric=metric)
+    assert note.startswith(NO_FIT.format(1) + f"person 1: {30 * factor:.3g} px, while half of the")
+
+
+def test_one_joint_far_away_does_not_hide_the_torso_that_it_makes():
+    joints, normaliser = JOINTS.copy(), np.full(N, 30.0)
+    joints[7, MPII.index("right_hip")], normaliser[7] = 1e9, 1.4e9
+    (note,) = notes(joints, joints=joints, normaliser=normaliser, metric="PCK@0.2")
+    assert note.startswith(NO_FIT.format(1) + "person 8: 1.4e+09 px")
+
+
+def test_people_of_few_joints_are_compared_with_the_others():
+    joints, normaliser = JOINTS.copy(), np.full(N, 30.0)
+    joints[5, 1:] = np.nan
+    visibility = np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE).astype(np.int8)
+    assert notes(joints, joints=joints, visibility=visibility) == []
+    normaliser[5] = 1e9
+    (note,) = notes(joints, joints=joints, visibility=visibility, normaliser=normaliser)
+    assert note.startswith(NO_FIT.format(1) + "person 6: 1e+09 px")
+
+
+def test_bodies_of_all_sizes_have_no_note():
+    size = np.random.default_rng(3).uniform(0.2, 5, N)
+    joints = JOINTS * size[:, None, None]
+    normaliser = size * np.random.default_rng(4).uniform(10, 100, N)
+    assert notes(joints, joints=joints, normaliser=normaliser) == []

@@ -10,7 +10,7 @@ import scipy.io
 from hpe_lib import cli, evaluation
 from hpe_lib.data import annotations
 from hpe_lib.data.people import People
-from hpe_lib.skeleton import ABSENT, LSP_ROWS, MPII, OCCLUDED, VISIBLE
+from hpe_lib.skeleton import ABSENT, LSP_ROWS, MPII, OCCLUDED
 
 OFFICIAL, ROWS, TOMPSON = (
     "mpii_human_pose_v1_u12_1.val.mat",
@@ -389,16 +389,26 @@ def test_what_cannot_be_scored_is_said_in_one_line(tiny, capsys):
         assert (code, out, err.count("\n")) == (2, "", 1)
 
 
-def test_a_truth_without_normaliser_scores_nobody(tiny):
-    """Left shoulder and right hip unannotated: counted as left out, and every figure of them is null."""
+def test_a_truth_that_gives_nobody_a_normaliser_is_refused(tiny, capsys):
+    """Right hip unannotated, all joints at one point, no head box."""
+    whole = scipy.io.loadmat(tiny / "truth.mat")
+    known = {name: whole[name] for name in ("pos_gt_src", "jnt_missing")}
+    no_boxes = {"headboxes_src": whole["headboxes_src"] * np.nan}
+    scipy.io.savemat(tiny / "heads.mat", known | no_boxes)
     joints = np.ones((14, 3, 4))
     joints[2, 2] = 0
-    scipy.io.savemat(tiny / "joints.mat", {"joints": joints})
+    scipy.io.savemat(tiny / "hips.mat", {"joints": joints})
+    scipy.io.savemat(tiny / "points.mat", {"joints": np.zeros((3, 14, 4))})
     scipy.io.savemat(tiny / "p.mat", {"p": np.ones((4, 14, 2))})
-    predicted, known = evaluation.read_files("lsp", tiny / "joints.mat", tiny / "p.mat")
-    found = evaluation.score(predicted, known)
-    assert found["total"] is None and found["left_out"] == 4 and found["box_normalised"] == 100
-    assert not known.occlusion_labels and (known.visibility == VISIBLE).sum() == 4 * 13
+    for dataset, truth, predictions, said in (
+        ("mpii", "heads.mat", "right.mat", "no positive head size of 5 people"),
+        ("lsp", "hips.mat", "p.mat", "no positive torso of 4 people"),
+        ("lsp", "points.mat", "p.mat", "no positive torso of 4 people"),
+    ):
+        files = ("--truth", tiny / truth, "--predictions", tiny / predictions)
+        code, out, err = run(capsys, dataset, *files)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{truth}: found {said}, so nothing to divide errors by, expected people" in err
 
 
 def test_what_looks_unlikely_is_said_beside_the_number(tiny, capsys):
@@ -418,11 +428,13 @@ def test_people_without_a_positive_head_size_or_torso_are_counted_aloud(tiny, ca
     names = ("pos_gt_src", "jnt_missing")
     known = {name: whole[name] for name in names}
     scipy.io.savemat(tiny / "flat.mat", known | {"headboxes_src": boxes})
-    scipy.io.savemat(tiny / "joints.mat", {"joints": np.full((3, 14, 4), 0)})
+    joints = np.random.default_rng(1).uniform(50, 99, (3, 14, 4))
+    joints[2], joints[:2, :, 3] = 0, 60
+    scipy.io.savemat(tiny / "joints.mat", {"joints": joints})
     scipy.io.savemat(tiny / "p.mat", {"p": np.zeros((4, 14, 2))})
     for arguments, left in (
         (("mpii", "--truth", tiny / "flat.mat", "--predictions", tiny / "right.mat"), 1),
-        (("lsp", "--truth", tiny / "joints.mat", "--predictions", tiny / "p.mat"), 4),
+        (("lsp", "--truth", tiny / "joints.mat", "--predictions", tiny / "p.mat"), 1),
     ):
         code, out, err = run(capsys, *arguments)
         assert code == 0 and f"\n{left} people left out: no normaliser that is annotated and" in out

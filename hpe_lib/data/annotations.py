@@ -242,10 +242,10 @@ def _newell(file) -> Annotations:
     """Newell's flat HDF5: centre and scale are adjusted already (y + 15 · scale, then scale ·
     1.25); not annotated is (0, 0), and visible -1.
     """
+    names = ("part", "visible", "normalize", "center", "scale")
+    _need("Newell's layout", file, *names)
     image, person = _rows(file)
-    joints, visible, head, center, scale = (
-        file[name][:].astype(float) for name in ("part", "visible", "normalize", "center", "scale")
-    )
+    joints, visible, head, center, scale = (file[name][:].astype(float) for name in names)
     if visible.shape != joints.shape[:2]:
         raise ValueError(f"visible of shape {visible.shape} where {joints.shape[:2]} is needed")
     absent = (joints == 0).all(-1) | ~(visible >= 0)
@@ -255,8 +255,15 @@ def _newell(file) -> Annotations:
     )
 
 
+def _need(layout: str, found, *names: str) -> None:
+    """ValueError if a file of this layout lacks one of the names."""
+    if absent := [name for name in names if name not in found]:
+        raise ValueError(f"{layout} without {', '.join(absent)}")
+
+
 def _tompson(arrays) -> Annotations:
     """Tompson's arrays, which do not say who is occluded."""
+    _need("Tompson's layout", arrays, "headboxes_src", "jnt_missing")
     (x1, y1), (x2, y2) = arrays["headboxes_src"].astype(float)
     return _annotations(
         arrays["pos_gt_src"].transpose(2, 0, 1).astype(float),
@@ -342,6 +349,7 @@ def mpii_rows(stream: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows(file) -> tuple[np.ndarray, np.ndarray]:
+    _need("a list of people", file, "imgname", "person")
     return np.array(file["imgname"].asstr()[:], str), file["person"][:].astype(int) + 1
 
 
