@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torchvision
@@ -28,19 +27,15 @@ from hpe_lib.data.datasets import People, PoseDataset, read_image, single_thread
 from hpe_lib.geometry import Frame
 from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.skeleton import MPII
+from hpe_lib.view import drawing
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
-SURE = 0.3  # a confidence from which on a joint is drawn as found
 PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
 SMALLEST = 16  # px, a square's side: fractions of the image and MPII's scale are below
 BATCH = 16  # people of photographs that go through the network together
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WRITTEN = "hpe predict"  # the entry of an overlay's PNG that tells it from a person's own file
-WHITE, SIDES = (
-    (255, 255, 255),
-    {"right": ((213, 94, 0), 12), "left": ((0, 114, 178), 4)},
-)  # RGB, as figures has them
 
 
 @dataclass(frozen=True)
@@ -190,6 +185,23 @@ def maps(
     found = forward(cascade.eval(), torch.from_numpy(crops).to(cascade.mean.device), flip_test)
     regressed = None if found.regressor is None else found.regressor.cpu().numpy()
     return crops, confidence(found.detector, cascade.first).cpu().numpy(), regressed
+
+
+@torch.no_grad()
+def predict_crop(
+    cascade: Cascade, crop: np.ndarray, decoder: str = "parabola"
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return each network's maps (16, h, w) of a crop (S, S, 3) uint8, and its joints (16, 2) crop px.
+
+    Keys: "detector" (its confidences) and, if there is one, "regressor". Without flip test.
+    """
+    found = cascade.eval()(torch.from_numpy(crop)[None].to(cascade.mean.device))
+    joints, _, detector_joints, *_ = decode(found, cascade.map_stride, decoder, cascade.first)
+    maps = {"detector": cascade.confidence(found.detector)}
+    points = {"detector": detector_joints[0]}
+    if found.regressor is not None:
+        maps["regressor"], points["regressor"] = found.regressor, joints[0]
+    return {name: part[0].float().cpu().numpy() for name, part in maps.items()}, points
 
 
 def cover(crops: np.ndarray, points: np.ndarray, sides: np.ndarray) -> np.ndarray:
@@ -467,7 +479,7 @@ def write_answer(stem: Path, image: Path, pixels: np.ndarray, people: list[dict]
     """
     told = {"image": str(image), "people": people}
     text = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
-    drawn = overlay(pixels, people)
+    drawn = drawing.draw_people(pixels, people)
     mark = f"{_sha256(drawn)} {_sha256(text)}"
     artifacts.write_bytes(f"{stem}.png", encode_png(drawn, {WRITTEN: mark}))
     artifacts.write_bytes(f"{stem}.json", text)
@@ -499,74 +511,6 @@ def _mark(path):
 
 def _sha256(data):
     return hashlib.sha256(data).hexdigest()
-
-
-def overlay(
-    image: np.ndarray, people: list[dict], sure: float = SURE, nothing: float = 0.01
-) -> np.ndarray:
-    """A copy of the image (H, W, 3) with people (as `PoseEstimator.predict` gives them) and their squares on it.
-
-    Right parts orange, circles; left blue, squares; the middle line green, diamonds. A joint whose confidence is below
-    `sure` is hollow and its limbs are thin, below `nothing` it is left out. Without matplotlib, slow to import.
-    """
-    drawn = image.copy()
-    for person in people:
-        x, y, side = person["box"]
-        width = max(1, round(min(side, *image.shape[:2]) / 110))
-        thin = max(1, width // 3)
-        square = np.array([x, y]) - 0.5 + side * np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
-        _polygon(drawn, square, None, WHITE, thin)
-        rows = np.array(
-            [[joint["x"], joint["y"], joint["confidence"]] for joint in person["joints"].values()]
-        )
-        points, firm = np.where(rows[:, 2:] >= nothing, rows[:, :2], np.nan), rows[:, 2] >= sure
-        ends = middled(points)
-        limbs = [limb for limb in MPII.limbs if np.isfinite(ends[list(limb)]).all()]
-        for edge in (2 * thin, 0):  # white edges under all limbs, for any background
-            for limb in limbs:
-                thickness = width if firm[list(limb)].all() else thin
-                _polygon(
-                    drawn,
-                    ends[list(limb)],
-                    None,
-                    WHITE if edge else _sign(limb[0])[0],
-                    thickness + edge,
-                )
-        for joint in np.flatnonzero(np.isfinite(points).all(1)):
-            colour, corners = _sign(joint)
-            fill, edge = (colour, WHITE) if firm[joint] else (WHITE, colour)
-            _polygon(
-                drawn, points[joint] + 1.3 * (width + 1) * corners, fill, edge, max(1, width // 2)
-            )
-    return drawn
-
-
-def middled(joints: np.ndarray) -> np.ndarray:
-    """Joints (16, 2) with an absent (NaN) pelvis or thorax in the middle of hips or shoulders, for limbs to meet there:
-    LSP and LSPET have neither."""
-    joints = np.array(joints, dtype=float)
-    for middle, group in (("pelvis", "hip"), ("thorax", "shoulder")):
-        if np.isnan(joints[MPII.index(middle)]).any():
-            joints[MPII.index(middle)] = np.mean(
-                [joints[MPII.index(name)] for name in MPII.groups[group]], axis=0
-            )
-    return joints
-
-
-def _sign(joint):
-    """((R, G, B), (n, 2) the marker's corners around 0) of a joint, by its name."""
-    side = MPII.names[joint].partition("_")[0]
-    colour, count = SIDES.get(side, ((0, 158, 115), 4))
-    angles = 2 * np.pi * (np.arange(count) + (side == "left") / 2) / count
-    return colour, np.column_stack([np.cos(angles), np.sin(angles)])
-
-
-def _polygon(drawn, corners, fill, edge, thickness):
-    """Corners in px and fractions of them; (0, 0) is the centre of the first pixel, for OpenCV too."""
-    corners = np.rint(16 * corners).astype(np.int32)[:, None]
-    if fill is not None:
-        cv2.fillPoly(drawn, [corners], fill, cv2.LINE_AA, shift=4)
-    cv2.polylines(drawn, [corners], True, edge, thickness, cv2.LINE_AA, shift=4)
 
 
 def encode_png(image: np.ndarray, text: dict[str, str] | None = None) -> bytes:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 ABSENT, OCCLUDED, VISIBLE = 0, 1, 2  # visibility of a joint; ABSENT: not annotated
+VISIBILITY_NAMES = {VISIBLE: "visible", OCCLUDED: "occluded", ABSENT: "no label here"}
 
 
 @dataclass(frozen=True)
