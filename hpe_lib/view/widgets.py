@@ -159,13 +159,15 @@ class PersonPanel(Panel):
         known = self.people.occlusion_labels or visibility == ABSENT
         return VISIBILITY_NAMES[int(visibility)] if known else "annotated"
 
-    def describe_errors(self, row: int, joint: int, predicted: dict[str, np.ndarray]) -> dict:
-        """Return how far each network's joint is from its label, as text.
+    def describe_errors(
+        self, row: int, joint: int, visibility: int, predicted: dict[str, np.ndarray]
+    ) -> dict[str, str]:
+        """Return how far each network's joint is from its label.
 
-        predicted: network -> (16, 2) crop px.
+        visibility: in the crop.  predicted: network -> (16, 2) crop px.
         """
         person = self.people[[row]]
-        if person.visibility[0, joint] == ABSENT:
+        if visibility == ABSENT:
             return dict.fromkeys(predicted, "no label to compare with")
         points = person.frame(0, self.image_size).to_image(np.stack([*predicted.values()]))
         errors = [evaluation.distances(point[None], person)[0, joint] for point in points]
@@ -238,9 +240,10 @@ class Inspector(PersonPanel):
         head += str(self.people.keys[row])
         if joint is None:
             return pictures.map_sheet(person, layer, self.opacity.value), f"{head} · {layer}"
-        label = self.describe_label(person.visibility[joint])
-        parts = [f"{head} · {MPII.names[joint]}, {label}"]
-        for name, error in self.describe_errors(row, joint, person.predicted).items():
+        visibility = person.visibility[joint]
+        parts = [f"{head} · {MPII.names[joint]}, {self.describe_label(visibility)}"]
+        errors = self.describe_errors(row, joint, visibility, person.predicted)
+        for name, error in errors.items():
             if name != "difference":
                 parts.append(f"{name}: peak {person.maps[name][joint].max():.2f}, {error}")
         picture = pictures.map_picture(person, layer, joint, self.opacity.value)
@@ -294,7 +297,8 @@ class Cover(PersonPanel):
         truth, visibility = (sample[key][joint].numpy() for key in ("joints", "visibility"))
         label = self.describe_label(visibility)
         parts = [f"{self.people.keys[row]} · {MPII.names[joint]}, {label}"]
-        for name, error in self.describe_errors(row, joint, predicted).items():
+        errors = self.describe_errors(row, joint, visibility, predicted)
+        for name, error in errors.items():
             peaks = [heats[name][joint].max() for heats in (before, maps)]
             parts.append("{}: peak {:.2f} → {:.2f}, {}".format(name, *peaks, error))
         picture = pictures.cover_picture(crop, maps, predicted, joint, truth, visibility)
@@ -359,7 +363,7 @@ class Photograph(Panel):
         self.source, self.box, self.image = change["owner"], None, None
 
     def look_at(self, box: list[float] | None) -> None:
-        """Predict in a box [x1, y1, x2, y2], image px, tight around the person; None: everywhere."""
+        """Predict in a box [x1, y1, x2, y2], image px, around the person; None: everywhere."""
         self.box = box
         self.refresh()
 
