@@ -231,7 +231,6 @@ def test_the_cascade_s_notebook_in_a_reader_s_hands(opened, lab):
     page = opened("05")
     inspect(page)
     cover(page)
-    monitor(page)
     photograph(page, lab)
     flat(page, lab[1])
     assert page.complaints == []
@@ -288,13 +287,6 @@ def cover(page):
     changes(found, lambda: found.get_by_role("button", name="next").click())
     for key in ("ArrowLeft", "ArrowDown"):
         changes(found, lambda key=key: found.locator(".hpe-screen").press(key))
-
-
-def monitor(page):
-    found = panel(page, "Maps of held-out people")
-    seen(page, found, "monitor")
-    changes(found, lambda: found.locator("select").select_option(index=4))
-    changes(found, slide(found, 0, "ArrowLeft"))
 
 
 def photograph(page, lab):

@@ -203,12 +203,14 @@ def ablation_differences(differences: dict[str, dict], printed: pd.Series) -> Fi
     full, names = printed.index[0], [name for name in differences if name != printed.index[0]]
     figure = InlineFigure(8, 0.9 + 0.35 * len(names))
     ax = figure.subplots()
-    ours = pd.DataFrame([differences[name]["total"] for name in names])
-    places = np.arange(len(names)) - 0.12
-    ax.hlines(places, *zip(*ours["ci95"]), color=BLUE)
-    ax.plot(ours["difference"], places, "o", color=BLUE, label="ours, 95 % over people")
+    ours = [differences[name]["total"] for name in names]
+    places = np.arange(len(names))
+    for place, total in zip(places - 0.12, ours):
+        ax.hlines(place, *total["ci95"], color=BLUE)
+    points = [total["difference"] for total in ours]
+    ax.plot(points, places - 0.12, "o", color=BLUE, label="ours, 95 % over people")
     theirs = printed.reindex(names).to_numpy() - printed[full]
-    ax.plot(theirs, np.arange(len(names)) + 0.12, "D", color=ORANGE, label="paper")
+    ax.plot(theirs, places + 0.12, "D", color=ORANGE, label="paper")
     ax.axvline(0, color=BLACK, lw=0.8)
     label_rows(ax, names, f"points against {full}")
     figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)

@@ -32,7 +32,7 @@ def contact_sheet(
     crops: np.ndarray,
     joints: np.ndarray,
     visibility: np.ndarray,
-    titles: list[str] | None = None,
+    titles: list | None = None,
     columns: int = 6,
     occlusion_labels: bool = True,
     truth: np.ndarray | None = None,
@@ -56,7 +56,7 @@ def contact_sheet(
         if occlusion_labels
         else "This data set does not say which joints are occluded."
     )
-    titles = titles or [""] * len(tiles)
+    titles = [str(title) for title in titles or [""] * len(tiles)]
     return drawing.tile_images(tiles, titles, columns, caption=LEGEND + note)
 
 
@@ -128,7 +128,7 @@ def channel_sheet(channels: np.ndarray) -> Image.Image:
     tiles, titles = [], []
     for name, channel in zip(names, channels):
         low, high = (0, top) if name in MPII.names else (channel.min(), channel.max())
-        grey = np.clip(255 * (channel - low) / (high - low), 0, 255).astype(np.uint8)
+        grey = np.clip(255 * (channel - low) / max(high - low, 1e-9), 0, 255).astype(np.uint8)
         tiles.append(drawing.resize(np.dstack([grey] * 3), 144, 144))
         titles.append(f"{name}: {channel.min():.2f} to {channel.max():.2f}")
     return drawing.tile_images(tiles, titles, 7, 10)
