@@ -1,4 +1,7 @@
-"""The panels with no browser: controls are moved and messages sent as a browser would, pictures compared as pixels."""
+"""The panels without a browser.
+
+Controls are moved and messages sent as a browser would; pictures are compared as pixels.
+"""
 
 import io
 import time
@@ -40,7 +43,7 @@ def people(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
-    """A cascade whose maps depend on what is to be seen: random weights, also where training begins at zero."""
+    """A cascade whose maps depend on the image: random weights, also where training begins at 0."""
     torch.manual_seed(0)
     made = cascade.Cascade(NETWORK)
     for weight in made.parameters():
@@ -187,9 +190,7 @@ class TestInspector:
         one = p95([put(inspector.joint, 3), put(inspector.joint, 5)])
         inspector.joint.value = widgets.ALL
         sheet = p95([put(inspector.layer, "detector"), put(inspector.layer, "regressor")])
-        print(
-            f"p95 of a step's CPU time: one map {1000 * one:.0f} ms, contact sheet {1000 * sheet:.0f} ms"
-        )
+        print(f"p95 of a step's CPU time: one map {1000 * one:.0f} ms, sheet {1000 * sheet:.0f} ms")
         assert one < 0.06 and sheet < 0.25
 
 
@@ -271,7 +272,7 @@ class TestTargetExplorer:
             assert changed(panel, put(getattr(panel, name), value)), name
 
     def test_the_pixels_are_those_of_the_targets(self, people):
-        """A disc in the picture has the area that the target has: one map's cell is a square of the picture."""
+        """A disc in the picture has the target's area: a cell of the map is a square there."""
         joint = int(np.flatnonzero(people.visibility[0] == VISIBLE)[0])
         side, gap = drawing.display_side(SIZE, pictures.SIDE), drawing.TILE_GAP
         shown = np.asarray(pictures.target_picture(people, 0, SIZE, TARGETS, joint))
@@ -304,7 +305,7 @@ class TestPhotograph:
         assert panel.people == whole
 
     def test_the_pose_is_drawn_where_it_was_found(self, panel):
-        """The white frame of a box, in the enlarged or shrunk picture, lies where the box lies in the image."""
+        """The white frame lies where the box lies in the image, enlarged or shrunk."""
         image = np.zeros((1000, 800, 3), np.uint8)
         joints = {
             name: {"x": 0.0, "y": 0.0, "confidence": 0.0, "detector_peak": 0.0}
