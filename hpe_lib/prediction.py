@@ -191,7 +191,7 @@ def maps(
 def predict_crop(
     cascade: Cascade, crop: np.ndarray, decoder: str = "parabola"
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return each network's maps (16, h, w) of a crop (S, S, 3) uint8, and its joints (16, 2) crop px.
+    """Return each network's maps (16, h, w) of a crop (S, S, 3), and its joints (16, 2) crop px.
 
     Keys: "detector" (its confidences) and, if there is one, "regressor". Without flip test.
     """

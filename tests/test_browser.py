@@ -124,7 +124,7 @@ def page(chromium):
 
 @pytest.fixture
 def opened(lab, page):
-    """opened("05") opens that notebook, runs all its cells and returns the page; no cell may fail."""
+    """opened("05") runs all cells of that notebook and returns the page; no cell may fail."""
 
     def run_all(number):
         address, _, folder = lab

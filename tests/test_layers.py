@@ -15,7 +15,8 @@ ROOMS = (
     "data.synthetic data.annotations data.datasets data.downloads "
     "trunks detector regressor cascade rivals "
     "losses training view.drawing prediction plausibility evaluation "
-    "workbook.results view.figures view.pictures view.widgets workbook.report workbook.reproduce bench cli"
+    "workbook.results view.figures view.pictures view.widgets "
+    "workbook.report workbook.reproduce bench cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]
 NETWORKS = ROOMS[ROOMS.index("trunks") : ROOMS.index("losses")]
@@ -39,7 +40,7 @@ HERE = sorted(
 
 
 def imported(tree):
-    """(rooms of this package, packages from elsewhere) that a module imports, inside functions too."""
+    """(rooms of this package, other packages) that a module imports, inside functions too."""
     rooms, packages = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

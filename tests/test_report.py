@@ -28,7 +28,7 @@ def notebook(title, *cells):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder with two executed notebooks, one that told nothing, and a trained stage of a row."""
+    """A run folder: two executed notebooks, one that told nothing, a trained stage of a row."""
     out = tmp_path / "runs" / "x"
     first = notebook(
         "05 · Does it <work>?",
