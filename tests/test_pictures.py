@@ -200,7 +200,7 @@ class TestSheets:
         sheet = np.asarray(
             pictures.joint_maps(CROP, {"detector": maps}, [0, 1], np.zeros((16, 2)), states)
         )
-        strong, weak = (sheet[2 * drawing.TITLE_HEIGHT + 5, x].astype(int) for x in (5, 187))
+        strong, weak = (sheet[2 * drawing.TITLE_HEIGHT + 5, x].astype(int) for x in (5, 203))
         assert strong.sum() > weak.sum() and np.ptp(strong) > 60
 
     def test_the_regressor_s_input_is_shown_in_grey(self):

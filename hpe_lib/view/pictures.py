@@ -61,7 +61,7 @@ def contact_sheet(
 
 
 def _pose_tile(image, joints, visibility, side, limbs=True, truth=None):
-    zoom, width = side / len(image), max(2, round(side / 80))
+    zoom, width = side / len(image), min(max(2, round(side / 80)), 4)
     tile = drawing.resize(image, side, side)
     if truth is not None:
         drawing.draw_limbs(tile, rescale(truth, zoom), np.full(len(truth), True), width, BLACK)
@@ -115,11 +115,11 @@ def joint_maps(
     for name, maps in rows.items():
         for joint in shown:
             tile = drawing.draw_map(image, maps[joint], top)
-            tiles.append(drawing.mark_joint(tile, 176, joints[joint], visibility[joint]))
+            tiles.append(drawing.mark_joint(tile, 192, joints[joint], visibility[joint]))
             title = f"{MPII.names[joint]}, {VISIBILITY_NAMES[int(visibility[joint])]}"
             titles.append(f"{title}\n{name}: peak {maps[joint].max():.2f}")
     caption = f"yellow: {top:.2f} or more"
-    return drawing.tile_images(tiles, titles, len(shown), caption=caption)
+    return drawing.tile_images(tiles, titles, len(shown), 10, caption)
 
 
 def channel_sheet(channels: np.ndarray) -> Image.Image:
