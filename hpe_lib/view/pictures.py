@@ -23,8 +23,6 @@ from hpe_lib.view.drawing import BLACK, PURPLE, SKY, YELLOW
 
 LAYERS = ("detector's target", "detector", "regressor's target", "regressor", "difference")
 SIDE = 300  # px, at most: a crop's side beside others
-
-
 LEGEND = "Right: orange circles. Left: blue squares. Middle: green diamonds. "
 
 
@@ -51,11 +49,9 @@ def contact_sheet(
         image = crop if maps is None else drawing.draw_map(crop, np.asarray(maps[row]).max(0))
         answer = None if truth is None else truth[row]
         tiles.append(_pose_tile(image, joints[row], visibility[row], side, maps is None, answer))
-    note = (
-        "Hollow, thin: occluded."
-        if occlusion_labels
-        else "This data set does not say which joints are occluded."
-    )
+    note = "Hollow, thin: occluded."
+    if not occlusion_labels:
+        note = "This data set does not say which joints are occluded."
     titles = [str(title) for title in titles or [""] * len(tiles)]
     return drawing.tile_images(tiles, titles, columns, caption=LEGEND + note)
 
