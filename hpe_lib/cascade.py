@@ -210,6 +210,32 @@ def stage_folder(folder: str | Path) -> Path:
     )
 
 
+@torch.no_grad()
+def block_table(network: nn.Module, inputs: torch.Tensor) -> "pandas.DataFrame":  # noqa: F821
+    """Return a network's blocks, by the labels of their table: parameters, channels, map sides.
+
+    inputs: (B, C, S, S), for one pass. A list of modules has a map side for each of them.
+    """
+    import pandas as pd  # here: hpe --help does not wait for it
+
+    rows, hooks = {}, []
+    for name, block in network.named_children():
+        weights = sum(weight.numel() for weight in block.parameters())
+        row = rows[name] = {"parameters": weights, "channels": 0, "map, cells": []}
+
+        def record(module, given, maps, row=row):
+            row["channels"] = row["channels"] or maps.shape[1]
+            row["map, cells"].append(str(maps.shape[-1]))
+
+        parts = block if isinstance(block, nn.ModuleList) else [block]
+        hooks += [part.register_forward_hook(record) for part in parts]
+    network(inputs)
+    for hook in hooks:
+        hook.remove()
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.assign(**{"map, cells": table["map, cells"].str.join(", ")})
+
+
 def check_origin(run: Path, stage: str, wanted: str) -> None:
     """BadInput unless a run's stage was made from the earlier stages that are beside it now.
 

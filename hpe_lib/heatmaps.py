@@ -7,8 +7,9 @@ the first cell.
 import torch
 import torch.nn.functional as F
 
-from hpe_lib.geometry import Points, rescale
-from hpe_lib.skeleton import MPII
+from hpe_lib.geometry import rescale
+from hpe_lib.paper import BODY
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
 VERSION = 1  # of this and `targets`: raise it when their values change, to train stages again
 
@@ -130,3 +131,28 @@ def mirror(maps: torch.Tensor) -> torch.Tensor:
     This is its own inverse. It needs no shift: with pixel centres at integers, W - 1 - x is exact.
     """
     return maps.flip(-1)[:, MPII.mirror]
+
+
+def disc_peaks(
+    maps: torch.Tensor, batch: dict, map_stride: int, radius: float = 10.0
+) -> dict[str, torch.Tensor]:
+    """Return the highest value of each joint's map (B, J, h, w) within a disc, by what lies there.
+
+    "visible" and "occluded": the disc lies around the joint. "background": it lies where the next
+    person of the batch has that joint, if that is at least two radii away (Fig. 2 compares these).
+    batch: of PoseDataset's items.  radius: px at a body of 200 px.  Values (n,) of each kind.
+    """
+    maps, points = maps.float().cpu(), to_map(batch["joints"], map_stride)
+    visibility, reach = batch["visibility"], radius * batch["body"] / BODY / map_stride
+    elsewhere, labelled = points.roll(1, dims=0), visibility != ABSENT
+    far = (points - elsewhere).norm(dim=-1) >= 2 * reach[:, None]
+    kinds = {
+        "visible": (points, visibility == VISIBLE),
+        "occluded": (points, visibility == OCCLUDED),
+        "background": (elsewhere, labelled & labelled.roll(1, dims=0) & far),
+    }
+    found = {}
+    for kind, (centers, mask) in kinds.items():
+        inside = discs(centers, mask, maps.shape[-1], reach.clamp_min(0.75)) > 0
+        found[kind] = maps.masked_fill(~inside, -torch.inf).amax((-2, -1))[mask]
+    return found

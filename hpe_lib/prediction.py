@@ -14,8 +14,17 @@ from hpe_lib.cascade import Cascade, Maps, confidence
 from hpe_lib.data.augment import PoseDataset, limit_opencv_threads
 from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame
+from hpe_lib.paper import MARGIN, RELEASED
+from hpe_lib.skeleton import MPII
+from hpe_lib.view import drawing
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
+PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
+SMALLEST = 16  # px, a square's side: fractions of the image and MPII's scale are below
+BATCH = 16  # people of photographs that go through the network together
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WRITTEN = "hpe predict"  # the entry of an overlay's PNG that tells it from a person's own file
 
 
 @dataclass(frozen=True)
@@ -182,6 +191,23 @@ def predict_maps(
     return crops, confidence(found.detector, cascade.first).cpu().numpy(), regressed
 
 
+@torch.no_grad()
+def predict_crop(
+    cascade: Cascade, crop: np.ndarray, decoder: str = "parabola"
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return each network's maps (16, h, w) of a crop (S, S, 3), and its joints (16, 2) crop px.
+
+    Keys: "detector" (its confidences) and, if there is one, "regressor". Without flip test.
+    """
+    found = cascade.eval()(torch.from_numpy(crop)[None].to(cascade.mean.device))
+    joints, _, detector_joints, *_ = decode(found, cascade.map_stride, decoder, cascade.first)
+    maps = {"detector": cascade.confidence(found.detector)}
+    points = {"detector": detector_joints[0]}
+    if found.regressor is not None:
+        maps["regressor"], points["regressor"] = found.regressor, joints[0]
+    return {name: part[0].float().cpu().numpy() for name, part in maps.items()}, points
+
+
 def cover(crops: np.ndarray, points: np.ndarray, sides: np.ndarray) -> np.ndarray:
     """Copies of crops (N, S, S, 3), each with a square in its mean colour around a point.
 
@@ -203,3 +229,348 @@ def cover_box(crop: np.ndarray, box: Sequence[float]) -> np.ndarray:
     crop = crop.copy()
     crop[top:bottom, left:right] = crop.mean((0, 1))
     return crop
+
+
+@dataclass(frozen=True)
+class PoseEstimator:
+    """A trained cascade for photographs, with its run's own settings: the crop's side in px,
+    decoder, flip test, the precision it was trained in, and how many processes prepared its
+    crops."""
+
+    cascade: Cascade
+    image_size: int
+    decoder: str = "parabola"
+    flip_test: bool = True
+    precision: str = "no"
+    workers: int = 0
+
+    def predict(self, image: str | Path | np.ndarray, boxes: Sequence | None = None) -> list[dict]:
+        """The people of an image (a file, whose EXIF orientation is honoured, or (H, W, 3) uint8 RGB), one a box.
+
+        boxes: what `window` takes; None: the whole image is one person's square. Returns, for each person, {"box":
+        [x, y, side], "joints": {name: {"x", "y", "confidence", "detector_peak"}}}: image px, (0, 0) the centre of the
+        first pixel. BadInput on an unreadable image, an array of another kind, or a box that is none.
+        """
+        name, pixels = (
+            ("image", image)
+            if isinstance(image, np.ndarray)
+            else (str(image), read_image(Path(image)))
+        )
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise BadInput(name, f"{pixels.dtype} of shape {pixels.shape}", "(H, W, 3) uint8, RGB")
+        frames = windows(boxes, pixels.shape, self.image_size, name)
+        return self.people([frame.cut(pixels) for frame in frames], frames)
+
+    def people(self, crops: list[np.ndarray], frames: list[Frame]) -> list[dict]:
+        """The same of crops (S, S, 3) uint8 and the frames that cut them, of whatever images, in
+        common batches.
+
+        BadInput on weights that answer with what is no finite number.
+        """
+        if not crops:
+            return []
+        batches = torch.from_numpy(np.stack(crops)).split(BATCH)
+        found = locate(self.cascade, batches, frames, self.flip_test, self.decoder, self.precision)
+        numbers = np.dstack([found.joints, found.confidence, found.detector_peak])
+        if not np.isfinite(numbers).all():
+            raise BadInput("the weights", "joints that are not finite", "weights that are trained")
+        keys = ("x", "y", "confidence", "detector_peak")
+        return [
+            {
+                "box": [*(np.array(frame.center) - (frame.side - 1) / 2).tolist(), frame.side],
+                "joints": {name: dict(zip(keys, row)) for name, row in zip(MPII.names, rows)},
+            }
+            for frame, rows in zip(frames, numbers.tolist())
+        ]
+
+
+def load(folder: str | Path | None = None, trunk=None) -> PoseEstimator:
+    """The estimator of a run's folder (its latest stage) or of one stage's, on the GPU if there is one.
+
+    folder: without one, the released weights.
+    trunk: as for cascade.load. BadInput on a folder without weights, or weights that do not fit.
+    """
+    folder = networks.stage_folder(folder or RELEASED)
+    cascade, made = networks.load(folder, trunk), artifacts.manifest(folder)
+    if "image_size" not in made["network"]:
+        raise BadInput(folder / artifacts.MANIFEST, "no network.image_size", "the crop's side, px")
+    settings = made.get("settings", {})
+    kept = ("decoder", "flip_test", "precision", "workers")
+    chosen = {name: settings[name] for name in kept if name in settings}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return PoseEstimator(cascade.to(device), cascade.network["image_size"], **chosen)
+
+
+def square(box: Sequence, name: str = "boxes") -> tuple[np.ndarray, np.ndarray, float]:
+    """((x, y) of the first corner, of the corner beyond, side of the network's square), px, of
+    what `window` takes.
+
+    BadInput, beginning with `name`, on what is no list of three or four real numbers, or is too
+    small a box.
+    """
+    found = box if isinstance(box, (list, tuple, np.ndarray)) else []
+    if all(isinstance(n, Real) and not isinstance(n, bool) and abs(n) < 1e6 for n in found):
+        first, far = np.array(found[:2], float), np.array(found[2:], float)
+        if len(found) == 3:
+            return _large_enough(first, first + far, far[0], box, name)
+        if len(found) == 4:
+            return _large_enough(first, far, (far - first).max() * MARGIN, box, name)
+    raise _no_box(box, name)
+
+
+def _large_enough(first, beyond, side, box, name):
+    if side < SMALLEST or (beyond - first < 1).any():
+        raise _no_box(box, name)
+    return first, beyond, float(side)
+
+
+def _no_box(box, name, where=""):
+    wanted = f"[x, y, side] or [x1, y1, x2, y2], px, with a side of {SMALLEST} px or more"
+    return BadInput(name, f"the box {repr(box)[:80]}", wanted + where)
+
+
+def window(box: Sequence, shape: tuple, image_size: int, name: str = "boxes") -> Frame:
+    """The square that the network sees, of a box on an image (H, W, …).
+
+    [x, y, side] is that square itself, image[y:y + side, x:x + side] in numpy's terms; the person's upright height
+    should be about 0.8 of its side, as in training (F1). [x1, y1, x2, y2] is a box tight around the person,
+    image[y1:y2, x1:x2], whose longer side is taken for that height. BadInput, beginning with `name`, on anything else
+    and on a box that misses the image or is over ten times as large.
+    """
+    first, beyond, side = square(box, name)
+    missed = (beyond <= 0).any() or (first >= shape[1::-1]).any()
+    if missed or side > 10 * max(shape[:2]):
+        raise _no_box(box, name, f", on the image of {shape[1]} × {shape[0]} px")
+    return Frame(tuple((first + beyond - 1) / 2), side, image_size, side / MARGIN)
+
+
+def windows(
+    boxes: Sequence | None, shape: tuple, image_size: int, name: str = "boxes"
+) -> list[Frame]:
+    """The windows of all boxes; of None the square around the whole image."""
+    if boxes is None:
+        side = max(shape[:2])
+        boxes = [[(shape[1] - side) / 2, (shape[0] - side) / 2, side]]
+    return [window(box, shape, image_size, name) for box in boxes]
+
+
+def photographs(
+    estimator: PoseEstimator,
+    images: Sequence[Path],
+    boxes: Path | None = None,
+    detect: bool = False,
+) -> Iterator[tuple[Path, np.ndarray, list[dict]]]:
+    """(file, its pixels (H, W, 3) uint8 RGB, its people as `PoseEstimator.predict` says them), one
+    image at a time.
+
+    Where people are says the boxes file (`read_boxes`) or torchvision's person detector, else each image is one person.
+    Images are read, once, while the cascade works on those before; the people of some images go
+    through together. BadInput on an image that cannot be used, after the answers for those before
+    it.
+    """
+    if boxes and detect:
+        raise BadInput("--boxes", "--people detect beside it", "one of the two")
+    wanted = read_boxes(boxes, images) if boxes else [None] * len(images)
+    device = estimator.cascade.mean.device
+    finder = person_detector().to(device) if detect else None
+
+    def photograph(path, found):
+        pixels, name = read_image(path), f"{boxes or '--people'}: {path.name}"
+        found = detect_people(finder, pixels, device=device) if detect else found
+        frames = windows(found, pixels.shape, estimator.image_size, name)
+        return path, pixels, frames, [frame.cut(pixels) for frame in frames]
+
+    for group in ahead(grouped(map(photograph, images, wanted))):
+        crops = [crop for *_, some in group for crop in some]
+        frames = [frame for _, _, some, _ in group for frame in some]
+        people = iter(estimator.people(crops, frames))
+        for path, pixels, some, _ in group:
+            yield path, pixels, [next(people) for _ in some]
+
+
+def grouped(photos: Iterable[tuple]) -> Iterator[list[tuple]]:
+    """Photographs (…, pixels, frames, …) in groups of a batch of people or of 250 MB of pixels.
+
+    What is read before a BadInput is given before it is raised.
+    """
+    group, full = [], 0.0
+    try:
+        for photo in photos:
+            group.append(photo)
+            full += max(len(photo[2]) / BATCH, photo[1].size / 250e6)
+            if full >= 1:
+                yield group
+                group, full = [], 0.0
+    except BadInput:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
+    """Each image's boxes from a JSON file {image: [box, …]}, where an image is its path as given or its file name.
+
+    The file may speak of more images. BadInput if it does not of one that is given, or anything in
+    it is no box.
+    """
+    table = artifacts.read_json(path)
+    for image, boxes in table.items() if isinstance(table, dict) else ():
+        for box in boxes if isinstance(boxes, list) else [boxes]:
+            square(box, f"{path}: {image}")
+    found = [
+        table.get(str(image), table.get(image.name)) if isinstance(table, dict) else None
+        for image in images
+    ]
+    for image, boxes in zip(images, found):
+        if not isinstance(boxes, list):
+            raise BadInput(
+                path,
+                f"no list of boxes for {image.name}",
+                f'{{"{image.name}": [[x, y, side], …], …}}',
+            )
+    return found
+
+
+def person_detector() -> nn.Module:
+    """torchvision's Faster R-CNN, trained on COCO. BadInput where its weights can neither be found nor fetched."""
+    try:
+        return torchvision.models.get_model(PERSON_DETECTOR, weights="DEFAULT").eval()
+    except (OSError, RuntimeError) as error:  # the latter: fetched, but not what its hash says
+        raise BadInput(
+            f"weights of {PERSON_DETECTOR}",
+            str(error).splitlines()[0],
+            "torchvision's weights to be reachable, or the people's boxes in a file (--boxes)",
+        ) from None
+
+
+@torch.no_grad()
+def detect_people(
+    detector: nn.Module, image: np.ndarray, least: float = 0.7, device: torch.device | str = "cpu"
+) -> list[list[float]]:
+    """Boxes [x1, y1, x2, y2], image px, of the people in an image (H, W, 3) uint8 that score at
+    `least` so high.
+
+    device: the detector's. A person smaller than a box may be is left out.
+    """
+    found = detector([torch.from_numpy(image).to(device).permute(2, 0, 1) / 255])[0]
+    boxes, sides = found["boxes"], found["boxes"][:, 2:] - found["boxes"][:, :2]
+    large = (sides.amin(1) >= 1) & (sides.amax(1) * MARGIN >= SMALLEST)
+    person = found["labels"] == 1  # COCO's
+    return boxes[large & person & (found["scores"] >= least)].tolist()
+
+
+def output_stems(images: Sequence[Path], out: Path, boxes: Path | None = None) -> list[Path]:
+    """OUT/STEM of each image, to which .json and .png belong.
+
+    BadInput if two share one, or one is to be read, or one is there that `write_answer` has not
+    written.
+    """
+    taken = {path.resolve(): path for path in (*images, *([boxes] if boxes else []))}
+    stems = [out / image.stem for image in images]
+    for image, stem in zip(images, stems):
+        for written in (Path(f"{stem}.json"), Path(f"{stem}.png")):
+            if (place := written.resolve()) in taken:
+                raise BadInput(
+                    image, f"{written} taken by {taken[place]}", "another --out, or other names"
+                )
+            taken[place] = image
+    for stem in stems:
+        _refuse_foreign(stem)
+    return stems
+
+
+def write_answer(stem: Path, image: Path, pixels: np.ndarray, people: list[dict]) -> None:
+    """Write STEM.png, the overlay, and STEM.json, {"image", "people"}.
+
+    The PNG keeps the sha256 of its own pixels and of the JSON, so that later calls know both for
+    their own.
+    """
+    told = {"image": str(image), "people": people}
+    text = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
+    drawn = drawing.draw_people(pixels, people)
+    mark = f"{_sha256(drawn)} {_sha256(text)}"
+    artifacts.write_bytes(f"{stem}.png", encode_png(drawn, {WRITTEN: mark}))
+    artifacts.write_bytes(f"{stem}.json", text)
+
+
+def _refuse_foreign(stem):
+    """BadInput if STEM.png or STEM.json is there, but not as `write_answer` has left it."""
+    drawn, told = Path(f"{stem}.png"), Path(f"{stem}.json")
+    pixels_sha, json_sha = _mark(drawn)
+    same_pixels = pixels_sha and pixels_sha == _sha256(read_image(drawn))
+    same_json = json_sha and told.is_file() and json_sha == artifacts.file_hash(told)
+    for path, same in ((drawn, same_pixels), (told, same_json)):
+        if os.path.lexists(path) and not same:
+            raise BadInput(
+                path, "a file that this command did not write", "another --out: it would be lost"
+            )
+
+
+def _mark(path):
+    """What `write_answer` wrote into an overlay, (sha256 of its pixels, of the JSON); empty texts
+    of any other file."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            drawn, told = image.info[WRITTEN].split()
+    except Exception:  # absent, no PNG, a PNG of somebody else: Pillow has many words for it
+        return "", ""
+    return drawn, told
+
+
+def _sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode_png(image: np.ndarray, text: dict[str, str] | None = None) -> bytes:
+    """An image (H, W, 3) uint8 RGB as a PNG file's bytes, with entries of text."""
+    entries, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    for name, value in (text or {}).items():
+        entries.add_text(name, value)
+    Image.fromarray(image).save(file, "PNG", compress_level=1, pnginfo=entries)
+    return file.getvalue()
+
+
+class _Confidences(nn.Module):
+    """Crops in, tensors only out: the detector's confidences and, where there is one, the regressor's maps."""
+
+    def __init__(self, cascade: Cascade):
+        super().__init__()
+        self.cascade = cascade
+
+    def forward(self, images):
+        maps = self.cascade(images)
+        return tuple(
+            part
+            for part in (self.cascade.confidence(maps.detector), maps.regressor)
+            if part is not None
+        )
+
+
+def export_onnx(cascade: Cascade, path: str | Path) -> None:
+    """Write a cascade as ONNX, opset 18: uint8 RGB `images` (B, S, S, 3) in, B free and S as trained; `detector`
+    (B, 16, h, w) confidences and, where there is one, `regressor` (B, 16, h, w) maps out. No flip test, no decoder.
+
+    The file's metadata hold joints, map_stride and image_size. BadInput without the packages of hpe-lib[onnx].
+    """
+    if importlib.util.find_spec("onnxscript") is None:
+        raise BadInput("ONNX export", "no onnxscript", "pip install 'hpe-lib[onnx]'")
+    size, network = (
+        cascade.network["image_size"],
+        _Confidences(deepcopy(cascade).cpu().float()).eval(),
+    )
+    program = torch.onnx.export(
+        network,
+        (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
+        dynamo=True,
+        opset_version=18,
+        verbose=False,
+        input_names=["images"],
+        output_names=["detector", "regressor"][: 1 + (cascade.regressor is not None)],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
+    program.model.metadata_props.update(
+        joints=",".join(MPII.names), map_stride=str(cascade.map_stride), image_size=str(size)
+    )
+    artifacts.write_bytes(path, program.model_proto.SerializeToString())

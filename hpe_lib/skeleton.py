@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-ABSENT, OCCLUDED, VISIBLE = 0, 1, 2  # visibility of a joint; ABSENT means not annotated
+ABSENT, OCCLUDED, VISIBLE = 0, 1, 2  # visibility of a joint; ABSENT: not annotated
+VISIBILITY_NAMES = {VISIBLE: "visible", OCCLUDED: "occluded", ABSENT: "no label here"}
 
 
 @dataclass(frozen=True)

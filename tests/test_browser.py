@@ -1,6 +1,6 @@
-"""The panels in a real JupyterLab in a real browser: open a notebook, run all, move every control, look at the picture.
+"""The panels in a real JupyterLab in a real browser: run a notebook, move every control.
 
-Needs Chromium; where there is none, Debian's is installed if that is possible here, else these tests are skipped.
+Needs Chromium. Without one, Debian's is installed if possible, else these tests are skipped.
 HPE_SCREENSHOTS=DIR keeps what was seen.
 """
 
@@ -24,10 +24,14 @@ playwright = pytest.importorskip(
 
 TOKEN = "token-of-this-test"
 # What a picture holds, not where: every picture has an address of its own.
-PIXELS = """async (image) => { const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
-    let sum = 0; for (const byte of bytes) sum = (31 * sum + byte) % 1000000007; return [bytes.length, sum] }"""
+PIXELS = """async (image) => {
+    const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
+    let sum = 0;
+    for (const byte of bytes) sum = (31 * sum + byte) % 1000000007;
+    return [bytes.length, sum] }"""
 # Milliseconds from a key to the new picture on the screen.
-ROUND_TRIP = """(frame) => new Promise((done) => { const image = frame.querySelector("img"), start = performance.now();
+ROUND_TRIP = """(frame) => new Promise((done) => {
+    const image = frame.querySelector("img"), start = performance.now();
     image.addEventListener("load", () => done(performance.now() - start), { once: true });
     frame.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown", bubbles: true })) })"""
 
@@ -50,7 +54,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def lab(smoke_run, tmp_path_factory):
-    """JupyterLab on a copy of the executed notebooks of a small run; (address, its process, the folder)."""
+    """JupyterLab on a copy of a small run's executed notebooks: (address, process, folder)."""
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(smoke_run, home / "run", ignore=shutil.ignore_patterns("rows"))
     for path in (home / "run").glob("*.ipynb"):
@@ -120,7 +124,7 @@ def page(chromium):
 
 @pytest.fixture
 def opened(lab, page):
-    """opened("05") opens that notebook, runs all its cells and returns the page; no cell may fail."""
+    """opened("05") runs all cells of that notebook and returns the page; no cell may fail."""
 
     def run_all(number):
         address, _, folder = lab
@@ -231,7 +235,6 @@ def test_the_cascade_s_notebook_in_a_reader_s_hands(opened, lab):
     page = opened("05")
     inspect(page)
     cover(page)
-    monitor(page)
     photograph(page, lab)
     flat(page, lab[1])
     assert page.complaints == []
@@ -290,13 +293,6 @@ def cover(page):
         changes(found, lambda key=key: found.locator(".hpe-screen").press(key))
 
 
-def monitor(page):
-    found = panel(page, "Maps of held-out people")
-    seen(page, found, "monitor")
-    changes(found, lambda: found.locator("select").select_option(index=4))
-    changes(found, slide(found, 0, "ArrowLeft"))
-
-
 def photograph(page, lab):
     import cv2
 
@@ -345,6 +341,7 @@ def flat(page, server):
         frame.evaluate(ROUND_TRIP)
     after = used()
     print(
-        f"300 moves: kernel {before[0]:.0f} → {after[0]:.0f} MiB, page {before[1]:.0f} → {after[1]:.0f} MiB"
+        f"300 moves: kernel {before[0]:.0f} → {after[0]:.0f} MiB, "
+        f"page {before[1]:.0f} → {after[1]:.0f} MiB"
     )
     assert after[0] - before[0] < 30 and after[1] - before[1] < 60

@@ -736,3 +736,29 @@ def test_no_function_is_called_that_is_no_trunk(monkeypatch):
             monkeypatch.setenv("HPE_TRUNK", said)
             with pytest.raises(BadInput, match="trunk: found"):
                 Detector(name)
+
+
+def test_blocks_are_told_by_their_table_s_labels():
+    class Small(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.A1 = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1)
+            self.A2 = torch.nn.ModuleList(
+                [torch.nn.MaxPool2d(2), torch.nn.Conv2d(4, 6, 1, bias=False)]
+            )
+
+        def forward(self, images):
+            maps = self.A1(images)
+            for part in self.A2:
+                maps = part(maps)
+            return maps
+
+    network = Small()
+    found = cascade.block_table(network, torch.zeros(2, 3, 16, 16))
+    assert found.to_dict("index") == {
+        "A1": {"parameters": 3 * 4 * 9 + 4, "channels": 4, "map, cells": "8"},
+        "A2": {"parameters": 24, "channels": 4, "map, cells": "4, 4"},
+    }
+    assert not [
+        part for part in network.modules() if part._forward_hooks
+    ]  # nothing is left on the network

@@ -21,7 +21,6 @@ from hpe_lib.cascade import Cascade, Maps
 from hpe_lib.geometry import rescale
 from hpe_lib.photographs import PoseEstimator
 from hpe_lib.skeleton import MPII
-from hpe_lib.view import drawing, figures
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -581,73 +580,6 @@ def test_a_detector_that_cannot_be_had_is_one_line(trained, photos, capsys, monk
     (photos / "boxes.json").write_text('{"one.jpg": []}')
     assert "one of the two" in refused(capsys, *line, "--boxes", photos / "boxes.json")
     assert not (photos / "out").exists()
-
-
-# ---- the overlay
-
-
-def person(confidence, **other):
-    """Someone whose joints stand 20 px apart, with this confidence or that given by name."""
-    return {
-        "box": [0, 0, 110],
-        "joints": {
-            name: {
-                "x": 20.0 + 20 * (row % 4),
-                "y": 20.0 + 20 * (row // 4),
-                "confidence": other.get(name, confidence),
-            }
-            for row, name in enumerate(MPII.names)
-        },
-    }
-
-
-def test_joints_are_filled_where_sure_and_hollow_where_not():
-    image = np.full((110, 110, 3), 90, np.uint8)
-    drawn = drawing.overlay(image, [person(0.9, left_wrist=0.1, head_top=0.0)])
-    at = {
-        name: tuple(drawn[int(joint["y"]), int(joint["x"])])
-        for name, joint in person(1)["joints"].items()
-    }
-    assert at["left_wrist"] == (255, 255, 255) and (image == 90).all()
-    assert (
-        at["right_wrist"] == (213, 94, 0)
-        and at["left_elbow"] == (0, 114, 178)
-        and at["thorax"] == (0, 158, 115)
-    )
-    above = drawing.overlay(image, [person(0.9, head_top=float("nan"))])
-    assert (above == drawing.overlay(image, [person(0.9, head_top=0.0)])).all()  # left out
-    assert (above != drawing.overlay(image, [person(0.9, head_top=0.2)])).any()
-
-
-def test_overlay_and_figures_share_their_colours():
-    for joint in range(16):
-        colour, corners = drawing._marker(joint)
-        assert "#%02X%02X%02X" % colour == figures.side_style(joint)[0]
-        assert len(corners) == (12 if figures.side_style(joint)[1] == "o" else 4)
-
-
-def test_lines_grow_with_the_image():
-    def drawn(size):
-        big = person(0.9)
-        big["box"] = [0, 0, size]
-        return (drawing.overlay(np.zeros((size, size, 3), np.uint8), [big]) != 0).any(-1).sum()
-
-    assert drawn(1100) > 3 * drawn(110)
-
-
-def test_torso_without_pelvis_and_thorax():
-    """A network trained on LSP never learns these two: its torso is drawn all the same."""
-    image = np.zeros((110, 110, 3), np.uint8)
-    learned = drawing.overlay(image, [person(0.9, pelvis=0.0, thorax=0.0)])
-    torso = np.array(
-        [50, 40]
-    )  # the middle of the hips (60, 20), (80, 20) to that of the shoulders (20, 80), (40, 80)
-    middle = (np.array([70, 20]) + np.array([30, 80])) // 2
-    assert (middle == torso + [0, 10]).all() and tuple(learned[middle[1], middle[0]]) == (
-        0,
-        158,
-        115,
-    )
 
 
 # ---- ONNX

@@ -28,7 +28,7 @@ def notebook(title, *cells):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder with two executed notebooks, one that told nothing, and a trained stage of a row."""
+    """A run folder: two executed notebooks, one that told nothing, a trained stage of a row."""
     out = tmp_path / "runs" / "x"
     first = notebook(
         "05 · Does it <work>?",
@@ -143,11 +143,13 @@ def test_it_says_what_made_it_and_how_the_paper_was_read(source):
     ):
         assert said in text
     assert all(name in text and row["we_do"] in text for name, row in paper.reading().iterrows())
-    assert "a<b" not in source and "finished" not in report.made({"command": "x", "finished": None})
+    assert "a<b" not in source and "finished" not in report.origin_table(
+        {"command": "x", "finished": None}
+    )
 
 
 def test_what_it_cost(run):
-    found = report.cost(run, artifacts.manifest(run))
+    found = report.cost_table(run, artifacts.manifest(run))
     assert list(found.index) == [
         "05_a.ipynb",
         "06_b.ipynb",
@@ -186,8 +188,8 @@ def test_commands_score_every_trained_folder(run, monkeypatch):
 
 
 def test_a_section_is_what_one_notebook_tells():
-    assert report.section(notebook("05 · A", shown("x", tags=()))) == ""
-    made = report.section(notebook("05 · A", shown("code()", text="<i>raw</i>")))
+    assert report.tagged_cells(notebook("05 · A", shown("x", tags=()))) == ""
+    made = report.tagged_cells(notebook("05 · A", shown("code()", text="<i>raw</i>")))
     assert made.startswith("<h2>05 · A</h2>") and "&lt;i&gt;raw" in made and "code()" not in made
 
 
@@ -203,4 +205,7 @@ def test_a_folder_that_is_no_run_has_no_report(tmp_path):
 def test_weights_without_a_manifest_are_no_artifact_and_no_obstacle(run):
     """A training that was interrupted leaves the weights of the one before."""
     (run / "detector" / "manifest.json").unlink()
-    assert list(report.trained(run)) == ["rows/wide-seed1/cascade"] and report.write(run).is_file()
+    assert (
+        list(report.stage_manifests(run)) == ["rows/wide-seed1/cascade"]
+        and report.write(run).is_file()
+    )

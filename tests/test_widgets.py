@@ -1,4 +1,7 @@
-"""The panels with no browser: controls are moved and messages sent as a browser would, pictures compared as pixels."""
+"""The panels without a browser.
+
+Controls are moved and messages sent as a browser would; pictures are compared as pixels.
+"""
 
 import io
 import time
@@ -10,12 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hpe_lib import cascade, evaluation, photographs, prediction, stages
-from hpe_lib.data.augment import PoseDataset
-from hpe_lib.data.datasets import load_people, open_data, prepare
-from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
-from hpe_lib.targets import Targets, write_targets
-from hpe_lib.view import drawing, figures, widgets
+from hpe_lib import bench, cascade, evaluation, prediction, training
+from hpe_lib.data import datasets
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBILITY_NAMES, VISIBLE
+from hpe_lib.view import drawing, pictures, widgets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -43,7 +44,7 @@ def people(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
-    """A cascade whose maps depend on what is to be seen: random weights, also where training begins at zero."""
+    """A cascade whose maps depend on the image: random weights, also where training begins at 0."""
     torch.manual_seed(0)
     made = cascade.Cascade(NETWORK)
     for weight in made.parameters():
@@ -90,7 +91,7 @@ def put(control, value):
 
 class TestInspector:
     def test_every_control_changes_the_picture(self, inspector, people):
-        for layer in figures.LAYERS[::-1]:
+        for layer in pictures.LAYERS[::-1]:
             if layer != inspector.layer.value:
                 assert changed(inspector, put(inspector.layer, layer)), layer
         inspector.layer.value = "regressor"
@@ -143,12 +144,12 @@ class TestInspector:
 
     def test_the_line_tells_state_peak_and_error(self, inspector, model, people):
         joint = MPII.index("left_wrist")
-        layers = figures.layers(model, TARGETS, PoseDataset(people, SIZE)[0])
-        distance = np.linalg.norm(layers.found["regressor"][joint] - layers.joints[joint])
+        layers = pictures.person_maps(model, TARGETS, datasets.PoseDataset(people, SIZE)[0])
+        distance = np.linalg.norm(layers.predicted["regressor"][joint] - layers.joints[joint])
         share = distance / (people.normaliser[0] * SIZE / people.side[0])
         peak = layers.maps["regressor"][joint].max()
         assert f"regressor: peak {peak:.2f}, {share:.2f} head sizes off" in inspector.line.value
-        assert figures.STATES[people.visibility[0, joint]] in inspector.line.value
+        assert VISIBILITY_NAMES[people.visibility[0, joint]] in inspector.line.value
 
     def test_where_occlusion_is_unknown_nothing_is_called_visible(self, model, people, answer):
         panel = widgets.Inspector(
@@ -165,7 +166,7 @@ class TestInspector:
             {name: NETWORK[name] for name in ("trunk", "map_stride", "prior", "image_size")}
         ).eval()
         panel = widgets.Inspector(alone, people, SIZE, answer, TARGETS)
-        assert panel.layer.options == figures.LAYERS[:2] and panel.layer.value == "detector"
+        assert panel.layer.options == pictures.LAYERS[:2] and panel.layer.value == "detector"
 
     def test_a_model_of_another_size_is_said(self, people, model, answer):
         other = cascade.Cascade(NETWORK | {"image_size": 64}).eval()
@@ -190,33 +191,31 @@ class TestInspector:
         one = p95([put(inspector.joint, 3), put(inspector.joint, 5)])
         inspector.joint.value = widgets.ALL
         sheet = p95([put(inspector.layer, "detector"), put(inspector.layer, "regressor")])
-        print(
-            f"p95 of a step's CPU time: one map {1000 * one:.0f} ms, contact sheet {1000 * sheet:.0f} ms"
-        )
+        print(f"p95 of a step's CPU time: one map {1000 * one:.0f} ms, sheet {1000 * sheet:.0f} ms")
         assert one < 0.06 and sheet < 0.25
 
 
 class TestCover:
     def test_a_dragged_box_covers_these_pixels(self, cover, model, people):
-        crop = PoseDataset(people, SIZE)[0]["image"].numpy()
-        zoom = figures.filling(SIZE, 300) / SIZE
+        crop = datasets.PoseDataset(people, SIZE)[0]["image"].numpy()
+        zoom, title = drawing.display_side(SIZE, pictures.SIDE) / SIZE, drawing.TITLE_HEIGHT
         send(
             cover,
-            box=[10 * zoom, 20 * zoom + figures.TITLE, 40 * zoom, 60 * zoom + figures.TITLE],
+            box=[10 * zoom, 20 * zoom + title, 40 * zoom, 60 * zoom + title],
             done=True,
         )
         assert cover.box == (10, 20, 40, 60)
         patch = prediction.cover_box(crop, cover.box)
         assert (patch[20:60, 10:40] == patch[20, 10]).all() and (patch[:20] == crop[:20]).all()
-        maps, _ = figures.seen(model, patch)
+        maps, _ = prediction.predict_crop(model, patch)
         peak = maps["regressor"][MPII.index("left_wrist")].max()
         assert f"→ {peak:.2f}" in cover.line.value
 
     def test_moving_the_patch_moves_the_maps_and_a_click_removes_it(self, cover):
         before = picture(cover)
         assert changed(cover, lambda: send(cover, box=[40, 60, 160, 200], done=False))
-        maps = picture(cover)[figures.TITLE :, figures.filling(SIZE, 300) + 6 :]
-        assert (maps != before[figures.TITLE :, figures.filling(SIZE, 300) + 6 :]).any()
+        left = drawing.display_side(SIZE, pictures.SIDE) + drawing.TILE_GAP
+        assert (picture(cover) != before)[drawing.TITLE_HEIGHT :, left:].any()
         send(cover, box=[50, 70, 50, 70], done=True)
         assert (picture(cover) == before).all()
 
@@ -272,125 +271,15 @@ class TestTargetExplorer:
             assert changed(panel, put(getattr(panel, name), value)), name
 
     def test_the_pixels_are_those_of_the_targets(self, people):
-        """A disc in the picture has the area that the target has: one map's cell is a square of the picture."""
+        """A disc in the picture has the target's area: a cell of the map is a square there."""
         joint = int(np.flatnonzero(people.visibility[0] == VISIBLE)[0])
-        side = figures.filling(SIZE, 300)
-        shown = np.asarray(figures.moved_targets(people, 0, SIZE, TARGETS, joint))
-        shown = shown[figures.TITLE :, side + 6 : 2 * side + 6]
-        batch = torch.utils.data.default_collate([PoseDataset(people, SIZE)[0]])
+        side, gap = drawing.display_side(SIZE, pictures.SIDE), drawing.TILE_GAP
+        shown = np.asarray(pictures.target_picture(people, 0, SIZE, TARGETS, joint))
+        shown = shown[drawing.TITLE_HEIGHT :, side + gap : 2 * side + gap]
+        batch = torch.utils.data.default_collate([datasets.PoseDataset(people, SIZE)[0]])
         cells = TARGETS.detector(batch)[0][0, joint].sum().item()
         coloured = (np.ptp(shown.astype(int), axis=-1) > 40).sum()
         assert coloured == cells * (4 * side / SIZE) ** 2
-
-
-class TestMonitor:
-    @pytest.fixture
-    def run(self, tmp_path):
-        prepare(
-            tmp_path / "run",
-            dataset="synthetic",
-            data_root="",
-            train="1-16",
-            val="101-108",
-            image_size=32,
-            data_seed=0,
-            only_present=False,
-            margin=1.25,
-            missing_points="as_labelled",
-        )
-        write_targets(tmp_path / "run", radius=10.0, sigma=5.0, occluded="empty")
-        return tmp_path / "run"
-
-    PARAMETERS = {
-        "trunk": "slim",
-        "map_stride": 4,
-        "prior": 0.01,
-        "first": "detection",
-        "first_sees": "",
-        "pretrained": False,
-        "seed": 0,
-        "epochs": 2,
-        "batch_size": 8,
-        "optimizer": "adamw",
-        "weight_decay": 0.0,
-        "lr": 1e-3,
-        "lr_end": 1e-4,
-        "schedule": "cosine",
-        "warmup": 0.0,
-        "rotation": 0.0,
-        "scale_low": 1.0,
-        "scale_high": 1.0,
-        "flip": False,
-        "workers": 0,
-        "precision": "no",
-    }
-
-    def test_it_reads_the_disk_as_a_training_goes_on(self, run):
-        panel = widgets.Monitor(run)
-        assert "no epoch of any stage yet" in panel.line.value
-        pictures = []
-        for record in stages.train("detector", run, self.PARAMETERS):
-            panel.refresh()
-            assert stages.record_line(record).split("  ")[0] in panel.line.value
-            assert panel.epoch.value == panel.epoch.max == record["epoch"]
-            pictures.append((picture(panel), panel.curves.png))
-        assert (pictures[0][0] != pictures[1][0]).any() and pictures[0][1] != pictures[1][1]
-        curves = np.asarray(Image.open(io.BytesIO(panel.curves.png)))
-        assert (curves == [0, 114, 178]).all(-1).any() and (
-            curves[0, 0] == 255
-        ).all()  # blue lines on white
-        again = widgets.Monitor(run)  # a browser opened anew, a kernel that has trained nothing
-        assert (picture(again) == pictures[-1][0]).all()
-        assert changed(again, put(again.epoch, 1)) and changed(again, put(again.joint, 3))
-
-    def test_a_stage_trained_anew_is_the_last(self, run):
-        detector = list(stages.train("detector", run, self.PARAMETERS))
-        given = {
-            **self.PARAMETERS,
-            "regressor": "hourglass",
-            "channels": 8,
-            "levels": 1,
-            "bottlenecks": 1,
-            "stem": "patch",
-            "epochs": 1,
-        }
-        list(stages.train("regressor", run, given))
-        panel = widgets.Monitor(run)
-        assert panel.line.value.startswith("last: regressor epoch 1/1") and panel.epoch.max == 3
-        list(
-            stages.train("detector", run, {**self.PARAMETERS, "lr": 2e-3})
-        )  # as many epochs as before
-        assert panel.files() != panel.drawn
-        panel.refresh()
-        assert (
-            panel.line.value.startswith("last: detector epoch 2/2")
-            and panel.epoch.value == panel.epoch.max == 3
-        )
-        assert panel.files() == panel.drawn and len(detector) == 2
-        for path in (run / "detector" / "watched").iterdir():
-            path.unlink()
-        panel.refresh()
-        assert panel.epoch.max == 1
-
-    def test_a_line_that_is_just_being_written_waits(self, run):
-        records = list(stages.train("detector", run, self.PARAMETERS))
-        with open(run / "detector" / "history.jsonl", "a") as lines:
-            lines.write('{"stage": "detector", "epoch": 3')
-        (run / "detector" / "watched" / "notes.npz").write_text("somebody's own")
-        assert len(stages.history(run / "detector")) == len(records) == 2
-        assert widgets.Monitor(run).epoch.max == 2
-
-    def test_what_was_watched_are_the_maps_of_that_epoch(self, run):
-        for _ in stages.train("detector", run, self.PARAMETERS):
-            pass
-        last = stages.watched_maps(run / "detector")[-1]
-        model = cascade.load(run / "detector")
-        val = open_data(run).val[: stages.WATCHED]
-        with torch.no_grad():
-            maps = model.confidence(model(torch.from_numpy(val.crops(32))).detector).numpy()
-        assert (last["crops"] == val.crops(32)).all() and last["maps"].shape == maps.shape
-        assert np.abs(last["maps"] - maps).max() < 1e-3  # kept as halves
-        assert [epoch["epoch"] for epoch in stages.watched_maps(run / "detector")] == [1, 2]
 
 
 class TestPhotograph:
@@ -411,18 +300,18 @@ class TestPhotograph:
         send(panel, box=[50, 60, 250, 400], done=True)
         box = [edge * zoom for edge in (50, 60, 250, 400)]
         assert panel.people == panel.estimator.predict(panel.path.value, [box])
-        panel.take(None)
+        panel.look_at(None)
         assert panel.people == whole
 
     def test_the_pose_is_drawn_where_it_was_found(self, panel):
-        """The white frame of a box, in the enlarged or shrunk picture, lies where the box lies in the image."""
+        """The white frame lies where the box lies in the image, enlarged or shrunk."""
         image = np.zeros((1000, 800, 3), np.uint8)
         joints = {
             name: {"x": 0.0, "y": 0.0, "confidence": 0.0, "detector_peak": 0.0}
             for name in MPII.names
         }
         for photo, box in ((image, [200, 300, 400]), (image[:100, :80], [20, 30, 40])):
-            shown = np.asarray(figures.photograph(photo, [{"box": box, "joints": joints}]))
+            shown = np.asarray(pictures.photograph(photo, [{"box": box, "joints": joints}]))
             rows, columns = np.nonzero(shown.any(-1))
             zoom = shown.shape[0] / photo.shape[0]
             assert shown.shape[:2] == (500, 400)
@@ -545,36 +434,3 @@ def test_selected_leaves_unknown_errors_last(people):
     ]
     with pytest.raises(ValueError, match="expected one of"):
         evaluation.selected(predicted, changed, joint, "somebody")
-
-
-def test_a_stage_of_no_epochs_has_nothing_to_show_and_says_so():
-    assert np.asarray(figures.sharpening([])).min() < 100  # words
-
-
-def test_blend_is_the_crop_in_grey_where_the_map_is_empty_and_yellow_at_the_top():
-    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    heat = np.zeros((2, 2))
-    heat[0, 1] = 0.5
-    shown = figures.blend(image, heat, top=0.5, opacity=1.0)
-    grey = np.rint(90 + 0.6 * image.mean(-1))
-    assert (
-        np.abs(shown[4:] - grey[4:, :, None]).max() <= 1 and (np.ptp(shown[4:], axis=-1) == 0).all()
-    )
-    assert (shown[:4, 4:] == np.rint(255 * np.array(figures.HEAT.colors[-1][:3])).astype(int)).all()
-    signed = figures.blend(image, -heat, top=0.5, opacity=1.0, signed=True)[0, 7].astype(int)
-    assert signed[2] > signed[1] + 20  # purple: less
-
-
-def test_marks_sit_on_the_joint():
-    """The ring's middle and the cross are where the pixel-centre rule puts the joint in the enlarged crop."""
-    plain = np.full((64, 64, 3), 100, np.uint8)
-    for point in ((20.0, 40.0), (33.25, 10.5)):
-        ring = figures.marked(plain, 256, np.array(point), VISIBLE, None)
-        cross = figures.marked(plain, 256, np.array(point), ABSENT, np.array(point))
-        for picture in (ring, cross):
-            rows, columns = np.nonzero((picture != 100).any(-1))
-            middle = np.array([columns.min() + columns.max(), rows.min() + rows.max()]) / 2
-            assert np.abs(middle - ((np.array(point) + 0.5) * 4 - 0.5)).max() <= 0.75
-    dashed = figures.marked(plain, 256, np.array((20.0, 40.0)), OCCLUDED, None)
-    solid = figures.marked(plain, 256, np.array((20.0, 40.0)), VISIBLE, None)
-    assert 0.3 < (dashed != 100).any(-1).sum() / (solid != 100).any(-1).sum() < 0.9

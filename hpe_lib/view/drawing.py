@@ -1,98 +1,215 @@
-"""People drawn on a photograph with OpenCV. Matplotlib, slow to import, is not needed."""
+"""Draws skeletons, marks and heatmaps on the pixels of an image.
 
-import io
+Images are (H, W, 3) uint8 RGB. Points are (x, y) in px, and (0, 0) is the centre of the first
+pixel. Everything is drawn by OpenCV: torchvision's drawing rounds to whole pixels and gives all
+joints one colour.
+
+The colours are Okabe and Ito's, which colour-blind readers can tell apart. Colour is never the only
+sign: right joints are orange circles, left ones blue squares, the middle line green diamonds.
+"""
 
 import cv2
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from hpe_lib.skeleton import MPII
+from hpe_lib.geometry import rescale
+from hpe_lib.skeleton import ABSENT, MPII, VISIBLE
 
-SURE = 0.3  # the confidence from which a joint is drawn as found
-WHITE = (255, 255, 255)
-# side -> RGB, as in figures, and the number of the marker's corners
-SIDES = {"right": ((213, 94, 0), 12), "left": ((0, 114, 178), 4)}
-MIDDLE = ((0, 158, 115), 4)
-
-
-def overlay(
-    image: np.ndarray, people: list[dict], sure: float = SURE, least: float = 0.01
-) -> np.ndarray:
-    """A copy of an image (H, W, 3) uint8 with people and their squares on it.
-
-    people: as `photographs.PoseEstimator.predict` returns them.
-    Right joints are orange circles, left ones blue squares, those in the middle green diamonds.
-    A joint with a confidence below `sure` is hollow and its limbs are thin; below `least` it is
-    left out.
-    """
-    drawn = image.copy()
-    for person in people:
-        x, y, side = person["box"]
-        width = max(1, round(min(side, *image.shape[:2]) / 110))
-        corners = np.array([x, y]) - 0.5 + side * np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
-        _polygon(drawn, corners, None, WHITE, max(1, width // 3))
-        joints = person["joints"].values()
-        rows = np.array([[joint["x"], joint["y"], joint["confidence"]] for joint in joints])
-        points = np.where(rows[:, 2:] >= least, rows[:, :2], np.nan)
-        _draw_limbs(drawn, points, rows[:, 2] >= sure, width)
-        _draw_joints(drawn, points, rows[:, 2] >= sure, width)
-    return drawn
+SKY, GREEN, YELLOW, BLUE = "#56B4E9", "#009E73", "#F0E442", "#0072B2"
+VERMILION, PURPLE, BLACK, WHITE = "#D55E00", "#CC79A7", "#000000", "#FFFFFF"
+MORE, LESS = "#E66101", "#5E3C99"  # of a difference: above 0, below 0
+SIDE_COLOURS = {"right": VERMILION, "left": BLUE, "middle": GREEN}
+CONFIDENT = 0.3  # confidence from which a joint is drawn as found
+FAINT = 0.01  # confidence below which a joint is left out
+TITLE_HEIGHT = 18  # px above each tile
+TILE_GAP = 6  # px between tiles
+# Inferno without its darkest part, which would hide the image. (256, 3) uint8 RGB.
+_LEVELS = np.linspace(76, 255, 256).astype(np.uint8)[:, None]
+HEAT = cv2.applyColorMap(_LEVELS, cv2.COLORMAP_INFERNO)[:, 0, ::-1]
 
 
-def _draw_limbs(drawn, points, sure, width):
-    """points: (16, 2) image px, NaN where absent. sure: (16,) bool."""
-    thin = max(1, width // 3)
-    ends = fill_midpoints(points)
-    limbs = [list(limb) for limb in MPII.limbs if np.isfinite(ends[list(limb)]).all()]
-    for limb in limbs:  # white edges under all limbs, for any background
-        _polygon(drawn, ends[limb], None, WHITE, (width if sure[limb].all() else thin) + 2 * thin)
-    for limb in limbs:
-        colour, _ = _marker(limb[0])
-        _polygon(drawn, ends[limb], None, colour, width if sure[limb].all() else thin)
+def side_of(joint: int) -> str:
+    """Return "right", "left" or "middle" for a row of the skeleton."""
+    side = MPII.names[joint].partition("_")[0]
+    return side if side in SIDE_COLOURS else "middle"
 
 
-def _draw_joints(drawn, points, sure, width):
-    for joint in np.flatnonzero(np.isfinite(points).all(1)):
-        colour, corners = _marker(joint)
-        fill, edge = (colour, WHITE) if sure[joint] else (WHITE, colour)
-        outline = points[joint] + 1.3 * (width + 1) * corners
-        _polygon(drawn, outline, fill, edge, max(1, width // 2))
+def fill_torso(joints: np.ndarray) -> np.ndarray:
+    """Return joints (16, 2) with a missing (NaN) pelvis or thorax between hips or shoulders.
 
-
-def fill_midpoints(joints: np.ndarray) -> np.ndarray:
-    """A copy of joints (16, 2) with an absent (NaN) pelvis or thorax between hips or shoulders.
-
-    LSP and LSPET have neither, and limbs should meet there.
+    LSP and LSPET label neither, but limbs have to meet there.
     """
     joints = np.array(joints, dtype=float)
     for middle, group in (("pelvis", "hip"), ("thorax", "shoulder")):
-        row = MPII.index(middle)
+        row, ends = MPII.index(middle), [MPII.index(name) for name in MPII.groups[group]]
         if np.isnan(joints[row]).any():
-            pair = [MPII.index(name) for name in MPII.groups[group]]
-            joints[row] = np.mean(joints[pair], axis=0)
+            joints[row] = joints[ends].mean(0)
     return joints
 
 
-def _marker(joint):
-    """((R, G, B), (n, 2) corners around 0) of a joint's marker."""
-    side = MPII.names[joint].partition("_")[0]
-    colour, count = SIDES.get(side, MIDDLE)
-    angles = 2 * np.pi * (np.arange(count) + (side == "left") / 2) / count
-    return colour, np.column_stack([np.cos(angles), np.sin(angles)])
+def draw_people(image: np.ndarray, people: list[dict]) -> np.ndarray:
+    """Return a copy of the image with people, as `PoseEstimator.predict` returns them, on it.
+
+    A white frame shows the square that the network saw. Joints below the confidence CONFIDENT are
+    hollow and their limbs are thin; joints below FAINT are left out.
+    """
+    image = image.copy()
+    for person in people:
+        x, y, side = person["box"]
+        width = max(1, round(min(side, *image.shape[:2]) / 110))
+        square = np.array([x, y]) - 0.5 + side * np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
+        draw_polygon(image, square, WHITE, max(1, width // 3))
+        values = [(j["x"], j["y"], j["confidence"]) for j in person["joints"].values()]
+        joints, confidence = np.split(np.array(values), [2], axis=1)
+        joints = np.where(confidence >= FAINT, joints, np.nan)
+        draw_pose(image, joints, confidence[:, 0] >= CONFIDENT, width)
+    return image
 
 
-def _polygon(drawn, corners, fill, edge, thickness):
-    """corners: (n, 2) px and fractions; (0, 0) is the centre of the first pixel, as in OpenCV."""
-    corners = np.rint(16 * corners).astype(np.int32)[:, None]
-    if fill is not None:
-        cv2.fillPoly(drawn, [corners], fill, cv2.LINE_AA, shift=4)
-    cv2.polylines(drawn, [corners], True, edge, thickness, cv2.LINE_AA, shift=4)
+def draw_pose(
+    image: np.ndarray, joints: np.ndarray, solid: np.ndarray, width: int, limbs: bool = True
+) -> None:
+    """Draw one person on the image itself.
+
+    joints: (16, 2) px; NaN is left out.  solid: (16,) bool; other joints are hollow, their limbs
+    thin.  width: of a limb, px.  limbs: False draws joints alone.
+    """
+    if limbs:
+        draw_limbs(image, joints, solid, width)
+    for joint in np.flatnonzero(np.isfinite(joints).all(1)):
+        colour = SIDE_COLOURS[side_of(joint)]
+        fill, edge = (colour, WHITE) if solid[joint] else (WHITE, colour)
+        corners = joints[joint] + 1.3 * (width + 1) * marker_corners(side_of(joint))
+        draw_polygon(image, corners, edge, max(1, width // 2), fill)
 
 
-def encode_png(image: np.ndarray, text: dict[str, str] | None = None) -> bytes:
-    """An image (H, W, 3) uint8 RGB as a PNG file's bytes, with entries of text."""
-    entries, file = PngImagePlugin.PngInfo(), io.BytesIO()
-    for name, value in (text or {}).items():
-        entries.add_text(name, value)
-    Image.fromarray(image).save(file, "PNG", compress_level=1, pnginfo=entries)
-    return file.getvalue()
+def draw_limbs(
+    image: np.ndarray, joints: np.ndarray, solid: np.ndarray, width: int, colour: str = ""
+) -> None:
+    """Draw the limbs of joints (16, 2) px on the image itself; arguments as `draw_pose`.
+
+    colour: of all limbs; without it each has the colour of its side.
+    """
+    ends, thin = fill_torso(joints), max(1, width // 3)
+    limbs = [limb for limb in MPII.limbs if np.isfinite(ends[list(limb)]).all()]
+    for edge in (2 * thin, 0):  # first white edges below all limbs, for any background
+        for child, parent in limbs:
+            thickness = (width if solid[child] and solid[parent] else thin) + edge
+            shade = WHITE if edge else colour or SIDE_COLOURS[side_of(child)]
+            draw_polygon(image, ends[[child, parent]], shade, thickness)
+
+
+def marker_corners(side: str) -> np.ndarray:
+    """Return the corners (n, 2) of a side's marker, 1 px from its centre."""
+    count, turn = {"right": (12, 0), "left": (4, 0.5), "middle": (4, 0)}[side]
+    angles = 2 * np.pi * (np.arange(count) + turn) / count
+    return np.column_stack([np.cos(angles), np.sin(angles)])
+
+
+def draw_polygon(
+    image: np.ndarray, corners: np.ndarray, colour: str, thickness: int, fill: str = ""
+) -> None:
+    """Draw a closed polygon, corners (n, 2) px, on the image itself; two corners are a line."""
+    corners = _subpixels(corners)[:, None]
+    if fill:
+        cv2.fillPoly(image, [corners], ImageColor.getrgb(fill), cv2.LINE_AA, shift=4)
+    cv2.polylines(image, [corners], True, ImageColor.getrgb(colour), thickness, cv2.LINE_AA, 4)
+
+
+def _subpixels(points):
+    """Points in sixteenths of a pixel: OpenCV's integers with shift=4."""
+    return np.rint(16 * np.asarray(points)).astype(np.int32)
+
+
+def draw_map(
+    image: np.ndarray,
+    heat: np.ndarray,
+    top: float = 1.0,
+    opacity: float = 0.85,
+    signed: bool = False,
+) -> np.ndarray:
+    """Return the image (S, S, 3) in light grey with a map (h, w) on it; S is a multiple of h.
+
+    The map is invisible at 0 and yellow from `top` on. signed: purple below 0, orange above.
+    """
+    level = np.clip(heat / top, -1 if signed else 0, 1)
+    if signed:
+        more, less = ImageColor.getrgb(MORE), ImageColor.getrgb(LESS)
+        colour = np.where(level[..., None] < 0, less, more)
+    else:
+        colour = HEAT[(255 * level).astype(int)]
+    alpha = opacity * np.sqrt(np.abs(level))[..., None]
+    cells = np.concatenate([colour * alpha, alpha], axis=-1).astype(np.float32)
+    cells = resize(cells, *image.shape[1::-1])
+    grey = 90 + 0.6 * image.mean(-1, keepdims=True, dtype=np.float32)
+    return np.rint(grey * (1 - cells[..., 3:]) + cells[..., :3]).astype(np.uint8)
+
+
+def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Return the image at another size: enlarged pixels stay sharp, shrunk ones are averaged."""
+    shrink = width < image.shape[1]
+    how = cv2.INTER_AREA if shrink else cv2.INTER_NEAREST
+    return cv2.resize(image, (width, height), interpolation=how)
+
+
+def display_side(size: int, limit: int) -> int:
+    """Return the largest multiple of a crop's side `size` up to `limit` px, or else `limit`."""
+    return limit // size * size or limit
+
+
+def mark_joint(
+    image: np.ndarray,
+    side: int,
+    truth: np.ndarray,
+    visibility: int,
+    predicted: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the image (S, S, 3) as (side, side, 3) with one joint's true and predicted place.
+
+    The truth is a ring, dashed if the joint is occluded and left out if it is ABSENT. The
+    prediction is a cross. truth, predicted: (2,) px of the image; predicted None or NaN: no cross.
+    """
+    zoom, thickness = side / len(image), max(1, round(side / 250))
+    image, radius = resize(image, side, side), max(6.0, 0.05 * side)
+    if visibility != ABSENT:
+        center, axes = _subpixels(rescale(truth, zoom)).tolist(), [round(16 * radius)] * 2
+        sky, sweep = ImageColor.getrgb(SKY), 60 if visibility == VISIBLE else 20  # degrees
+        for start in range(0, 360, 60):
+            arc = (0, start, start + sweep)
+            cv2.ellipse(image, center, axes, *arc, sky, thickness + 1, cv2.LINE_AA, 4)
+    if predicted is not None and np.isfinite(predicted).all():
+        center = np.rint(rescale(predicted, zoom)).astype(int).tolist()
+        for shade, extra in ((0, 2), (255, 0)):  # a white cross with a black edge
+            kind = (cv2.MARKER_TILTED_CROSS, round(radius), thickness + extra, cv2.LINE_AA)
+            cv2.drawMarker(image, center, [shade] * 3, *kind)
+    return image
+
+
+def tile_images(
+    tiles: list[np.ndarray],
+    titles: list[str],
+    columns: int,
+    font_size: int = 12,
+    caption: str = "",
+) -> Image.Image:
+    """Return tiles (h, w, 3) of one size in rows of `columns`, each with its title above, on white.
+
+    A line of a title is TITLE_HEIGHT px high, all titles have as many lines as the first, and
+    TILE_GAP px lie between tiles.  caption: a line below all tiles.
+    """
+    from matplotlib import get_data_path  # here: `hpe predict` writes no words and starts faster
+
+    height, width = tiles[0].shape[:2]
+    head = TITLE_HEIGHT * len(titles[0].split("\n"))
+    step_x, step_y = width + TILE_GAP, height + head + TILE_GAP
+    bottom = -(-len(tiles) // columns) * step_y - TILE_GAP
+    size = (columns * step_x - TILE_GAP, bottom + (TITLE_HEIGHT if caption else 0))
+    sheet = Image.new("RGB", size, "white")
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", font_size)
+    pen = ImageDraw.Draw(sheet)
+    for number, (tile, title) in enumerate(zip(tiles, titles)):
+        x, y = number % columns * step_x, number // columns * step_y
+        pen.text((x + 2, y), title, "black", font)
+        sheet.paste(Image.fromarray(tile), (x, y + head))
+    pen.text((2, bottom), caption, "black", font)
+    return sheet

@@ -1,6 +1,6 @@
-// A picture that says where it was dragged over and which key was pressed on it. Boxes are [x1, y1, x2, y2] in pixels
-// of the picture, corners, not pixel centres. While the kernel is at work only the last box waits, and a key that is
-// held down is not repeated: no queue of moves.
+// A picture that reports the boxes dragged over it and the keys pressed on it. A box is
+// [x1, y1, x2, y2] in pixels of the picture: edges of pixels, not their centres. While the kernel
+// is busy only the last box waits, and a key that is held down is not repeated: no queue builds up.
 function render({ model, el }) {
   const frame = document.createElement("div");
   const image = document.createElement("img");
@@ -43,14 +43,16 @@ function render({ model, el }) {
   function place(event) {
     const box = image.getBoundingClientRect(), zoom = image.naturalWidth / box.width;
     const inside = (value, most) => Math.min(Math.max(value, 0), most) * zoom;
-    return [inside(event.clientX - box.left, box.width), inside(event.clientY - box.top, box.height)];
+    const x = inside(event.clientX - box.left, box.width);
+    return [x, inside(event.clientY - box.top, box.height)];
   }
   function boxTo(event) {
     const end = place(event), zoom = image.getBoundingClientRect().width / image.naturalWidth;
-    const box = [0, 1].map((k) => Math.min(start[k], end[k])).concat([0, 1].map((k) => Math.max(start[k], end[k])));
-    const edges = [box[0], box[1], box[2] - box[0], box[3] - box[1]].map((value) => `${value * zoom}px`);
+    const [x1, x2] = [Math.min(start[0], end[0]), Math.max(start[0], end[0])];
+    const [y1, y2] = [Math.min(start[1], end[1]), Math.max(start[1], end[1])];
+    const edges = [x1, y1, x2 - x1, y2 - y1].map((value) => `${value * zoom}px`);
     [band.style.left, band.style.top, band.style.width, band.style.height] = edges;
-    return box;
+    return [x1, y1, x2, y2];
   }
 
   image.draggable = false;

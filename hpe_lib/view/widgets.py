@@ -1,44 +1,42 @@
-"""Hands on the heatmaps: what figures draws, redrawn as a person moves a control, a key or the mouse.
+"""Panels for a notebook: pictures of `pictures`, redrawn as somebody moves a control or the mouse.
 
-Every panel is a picture (a pure function of figures), its controls and one line of text. What cannot be shown becomes
-that line, never a traceback. Without a live kernel a panel is nothing: notebooks show the same picture beside it.
+A panel is a picture, its controls and one line of text. What cannot be shown becomes that line,
+never a traceback. Without a live kernel a panel shows nothing, so notebooks show the same picture
+below it.
 """
 
-import asyncio
-import contextlib
 import html
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import anywidget
-import cv2
 import ipywidgets as ui
 import numpy as np
 import traitlets
 from PIL import Image
 
-from hpe_lib import evaluation, prediction, stages
-from hpe_lib.cascade import STAGES, Cascade
-from hpe_lib.data.augment import PoseDataset
-from hpe_lib.data.images import decode_image, read_image
-from hpe_lib.data.people import People
-from hpe_lib.photographs import PoseEstimator
-from hpe_lib.prediction import Predictions
-from hpe_lib.skeleton import ABSENT, MPII
-from hpe_lib.targets import Targets
-from hpe_lib.view import figures
-from hpe_lib.view.drawing import SURE
-from hpe_lib.workbook.artifacts import HISTORY, BadInput
+from hpe_lib import evaluation, prediction
+from hpe_lib.cascade import Cascade
+from hpe_lib.data.datasets import People, PoseDataset, decode_image, read_image
+from hpe_lib.paper import BODY
+from hpe_lib.prediction import PoseEstimator, Predictions
+from hpe_lib.skeleton import ABSENT, MPII, VISIBILITY_NAMES
+from hpe_lib.training import Targets
+from hpe_lib.view import pictures
+from hpe_lib.view.drawing import CONFIDENT
+from hpe_lib.workbook.artifacts import BadInput
 
+KEYS = "Keys: ← → people, ↑ ↓ joints"
 MARKS = "Ring: the labelled place, dashed if occluded; cross: where the map points"
-ALL = -1  # in a menu of joints: None there means that nothing is chosen
+ALL = -1  # the menu's value for all joints; None would mean that nothing is chosen
 
 
 class Screen(anywidget.AnyWidget):
-    """A picture in the browser that tells of keys and, where `drags`, of boxes dragged over it.
+    """A picture in the browser that reports keys and, if `drags`, boxes dragged over it.
 
-    png: the picture.  alt: what it shows, for who cannot see it.  answered: messages dealt with (widgets.js waits).
+    png: the picture.  alt: its description for people who cannot see it.  answered: how many
+    messages were handled; widgets.js waits for it.
     """
 
     _esm = Path(__file__).with_name("widgets.js")
@@ -49,18 +47,19 @@ class Screen(anywidget.AnyWidget):
     answered = traitlets.Int(0).tag(sync=True)
 
     def show(self, picture: Image.Image) -> None:
-        """Replace the picture. Fast compression: it only travels to the browser."""
-        data = cv2.imencode(
-            ".png", np.asarray(picture)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]
-        )[1]
-        self.png = data.tobytes()
+        """Replace the picture."""
+        self.png = prediction.encode_png(np.asarray(picture))
 
-    def listen(self, heard: Callable[[dict], None]) -> None:
-        """Call heard(message) for {"key": "ArrowLeft"} and {"box": [x1, y1, x2, y2], "done": bool}, picture px."""
+    def connect(self, handle: Callable[[dict], None]) -> None:
+        """Call handle(message) for each message of the browser.
+
+        A message is {"key": "ArrowLeft"} or {"box": [x1, y1, x2, y2], "done": bool}, px of the
+        picture.
+        """
 
         def answer(_, message, __):
             try:
-                heard(message)
+                handle(message)
             finally:
                 self.answered += 1
 
@@ -68,28 +67,27 @@ class Screen(anywidget.AnyWidget):
 
 
 class Panel(ui.VBox):
-    """A screen, a line of text under it and controls beside it. A subclass says what to `draw` and what to `hear`.
+    """A screen with controls beside it and a line of text below. Subclasses implement `draw`.
 
-    title: what the picture is, for who cannot see it; the line of text is added.  legend: how to read it.
+    title: describes the picture for people who cannot see it.  legend: how to read the picture.
     """
 
     legend = ""
 
     def __init__(self, title: str, controls: list, drags: bool = False):
         self.title, self.screen, self.line = title, Screen(drags=drags), ui.HTML()
-        self.screen.listen(self.hear)
+        self.screen.connect(self.handle)
         for control in controls:
             if isinstance(control, ui.ValueWidget):
                 control.observe(self.refresh, "value")
         side = ui.VBox(controls, layout=ui.Layout(width="310px"))
-        picture = ui.HBox(
-            [self.screen, side], layout=ui.Layout(flex_flow="row wrap", grid_gap="12px")
-        )
+        layout = ui.Layout(flex_flow="row wrap", grid_gap="12px")
+        picture = ui.HBox([self.screen, side], layout=layout)
         super().__init__([picture, self.line, ui.HTML(f"<small>{self.legend}</small>")])
         self.refresh()
 
-    def refresh(self, _=None) -> None:
-        """Draw anew. What was asked for and cannot be shown is said in the line; the picture is empty then."""
+    def refresh(self, _: dict | None = None) -> None:
+        """Draw again. If that is not possible, the line says why and the picture is empty."""
         try:
             picture, text = self.draw()
         except BadInput as error:
@@ -99,29 +97,15 @@ class Panel(ui.VBox):
         self.line.value = html.escape(text)
 
     def draw(self) -> tuple[Image.Image, str]:
-        """(picture, line of text) for what the controls say; BadInput becomes the line."""
+        """Return the picture and the line of text. BadInput becomes the line."""
         raise NotImplementedError
 
-    def hear(self, message: dict) -> None:
-        """A key or a box from the screen (`Screen.listen`)."""
+    def handle(self, message: dict) -> None:
+        """React to a key or a box (`Screen.connect`)."""
 
 
-def joints_menu(value: str, one_joint: bool = False) -> ui.Dropdown:
-    """A menu of the joints' rows and, unless there must be one joint, ALL."""
-    options = [
-        *([] if one_joint else [("all joints", ALL)]),
-        *zip(MPII.names, range(len(MPII.names))),
-    ]
-    return ui.Dropdown(options=options, value=dict(options)[value], description="joint")
-
-
-def chosen(menu: ui.Dropdown) -> int | None:
-    """A joint's row; None for all of them, as figures and evaluation have it."""
-    return None if menu.value == ALL else menu.value
-
-
-class Browser(Panel):
-    """A panel on one person at a time and one joint: ◀ ▶, or left and right, for people, up and down for joints."""
+class PersonPanel(Panel):
+    """A panel for one person and one joint at a time, chosen by menu, slider, button or key."""
 
     def __init__(
         self,
@@ -129,83 +113,92 @@ class Browser(Panel):
         people: People,
         image_size: int,
         controls: list,
-        one_joint: bool = False,
+        all_joints: bool = True,
         drags: bool = False,
     ):
-        self.people, self.image_size = people, image_size
+        self.people, self.samples = people, PoseDataset(people, image_size)
+        self.image_size = image_size
+        joints = [(name, joint) for joint, name in enumerate(MPII.names)]
+        joints = [("all joints", ALL), *joints] if all_joints else joints
+        wrist = MPII.index("left_wrist")
+        self.joint = ui.Dropdown(options=joints, value=wrist, description="joint")
         self.place = ui.IntSlider(1, 1, max(1, len(people)), description="person")
-        self.place.observe(self.turned, "value")
-        self.joint = joints_menu("left_wrist", one_joint)
-        buttons = [
-            ui.Button(description=name, layout=ui.Layout(width="145px"))
-            for name in ("◀ previous", "next ▶")
-        ]
-        for button, by in zip(buttons, (-1, 1)):
-            button.on_click(lambda _, by=by: self.go(by))
+        buttons = []
+        for name, by in (("◀ previous", -1), ("next ▶", 1)):
+            buttons.append(ui.Button(description=name, layout=ui.Layout(width="145px")))
+            buttons[-1].on_click(lambda _, by=by: self.step(by))
         super().__init__(title, [self.joint, *controls, self.place, ui.HBox(buttons)], drags)
 
-    def go(self, by: int) -> None:
-        """So many people on, or back; stops at the ends."""
+    def step(self, by: int) -> None:
+        """Go `by` people forward; stop at the first and the last."""
         self.place.value = min(max(self.place.value + by, 1), self.place.max)
 
-    def turned(self, _) -> None:
-        """Called before another person is drawn."""
-
-    @property
-    def row(self) -> int:
-        """Of the person, among those that are shown. BadInput if there is nobody."""
-        if not len(self.people):
-            raise BadInput("these people", "nobody", "somebody to show")
-        return self.place.value - 1
-
-    def hear(self, message: dict) -> None:
+    def handle(self, message: dict) -> None:
+        """Go to other people by left and right, to other joints by up and down."""
         key = message.get("key")
         if key in ("ArrowLeft", "ArrowRight"):
-            self.go(1 if key == "ArrowRight" else -1)
+            self.step(1 if key == "ArrowRight" else -1)
         if key in ("ArrowUp", "ArrowDown"):
             by = 1 if key == "ArrowDown" else -1
             self.joint.index = (self.joint.index + by) % len(self.joint.options)
 
-    def state(self, visibility: int) -> str:
-        """A joint's state in words; where the data set knows no occlusion, "annotated" is all there is to say."""
+    @property
+    def row(self) -> int:
+        """The chosen person's place among those that can be chosen. BadInput if there is nobody."""
+        if not len(self.people):
+            raise BadInput("these people", "nobody", "somebody to show")
+        return self.place.value - 1
+
+    @property
+    def chosen_joint(self) -> int | None:
+        """The chosen joint; None for all joints."""
+        return None if self.joint.value == ALL else self.joint.value
+
+    def describe_label(self, visibility: int) -> str:
+        """Return how a joint is labelled; "annotated" if the data set knows no occlusion."""
         known = self.people.occlusion_labels or visibility == ABSENT
-        return figures.STATES[int(visibility)] if known else "annotated"
+        return VISIBILITY_NAMES[int(visibility)] if known else "annotated"
 
-    def unit(self, row: int) -> tuple[float, str]:
-        """(the metric's normaliser of a person in crop px, NaN if unknown; its name)."""
-        name = "head sizes" if self.people.metric.startswith("PCKh") else "torsos"
-        return self.people.normaliser[row] * self.image_size / self.people.side[row], name
+    def describe_errors(
+        self, row: int, joint: int, visibility: int, predicted: dict[str, np.ndarray]
+    ) -> dict[str, str]:
+        """Return how far each network's joint is from its label.
 
-    def apart(self, row: int, found: np.ndarray, truth: np.ndarray, state: int) -> str:
-        """How far a joint found is from its label, both (2,) crop px."""
-        distance, (unit, name) = np.linalg.norm(found - truth), self.unit(row)
-        if state == ABSENT:
-            return "no label to compare with"
-        return f"{distance:.1f} crop px" if np.isnan(unit) else f"{distance / unit:.2f} {name} off"
+        visibility: in the crop.  predicted: network -> (16, 2) crop px.
+        """
+        person = self.people[[row]]
+        if visibility == ABSENT:
+            return dict.fromkeys(predicted, "no label to compare with")
+        points = person.frame(0, self.image_size).to_image(np.stack([*predicted.values()]))
+        errors = [evaluation.distances(point[None], person)[0, joint] for point in points]
+        unit, name = person.normaliser[0], "torsos"
+        if person.metric.startswith("PCKh"):
+            name = "head sizes"
+        if np.isnan(unit):
+            unit, name = 1, "image px"
+        texts = [f"{error / unit:.2f} {name} off" for error in errors]
+        return dict(zip(predicted, texts))
 
 
-def fitting(cascade: Cascade, image_size: int) -> None:
-    """BadInput if the cascade was trained on crops of another size than these."""
+def check_crop_size(cascade: Cascade, image_size: int) -> None:
+    """Raise BadInput if the cascade was trained on crops of another size."""
     trained = cascade.network.get("image_size", image_size)
     if trained != image_size:
-        raise BadInput(
-            "the cascade",
-            f"one trained on crops of {trained} px",
-            f"one of {image_size} px, as these are",
-        )
+        found = f"one trained on crops of {trained} px"
+        raise BadInput("the cascade", found, f"one of {image_size} px, as these are")
 
 
-class Inspector(Browser):
-    """What should be seen, what each network sees and where it points: people by error, by occlusion, by joint.
+class Inspector(PersonPanel):
+    """Shows targets, maps and joints of people, sorted by error, by occlusion or by joint.
 
-    people: N; answer: the cascade's predictions of them, by which they are sorted; targets: of the networks' stride.
-    A layer is one of figures.LAYERS; all joints at once are a contact sheet. Maps are without flip test.
+    people: N.  answer: the cascade's predictions of them, by which they are sorted.  targets: of
+    the cascade's stride.  A layer is one of pictures.LAYERS. Maps are without flip test.
     """
 
-    legend = MARKS + (
-        "; colours: from nothing at 0 to yellow at the highest value of any joint; difference: orange "
-        "where the regressor says more than the detector, purple where less. Keys: ← → people, ↑ ↓ "
-        "joints"
+    legend = (
+        f"{MARKS}; colours: from nothing at 0 to yellow at the highest value of any joint; "
+        "difference: orange where the regressor says more than the detector, purple where less. "
+        f"{KEYS}"
     )
 
     def __init__(
@@ -217,286 +210,194 @@ class Inspector(Browser):
         targets: Targets,
     ):
         self.cascade, self.answer, self.targets = cascade, answer, targets
-        self.person, self.samples = lru_cache(8)(self._person), PoseDataset(people, image_size)
-        named = figures.LAYERS[:2] if cascade.regressor is None else figures.LAYERS
-        self.layer = ui.Dropdown(
-            options=named,
-            value="regressor" if cascade.regressor else "detector",
-            description="layer",
-        )
+        self.person_maps = lru_cache(8)(self._person_maps)
+        layers, layer = pictures.LAYERS, "regressor"
+        if cascade.regressor is None:
+            layers, layer = layers[:2], "detector"
+        self.layer = ui.Dropdown(options=layers, value=layer, description="layer")
         self.opacity = ui.FloatSlider(0.85, min=0, max=1, step=0.05, description="opacity")
         self.keep = ui.Dropdown(options=evaluation.KEEP, description="show")
         self.order = ui.Dropdown(options=evaluation.ORDER, description="sort by")
-        for choice in (self.keep, self.order):
-            choice.observe(
-                lambda _: setattr(self.place, "value", 1), "value"
-            )  # others are the first now
-        super().__init__(
-            "A joint's map on a person's crop",
-            people,
-            image_size,
-            [self.layer, self.opacity, self.keep, self.order],
-        )
+        controls = [self.layer, self.opacity, self.keep, self.order]
+        for choice in (self.keep, self.order):  # other people: begin with their first
+            choice.observe(lambda _: self.place.set_trait("value", 1), "value")
+        super().__init__("A joint's map on a person's crop", people, image_size, controls)
 
-    def _person(self, row: int) -> figures.Layers:
-        return figures.layers(self.cascade, self.targets, self.samples[row])
+    def _person_maps(self, row):
+        return pictures.person_maps(self.cascade, self.targets, self.samples[row])
 
-    def draw(self):
-        fitting(self.cascade, self.image_size)
-        joint, layer = chosen(self.joint), self.layer.value
-        rows = evaluation.selected(
-            self.answer.joints, self.people, joint, self.keep.value, self.order.value
-        )
+    def draw(self) -> tuple[Image.Image, str]:
+        """Draw the chosen layer of the chosen joint, or a sheet of all joints."""
+        check_crop_size(self.cascade, self.image_size)
+        joint, layer, keep = self.chosen_joint, self.layer.value, self.keep.value
+        order = self.order.value
+        rows = evaluation.selected(self.answer.joints, self.people, joint, keep, order)
         self.place.max = max(1, len(rows))
         if not len(rows):
-            raise BadInput(
-                "this selection", "nobody", f"people with {self.joint.label} {self.keep.value}"
-            )
+            raise BadInput("this selection", "nobody", f"people with {self.joint.label} {keep}")
         row = int(rows[self.row])
-        person, head = self.person(row), f"{self.row + 1} of {len(rows)}, {self.people.keys[row]}"
+        person, head = self.person_maps(row), f"{self.row + 1} of {len(rows)}, "
+        head += str(self.people.keys[row])
         if joint is None:
-            return figures.all_maps(person, layer, self.opacity.value), f"{head} · {layer}"
-        parts = [f"{head} · {MPII.names[joint]}, {self.state(person.visibility[joint])}"]
-        parts += [
-            f"{name}: peak {person.maps[name][joint].max():.2f}, "
-            + self.apart(row, found[joint], person.joints[joint], person.visibility[joint])
-            for name, found in person.found.items()
-            if name != "difference"
-        ]
-        return figures.one_map(person, layer, joint, self.opacity.value), " · ".join(parts)
+            return pictures.map_sheet(person, layer, self.opacity.value), f"{head} · {layer}"
+        visibility = person.visibility[joint]
+        parts = [f"{head} · {MPII.names[joint]}, {self.describe_label(visibility)}"]
+        errors = self.describe_errors(row, joint, visibility, person.predicted)
+        for name, error in errors.items():
+            if name != "difference":
+                parts.append(f"{name}: peak {person.maps[name][joint].max():.2f}, {error}")
+        picture = pictures.map_picture(person, layer, joint, self.opacity.value)
+        return picture, " · ".join(parts)
 
 
-class Cover(Browser):
-    """Drag a patch over a person: both networks' maps of a joint and the pose answer at once; a click removes it."""
+class Cover(PersonPanel):
+    """Shows how both networks' maps change while a patch is dragged over a person.
 
-    legend = MARKS + "; colours: one scale for both networks. Keys: ← → people, ↑ ↓ joints"
+    A click removes the patch.
+    """
+
+    legend = f"{MARKS}; colours: one scale for both networks. {KEYS}"
 
     def __init__(
         self, cascade: Cascade, people: People, image_size: int, decoder: str = "parabola"
     ):
-        self.cascade, self.decoder, self.box = cascade, decoder, None
-        self.sample = lru_cache(8)(PoseDataset(people, image_size).__getitem__)
-        self.uncovered = lru_cache(8)(self.seen)
-        super().__init__(
-            "A crop to cover, and both networks' maps of one joint",
-            people,
-            image_size,
-            [],
-            one_joint=True,
-            drags=True,
-        )
+        self.cascade, self.decoder, self.box, self.box_row = cascade, decoder, None, 0
+        self.predict_uncovered = lru_cache(8)(self._predict)
+        title = "A crop to cover, and both networks' maps of one joint"
+        super().__init__(title, people, image_size, [], all_joints=False, drags=True)
 
-    def seen(self, row: int, box: tuple | None = None) -> tuple:
-        """(the crop with the patch on it, what `figures.seen` says of it)."""
-        crop = self.sample(row)["image"].numpy()
-        crop = crop if box is None else prediction.cover_box(crop, box)
-        return crop, *figures.seen(self.cascade, crop, self.decoder)
+    def _predict(self, row, box=None):
+        sample = self.samples[row]
+        crop = sample["image"].numpy()
+        if box is not None:
+            crop = prediction.patched(crop, box)
+        return sample, crop, *prediction.predict_crop(self.cascade, crop, self.decoder)
 
-    def hear(self, message: dict) -> None:
-        super().hear(message)
+    def handle(self, message: dict) -> None:
+        """React to keys, and put the patch where a box was dragged."""
+        super().handle(message)
         if "box" in message:
-            box = figures.on_crop(message["box"], self.image_size)
-            self.box = box if min(box[2] - box[0], box[3] - box[1]) >= 1 else None
+            x1, y1, x2, y2 = pictures.box_on_crop(message["box"], self.image_size)
+            self.box = (x1, y1, x2, y2) if min(x2 - x1, y2 - y1) >= 1 else None
+            self.box_row = self.place.value
             self.refresh()
 
-    def turned(self, _):
-        self.box = None  # it was for the person before
-
-    def draw(self):
-        fitting(self.cascade, self.image_size)
+    def draw(self) -> tuple[Image.Image, str]:
+        """Draw the crop with its patch and both maps of the joint."""
+        check_crop_size(self.cascade, self.image_size)
         if self.cascade.regressor is None:
             raise BadInput("the cascade", "a detector alone", "both networks")
         row, joint = self.row, self.joint.value
-        truth, state = (self.sample(row)[name][joint].numpy() for name in ("joints", "visibility"))
-        crop, before, found = self.uncovered(row)
+        if self.box_row != self.place.value:  # the patch belongs to another person
+            self.box = None
+        sample, crop, before, predicted = self.predict_uncovered(row)
         maps = before
         if self.box is not None:
-            crop, maps, found = self.seen(row, self.box)
-        parts = [
-            f"{name}: peak {before[name][joint].max():.2f} → {maps[name][joint].max():.2f}, "
-            + self.apart(row, found[name][joint], truth, state)
-            for name in maps
-        ]
-        text = f"{self.people.keys[row]} · {MPII.names[joint]}, {self.state(state)} · "
-        return figures.covered(crop, maps, found, joint, truth, state), text + " · ".join(parts)
+            _, crop, maps, predicted = self._predict(row, self.box)
+        truth, visibility = (sample[key][joint].numpy() for key in ("joints", "visibility"))
+        label = self.describe_label(visibility)
+        parts = [f"{self.people.keys[row]} · {MPII.names[joint]}, {label}"]
+        errors = self.describe_errors(row, joint, visibility, predicted)
+        for name, error in errors.items():
+            peaks = [heats[name][joint].max() for heats in (before, maps)]
+            parts.append("{}: peak {:.2f} → {:.2f}, {}".format(name, *peaks, error))
+        picture = pictures.cover_picture(crop, maps, predicted, joint, truth, visibility)
+        return picture, " · ".join(parts)
 
 
-class TargetExplorer(Browser):
-    """Radius, σ, rotation, scale and mirroring by slider, the targets of notebook 02 drawn anew at each move."""
+class TargetExplorer(PersonPanel):
+    """Shows discs and Gaussians of a person while their sizes and the augmentation are moved."""
 
-    legend = (
-        "Dots: orange right, blue left, green between; hollow: occluded, so without a disc. "
-        "Keys: ← → people, ↑ ↓ joints"
-    )
+    legend = f"{pictures.LEGEND}Hollow: occluded, so without a disc. {KEYS}"
 
     def __init__(self, people: People, image_size: int, targets: Targets):
         self.targets = targets
-        self.radius = ui.FloatSlider(
-            targets.radius, min=1, max=max(40, targets.radius), step=0.5, description="radius"
-        )
-        self.sigma = ui.FloatSlider(
-            targets.sigma, min=0.5, max=max(20, targets.sigma), step=0.5, description="sigma"
-        )
-        self.angle = ui.IntSlider(0, -180, 180, description="rotation, °")
-        self.scale = ui.FloatSlider(1.0, min=0.5, max=1.5, step=0.05, description="scale")
-        self.mirrored = ui.Checkbox(False, description="mirrored")
+        radius, sigma = targets.radius, targets.sigma
+        self.radius = ui.FloatSlider(radius, min=1, max=max(40, radius), step=0.5)
+        self.sigma = ui.FloatSlider(sigma, min=0.5, max=max(20, sigma), step=0.5)
+        self.angle = ui.IntSlider(0, -180, 180)
+        self.scale = ui.FloatSlider(1.0, min=0.5, max=1.5, step=0.05)
+        self.mirrored = ui.Checkbox(False)
         controls = [self.radius, self.sigma, self.angle, self.scale, self.mirrored]
+        names = ("radius", "sigma", "rotation, °", "scale", "mirrored")
+        for control, name in zip(controls, names):
+            control.description = name
         super().__init__("A person, discs and Gaussians", people, image_size, controls)
 
-    def draw(self):
-        old, joint = self.targets, chosen(self.joint)
-        targets = Targets(
-            old.map_stride,
-            self.radius.value,
-            self.sigma.value,
-            old.occluded,
-            old.first,
-            old.first_sees,
-        )
-        picture = figures.moved_targets(
-            self.people,
-            self.row,
-            self.image_size,
-            targets,
-            joint,
-            self.scale.value,
-            self.angle.value,
-            self.mirrored.value,
-        )
-        state = "" if joint is None else ", " + self.state(self.people.visibility[self.row, joint])
-        return picture, (
-            f"{self.people.keys[self.row]} · {self.joint.label}{state} · "
-            f"radius and sigma: px at a body of {figures.BODY:.0f} px"
-        )
-
-
-class Monitor(Panel):
-    """A run's learning curves and the maps of some held-out people after any epoch, read from its folder.
-
-    So it shows a training of another notebook, of a terminal, or of before the browser was closed; while the kernel is
-    free it looks for new epochs every two seconds.
-    """
-
-    legend = "Above a person: stage, epoch and the value at which the colours end"
-
-    def __init__(self, out: str | Path):
-        self.out, self.curves, self.drawn = Path(out), Screen(), None
-        self.joint = joints_menu("all joints")
-        self.epoch = ui.IntSlider(1, 1, 1, description="epoch")
-        super().__init__("Maps of held-out people after an epoch", [self.epoch, self.joint])
-        self.children = (self.curves, *self.children)
-        try:
-            self.task = asyncio.get_running_loop().create_task(self.follow())
-        except RuntimeError:  # no kernel: nobody to show new epochs to
-            self.task = None
-
-    def files(self) -> dict[Path, list[tuple[Path, int]]]:
-        """The run's stages, the one trained last as the last; of each, history and maps with their times of change."""
-        found = {}
-        for name in STAGES.values():
-            folder = self.out / name
-            for path in (folder / HISTORY, *sorted(folder.glob("watched/*.npz"))):
-                with contextlib.suppress(
-                    FileNotFoundError
-                ):  # a training that begins anew has just removed it
-                    changed = path.stat().st_mtime_ns
-                    found.setdefault(folder, []).append((path, changed))
-        return dict(sorted(found.items(), key=lambda stage: stage[1][0][1]))
-
-    def draw(self):
-        files = self.files()
-        records = {folder: found for folder in files if (found := stages.history(folder))}
-        if files != self.drawn and records:
-            self.curves.alt = f"Learning curves of {sum(map(len, records.values()))} epochs"
-            self.curves.show(
-                figures.curves({found[0]["stage"]: found for found in records.values()})
-            )
-        self.drawn = files
-        if not records:
-            raise BadInput(
-                self.out, "no epoch of any stage yet", "a run that trains or has trained"
-            )
-        epochs = [epoch for folder in files for epoch in stages.watched_maps(folder)]
-        if not epochs:
-            raise BadInput(self.out, "no watched maps", "a stage's watched/0001.npz, …")
-        last, self.epoch.max = self.epoch.value == self.epoch.max, len(epochs)
-        if last:
-            self.epoch.value = self.epoch.max
-        line = stages.record_line([record for found in records.values() for record in found][-1])
-        shown = epochs[self.epoch.value - 1 : self.epoch.value]
-        return figures.sharpening(shown, chosen(self.joint), 160, across=True), f"last: {line}"
-
-    async def follow(self) -> None:
-        """Refresh when the folder holds something else than is drawn."""
-        while self.comm is not None:
-            await asyncio.sleep(2)
-            if self.files() != self.drawn:
-                self.refresh()
+    def draw(self) -> tuple[Image.Image, str]:
+        """Draw the person as augmented, and the targets."""
+        old, row, joint = self.targets, self.row, self.chosen_joint
+        sizes = (self.radius.value, self.sigma.value)
+        targets = Targets(old.map_stride, *sizes, old.occluded, old.first, old.first_sees)
+        moves = (self.scale.value, self.angle.value, self.mirrored.value)
+        picture = pictures.target_picture(self.people, row, self.image_size, targets, joint, *moves)
+        label = self.joint.label
+        if joint is not None:
+            label += ", " + self.describe_label(self.people.visibility[row, joint])
+        unit = f"radius and sigma: px at a body of {BODY:.0f} px"
+        return picture, f"{self.people.keys[row]} · {label} · {unit}"
 
 
 class Photograph(Panel):
-    """A photograph by upload or path, a box around a person by dragging, the pose out: `PoseEstimator.predict`.
+    """Shows the pose in a photograph, uploaded or from a path, after a box is dragged around it.
 
-    people: what it returned last, as in the JSON of `hpe predict`.
+    people: what `PoseEstimator.predict` returned last.
     """
 
-    legend = (
-        "Right orange, circles; left blue, squares; between green, diamonds; hollow and thin: not sure. "
-        "White frame: what the network sees"
-    )
+    legend = f"{pictures.LEGEND}Hollow, thin: not sure. White frame: what the network sees"
 
     def __init__(self, estimator: PoseEstimator, path: str = ""):
         self.estimator, self.box, self.people, self.image = estimator, None, [], None
         self.upload = ui.FileUpload(accept="image/*", description="upload")
         self.path = ui.Text(path, description="or path", continuous_update=False)
         whole = ui.Button(description="whole image")
-        whole.on_click(lambda _: self.take(None))
+        whole.on_click(lambda _: self.look_at(None))
         for source in (self.upload, self.path):
-            source.observe(self.opened, "value")
+            source.observe(self.change_source, "value")
         self.source = self.path
-        super().__init__(
-            "A photograph and the pose found in it", [self.upload, self.path, whole], drags=True
-        )
+        controls = [self.upload, self.path, whole]
+        super().__init__("A photograph and the pose found in it", controls, drags=True)
 
-    def opened(self, change) -> None:
-        """Another photograph: the box was of the one before."""
+    def change_source(self, change: dict) -> None:
+        """Forget the photograph and the box of before."""
         self.source, self.box, self.image = change["owner"], None, None
 
-    def take(self, box) -> None:
-        """Look into a box [x1, y1, x2, y2], image px, tight around the person; None: the whole image."""
+    def look_at(self, box: list[float] | None) -> None:
+        """Predict in a box [x1, y1, x2, y2], image px, around the person; None: everywhere."""
         self.box = box
         self.refresh()
 
-    def hear(self, message):
+    def handle(self, message: dict) -> None:
+        """Look at a box once it is dragged; at the whole image if it is only a click."""
         if message.get("done") and self.image is not None:
-            zoom = self.image.shape[1] / figures.photograph(self.image, []).width
-            box = [zoom * edge for edge in message["box"]]
-            self.take(box if min(box[2] - box[0], box[3] - box[1]) >= 2 else None)
+            zoom = self.image.shape[1] / pictures.photograph(self.image, []).width
+            x1, y1, x2, y2 = box = [zoom * edge for edge in message["box"]]
+            self.look_at(box if min(x2 - x1, y2 - y1) >= 2 else None)
 
     def read(self) -> np.ndarray:
-        """The photograph's pixels. BadInput if there is none or it cannot be read."""
+        """Return the photograph's pixels. BadInput if there is none or it cannot be read."""
         if self.source is self.upload and self.upload.value:
-            return decode_image(
-                self.upload.value[0]["name"], bytes(self.upload.value[0]["content"])
-            )
+            file = self.upload.value[0]
+            return decode_image(file["name"], bytes(file["content"]))
         if not self.path.value:
             raise BadInput("photograph", "none", "an upload, or the path of one")
         try:
             return read_image(Path(self.path.value).expanduser())
-        except RuntimeError as error:  # ~ of somebody unknown
+        except RuntimeError as error:  # expanduser: ~ of an unknown user
             raise BadInput(self.path.value, error, "the path of a photograph") from None
 
-    def draw(self):
+    def draw(self) -> tuple[Image.Image, str]:
+        """Predict and draw the pose."""
         self.people = []
         self.image = self.read() if self.image is None else self.image
-        self.people = self.estimator.predict(self.image, None if self.box is None else [self.box])
-        sure = sum(joint["confidence"] >= SURE for joint in self.people[0]["joints"].values())
-        text = (
-            f"{sure} of 16 joints with a confidence of {SURE} or more"
-            if sure
-            else f"nobody found here: no joint "
-            f"reaches a confidence of {SURE}; is there a person in the box, alone and upright?"
-        )
-        return figures.photograph(
-            self.image, self.people
-        ), f"{text} · drag a box tight around one person"
+        self.people = self.estimator.predict(self.image, self.box and [self.box])
+        joints = self.people[0]["joints"].values()
+        sure = sum(joint["confidence"] >= CONFIDENT for joint in joints)
+        text = f"{sure} of 16 joints with a confidence of {CONFIDENT} or more"
+        if not sure:
+            text = (
+                f"nobody found here: no joint reaches a confidence of {CONFIDENT}; is there a "
+                "person in the box, alone and upright?"
+            )
+        picture = pictures.photograph(self.image, self.people)
+        return picture, f"{text} · drag a box tight around one person"

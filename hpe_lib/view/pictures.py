@@ -1,0 +1,321 @@
+"""Pictures of people and maps, made of pixels by `drawing`.
+
+They are quick enough to be redrawn while somebody moves a control: the panels of `widgets` show
+them, and a notebook shows the same picture below a panel. Crops are (S, S, 3) uint8, and points
+are (x, y) in crop px: (0, 0) is the centre of the crop's first pixel.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor
+
+from hpe_lib.cascade import Cascade
+from hpe_lib.data.datasets import People, framed
+from hpe_lib.geometry import Frame, rescale
+from hpe_lib.paper import BODY
+from hpe_lib.prediction import predict_crop
+from hpe_lib.skeleton import ABSENT, MPII, VISIBILITY_NAMES, VISIBLE
+from hpe_lib.training import Targets
+from hpe_lib.view import drawing
+from hpe_lib.view.drawing import BLACK, PURPLE, SKY, YELLOW
+
+LAYERS = ("detector's target", "detector", "regressor's target", "regressor", "difference")
+SIDE = 300  # px, at most: a crop's side beside others
+LEGEND = "Right: orange circles. Left: blue squares. Middle: green diamonds. "
+
+
+def contact_sheet(
+    crops: np.ndarray,
+    joints: np.ndarray,
+    visibility: np.ndarray,
+    titles: list | None = None,
+    columns: int = 6,
+    occlusion_labels: bool = True,
+    truth: np.ndarray | None = None,
+    maps: np.ndarray | None = None,
+) -> Image.Image:
+    """Return people: crops (N, S, S, 3), joints (N, 16, 2) crop px, visibility (N, 16).
+
+    occlusion_labels: whether the data set says which joints are occluded.  truth: (N, 16, 2) crop
+    px, drawn as black limbs.  maps: (N, 16, h, w); a pixel shows the highest, and joints are drawn
+    without limbs.
+    """
+    crops, joints, visibility = (np.asarray(part) for part in (crops, joints, visibility))
+    columns, tiles = min(columns, len(crops)), []
+    side = 1080 // columns
+    for row, crop in enumerate(crops):
+        image = crop if maps is None else drawing.draw_map(crop, np.asarray(maps[row]).max(0))
+        answer = None if truth is None else truth[row]
+        tiles.append(_pose_tile(image, joints[row], visibility[row], side, maps is None, answer))
+    note = "Hollow, thin: occluded."
+    if not occlusion_labels:
+        note = "This data set does not say which joints are occluded."
+    titles = [str(title) for title in titles or [""] * len(tiles)]
+    return drawing.tile_images(tiles, titles, columns, caption=LEGEND + note)
+
+
+def _pose_tile(image, joints, visibility, side, limbs=True, truth=None):
+    zoom, width = side / len(image), min(max(2, round(side / 80)), 4)
+    tile = drawing.resize(image, side, side)
+    if truth is not None:
+        drawing.draw_limbs(tile, rescale(truth, zoom), np.full(len(truth), True), width, BLACK)
+    points = np.where(visibility[:, None] != ABSENT, rescale(joints, zoom), np.nan)
+    drawing.draw_pose(tile, points, visibility == VISIBLE, width, limbs)
+    return tile
+
+
+def frame_sheet(people: People, row: int, frames: dict[str, Frame]) -> Image.Image:
+    """Return person `row` in the image with each frame's window, then the crop of each frame."""
+    image, around = people.images[row], people.frame(row, SIDE).augmented(scale=0.7)
+    tiles, titles = [around.cut(image)], [f"image of {image.shape[1]} by {image.shape[0]} px"]
+    for (name, frame), colour in zip(frames.items(), (YELLOW, SKY, PURPLE)):
+        square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
+        window = around.to_crop(frame.to_image(frame.image_size * square - 0.5))
+        drawing.draw_polygon(tiles[0], window, BLACK, 4)
+        drawing.draw_polygon(tiles[0], window, colour, 2)
+        pose = framed(frame, people.joints[row], people.visibility[row])
+        tiles.append(_pose_tile(frame.cut(image), *pose, SIDE))
+        drawing.draw_polygon(tiles[-1], SIDE * square - 0.5, colour, 6)
+        titles.append(f"{name}: body {frame.body_in_crop:.0f} px of {frame.image_size}")
+    return drawing.tile_images(tiles, titles, len(tiles))
+
+
+def pose_cloud(joints: np.ndarray, mean: np.ndarray, image_size: int) -> Image.Image:
+    """Return joints (N, 16, 2) crop px as a cloud for each joint, with the mean pose (16, 2)."""
+    image, side = np.full((image_size, image_size, 3), 255.0), drawing.display_side(image_size, 500)
+    for joint, places in enumerate(np.moveaxis(joints, 1, 0)):
+        x, y = places[np.isfinite(places).all(1)].T
+        count, *_ = np.histogram2d(y, x, image_size, [(-0.5, image_size - 0.5)] * 2)
+        colour = ImageColor.getrgb(drawing.SIDE_COLOURS[drawing.side_of(joint)])
+        image = colour + (image - colour) * 0.7 ** count[..., None]
+    states = np.full(len(mean), VISIBLE)
+    return Image.fromarray(_pose_tile(image.astype(np.uint8), mean, states, side))
+
+
+def joint_maps(
+    image: np.ndarray,
+    rows: dict[str, np.ndarray],
+    shown: list[int],
+    joints: np.ndarray,
+    visibility: np.ndarray,
+) -> Image.Image:
+    """Return one person's maps of some joints on the crop (S, S, 3), with their peaks' values.
+
+    rows: row label -> maps (16, h, w).  shown: the joints, a column each.  joints: (16, 2) crop px.
+    All maps share one scale, which ends at the highest value shown. A ring is the joint's labelled
+    place, dashed if it is occluded.
+    """
+    top, tiles, titles = _top([maps[shown] for maps in rows.values()]), [], []
+    for name, maps in rows.items():
+        for joint in shown:
+            tile = drawing.draw_map(image, maps[joint], top)
+            tiles.append(drawing.mark_joint(tile, 192, joints[joint], visibility[joint]))
+            title = f"{MPII.names[joint]}, {VISIBILITY_NAMES[int(visibility[joint])]}"
+            titles.append(f"{title}\n{name}: peak {maps[joint].max():.2f}")
+    caption = f"yellow: {top:.2f} or more"
+    return drawing.tile_images(tiles, titles, len(shown), 10, caption)
+
+
+def channel_sheet(channels: np.ndarray) -> Image.Image:
+    """Return the regressor's input (19, S, S): 16 maps on one scale from 0, then R, G, B."""
+    names, top = [*MPII.names, "red", "green", "blue"], channels[: len(MPII.names)].max()
+    tiles, titles = [], []
+    for name, channel in zip(names, channels):
+        low, high = (0, top) if name in MPII.names else (channel.min(), channel.max())
+        grey = np.clip(255 * (channel - low) / max(high - low, 1e-9), 0, 255).astype(np.uint8)
+        tiles.append(drawing.resize(np.dstack([grey] * 3), 144, 144))
+        titles.append(f"{name}: {channel.min():.2f} to {channel.max():.2f}")
+    return drawing.tile_images(tiles, titles, 7, 10)
+
+
+@dataclass(frozen=True)
+class PersonMaps:
+    """All maps of one person, without flip test.
+
+    crop: (S, S, 3) uint8.  maps: layer (one of LAYERS) -> (16, h, w).  joints: (16, 2) crop px and
+    visibility: (16,), as labelled.  predicted: layer -> (16, 2) crop px, as decoded.
+    """
+
+    crop: np.ndarray
+    maps: dict[str, np.ndarray]
+    joints: np.ndarray
+    visibility: np.ndarray
+    predicted: dict[str, np.ndarray]
+
+    def top(self, layer: str) -> float:
+        """Return the value at which a layer's colours end: 1 for targets, else its largest."""
+        return 1.0 if layer.endswith("target") else _top(np.abs(self.maps[layer]))
+
+
+def person_maps(
+    cascade: Cascade, targets: Targets, sample: dict, decoder: str = "parabola"
+) -> PersonMaps:
+    """Return what the networks should see and do see of an item of PoseDataset.
+
+    "difference" is the regressor's map less the detector's: what context adds and takes away. A
+    cascade without a regressor has the first two layers. targets: of the cascade's stride.
+    """
+    crop, joints, visibility = (sample[key].numpy() for key in ("image", "joints", "visibility"))
+    maps, predicted = predict_crop(cascade, crop, decoder)
+    batch = torch.utils.data.default_collate([sample])
+    wanted = {"detector": targets.detector, "regressor": targets.regressor}
+    maps |= {f"{name}'s target": wanted[name](batch)[0][0].numpy() for name in [*maps]}
+    if "regressor" in maps:
+        maps["difference"] = maps["regressor"] - maps["detector"]
+        predicted["difference"] = predicted["regressor"]
+    return PersonMaps(crop, maps, joints, visibility, predicted)
+
+
+def map_picture(
+    person: PersonMaps, layer: str, joint: int, opacity: float = 0.85, side: int = 560
+) -> Image.Image:
+    """Return one joint's map on the crop, with ring and cross (`drawing.mark_joint`).
+
+    side: px, at most.
+    """
+    side = drawing.display_side(len(person.crop), side)
+    return Image.fromarray(_marked_map(person, layer, joint, opacity, side))
+
+
+def _marked_map(person, layer, joint, opacity, side):
+    heat, top = person.maps[layer][joint], person.top(layer)
+    image = drawing.draw_map(person.crop, heat, top, opacity, layer == "difference")
+    predicted = person.predicted[layer][joint] if layer in person.predicted else None
+    return drawing.mark_joint(
+        image, side, person.joints[joint], person.visibility[joint], predicted
+    )
+
+
+def map_sheet(person: PersonMaps, layer: str, opacity: float = 0.85) -> Image.Image:
+    """Return all joints' maps of a layer on one scale, each titled with its largest value."""
+    heats = dict(zip(MPII.names, person.maps[layer]))
+    titles = [f"{name}: {heat.flat[np.abs(heat).argmax()]:.2f}" for name, heat in heats.items()]
+    tiles = [_marked_map(person, layer, joint, opacity, 144) for joint in range(len(titles))]
+    return drawing.tile_images(tiles, titles, 6, 10)
+
+
+def cover_picture(
+    crop: np.ndarray,
+    maps: dict[str, np.ndarray],
+    predicted: dict[str, np.ndarray],
+    joint: int,
+    truth: np.ndarray,
+    visibility: int,
+) -> Image.Image:
+    """Return a crop beside one joint's map of each network (`predict_crop`), on one scale.
+
+    Ring and cross as in `drawing.mark_joint`; on the crop the cross is the last network's.
+    truth: (2,) crop px.
+    """
+    side, top = _side(crop), _top([heats[joint] for heats in maps.values()])
+    images, titles = [crop], ["the crop, to be covered"]
+    for name, heats in maps.items():
+        images.append(drawing.draw_map(crop, heats[joint], top))
+        titles.append(f"{name}: peak {heats[joint].max():.2f}")
+    points = [points[joint] for points in predicted.values()]
+    tiles = [
+        drawing.mark_joint(image, side, truth, visibility, point)
+        for image, point in zip(images, [points[-1], *points])
+    ]
+    return drawing.tile_images(tiles, titles, len(tiles))
+
+
+def box_on_crop(box: list[float], image_size: int) -> tuple[int, ...]:
+    """Return a box [x1, y1, x2, y2] on the first tile of `cover_picture` in whole crop px.
+
+    box: px of the picture. What lies beyond the crop is cut off.
+    """
+    shift = np.array([0, drawing.TITLE_HEIGHT] * 2)
+    zoom = drawing.display_side(image_size, SIDE) / image_size
+    edges = np.rint((np.asarray(box) - shift) / zoom)
+    return tuple(np.clip(edges, 0, image_size).astype(int).tolist())
+
+
+def target_picture(
+    people: People,
+    row: int,
+    image_size: int,
+    targets: Targets,
+    joint: int | None = None,
+    scale: float = 1.0,
+    angle: float = 0.0,
+    mirrored: bool = False,
+) -> Image.Image:
+    """Return person `row`, augmented as in training, beside the discs and the Gaussians.
+
+    joint: its maps only; None: the highest value of all joints' maps.  angle: degrees. The titles
+    say radius and sigma in px of this crop.
+    """
+    frame = people.frame(row, image_size).augmented(scale, angle, mirrored)
+    joints, visibility = framed(frame, people.joints[row], people.visibility[row])
+    crop, body = people.images.cut(row, frame), frame.body_in_crop
+    batch = {
+        "image": torch.from_numpy(crop)[None],
+        "joints": torch.from_numpy(joints)[None],
+        "visibility": torch.from_numpy(visibility)[None],
+        "body": torch.tensor([body], dtype=torch.float32),
+    }
+    rows = slice(None) if joint is None else [joint]
+    maps = [draw(batch)[0][0, rows].amax(0) for draw in (targets.detector, targets.regressor)]
+    titles = [
+        f"body {body:.0f} px of {image_size}",
+        f"disc, radius {targets.radius * body / BODY:.1f} px",
+        f"Gaussian, sigma {targets.sigma * body / BODY:.1f} px",
+    ]
+    side = _side(crop)
+    tiles = [drawing.resize(drawing.draw_map(crop, heat.numpy()), side, side) for heat in maps]
+    tiles.insert(0, _pose_tile(crop, joints, visibility, side))
+    return drawing.tile_images(tiles, titles, len(tiles))
+
+
+def epoch_sheet(epochs: list[dict]) -> Image.Image:
+    """Return maps of some people (`training.watched`) as they become sharp, epoch by epoch.
+
+    A column is an epoch, nine at most, and a row a person; a pixel shows the highest of the 16
+    maps. Each epoch has its own scale, whose end stands in its title.
+    """
+    if not epochs:
+        blank = np.full((1, SIDE, 3), 255, np.uint8)
+        return drawing.tile_images([blank], ["no epoch of this stage was watched"], 1)
+    columns = min(9, len(epochs))
+    chosen = [epochs[k] for k in np.linspace(0, len(epochs) - 1, columns).round().astype(int)]
+    tops = [_top(epoch["maps"]) for epoch in chosen]
+    tiles = [
+        drawing.resize(drawing.draw_map(crop, epoch["maps"][row].max(0), top), 104, 104)
+        for row, crop in enumerate(chosen[0]["crops"])
+        for epoch, top in zip(chosen, tops)
+    ]
+    titles = [f"{epoch['stage']} {epoch['epoch']}: {top:.2f}" for epoch, top in zip(chosen, tops)]
+    titles += [""] * (len(tiles) - columns)
+    return drawing.tile_images(tiles, titles, columns, 10)
+
+
+def photograph(image: np.ndarray, people: list[dict]) -> Image.Image:
+    """Return an image (H, W, 3), as large as fits into 600 × 500 px, with people drawn on it.
+
+    people: as `PoseEstimator.predict` returns them.
+    """
+    factor = min(600 / image.shape[1], 500 / image.shape[0])
+    width, height = (max(1, round(factor * length)) for length in image.shape[1::-1])
+    resized = [
+        {
+            "box": [factor * edge for edge in person["box"]],
+            "joints": {
+                name: joint | {axis: rescale(joint[axis], factor) for axis in "xy"}
+                for name, joint in person["joints"].items()
+            },
+        }
+        for person in people
+    ]
+    return Image.fromarray(drawing.draw_people(drawing.resize(image, width, height), resized))
+
+
+def _side(crop):
+    return drawing.display_side(len(crop), SIDE)
+
+
+def _top(maps):
+    """The largest value of maps, but 0.05 at least: noise should look faint."""
+    return max(0.05, float(np.max(maps)))
