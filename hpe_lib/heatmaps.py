@@ -7,7 +7,7 @@ the first cell.
 import torch
 import torch.nn.functional as F
 
-from hpe_lib.geometry import rescale
+from hpe_lib.geometry import Points, rescale
 from hpe_lib.paper import BODY
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 

@@ -22,7 +22,7 @@ from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.prediction import predict_crops, prefetch
 from hpe_lib.skeleton import MPII
 from hpe_lib.trunks import Trunk
-from hpe_lib.view.drawing import encode_png, overlay
+from hpe_lib.view.drawing import draw_people, encode_png
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -293,7 +293,7 @@ def write_prediction(stem: Path, image: Path, pixels: np.ndarray, people: list[d
     """
     answer = {"image": str(image), "people": people}
     text = (json.dumps(answer, indent=2, ensure_ascii=False) + "\n").encode()
-    drawn = overlay(pixels, people)
+    drawn = draw_people(pixels, people)
     mark = f"{_sha256(drawn)} {_sha256(text)}"
     artifacts.write_bytes(f"{stem}.png", encode_png(drawn, {MARK: mark}))
     artifacts.write_bytes(f"{stem}.json", text)

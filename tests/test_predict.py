@@ -21,6 +21,7 @@ from hpe_lib.cascade import Cascade, Maps
 from hpe_lib.geometry import rescale
 from hpe_lib.photographs import PoseEstimator
 from hpe_lib.skeleton import MPII
+from hpe_lib.view import drawing
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 

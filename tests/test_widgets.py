@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from hpe_lib import bench, cascade, evaluation, prediction, training
+from hpe_lib import cascade, evaluation, photographs, prediction
 from hpe_lib.data import datasets
+from hpe_lib.data.datasets import load_people
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBILITY_NAMES, VISIBLE
+from hpe_lib.targets import Targets
 from hpe_lib.view import drawing, pictures, widgets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput

@@ -8,9 +8,11 @@ The colours are Okabe and Ito's, which colour-blind readers can tell apart. Colo
 sign: right joints are orange circles, left ones blue squares, the middle line green diamonds.
 """
 
+import io
+
 import cv2
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont, PngImagePlugin
 
 from hpe_lib.geometry import rescale
 from hpe_lib.skeleton import ABSENT, MPII, VISIBLE
@@ -213,3 +215,12 @@ def tile_images(
         sheet.paste(Image.fromarray(tile), (x, y + head))
     pen.text((2, bottom), caption, "black", font)
     return sheet
+
+
+def encode_png(image: np.ndarray, text: dict[str, str] | None = None) -> bytes:
+    """An image (H, W, 3) uint8 RGB as a PNG file's bytes, with entries of text."""
+    entries, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    for name, value in (text or {}).items():
+        entries.add_text(name, value)
+    Image.fromarray(image).save(file, "PNG", compress_level=1, pnginfo=entries)
+    return file.getvalue()

@@ -12,12 +12,13 @@ import torch
 from PIL import Image, ImageColor
 
 from hpe_lib.cascade import Cascade
-from hpe_lib.data.datasets import People, framed
+from hpe_lib.data.augment import joints_in_crop
+from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame, rescale
 from hpe_lib.paper import BODY
 from hpe_lib.prediction import predict_crop
 from hpe_lib.skeleton import ABSENT, MPII, VISIBILITY_NAMES, VISIBLE
-from hpe_lib.training import Targets
+from hpe_lib.targets import Targets
 from hpe_lib.view import drawing
 from hpe_lib.view.drawing import BLACK, PURPLE, SKY, YELLOW
 
@@ -69,14 +70,14 @@ def _pose_tile(image, joints, visibility, side, limbs=True, truth=None):
 def frame_sheet(people: People, row: int, frames: dict[str, Frame]) -> Image.Image:
     """Return person `row` in the image with each frame's window, then the crop of each frame."""
     image, around = people.images[row], people.frame(row, SIDE).augmented(scale=0.7)
-    tiles, titles = [around.cut(image)], [f"image of {image.shape[1]} by {image.shape[0]} px"]
+    tiles, titles = [around.crop(image)], [f"image of {image.shape[1]} by {image.shape[0]} px"]
     for (name, frame), colour in zip(frames.items(), (YELLOW, SKY, PURPLE)):
         square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
         window = around.to_crop(frame.to_image(frame.image_size * square - 0.5))
         drawing.draw_polygon(tiles[0], window, BLACK, 4)
         drawing.draw_polygon(tiles[0], window, colour, 2)
-        pose = framed(frame, people.joints[row], people.visibility[row])
-        tiles.append(_pose_tile(frame.cut(image), *pose, SIDE))
+        pose = joints_in_crop(frame, people.joints[row], people.visibility[row])
+        tiles.append(_pose_tile(frame.crop(image), *pose, SIDE))
         drawing.draw_polygon(tiles[-1], SIDE * square - 0.5, colour, 6)
         titles.append(f"{name}: body {frame.body_in_crop:.0f} px of {frame.image_size}")
     return drawing.tile_images(tiles, titles, len(tiles))
@@ -249,8 +250,8 @@ def target_picture(
     say radius and sigma in px of this crop.
     """
     frame = people.frame(row, image_size).augmented(scale, angle, mirrored)
-    joints, visibility = framed(frame, people.joints[row], people.visibility[row])
-    crop, body = people.images.cut(row, frame), frame.body_in_crop
+    joints, visibility = joints_in_crop(frame, people.joints[row], people.visibility[row])
+    crop, body = people.images.crop(row, frame), frame.body_in_crop
     batch = {
         "image": torch.from_numpy(crop)[None],
         "joints": torch.from_numpy(joints)[None],
@@ -271,7 +272,7 @@ def target_picture(
 
 
 def epoch_sheet(epochs: list[dict]) -> Image.Image:
-    """Return maps of some people (`training.watched`) as they become sharp, epoch by epoch.
+    """Return maps of some people (`stages.watched_maps`) as they become sharp, epoch by epoch.
 
     A column is an epoch, nine at most, and a row a person; a pixel shows the highest of the 16
     maps. Each epoch has its own scale, whose end stands in its title.

@@ -18,12 +18,15 @@ from PIL import Image
 
 from hpe_lib import evaluation, prediction
 from hpe_lib.cascade import Cascade
-from hpe_lib.data.datasets import People, PoseDataset, decode_image, read_image
+from hpe_lib.data.augment import PoseDataset
+from hpe_lib.data.images import decode_image, read_image
+from hpe_lib.data.people import People
 from hpe_lib.paper import BODY
-from hpe_lib.prediction import PoseEstimator, Predictions
+from hpe_lib.photographs import PoseEstimator
+from hpe_lib.prediction import Predictions
 from hpe_lib.skeleton import ABSENT, MPII, VISIBILITY_NAMES
-from hpe_lib.training import Targets
-from hpe_lib.view import pictures
+from hpe_lib.targets import Targets
+from hpe_lib.view import drawing, pictures
 from hpe_lib.view.drawing import CONFIDENT
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -48,7 +51,7 @@ class Screen(anywidget.AnyWidget):
 
     def show(self, picture: Image.Image) -> None:
         """Replace the picture."""
-        self.png = prediction.encode_png(np.asarray(picture))
+        self.png = drawing.encode_png(np.asarray(picture))
 
     def connect(self, handle: Callable[[dict], None]) -> None:
         """Call handle(message) for each message of the browser.
@@ -270,7 +273,7 @@ class Cover(PersonPanel):
         sample = self.samples[row]
         crop = sample["image"].numpy()
         if box is not None:
-            crop = prediction.patched(crop, box)
+            crop = prediction.cover_box(crop, box)
         return sample, crop, *prediction.predict_crop(self.cascade, crop, self.decoder)
 
     def handle(self, message: dict) -> None:
