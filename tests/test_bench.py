@@ -279,13 +279,13 @@ def test_every_claim_is_measured_in_one_table(monkeypatch):
         "met",
         "note",
     ]
-    assert len(table) == 14 if not torch.cuda.is_available() else 17
+    assert len(table) == 12 if not torch.cuda.is_available() else 15
     assert (table.ours > 0).all() and (table.reference > 0).all() and np.isfinite(table.ratio).all()
     rates = table.unit.str.endswith("/s")
     assert np.allclose(
         table.ratio, np.where(rates, table.ours / table.reference, table.reference / table.ours)
     )
-    assert rates.any() and not rates.all() and table.note.str.contains("KiB a person").sum() == 2
+    assert rates.any() and not rates.all()
     assert set(table.met) <= {True, False, None} and table.met[table.aim == ""].isna().all()
 
 
