@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hpe_lib import heatmaps, training
+from hpe_lib import heatmaps
 from hpe_lib.data.augment import Augmentation, PoseDataset, joints_in_crop, round_to_step
 from hpe_lib.data.images import ImageArrays
 from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.targets import Targets
 
 # ---- what the decoder makes of the truth (DESIGN F13, users' trap T16)
 
@@ -139,7 +140,7 @@ def test_joints_outside_the_crop_are_absent_and_get_neither_target_nor_gradient(
         and (item["joints"][:3] == 0).all()
     )
     batch = torch.utils.data.default_collate([item])
-    for targets in (training.Targets(4).detector, training.Targets(4).regressor):
+    for targets in (Targets(4).detector, Targets(4).regressor):
         maps, counts = targets(batch)
         assert counts[0].tolist() == [False] * 3 + [True] * 13
         assert maps[0, :3].sum() == 0 and (maps[0, 3:].amax((1, 2)) > 0).all()

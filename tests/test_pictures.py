@@ -5,10 +5,11 @@ import pytest
 import torch
 from PIL import ImageColor
 
-from hpe_lib import cascade, heatmaps, training
+from hpe_lib import cascade, heatmaps, stages
 from hpe_lib.data import datasets
-from hpe_lib.data.datasets import People
+from hpe_lib.data.datasets import People, open_data
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.targets import write_targets
 from hpe_lib.view import drawing, pictures
 
 RANDOM = np.random.default_rng(0)
@@ -251,7 +252,7 @@ class TestWatched:
             data_seed=0,
             only_present=False,
         )
-        training.write_targets(tmp_path / "run", radius=10.0, sigma=5.0, occluded="empty")
+        write_targets(tmp_path / "run", radius=10.0, sigma=5.0, occluded="empty")
         return tmp_path / "run"
 
     PARAMETERS = {
@@ -279,20 +280,20 @@ class TestWatched:
     }
 
     def test_they_are_the_maps_of_that_epoch(self, run):
-        list(training.train("detector", run, self.PARAMETERS))
-        last = training.watched(run / "detector")[-1]
+        list(stages.train("detector", run, self.PARAMETERS))
+        last = stages.watched_maps(run / "detector")[-1]
         model = cascade.load(run / "detector")
-        val = datasets.opened(run).val[: training.WATCHED]
+        val = open_data(run).val[: stages.WATCHED]
         with torch.no_grad():
             maps = model.confidence(model(torch.from_numpy(val.crops(32))).detector).numpy()
         assert (last["crops"] == val.crops(32)).all() and last["maps"].shape == maps.shape
         assert np.abs(last["maps"] - maps).max() < 1e-3  # kept as halves
-        assert [epoch["epoch"] for epoch in training.watched(run / "detector")] == [1, 2]
+        assert [epoch["epoch"] for epoch in stages.watched_maps(run / "detector")] == [1, 2]
 
     def test_a_line_that_is_just_being_written_waits(self, run):
-        records = list(training.train("detector", run, self.PARAMETERS))
+        records = list(stages.train("detector", run, self.PARAMETERS))
         with open(run / "detector" / "history.jsonl", "a") as lines:
             lines.write('{"stage": "detector", "epoch": 3')
         (run / "detector" / "watched" / "notes.npz").write_text("somebody's own")
-        assert len(training.history(run / "detector")) == len(records) == 2
-        assert len(training.watched(run / "detector")) == 2
+        assert len(stages.history(run / "detector")) == len(records) == 2
+        assert len(stages.watched_maps(run / "detector")) == 2

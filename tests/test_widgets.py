@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from hpe_lib import cascade, evaluation, photographs, prediction
-from hpe_lib.data import datasets
+from hpe_lib.data.augment import PoseDataset
 from hpe_lib.data.datasets import load_people
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBILITY_NAMES, VISIBLE
 from hpe_lib.targets import Targets
@@ -146,7 +146,7 @@ class TestInspector:
 
     def test_the_line_tells_state_peak_and_error(self, inspector, model, people):
         joint = MPII.index("left_wrist")
-        layers = pictures.person_maps(model, TARGETS, datasets.PoseDataset(people, SIZE)[0])
+        layers = pictures.person_maps(model, TARGETS, PoseDataset(people, SIZE)[0])
         distance = np.linalg.norm(layers.predicted["regressor"][joint] - layers.joints[joint])
         share = distance / (people.normaliser[0] * SIZE / people.side[0])
         peak = layers.maps["regressor"][joint].max()
@@ -199,7 +199,7 @@ class TestInspector:
 
 class TestCover:
     def test_a_dragged_box_covers_these_pixels(self, cover, model, people):
-        crop = datasets.PoseDataset(people, SIZE)[0]["image"].numpy()
+        crop = PoseDataset(people, SIZE)[0]["image"].numpy()
         zoom, title = drawing.display_side(SIZE, pictures.SIDE) / SIZE, drawing.TITLE_HEIGHT
         send(
             cover,
@@ -278,7 +278,7 @@ class TestTargetExplorer:
         side, gap = drawing.display_side(SIZE, pictures.SIDE), drawing.TILE_GAP
         shown = np.asarray(pictures.target_picture(people, 0, SIZE, TARGETS, joint))
         shown = shown[drawing.TITLE_HEIGHT :, side + gap : 2 * side + gap]
-        batch = torch.utils.data.default_collate([datasets.PoseDataset(people, SIZE)[0]])
+        batch = torch.utils.data.default_collate([PoseDataset(people, SIZE)[0]])
         cells = TARGETS.detector(batch)[0][0, joint].sum().item()
         coloured = (np.ptp(shown.astype(int), axis=-1) > 40).sum()
         assert coloured == cells * (4 * side / SIZE) ** 2
