@@ -33,6 +33,7 @@ from hpe_lib.skeleton import MPII
 SURE = 0.3  # a confidence from which on a joint is drawn as found
 PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
 SMALLEST = 16  # px, a square's side: fractions of the image and MPII's scale are below
+LARGEST_MAP = 1e6  # targets lie between 0 and 1, logits within some tens
 BATCH = 16  # people of photographs that go through the network together
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WRITTEN = "hpe predict"  # the entry of an overlay's PNG that tells it from a person's own file
@@ -136,13 +137,14 @@ def locate(
     """Poses in N crops, given as batches (B, S, S, 3) uint8, said in the images that their N frames cut them from.
 
     The next batch is made while the network works on one. A batch that a GPU's memory does not
-    hold is halved.
+    hold is halved. BadInput on maps beyond all reason: of weights that are damaged or diverged.
     """
     cascade.eval()
 
     def answers(images):
         try:
             found = forward(cascade, images, flip_test, precision)
+            _check_maps(found)
             return [decode(found, cascade.map_stride, decoder, cascade.first)]
         except torch.OutOfMemoryError:
             if len(images) == 1:
@@ -158,6 +160,13 @@ def locate(
         for part in (joints, detector[0], detector[1])
     ]
     return Predictions(points[0], peaks, points[1], points[2], detector[2])
+
+
+def _check_maps(found: Maps) -> None:
+    for name, part in zip(Maps._fields, found):
+        if part is not None and not (largest := float(part.abs().amax())) <= LARGEST_MAP:
+            value = f"{name}'s maps that reach {largest:.3g}"
+            raise BadInput("the weights", value, "weights that are trained, with finite maps")
 
 
 def decode(
@@ -240,17 +249,12 @@ class PoseEstimator:
 
     def people(self, crops: list[np.ndarray], frames: list[Frame]) -> list[dict]:
         """The same of crops (S, S, 3) uint8 and the frames that cut them, of whatever images, in
-        common batches.
-
-        BadInput on weights that answer with what is no finite number.
-        """
+        common batches. BadInput as `locate`."""
         if not crops:
             return []
         batches = torch.from_numpy(np.stack(crops)).split(BATCH)
         found = locate(self.cascade, batches, frames, self.flip_test, self.decoder, self.precision)
         numbers = np.dstack([found.joints, found.confidence, found.detector_peak])
-        if not np.isfinite(numbers).all():
-            raise BadInput("the weights", "joints that are not finite", "weights that are trained")
         keys = ("x", "y", "confidence", "detector_peak")
         return [
             {
