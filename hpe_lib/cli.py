@@ -424,7 +424,8 @@ def people_to_score(data, data_root, split, run, image_size, only_present=False)
     from hpe_lib.workbook import presets
 
     chosen = run / "data" / "manifest.json"
-    own = artifacts.manifest(chosen.parent, "parameters")["parameters"] if chosen.is_file() else {}
+    made = artifacts.manifest(chosen.parent, "parameters") if chosen.is_file() else {}
+    own = made.get("parameters", {})
     numbers = (
         own
         if own.get("dataset") == data
@@ -438,7 +439,7 @@ def people_to_score(data, data_root, split, run, image_size, only_present=False)
     split = split or ("val" if data in ("synthetic", "leeds") else "all")
     count = len(annotations.lsp(Path(root) / "joints.mat")) if data == "lspet" else None
     people = split if data in ("mpii", "lsp", "leeds") else rows(split, numbers, count)
-    return load_people(
+    found = load_people(
         data,
         root,
         people,
@@ -448,6 +449,11 @@ def people_to_score(data, data_root, split, run, image_size, only_present=False)
         own.get("margin", MARGIN),
         cache=cache_folder(run),
     )
+    same = numbers is own and people == own.get(split) and not only_present
+    wanted = made.get("fingerprints", {}).get(split, "")
+    if same and own.get("missing_points") == "as_labelled" and found.fingerprint() != wanted:
+        raise BadInput(chosen, f"{split} people that have changed since", "those of this run")
+    return found
 
 
 def rows(split, numbers, count):

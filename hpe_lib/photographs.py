@@ -78,8 +78,6 @@ class PoseEstimator:
             self.cascade, batches, frames, self.flip_test, self.decoder, self.precision
         )
         numbers = np.dstack([found.joints, found.confidence, found.detector_peak])
-        if not np.isfinite(numbers).all():
-            raise BadInput("the weights", "joints that are not finite", "weights that are trained")
         keys = ("x", "y", "confidence", "detector_peak")
         return [
             {

@@ -14,7 +14,9 @@ from hpe_lib.cascade import Cascade, Maps, confidence
 from hpe_lib.data.augment import PoseDataset, limit_opencv_threads
 from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame
+from hpe_lib.workbook.artifacts import BadInput
 
+LARGEST_MAP = 1e6  # targets lie between 0 and 1, logits within some tens
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -121,6 +123,7 @@ def predict_crops(
     batches: of crops (B, S, S, 3) uint8. The next is made while the network works on one. A batch
     that does not fit into a GPU's memory is halved.
     frames: the N frames that cut the crops.
+    BadInput on maps beyond all reason, of weights that are damaged or diverged.
     """
     cascade.eval()
 
@@ -128,6 +131,7 @@ def predict_crops(
         """What `decode` returns, for the batch or its parts."""
         try:
             found = forward(cascade, images, flip_test, precision)
+            _check_maps(found)
             return [decode(found, cascade.map_stride, decoder, cascade.first)]
         except torch.OutOfMemoryError:
             if len(images) == 1:
@@ -143,6 +147,13 @@ def predict_crops(
         for part in (joints, detector[0], detector[1])
     ]
     return Predictions(points[0], peaks, points[1], points[2], detector[2])
+
+
+def _check_maps(found: Maps) -> None:
+    for name, part in zip(Maps._fields, found):
+        if part is not None and not (largest := float(part.abs().amax())) <= LARGEST_MAP:
+            value = f"{name}'s maps that reach {largest:.3g}"
+            raise BadInput("the weights", value, "weights that are trained, with finite maps")
 
 
 def decode(

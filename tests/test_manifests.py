@@ -11,6 +11,7 @@ import torch
 import hpe_lib
 from hpe_lib import cascade, cli, trunks
 from hpe_lib.cascade import Cascade
+from hpe_lib.data import datasets
 from hpe_lib.workbook import artifacts, presets
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -225,7 +226,39 @@ def test_evaluate_does_not_trust_an_edited_data_manifest(folder, tmp_path, capsy
     assert "data/manifest.json: found entries changed by hand" in capsys.readouterr().err
 
 
+def test_evaluate_scores_only_the_people_that_the_run_has_chosen(folder, tmp_path, capsys):
+    """A manifest edited with its hash computed anew still has the fingerprints of its people."""
+    chosen = {"dataset": "synthetic", "data_root": "", "image_size": 32, "data_seed": 0}
+    chosen |= {"only_present": False, "margin": 1.25, "missing_points": "as_labelled"}
+    datasets.prepare(tmp_path, **chosen, train="1-3", val="4-6")
+    line = ("evaluate", "--weights", folder, "--data", "synthetic")
+    assert called(*line) == 0
+    capsys.readouterr()
+    made = artifacts.manifest(tmp_path / "data")
+    artifacts.write_manifest(
+        tmp_path / "data", made | {"parameters": made["parameters"] | {"val": "5-7"}}
+    )
+    assert called(*line) == 2
+    said = "data/manifest.json: found val people that have changed since, expected those of this"
+    assert said in capsys.readouterr().err
+
+
 # ---- edits
+
+
+@pytest.mark.parametrize(
+    "name, value", [("first", "regression"), ("lr", 0.5), ("stacked", "image")]
+)
+def test_settings_agree_with_what_the_weights_were_made_from(folder, name, value):
+    """Whoever computes the manifest's own hash anew can change those of test time only."""
+    found = artifacts.manifest(folder)
+    settings = found["settings"] | {"decoder": "argmax"}
+    artifacts.write_manifest(folder, found | {"settings": settings})
+    assert hpe_lib.load(folder).decoder == "argmax"
+    artifacts.write_manifest(folder, found | {"settings": settings | {name: value}})
+    said = rf"manifest.json: found settings.{name} {value}, expected .*, as the weights were made"
+    with pytest.raises(BadInput, match=said):
+        hpe_lib.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +374,8 @@ def test_what_a_manifest_names_is_not_imported(evil, folder, capsys):
 
 def test_no_installed_module_is_imported_either(folder, tensors):
     for name in ("this:x_trunk", "hf-hub:someone/something", ":", "a:"):
-        artifacts.save(folder, tensors, MADE | {"network": NETWORK | {"trunk": name}})
+        network = {"network": NETWORK | {"trunk": name}, "settings": {"trunk": name}}
+        artifacts.save(folder, tensors, MADE | network)
         with pytest.raises(BadInput, match="manifest.json: found trunk"):
             cascade.load(folder)
     assert "this" not in sys.modules

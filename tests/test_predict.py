@@ -455,6 +455,24 @@ def test_a_person_s_files_are_found_before_anything_is_done(trained, photos, cap
     assert (photos / "two.json").read_text() == '{"my": "labels"}'
 
 
+@pytest.mark.parametrize("part", ["detector", "regressor"])
+def test_weights_that_are_finite_but_absurd_predict_and_score_nothing(
+    photos, tmp_path, capsys, part
+):
+    torch.manual_seed(0)
+    weights = Cascade(NETWORK).state_dict()
+    for name, tensor in weights.items():
+        if name.startswith(part) and tensor.is_floating_point():
+            tensor.fill_(1e30)
+    artifacts.save(tmp_path / "run", weights, {"network": NETWORK})
+    given = ("--weights", tmp_path / "run")
+    told = refused(capsys, "predict", *given, photos / "one.jpg", "--out", photos / "out")
+    assert f"the weights: found {part}'s maps that reach " in told
+    assert not (photos / "out").exists()
+    told = refused(capsys, "evaluate", *given, "--data", "synthetic")
+    assert f"the weights: found {part}'s maps that reach " in told
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_predict_nothing(photos, tmp_path, capsys, value):
     weights = Cascade(NETWORK).state_dict()
@@ -474,7 +492,7 @@ def test_answers_that_are_not_finite_are_refused():
         maps = brightest(images)
         return Maps(maps.detector, maps.regressor * torch.inf)
 
-    with pytest.raises(BadInput, match="not finite"):
+    with pytest.raises(BadInput, match="regressor's maps that reach (inf|nan), expected .* finite"):
         seeing(overflowing).predict(np.zeros((60, 80, 3), np.uint8))
 
 

@@ -316,7 +316,22 @@ def manifest(folder, *needed):
     check(found, kind if kind in ("data", "targets", "run", "rows") else "stage", path)
     if OWN_HASH in found and found[OWN_HASH] != own_hash(found):
         raise BadInput(path, "entries changed by hand", "the manifest as a run has written it")
+    check_settings(found, path)
     return found
+
+
+def check_settings(manifest, path):
+    """BadInput if "settings" contradict what the weights were made from.
+
+    Those of test time alone (decoder, flip_test, workers) are bound to nothing but the manifest's
+    own hash: whoever computes that anew is believed.
+    """
+    settings = manifest.get("settings", {})
+    made = {**manifest.get("parameters", {}), **manifest.get("network", {})}
+    for name in settings.keys() & made.keys():
+        if settings[name] != made[name]:
+            found = f"settings.{name} {short(settings[name])}"
+            raise BadInput(path, found, f"{short(made[name])}, as the weights were made with")
 
 
 def check(value, kind, file=None):
