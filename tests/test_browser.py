@@ -124,7 +124,7 @@ def page(chromium):
 
 @pytest.fixture
 def opened(lab, page):
-    """opened("05") runs all cells of that notebook and returns the page; no cell may fail."""
+    """opened("08") runs all cells of that notebook and returns the page; no cell may fail."""
 
     def run_all(number):
         address, _, folder = lab
@@ -231,8 +231,8 @@ def test_targets_follow_every_control(opened):
     assert page.complaints == []
 
 
-def test_the_cascade_s_notebook_in_a_reader_s_hands(opened, lab):
-    page = opened("05")
+def test_the_cascade_in_a_reader_s_hands(opened, lab):
+    page = opened("08")
     inspect(page)
     cover(page)
     photograph(page, lab)

@@ -114,6 +114,7 @@ LIMITS = {
     "vgg_std": within(0, 1000),
     "stage_epochs": each(EPOCHS, 0, 3),
     "seeds": each(SEED),
+    "count": within(1, 10_000),
 }
 MOST_BYTES, DEEPEST = 1_000_000, 4  # of a preset: sections, names, values, and a list's
 
