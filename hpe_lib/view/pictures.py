@@ -146,8 +146,15 @@ class PersonMaps:
     predicted: dict[str, np.ndarray]
 
     def top(self, layer: str) -> float:
-        """Return the value at which a layer's colours end: 1 for targets, else its largest."""
-        return 1.0 if layer.endswith("target") else _top(np.abs(self.maps[layer]))
+        """Return the value at which a layer's colours end: 1 for targets, else its largest.
+
+        Joints without a label are left out if there are others: a network that learned from a data
+        set without pelvis and thorax says anything there.
+        """
+        if layer.endswith("target"):
+            return 1.0
+        labelled = self.visibility != ABSENT
+        return _top(np.abs(self.maps[layer][labelled if labelled.any() else slice(None)]))
 
 
 def person_maps(
