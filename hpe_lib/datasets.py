@@ -421,7 +421,7 @@ def _whole(folder: Path) -> Iterator[Path]:
         if not _intact(folder):  # or else another run has been first
             if folder.exists():
                 print(f"{folder}: not as it was written, made anew", file=sys.stderr, flush=True)
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink(missing_ok=True)
             part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -429,15 +429,15 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 def _intact(folder: Path) -> bool:
     """Does a folder hold what `_whole` put there?"""
-    with contextlib.suppress(BadInput):
+    with contextlib.suppress(BadInput, NotADirectoryError):
         return artifacts.read_json(folder / artifacts.MANIFEST) == _hashes(folder)
     return False
 
 
 def _hashes(folder):
-    """{file's name: sha256} of a folder without its manifest."""
+    """{file's name: sha256} of a folder without its manifest; "" of what is no file."""
     paths = (path for path in folder.iterdir() if path.name != artifacts.MANIFEST)
-    return {path.name: artifacts.file_hash(path) for path in paths}
+    return {path.name: artifacts.file_hash(path) if path.is_file() else "" for path in paths}
 
 
 def encoded(pixels: np.ndarray) -> bytes:
@@ -490,7 +490,14 @@ def load_mpii(root: Path, people: str = "all", only_present: bool = False) -> Pe
 
 
 def _official_file(root: Path) -> Path:
-    found = [path for path in sorted(root.glob("*.mat")) if _has_release(path)]
+    found, faults = [], []
+    for path in sorted(root.glob("*.mat")):
+        try:
+            found += [path] if annotations.has_release(path) else []
+        except BadInput as fault:
+            faults.append(fault)
+    if faults and not found:
+        raise faults[0]
     if len(found) != 1:
         names = ", ".join(path.name for path in found)
         raise BadInput(
@@ -499,13 +506,6 @@ def _official_file(root: Path) -> Path:
             "one, with RELEASE",
         )
     return found[0]
-
-
-def _has_release(path: Path) -> bool:
-    try:
-        return annotations.has_release(path)
-    except BadInput:  # no .mat file at all
-        return False
 
 
 @functools.lru_cache(maxsize=1)

@@ -845,16 +845,17 @@ def history(folder: str | Path) -> list[dict]:
 
 def watched(folder: str | Path) -> list[dict]:
     """What `Recipe.watch` kept in a stage's folder, an epoch each: stage, epoch, crops (4, S, S, 3) uint8, maps (4, 16,
-    h, w). Empty if there is nothing."""
+    h, w). Empty if there is nothing; what cannot be read is left out with a word."""
     stage = {name: stage for stage, name in STAGES.items()}.get(Path(folder).name, "")
     found = []
     for path in sorted(Path(folder).glob("watched/[0-9][0-9][0-9][0-9].npz")):
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # a training that begins anew has just removed it
-            found.append(
-                {"stage": stage, "epoch": int(path.stem), **_kept(path, path.stat().st_mtime_ns)}
-            )
+        try:
+            kept = _kept(path, path.stat().st_mtime_ns)
+            found.append({"stage": stage, "epoch": int(path.stem), **kept})
+        except FileNotFoundError:  # a training that begins anew has just removed it
+            continue
+        except Exception as error:  # zipfile and numpy raise many kinds
+            print(f"{path}: left out, as no maps can be read from it: {artifacts.one_line(error)}")
     return found
 
 

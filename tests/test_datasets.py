@@ -680,6 +680,20 @@ def test_people_kept_are_on_the_disk_before_they_have_their_name(tmp_path, monke
     assert len(inodes) == 3 and inodes <= set(synced[: synced.index("named")])
 
 
+@pytest.mark.parametrize("name", ["truth.npz", "images.npy", "manifest.json", "."])
+@pytest.mark.parametrize("instead", ["folder", "file"])
+def test_kept_people_where_something_else_lies_are_drawn_anew(tmp_path, capsys, name, instead):
+    before = datasets.load_synthetic("1-2", 64, 0, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    place = kept / name
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    place.mkdir() if instead == "folder" else place.write_text("something else")
+    after = datasets.load_synthetic("1-2", 64, 0, tmp_path)
+    assert after.fingerprint() == before.fingerprint()
+    assert "not as it was written, made anew" in capsys.readouterr().err
+    assert (after.images[1] == before.images[1]).all()
+
+
 def test_another_version_of_drawing_draws_anew(tmp_path, monkeypatch):
     first = datasets.load("synthetic", "", "3-5", 64, cache=tmp_path)
     monkeypatch.setattr(datasets.synthetic, "VERSION", -1)
