@@ -398,14 +398,19 @@ def history(folder: str | Path) -> list[dict]:
 def watched_maps(folder: str | Path) -> list[dict]:
     """The maps that were kept in a stage's folder, one entry per epoch; empty if there are none.
 
-    Each has stage, epoch, crops (4, S, S, 3) uint8 and maps (4, 16, h, w) float32.
+    Each has stage, epoch, crops (4, S, S, 3) uint8 and maps (4, 16, h, w) float32. A file that
+    cannot be read is left out, and a line says so.
     """
     stage = {name: stage for stage, name in STAGES.items()}.get(Path(folder).name, "")
     found = []
     for path in sorted(Path(folder).glob("watched/[0-9][0-9][0-9][0-9].npz")):
-        with contextlib.suppress(FileNotFoundError):  # removed by a training that starts anew
+        try:
             arrays = _read_arrays(path, path.stat().st_mtime_ns)
             found.append({"stage": stage, "epoch": int(path.stem), **arrays})
+        except FileNotFoundError:  # removed by a training that starts anew
+            continue
+        except Exception as error:  # zipfile and numpy raise many kinds
+            print(f"{path}: left out, as no maps can be read from it: {artifacts.one_line(error)}")
     return found
 
 

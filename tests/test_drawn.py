@@ -1,6 +1,7 @@
 """Drawn people are kept, checked, and drawn anew where they do not fit."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from lspet_files import says
 
 from hpe_lib.data import synthetic
 from hpe_lib.data.datasets import load_people
+from hpe_lib.data.drawn import load_drawn
 from hpe_lib.workbook.artifacts import BadInput
 
 
@@ -76,6 +78,20 @@ def test_kept_people_that_do_not_fit_are_drawn_anew(tmp_path, capsys, name, dama
     assert [found.name for found in tmp_path.iterdir()] == [path.parent.name]
     load_people("synthetic", "", "3-5", 64, cache=tmp_path)
     assert "anew" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["truth.npz", "images.npy", "manifest.json", "."])
+@pytest.mark.parametrize("instead", ["folder", "file"])
+def test_kept_people_where_something_else_lies_are_drawn_anew(tmp_path, capsys, name, instead):
+    before = load_drawn("1-2", 64, 0, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    place = kept / name
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    place.mkdir() if instead == "folder" else place.write_text("something else")
+    after = load_drawn("1-2", 64, 0, tmp_path)
+    assert after.fingerprint() == before.fingerprint()
+    assert "not as it was written, made anew" in capsys.readouterr().err
+    assert (after.images[1] == before.images[1]).all()
 
 
 def test_a_drawing_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):

@@ -308,7 +308,13 @@ def test_there_must_be_one_official_file(folder):
         load_people("mpii", folder, "all")
     says(error, str(folder), "2 .mat files", FILE, "second.mat")
     (folder / "second.mat").unlink()
-    (folder / FILE).write_bytes(b"<html>not found</html>")
+    whole = (folder / FILE).read_bytes()
+    for damaged in (b"<html>not found</html>", whole[:60], whole[:128] + b"\xff" * 64):
+        (folder / FILE).write_bytes(damaged)
+        with pytest.raises(BadInput) as error:
+            load_people("mpii", folder, "all")
+        says(error, str(folder / FILE), "MPII's official layout")
+    (folder / FILE).unlink()
     with pytest.raises(BadInput) as error:
         load_people("mpii", folder, "all")
     says(error, str(folder), "0 .mat files")

@@ -276,6 +276,21 @@ def test_a_line_is_said_at_least_every_so_often(copy, monkeypatch, capsys):
     assert re.search(r"epoch 1/1  step 2/3  loss \d+\.\d+  \d+ people/s  \d+ min left", said)
 
 
+def test_watched_maps_that_cannot_be_read_are_left_out_with_a_word(copy, capsys):
+    folder = copy("regressor") / "detector"
+    paths = sorted(folder.glob("watched/*.npz"))
+    whole, count = paths[0].read_bytes(), len(paths)
+    damages = [whole[: len(whole) // 2], b"", b"PK\3\4", whole[:200] + bytes(200) + whole[400:]]
+    for damage in damages:
+        paths[0].write_bytes(damage)
+        assert [one["epoch"] for one in stages.watched_maps(folder)] == list(range(2, count + 1))
+        said = capsys.readouterr().out
+        assert said.startswith(f"{paths[0]}: left out, as no maps") and said.count("\n") == 1
+    paths[0].unlink()
+    paths[0].mkdir()
+    assert len(stages.watched_maps(folder)) == count - 1
+
+
 # ---- reuse: the right key
 
 

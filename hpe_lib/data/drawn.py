@@ -89,7 +89,7 @@ def _writing(folder: Path) -> Iterator[Path]:
         if not _is_intact(folder):  # or else another run was faster
             if folder.exists():
                 print(f"{folder}: not as it was written, made anew", file=sys.stderr, flush=True)
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink(missing_ok=True)
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -97,12 +97,12 @@ def _writing(folder: Path) -> Iterator[Path]:
 
 def _is_intact(folder: Path) -> bool:
     """Does a folder hold what `_writing` put there?"""
-    with contextlib.suppress(BadInput):
+    with contextlib.suppress(BadInput, NotADirectoryError):
         return artifacts.read_json(folder / artifacts.MANIFEST) == _hash_files(folder)
     return False
 
 
 def _hash_files(folder: Path) -> dict[str, str]:
-    """{file's name: sha256} of a folder without its manifest."""
+    """{file's name: sha256} of a folder without its manifest; "" for what is no file."""
     paths = (path for path in folder.iterdir() if path.name != artifacts.MANIFEST)
-    return {path.name: artifacts.file_hash(path) for path in paths}
+    return {path.name: artifacts.file_hash(path) if path.is_file() else "" for path in paths}

@@ -38,19 +38,19 @@ def load_mpii(root: Path, people: str = "all") -> People:
 
 
 def _find_annotations(root: Path) -> Path:
-    found = [path for path in sorted(root.glob("*.mat")) if _has_release(path)]
+    found, faults = [], []
+    for path in sorted(root.glob("*.mat")):
+        try:
+            found += [path] if annotations.has_release(path) else []
+        except BadInput as fault:
+            faults.append(fault)
+    if faults and not found:
+        raise faults[0]
     if len(found) != 1:
         names = ", ".join(path.name for path in found)
         count = f"{len(found)} .mat files in MPII's official layout {names}"
         raise BadInput(root, count.strip(), "one, with RELEASE")
     return found[0]
-
-
-def _has_release(path: Path) -> bool:
-    try:
-        return annotations.has_release(path)
-    except BadInput:  # no .mat file at all
-        return False
 
 
 @functools.lru_cache(maxsize=1)
