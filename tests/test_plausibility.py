@@ -221,3 +221,13 @@ def test_bodies_of_all_sizes_have_no_note():
     joints = JOINTS * size[:, None, None]
     normaliser = size * np.random.default_rng(4).uniform(10, 100, N)
     assert notes(joints, joints=joints, normaliser=normaliser) == []
+
+
+@pytest.mark.parametrize("factor", [30, 0.2])
+def test_what_may_be_of_one_person_is_not_of_most(factor):
+    """Ten times a head size: a person bent double has such a torso, but not half of all people."""
+    normaliser = np.full(N, 30.0)
+    normaliser[3] *= factor
+    assert notes(JOINTS, normaliser=normaliser) == []
+    (note,) = notes(JOINTS, normaliser=np.full(N, 30 * factor))
+    assert note.startswith(NO_FIT.format(N))
