@@ -15,8 +15,11 @@ workbook/                                      what a run keeps, declares, costs
 cli                                            the command `hpe`
 """
 
+from collections.abc import Callable
+from pathlib import Path
 
-def load(folder=None, trunk=None):
+
+def load(folder: str | Path | None = None, trunk: Callable | str | None = None):
     """A pose estimator: hpe_lib.load("runs/synthetic").predict("photo.jpg").
 
     folder: of a run or one of its stages; None: the released weights (hpe_lib/weights/leeds).

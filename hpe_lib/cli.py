@@ -1,4 +1,6 @@
-"""The command `hpe`. Every command imports what it needs when it runs, so that --help does not wait for torch."""
+"""The command `hpe`. Every command imports what it needs when it runs, so that --help does not wait
+for torch.
+"""
 
 import contextlib
 import errno
@@ -88,7 +90,8 @@ hpe reproduce                                        the notebooks, about half a
 
 hpe --help lists all commands, hpe COMMAND --help the options of one.
 """
-# A stage's notebooks, its own last: people and targets are decided with the detector and stay as they are then.
+# A stage's notebooks, its own last: people and targets are decided with the detector and stay as
+# they are then.
 NOTEBOOKS = {"detector": ("01", "02", "03"), "regressor": ("04",), "joint": ("05",)}
 
 
@@ -199,7 +202,9 @@ def reproduce(
         ),
     ] = False,
 ):
-    """Run the notebooks in order and keep the executed copies, weights and numbers in the run's folder."""
+    """Run the notebooks in order and keep the executed copies, weights and numbers in the run's
+    folder.
+    """
     p = [*p, f"06.seeds={seeds}"] if seeds else p
     if dry_run:
         from hpe_lib.workbook import estimate, presets
@@ -234,9 +239,11 @@ def train(
     ] = None,
     trunk: OwnTrunk = "",
 ):
-    """Train one stage without Jupyter: the same code, parameters and artifacts as notebooks 03, 04 and 05.
+    """Train one stage without Jupyter: the same code, parameters and artifacts as notebooks 03, 04
+    and 05.
 
-    The detector's run also chooses the people and how targets are drawn; later stages take them as they are.
+    The detector's run also chooses the people and how targets are drawn; later stages take them as
+    they are.
     """
     from hpe_lib.workbook import presets
 
@@ -404,7 +411,9 @@ def check_data(
     root: Annotated[Path, typer.Option(help="The folder that holds the annotations and images/.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ):
-    """Say what a data folder holds: people, joints, images that are missing or broken, copies between splits."""
+    """Say what a data folder holds: people, joints, images that are missing or broken, copies
+    between splits.
+    """
     from hpe_lib.data import check
 
     found = check.check_data(dataset, root)
@@ -415,9 +424,17 @@ def check_data(
         raise BadInput(root, ", ".join(faults), "every image of these people, whole")
 
 
-def people_to_score(data, data_root, split, run, image_size, only_present=False):
-    """The people of a split: as published (mpii, lsp), or by notebook 01's numbers: the run's own if they are of this
-    data set, else its preset's."""
+def people_to_score(
+    data: str,
+    data_root: Path | None,
+    split: str | None,
+    run: Path,
+    image_size: int,
+    only_present: bool = False,
+):
+    """The people of a split: as published (mpii, lsp), or by notebook 01's numbers: the run's own
+    if they are of this data set, else its preset's.
+    """
     from hpe_lib.data import annotations
     from hpe_lib.data.datasets import cache_folder, load_people
     from hpe_lib.paper import MARGIN
@@ -449,15 +466,17 @@ def people_to_score(data, data_root, split, run, image_size, only_present=False)
         own.get("margin", MARGIN),
         cache=cache_folder(run),
     )
-    same = numbers is own and people == own.get(split) and not only_present
-    wanted = made.get("fingerprints", {}).get(split, "")
+    wanted = made.get("fingerprints", {}).get(split)
+    same = wanted and numbers is own and people == own.get(split) and not only_present
     if same and own.get("missing_points") == "as_labelled" and found.fingerprint() != wanted:
         raise BadInput(chosen, f"{split} people that have changed since", "those of this run")
     return found
 
 
-def rows(split, numbers, count):
-    """A split that is not published, as FIRST-LAST. count: people the folder holds, None: drawn, so without end."""
+def rows(split: str, numbers: dict, count: int | None) -> str:
+    """A split that is not published, as FIRST-LAST. count: people the folder holds, None: drawn, so
+    without end.
+    """
     from hpe_lib.workbook import presets
 
     if split in ("train", "val"):
@@ -476,7 +495,7 @@ def rows(split, numbers, count):
     return f"{first}-{count or first + 999}"
 
 
-def report(name, score, people):
+def report(name: str, score: dict, people) -> str:
     """A score as text for a person, with what must be said beside it."""
     from hpe_lib import evaluation
 

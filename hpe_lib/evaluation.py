@@ -1,8 +1,10 @@
-"""PCKh and PCK (F14): every number names its convention and carries a bootstrap interval over people.
+"""PCKh and PCK (F14): every number names its convention and carries a bootstrap interval over
+people.
 
-A prediction is right if its distance to the truth is at most threshold * normaliser. Truth that is not annotated is
-ignored, a prediction that is not finite is wrong, and the total is pooled over all annotated joints that are scored
-(14: MPII's without pelvis and thorax), as the official evaluator does.
+A prediction is right if its distance to the truth is at most threshold * normaliser. Truth that is
+not annotated is ignored, a prediction that is not finite is wrong, and the total is pooled over all
+annotated joints that are scored (14: MPII's without pelvis and thorax), as the official evaluator
+does.
 """
 
 from collections.abc import Callable
@@ -27,10 +29,12 @@ AUC_THRESHOLDS = np.linspace(0, 0.5, 51)
 def read_files(
     dataset: str, truth: Path, predictions: Path, rows: Path | None = None
 ) -> tuple[np.ndarray, People]:
-    """(joints (N, 16, 2), what to score them against) of anyone's prediction file; all px are the files' own (F14).
+    """(joints (N, 16, 2), what to score them against) of anyone's prediction file; all px are the
+    files' own (F14).
 
-    dataset: "mpii", 16 joints, people in the order of `rows` (Newell's valid.h5) or else of the truth; "lsp", 14 joints
-    or 16, all people or, if there are as many, those of the test half. BadInput as the readers of annotations.
+    dataset: "mpii", 16 joints, people in the order of `rows` (Newell's valid.h5) or else of the
+    truth; "lsp", 14 joints or 16, all people or, if there are as many, those of the test half.
+    BadInput as the readers of annotations.
     """
     if dataset == "mpii":
         found = annotations.mpii_truth(truth, rows)
@@ -84,7 +88,9 @@ def scorable(people: People, file: str | Path) -> People:
 
 
 def conventions(predicted: np.ndarray, people: People) -> pd.Series:
-    """The same predictions under each convention that published numbers use, percent; the first is ours (F14)."""
+    """The same predictions under each convention that published numbers use, percent; the first is
+    ours (F14).
+    """
     (ratio, counts), limit = errors(predicted, people), threshold(people)
     every = (people.visibility != ABSENT) & normalised(people)[:, None]
     with np.errstate(invalid="ignore"):
@@ -115,7 +121,8 @@ def conventions(predicted: np.ndarray, people: People) -> pd.Series:
 
 
 def score(predicted: np.ndarray, people: People, seed: int = 0) -> dict:
-    """Score JSON of predicted joints (N, 16, 2) image px against people's truth; percentages, None where undefined.
+    """Score JSON of predicted joints (N, 16, 2) image px against people's truth; percentages, None
+    where undefined.
 
     total is pooled over joints, total_macro the mean over joints, a group's number the mean over
     its joints. People without a positive normaliser are left out and counted; box_normalised says
@@ -154,7 +161,9 @@ def score(predicted: np.ndarray, people: People, seed: int = 0) -> dict:
 
 
 def notes(predicted: np.ndarray, people: People) -> list[str]:
-    """What looks unlikely about predictions (N, 16, 2) px and their truth; nothing if both are sound."""
+    """What looks unlikely about predictions (N, 16, 2) px and their truth; nothing if both are
+    sound.
+    """
     truth = np.where(errors(predicted, people)[1][..., None], people.joints, np.nan)
     tolerance = threshold(people) * people.normaliser
     return [*truth_notes(people), *plausibility.prediction_notes(predicted, truth, tolerance)]
@@ -173,12 +182,16 @@ def truth_notes(people: People) -> list[str]:
 
 
 def normalised(people: People) -> np.ndarray:
-    """(N,) bool: people whose errors can be divided by their normaliser, as it is known and above 0."""
+    """(N,) bool: people whose errors can be divided by their normaliser, as it is known and above
+    0.
+    """
     return annotations.positive(people.normaliser)
 
 
 def box_normalised(predicted: np.ndarray, people: People) -> float | None:
-    """PCK@0.2 of the longer side of the annotated joints' box: a laxer rule, but one that everybody can be put to."""
+    """PCK@0.2 of the longer side of the annotated joints' box: a laxer rule, but one that everybody
+    can be put to.
+    """
     return share(distances(predicted, people) <= 0.2 * people.box[:, None], scored(people))
 
 
@@ -226,8 +239,9 @@ def selected(
 ) -> np.ndarray:
     """Rows of the people to look at, by a joint or (None) by any of theirs and their mean error.
 
-    predicted: (N, 16, 2) image px.  keep: those whose joint is visible, occluded, right or wrong by the metric, or
-    everyone.  order: by error; whose error is unknown comes last. ValueError on another keep or order.
+    predicted: (N, 16, 2) image px.  keep: those whose joint is visible, occluded, right or wrong by
+    the metric, or everyone.  order: by error; whose error is unknown comes last. ValueError on
+    another keep or order.
     """
     if keep not in KEEP or order not in ORDER:
         raise ValueError(f"{keep!r}, {order!r}: expected one of {KEEP} and one of {ORDER}")
@@ -286,7 +300,9 @@ def area(ratio: np.ndarray, counts: np.ndarray) -> float | None:
 
 
 def interval(hits: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float] | None:
-    """[2.5 %, 97.5 %] of the pooled total when people are drawn anew with replacement, RESAMPLES times, seeded."""
+    """[2.5 %, 97.5 %] of the pooled total when people are drawn anew with replacement, RESAMPLES
+    times, seeded.
+    """
     if not counts.any():
         return None
     people = len(counts)
@@ -320,10 +336,11 @@ def table(scores: dict[str, dict]) -> pd.DataFrame:
 
 
 def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
-    """The metric joint by joint, occluded apart from visible: answers {row name: joints (N, 16, 2) image px}.
+    """The metric joint by joint, occluded apart from visible: answers {row name: joints (N, 16, 2)
+    image px}.
 
-    One row a scored joint, columns (row name, "visible" | "occluded") with the number of joints at the end; where the
-    data set has no occlusion labels there is one column, "annotated".
+    One row a scored joint, columns (row name, "visible" | "occluded") with the number of joints at
+    the end; where the data set has no occlusion labels there is one column, "annotated".
     """
     kinds = (
         {"visible": VISIBLE, "occluded": OCCLUDED}
@@ -344,7 +361,9 @@ def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
 
 
 def monitor(people: People, image_size: int, count: int = 200) -> Callable[[Cascade], dict]:
-    """A scorer for `stages.train`: the metric on the first `count` people, no flip test. Nothing is chosen by it."""
+    """A scorer for `stages.train`: the metric on the first `count` people, no flip test. Nothing is
+    chosen by it.
+    """
     people = people[:count]
 
     def scorer(cascade: Cascade) -> dict:
@@ -360,11 +379,13 @@ def monitor(people: People, image_size: int, count: int = 200) -> Callable[[Casc
 
 
 def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed: int = 0) -> dict:
-    """What the predictions `plus` score above `minus`, each (N, 16, 2) image px, on the same people, in points.
+    """What the predictions `plus` score above `minus`, each (N, 16, 2) image px, on the same
+    people, in points.
 
-    [a], [b] is a's lead over b; [a, d], [b, c] how much larger a's lead over b is than c's over d. Keys total, visible,
-    occluded and occluded_minus_visible, each {"difference", "ci95"}, None where undefined. The interval resamples
-    people for all at once, so what is hard for everybody falls out.
+    [a], [b] is a's lead over b; [a, d], [b, c] how much larger a's lead over b is than c's over d.
+    Keys total, visible, occluded and occluded_minus_visible, each {"difference", "ci95"}, None
+    where undefined. The interval resamples people for all at once, so what is hard for everybody
+    falls out.
     """
     counts = errors(plus[0], people)[1]
     gained = sum(
@@ -430,10 +451,12 @@ def covering(
     seed: int = 0,
     decoder: str = "parabola",
 ) -> pd.DataFrame:
-    """What a patch over one joint does to it: % of the covered joints that are right, by the patch's side.
+    """What a patch over one joint does to it: % of the covered joints that are right, by the
+    patch's side.
 
-    Each person has one visible scored joint covered, drawn by seed. sides: in body heights, the index. Columns detector
-    and cascade, then each one's mean peak in the covered joint's map. No flip test, which would mirror the patch.
+    Each person has one visible scored joint covered, drawn by seed. sides: in body heights, the
+    index. Columns detector and cascade, then each one's mean peak in the covered joint's map. No
+    flip test, which would mirror the patch.
     """
     choices = scored(people) & (people.visibility == VISIBLE) & normalised(people)[:, None]
     people, choices, random = (

@@ -19,7 +19,7 @@ def in_float64_with_frozen_norms(model):
 
 def gradients(out):
     """The joint stage by `stages.train`, in float64: its records and, of every step, all gradients."""
-    model, make_optimizer, steps = stages.Recipe.model, training.make_optimizer, []
+    model, make_optimizer, steps = stages.Recipe.initial_model, training.make_optimizer, []
 
     def watched(name, groups, lr, weight_decay):
         made = make_optimizer(name, groups, lr, weight_decay)
@@ -29,7 +29,7 @@ def gradients(out):
         )
         return made
 
-    stages.Recipe.model = lambda recipe: in_float64_with_frozen_norms(model(recipe))
+    stages.Recipe.initial_model = lambda recipe: in_float64_with_frozen_norms(model(recipe))
     training.make_optimizer = watched
     return {"records": list(stages.train("joint", out, {"epochs": 2})), "steps": steps}
 

@@ -15,9 +15,9 @@ ROOMS = (
     "data.synthetic data.annotations data.images data.people data.mpii data.lsp data.drawn "
     "data.datasets data.augment data.download data.check "
     "trunks detector regressor cascade rivals "
-    "losses training view.drawing prediction plausibility evaluation "
-    "workbook.results view.figures view.pictures view.widgets "
-    "workbook.report workbook.reproduce bench cli"
+    "training stages ablation prediction export view.drawing photographs plausibility evaluation "
+    "workbook.estimate workbook.results view.figures view.pictures view.widgets "
+    "workbook.report workbook.reproduce cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]
 NETWORKS = ROOMS[ROOMS.index("trunks") : ROOMS.index("training")]

@@ -8,6 +8,7 @@ from PIL import ImageColor
 from hpe_lib import cascade, heatmaps, stages
 from hpe_lib.data import datasets
 from hpe_lib.data.datasets import People, open_data
+from hpe_lib.data.images import ImageArrays
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 from hpe_lib.targets import write_targets
 from hpe_lib.view import drawing, pictures
@@ -170,19 +171,17 @@ class TestSheets:
     def test_the_window_on_the_image_is_what_the_frame_cuts_out(self):
         one = np.ones(1)
         people = People(
-            "drawn",
-            np.array(["a"]),
-            [RANDOM.integers(0, 255, (40, 60, 3), np.uint8)],
-            RANDOM.uniform(0, 40, (1, 16, 2)),
-            np.full((1, 16), VISIBLE, np.int8),
-            np.array([[30.0, 20.0]]),
-            32 * one,
-            24 * one,
-            3 * one,
-            40 * one,
-            "PCKh@0.5",
-            True,
-            False,
+            dataset="drawn",
+            keys=np.array(["a"]),
+            images=ImageArrays([RANDOM.integers(0, 255, (40, 60, 3), np.uint8)], "made"),
+            joints=RANDOM.uniform(0, 40, (1, 16, 2)),
+            visibility=np.full((1, 16), VISIBLE, np.int8),
+            center=np.array([[30.0, 20.0]]),
+            side=32 * one,
+            body=24 * one,
+            normaliser=3 * one,
+            metric="PCKh@0.5",
+            occlusion_labels=True,
         )
         frame = people.frame(0, 16)
         frames = {"frame": frame, "turned": frame.augmented(0.8, 30, True)}
@@ -251,6 +250,8 @@ class TestWatched:
             image_size=32,
             data_seed=0,
             only_present=False,
+            margin=1.25,
+            missing_points="as_labelled",
         )
         write_targets(tmp_path / "run", radius=10.0, sigma=5.0, occluded="empty")
         return tmp_path / "run"

@@ -245,7 +245,8 @@ def test_norms_are_in_common_on_several_gpus_only(processes, device, common):
         sum(isinstance(part, nn.BatchNorm2d) for part in model.modules()),
     )
     with pytest.raises(Prepared) as prepared:
-        next(training.fit(model, None, None, None, None, 1, Several(processes, device)))
+        loader = torch.utils.data.DataLoader([])
+        next(training.fit(model, None, loader, None, None, 1, Several(processes, device)))
     found = [isinstance(part, nn.SyncBatchNorm) for part in prepared.value.args[0].modules()]
     assert sum(found) == (norms if common else 0) and list(model.state_dict()) == keys
     assert prepared.value.args[0] is model  # whose weights are saved in the end

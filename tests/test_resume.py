@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, copy, monkeypatch):
 def test_the_maps_of_an_epoch_are_there_even_if_it_was_killed_just_before(copy, monkeypatch):
     out = copy("detector")
     with monkeypatch.context() as patched:
-        patched.setattr(stages.Recipe, "keep", lambda *_: (_ for _ in ()).throw(Killed()))
+        patched.setattr(stages.Recipe, "write_progress", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             train("detector", out)
     assert not stages.history(out / "detector")

@@ -1,13 +1,15 @@
-"""Synthetic people: posed 3-D bodies drawn with clothes, clutter and other things in front, every label exact.
+"""Synthetic people: posed 3-D bodies drawn with clothes, clutter and other things in front, every
+label exact.
 
-A body is 13 rigid frames in a kinematic tree; 24 tapered capsules hang on them. A capsule's surface is found in
-closed form at each pixel of its box, for all capsules of all people at once, and the nearest one wins: so which
-surface lies in front of a joint is known. Background and occluders are flat shapes and stray capsules, coloured
-from the same textures as the clothes and placed by `_scene` before any joint exists: what covers a joint says
-nothing about which joint it is.
+A body is 13 rigid frames in a kinematic tree; 24 tapered capsules hang on them. A capsule's surface
+is found in closed form at each pixel of its box, for all capsules of all people at once, and the
+nearest one wins: so which surface lies in front of a joint is known. Background and occluders are
+flat shapes and stray capsules, coloured from the same textures as the clothes and placed by
+`_scene` before any joint exists: what covers a joint says nothing about which joint it is.
 
-Axes of a body: x to the person's left, y up, z forward, lengths in standing heights. Axes of a scene: x right,
-y down, z towards the viewer, the image is [-0.5, 0.5]². All angles in degrees unless a name says otherwise.
+Axes of a body: x to the person's left, y up, z forward, lengths in standing heights. Axes of a
+scene: x right, y down, z towards the viewer, the image is [-0.5, 0.5]². All angles in degrees
+unless a name says otherwise.
 """
 
 from dataclasses import dataclass
@@ -20,7 +22,8 @@ from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
 VERSION = 1  # raised when drawing changes its numbers: what was drawn before is then drawn anew
 
-# What is known of a joint. The flesh it lies in is seen / another part of the same body is in front / another person
+# What is known of a joint. The flesh it lies in is seen / another part of the same body is in front
+# / another person
 # or thing is in front / it lies outside the image.
 OUTSIDE, OTHER_OCCLUDED, SELF_OCCLUDED, IN_SIGHT = 0, 1, 2, 3
 _VISIBILITY = np.array([ABSENT, OCCLUDED, OCCLUDED, VISIBLE], np.int8)
@@ -30,9 +33,11 @@ _VISIBILITY = np.array([ABSENT, OCCLUDED, OCCLUDED, VISIBLE], np.int8)
 class Drawing:
     """One drawn person.
 
-    image: (size, size, 3) uint8 RGB.  joints: (16, 2) float64 (x, y) image px, (0, 0) = centre of the first pixel;
-    they may lie outside.  state: (16,) int8 OUTSIDE | OTHER_OCCLUDED | SELF_OCCLUDED | IN_SIGHT.
-    head_box: (4,) x1 y1 x2 y2 image px, 0.6 * its diagonal is the head size (as on MPII, about body / 8).
+    image: (size, size, 3) uint8 RGB.  joints: (16, 2) float64 (x, y) image px, (0, 0) = centre of
+    the first pixel; they may lie outside.  state: (16,) int8 OUTSIDE | OTHER_OCCLUDED |
+    SELF_OCCLUDED | IN_SIGHT.
+    head_box: (4,) x1 y1 x2 y2 image px, 0.6 * its diagonal is the head size (as on MPII, about body
+    / 8).
     center: (2,) image px.  body: height of the person standing upright, image px.
     """
 
@@ -50,14 +55,17 @@ class Drawing:
 
 
 def draw(seed: int, index: int, size: int = 128) -> Drawing:
-    """Person `index` of the endless set `seed`: the same in any order, process and (but for pixels) at any size."""
+    """Person `index` of the endless set `seed`: the same in any order, process and (but for pixels)
+    at any size.
+    """
     scene = _scene(np.random.default_rng((seed, index)))
     return _draw(scene, size)
 
 
 def draw_many(seed: int, indices, size: int = 128) -> tuple[np.ndarray, ...]:
-    """(N,) indices -> images (N, size, size, 3), joints (N, 16, 2), state (N, 16), head_box (N, 4), center (N, 2),
-    body (N,), as in Drawing."""
+    """(N,) indices -> images (N, size, size, 3), joints (N, 16, 2), state (N, 16), head_box (N, 4),
+    center (N, 2), body (N,), as in Drawing.
+    """
     people = [draw(seed, int(index), size) for index in indices]
     return tuple(
         np.array([getattr(person, name) for person in people])
@@ -65,7 +73,8 @@ def draw_many(seed: int, indices, size: int = 128) -> tuple[np.ndarray, ...]:
     )
 
 
-# ---- the body: frames, joints, parts ---------------------------------------------------------------------------
+# ---- the body: frames, joints, parts
+# ---------------------------------------------------------------------------
 
 FRAMES = (
     "pelvis",
@@ -107,7 +116,8 @@ _JOINTS = {
     "left_ankle": ("left_foot", (0, 0, 0)),
 }
 SKIN, HAIR, DARK, SHIRT, TROUSERS, SHOE = range(6)  # the first three are plain
-# part -> frame, ends a and b, radii there, stretch along x and z, material, bare skin beyond which sleeve (or None)
+# part -> frame, ends a and b, radii there, stretch along x and z, material, bare skin beyond which
+# sleeve (or None)
 _PARTS = {
     "hips": ("pelvis", (-0.03, 0, 0), (0.03, 0, 0), 0.066, 0.066, 1.0, 0.95, TROUSERS, None),
     "waist": ("pelvis", (0, 0.01, 0), (0, 0.10, 0), 0.060, 0.053, 1.5, 1.0, SHIRT, None),
@@ -264,7 +274,8 @@ _HEAD, _CORE, _FOREARMS = (
     [FRAMES.index("chest"), FRAMES.index("head")],
     slice(9, 11),
 )
-# what normal numbers (legs as a whole, breadth, girth, trunk, head, arms, thighs, shins) add to the logarithms of the
+# what normal numbers (legs as a whole, breadth, girth, trunk, head, arms, thighs, shins) add to the
+# logarithms of the
 # lengths of the frames' axes
 _VARIES = np.zeros((8, len(FRAMES), 3))
 _VARIES[[3, 3, 6, 6, 4, 5, 5, 7, 7, 5, 5, 7, 7], np.arange(len(FRAMES))] = 0.05
@@ -283,10 +294,13 @@ _TO_SCENE, _PELVIS = np.array([1, -1, 1]), MPII.index("pelvis")
 _SKULL, _LOCKS = list(PARTS).index("skull"), list(PARTS).index("locks")
 
 
-# ---- poses ------------------------------------------------------------------------------------------------------
+# ---- poses ---------------------------------------------------------------------------------------
+# ---------------
 
-# Every angle is drawn between the two ends that its family gives; "a" and "b" are the two sides, in random order.
-# root: tilt to the viewer, roll.  spine: bend forward, sideways, twist.  arm: flex forward, lift sideways, turn
+# Every angle is drawn between the two ends that its family gives; "a" and "b" are the two sides, in
+# random order.
+# root: tilt to the viewer, roll.  spine: bend forward, sideways, twist.  arm: flex forward, lift
+# sideways, turn
 # inwards, elbow.  leg: the same, knee. Elbow and knee are hinges: one angle, one way.
 HINGE_LIMITS = (0, 150)
 _NECK = ((-18, 28), (-14, 14), (-55, 55))
@@ -377,7 +391,9 @@ _CHANCES = np.cumsum([f[0] for f in FAMILIES.values()])[:-1]
 
 
 def _turns(root, spine, *limbs):
-    """(2, 13, 3) lowest turns of the frames against their parents and their widths; about x, z, y, radians."""
+    """(2, 13, 3) lowest turns of the frames against their parents and their widths; about x, z, y,
+    radians.
+    """
     turns = np.zeros((len(FRAMES), 3, 2))
     for frame, ranges in (("pelvis", root), ("chest", spine), ("head", _NECK)):
         turns[FRAMES.index(frame), : len(ranges)] = ranges
@@ -422,7 +438,9 @@ def _angles(rng, people):
 
 
 def _proportions(rng, people):
-    """(people, 13, 3) lengths of every frame's axes, (people, 24) girths of the parts; standing height is 1."""
+    """(people, 13, 3) lengths of every frame's axes, (people, 24) girths of the parts; standing
+    height is 1.
+    """
     normal = rng.standard_normal((people, 8))
     axes = np.exp(normal @ _VARIES.reshape(8, -1)).reshape(people, -1, 3)
     broad, girth, head = np.exp(normal[:, [1, 2, 4]] * (0.09, 0.13, 0.05)).T[:, :, None]
@@ -434,7 +452,8 @@ def _proportions(rng, people):
 
 
 def _forward(turns, axes):
-    """Forward kinematics: (B, 13, 3, 3) orientations and (B, 13, 3) origins of the frames, the pelvis at 0.
+    """Forward kinematics: (B, 13, 3, 3) orientations and (B, 13, 3) origins of the frames, the
+    pelvis at 0.
 
     A frame's turn against its parent is Rx Rz Ry; its place in it is the fourth column.
     """
@@ -477,8 +496,9 @@ def _clashes(turned, origins):
 
 
 def _bodies(rng, people):
-    """Posed people in body axes with y up: joints and ends of the parts (P, 64, 3) as in _POINT_FRAME, radii
-    (P, 24, 2), orientation of the parts (P, 24, 3, 3)."""
+    """Posed people in body axes with y up: joints and ends of the parts (P, 64, 3) as in
+    _POINT_FRAME, radii (P, 24, 2), orientation of the parts (P, 24, 3, 3).
+    """
     axes, girths = _proportions(rng, people)
     turned, origins = _forward(_angles(rng, people), axes.repeat(_TRIES, axis=0))
     best = _clashes(turned, origins).reshape(people, _TRIES).argmin(1) + np.arange(people) * _TRIES
@@ -490,7 +510,8 @@ def _bodies(rng, people):
     return points, radii, turned[:, _PART_FRAME]
 
 
-# ---- the scene: everything that is drawn, in units of the image ---------------------------------------------------
+# ---- the scene: everything that is drawn, in units of the image
+# ---------------------------------------------------
 
 _PLAIN, _TEXTURES, _SHADES = 0, 34, 32
 _TILE = 128  # texels a side of a texture; a texture covers 1 / zoom of the image's side
@@ -510,7 +531,9 @@ _BACK, _FRONT, _STRAYS = (
 
 @dataclass(frozen=True)
 class _Scene:
-    """Parts are tapered capsules of P people, the drawn one first, then stray ones. Materials: rows of `looks`."""
+    """Parts are tapered capsules of P people, the drawn one first, then stray ones. Materials: rows
+    of `looks`.
+    """
 
     joints: np.ndarray  # (16, 3) of the first person
     scales: tuple  # centre x, y and body height of the first person
@@ -529,7 +552,9 @@ class _Scene:
 
 
 def _colours(rng, count):
-    """(3, count) 0 .. 255, of things and clothes; a fifth near skin, so that the colour of skin proves nothing."""
+    """(3, count) 0 .. 255, of things and clothes; a fifth near skin, so that the colour of skin
+    proves nothing.
+    """
     roll = rng.random((7, count))
     value, (bright, vivid, kind, dim) = roll[:3], roll[3:]
     value *= 0.35 + 0.65 * bright
@@ -578,7 +603,9 @@ _OUTLINES = np.stack([_outline(0.12), _outline(1.0)]).transpose(
 
 
 def _shapes(rng):
-    """Polygons (k, 20, 2) behind everybody and (l, 20, 2) in front, from bars to discs, uniformly over the image."""
+    """Polygons (k, 20, 2) behind everybody and (l, 20, 2) in front, from bars to discs, uniformly
+    over the image.
+    """
     behind, before = rng.integers(3, _BACK + 1), rng.integers(1, _FRONT + 1)
     kind, turn, size, slim, x, y = rng.random((6, behind + before, 1))
     size[:behind], size[behind:] = (
@@ -594,7 +621,9 @@ def _shapes(rng):
 
 
 def _strays(rng):
-    """Loose limb-like capsules, behind or in front: ends (n, 2, 3), radii (n, 2). They know of nobody."""
+    """Loose limb-like capsules, behind or in front: ends (n, 2, 3), radii (n, 2). They know of
+    nobody.
+    """
     roll = rng.random((rng.integers(_STRAYS + 1), 7))
     middle = 1.1 * roll[:, :3] - 0.55
     middle[:, 2] += np.where(roll[:, 3] < 0.3, 3.0, -3.0)
@@ -606,7 +635,9 @@ def _strays(rng):
 
 
 def _places(rng, people):
-    """Body height (P,) and place (P, 3) of every person. The others stand beside the middle, never on it."""
+    """Body height (P,) and place (P, 3) of every person. The others stand beside the middle, never
+    on it.
+    """
     normal, roll = rng.standard_normal((people, 3)), rng.random((people, 5))
     body = 0.8 * np.exp((0.08 * normal[:, 0]).clip(-0.2, 0.2))
     body[1:] *= np.exp(0.75 * roll[1:, 0] - 0.5)
@@ -620,7 +651,9 @@ def _places(rng, people):
 
 
 def _projected(rng, body, place, points, radii):
-    """Bodies brought to the scene's axes: middle of the pose at their place, mild perspective about it."""
+    """Bodies brought to the scene's axes: middle of the pose at their place, mild perspective about
+    it.
+    """
     joints = points[:, :16]
     middle = (joints.min(1) + joints.max(1)) * 0.35 + 0.3 * joints[:, _PELVIS]
     points = (points - middle[:, None]) * _TO_SCENE
@@ -632,7 +665,9 @@ def _projected(rng, body, place, points, radii):
 
 
 def _scene(rng):
-    """Everything of one drawing, from one random stream. Occluders are thrown first: they cannot know the joints."""
+    """Everything of one drawing, from one random stream. Occluders are thrown first: they cannot
+    know the joints.
+    """
     back, front = _shapes(rng)
     loose, thick = _strays(rng)
     people = 1 + (rng.random() < 0.55) + (rng.random() < 0.3)
@@ -697,12 +732,15 @@ def _light(rng):
     )
 
 
-# ---- drawing ------------------------------------------------------------------------------------------------------
+# ---- drawing -------------------------------------------------------------------------------------
+# -----------------
 
 
 @lru_cache(maxsize=1)
 def _textures():
-    """(_TEXTURES * 128 * 128,) uint8 shades of periodic patterns, the same for clothes, things and background."""
+    """(_TEXTURES * 128 * 128,) uint8 shades of periodic patterns, the same for clothes, things and
+    background.
+    """
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:_TILE, :_TILE] / _TILE
     bank = [0.15 * rng.random((_TILE, _TILE))] * 4
@@ -748,8 +786,10 @@ def _reach(scene):
 
 
 def _boxes(flat, reach, size):
-    """Pixels near every part, part by part and row by row: how many (n,), then flat pixel, dx and dy from the part's
-    end a, all (T,). flat, reach: (2, 2, n) x and y of ends a and b and half widths there, px."""
+    """Pixels near every part, part by part and row by row: how many (n,), then flat pixel, dx and
+    dy from the part's end a, all (T,). flat, reach: (2, 2, n) x and y of ends a and b and half
+    widths there, px.
+    """
     (ax, ay), (_, by) = flat
     (left, top), (left_b, top_b) = flat - reach
     (right, bottom), (right_b, bottom_b) = flat + reach
@@ -792,12 +832,14 @@ def _starts(counts):
 
 
 def _surfaces(scene, size, hidden=slice(0)):
-    """The nearest part at every pixel that a part covers, but for the `hidden` ones (mask): flat pixel, part, z (px),
-    share of its length, light, and place on the part (2 numbers, share of the image's side); all (T,).
+    """The nearest part at every pixel that a part covers, but for the `hidden` ones (mask): flat
+    pixel, part, z (px), share of its length, light, and place on the part (2 numbers, share of the
+    image's side); all (T,).
 
-    A part is a sphere swept from end a to end b while its radius changes, squeezed by its stretch: in the axes of
-    the part, divided by the stretch, the line of sight meets it where a quadratic has a root (cone and two spheres).
-    A line starts where it passes end a most closely: at dx * across[0] + dy * across[1] from it.
+    A part is a sphere swept from end a to end b while its radius changes, squeezed by its stretch:
+    in the axes of the part, divided by the stretch, the line of sight meets it where a quadratic
+    has a root (cone and two spheres). A line starts where it passes end a most closely: at dx *
+    across[0] + dy * across[1] from it.
     """
     squeezed = scene.turned / scene.stretch[:, None]
     flat = scene.ends.T[:2].swapaxes(0, 1) * size + (size - 1) / 2
@@ -830,12 +872,12 @@ def _foremost(pixel, z, size, hidden):
 
 
 def _meet(dx, dy, basis, radii, height, count):
-    """Ways along the lines of sight to the parts' surfaces, the shares of the length met there and z, all (T,), NaN
-    where missed. height: z of end a, what dx, dy and the way add to it.
+    """Ways along the lines of sight to the parts' surfaces, the shares of the length met there and
+    z, all (T,), NaN where missed. height: z of end a, what dx, dy and the way add to it.
 
-    With a at 0, the line o + t v (o.v = 0) and the axis m, all that is needed are dot products of o, v and m: the
-    sphere around the share s of the length is met at t = s m.v - sqrt(ra² - o.o + 2 s room level - s² k2). The cone
-    is met where that is least.
+    With a at 0, the line o + t v (o.v = 0) and the axis m, all that is needed are dot products of
+    o, v and m: the sphere around the share s of the length is met at t = s m.v - sqrt(ra² - o.o + 2
+    s room level - s² k2). The cone is met where that is least.
     """
     (xx, xy, _, ux), (_, yy, _, uy), (_, _, _, mv), (*_, mm) = (
         basis @ basis.swapaxes(1, 2)
@@ -882,9 +924,11 @@ def _meet(dx, dy, basis, radii, height, count):
 
 
 def _looked_at(scene, squeezed, basis, part, along):
-    """Normals (3, T) in the scene's axes, of any length, and places on the parts (2, T), px, of points of parts.
+    """Normals (3, T) in the scene's axes, of any length, and places on the parts (2, T), px, of
+    points of parts.
 
-    along (4, T): what is gone from end a in the directions of the basis, the axis last; a normal points away from it.
+    along (4, T): what is gone from end a in the directions of the basis, the axis last; a normal
+    points away from it.
     """
     to = np.concatenate([squeezed.swapaxes(1, 2), scene.stretch[..., None] * _UNROLL], 2)
     table = (basis @ to * _AXIS_BACK).reshape(-1, 20).T.astype(np.float32)
@@ -915,7 +959,9 @@ def _flat(polygons, first, canvas):
 
 
 def _draw(scene, size):
-    """The drawing of a scene: flat things behind, surfaces, flat things in front; then who is nearest where."""
+    """The drawing of a scene: flat things behind, surfaces, flat things in front; then who is
+    nearest where.
+    """
     flat = _flat(np.concatenate([scene.back, scene.front]), 0, np.zeros((size, size), np.int16))
     front = flat >= len(scene.back)
     pixel, part, z, *look = _surfaces(scene, size, front)
@@ -935,7 +981,9 @@ def _draw(scene, size):
 
 
 def _coloured(scene, size, flat, pixel, part, share, light, spot):
-    """(size, size, 3) uint8 RGB from the materials of the flat things and of the surfaces that are seen."""
+    """(size, size, 3) uint8 RGB from the materials of the flat things and of the surfaces that are
+    seen.
+    """
     near, beyond, cover = scene.skins.T
     material = flat.astype(np.intp)
     material[pixel] = np.where(share > cover.take(part), beyond.take(part), near.take(part))
@@ -978,7 +1026,9 @@ def _finished(scene, colour, bright):
 
 
 def _states(scene, joints, owner, depth, size):
-    """(16,) int8 states: whose surface is nearest at the joint's pixel, and how far in front of the joint."""
+    """(16,) int8 states: whose surface is nearest at the joint's pixel, and how far in front of the
+    joint.
+    """
     column, row = np.rint(joints).astype(int).T
     inside = (np.abs(joints - (size - 1) / 2) < size / 2).all(1)
     pixel = np.where(inside, row * size + column, 0)

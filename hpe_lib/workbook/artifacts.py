@@ -1,8 +1,9 @@
 """What a run leaves on disk: weights, manifests, numbers. Whole or not at all.
 
-Everything is written beside its name and renamed into place, and a folder's manifest.json is written last: a folder
-without a manifest, or whose weights do not hash to what the manifest says, is no artifact. A manifest keeps its own
-hash, and the weights' file one of what they were made from, so neither can be changed by hand without a word.
+Everything is written beside its name and renamed into place, and a folder's manifest.json is
+written last. A folder without a manifest, or with weights of another hash than the manifest says,
+is no artifact. A manifest keeps its own hash, and the weights' file the hash of what they were made
+from, so a change by hand is noticed in both.
 """
 
 import contextlib
@@ -17,8 +18,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import IO, Any
 
 from hpe_lib.paper import ROOT
 
@@ -42,16 +45,14 @@ PACKAGES = (
 
 
 class BadInput(Exception):
-    """What a person gave cannot be used: the file, what was found in it, what was expected. Always one line."""
+    """Input that cannot be used: the file, what was found in it, what was expected; one line."""
 
     def __init__(self, file, found=None, expected=None):
         super().__init__(file, found, expected)
 
     def __str__(self):
         file, found, expected = self.args
-        if (
-            found is None
-        ):  # a DataLoader worker's error comes back as one text, its traceback in front
+        if found is None:  # a DataLoader worker's error comes back as one text after its traceback
             return one_line(str(file).rsplit("BadInput: ", 1)[-1])
         return one_line(f"{file}: found {found}, expected {expected}")
 
@@ -60,12 +61,12 @@ class CellFailed(Exception):
     """A notebook's cell raised, or its kernel died: one line that says which and what."""
 
 
-def one_line(text):
+def one_line(text: object) -> str:
     """The text with every run of white space, line breaks included, as one space."""
     return " ".join(str(text).split())
 
 
-def write_bytes(path, data):
+def write_bytes(path: str | Path, data: bytes) -> None:
     """Write bytes so that `path` holds the old content or all of the new, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ def write_bytes(path, data):
         beside.unlink(missing_ok=True)
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """The value as JSON can hold it: arrays as lists, paths as text, NaN and infinity as null."""
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
@@ -93,13 +94,13 @@ def plain(value):
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-def write_json(path, value):
-    """Write a value as indented JSON, atomically; what `plain` says becomes of arrays, paths and NaN."""
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically; arrays, paths and NaN as `plain` has them."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
     write_bytes(path, text.encode(errors="backslashreplace"))  # a file name need not be UTF-8
 
 
-def read_json(path):
+def read_json(path: str | Path) -> Any:
     """Read a JSON file. BadInput if it is absent, over 64 MiB or not what `parse_json` reads."""
     try:
         with open(path, "rb") as file:
@@ -115,7 +116,7 @@ def read_json(path):
         raise BadInput(path, f"{type(error).__name__}: {error}", "a JSON file") from None
 
 
-def write_metrics(out, number, values):
+def write_metrics(out: str | Path, number: str, values: dict) -> dict:
     """Write what a notebook measured: OUT/metrics/NN.json, and all notebooks': OUT/metrics.json.
 
     values: {name: value}; a name belongs to one notebook. Returns what metrics.json then holds.
@@ -129,13 +130,13 @@ def write_metrics(out, number, values):
     return together
 
 
-def claim_rows(out, names):
+def claim_rows(out: Path, names: Iterable[str]) -> None:
     """Note in OUT/rows/manifest.json which folders beside it are the run's, for --fresh."""
     together = {path.name for path in own_rows(out)} | set(names)
     write_json(Path(out) / "rows" / MANIFEST, {"kind": "rows", "names": sorted(together)})
 
 
-def own_rows(out):
+def own_rows(out: Path) -> list[Path]:
     """The folders that `claim_rows` has noted, those that are there."""
     folder = Path(out) / "rows"
     names = manifest(folder, "names")["names"] if (folder / MANIFEST).is_file() else []
@@ -147,7 +148,7 @@ def own_rows(out):
 HELD = {}  # {path: file}, the locks of this process
 
 
-def forget_locks():
+def forget_locks() -> None:
     """Leave the locks to the process that holds them: a loader's worker may outlive it."""
     for file in HELD.values():
         file.close()
@@ -159,7 +160,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def lock(folder, name=LOCK):
+def lock(folder: str | Path, name: str = LOCK) -> Iterator[None]:
     """Hold a folder, made if need be, for this process: BadInput if another process holds it.
 
     The lock goes with the process, however it ends. Whoever holds it may take it again: a cell of a
@@ -176,7 +177,7 @@ def lock(folder, name=LOCK):
         return
     try:
         with open(path, "w") as file:
-            if not taken(file):
+            if not try_lock(file):
                 raise BadInput(
                     folder, "another process that is writing to it", "one at a time in a folder"
                 )
@@ -188,7 +189,7 @@ def lock(folder, name=LOCK):
             shutil.rmtree(folder)
 
 
-def taken(file):
+def try_lock(file: IO) -> bool:
     """Lock an open file for this process; False if another holds it."""
     try:
         import fcntl
@@ -203,7 +204,7 @@ def taken(file):
     return True
 
 
-def torchrun_rank():
+def torchrun_rank() -> int:
     """Which of torchrun's processes this is, the first 0; 0, too, if torchrun has not started it.
 
     Then its variables are left over from something else. They are removed from the environment:
@@ -219,7 +220,7 @@ def torchrun_rank():
     return 0
 
 
-def parse_json(content):
+def parse_json(content: bytes) -> Any:
     """The value of JSON bytes, with or without a byte order mark.
 
     ValueError if it is no JSON, says a name twice or holds a whole number beyond 64 bits;
@@ -228,8 +229,8 @@ def parse_json(content):
     return json.loads(content, object_pairs_hook=unique_names, parse_int=int64)
 
 
-def unique_names(pairs):
-    """A JSON object as a dict. ValueError if a name stands in it twice: one of the two would be lost."""
+def unique_names(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object as a dict. ValueError if it has a name twice: one of the two would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -237,53 +238,54 @@ def unique_names(pairs):
     return found
 
 
-def int64(digits):
+def int64(digits: str) -> int:
     """A whole number of JSON. ValueError beyond 64 bits, where neither files nor tensors go."""
     if len(digits) > 20 or abs(int(digits)) >= 2**63:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
 
 
-def file_hash(path):
+def file_hash(path: str | Path) -> str:
     """sha256 of a file's bytes, as hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest(value):
+def digest(value: Any) -> str:
     """sha256 of a JSON value, as hex, whatever the order and layout in which it is written."""
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
 
 
-def own_hash(manifest):
+def own_hash(manifest: dict) -> str:
     """The hash that a manifest should keep of itself."""
     return digest({name: value for name, value in manifest.items() if name != OWN_HASH})
 
 
-def origin(manifest):
+def origin(manifest: dict) -> str:
     """The hash, kept in the weights' file, of what the weights were made from."""
     return digest({name: manifest.get(name) for name in MADE_FROM})
 
 
-def write_manifest(folder, manifest):
+def write_manifest(folder: str | Path, manifest: dict) -> dict:
     """Write a folder's manifest.json with its own hash in it; returns what was written."""
     written = {**manifest, OWN_HASH: own_hash(manifest)}
     write_json(Path(folder) / MANIFEST, written)
     return written
 
 
-def save(folder, state_dict, manifest, history=None):
+def save(
+    folder: str | Path, state_dict: dict, manifest: dict, history: list[dict] | None = None
+) -> None:
     """Write weights.safetensors, history.jsonl (one epoch record a line) and, last, manifest.json.
 
-    The manifest should carry "network", "parameters", "data" (fingerprint), "upstream" ({name: sha256}), "seed" and
-    "wall_seconds"; versions, commit, machine, peak memory, the time and the hashes are added here.
+    manifest: with "network", "parameters", "data" (fingerprint), "upstream" ({name: sha256}),
+    "seed" and "wall_seconds". Versions, commit, machine, peak memory, time and hashes are added
+    here.
     """
     from safetensors.torch import save as packed
 
     folder = Path(folder)
-    (folder / MANIFEST).unlink(
-        missing_ok=True
-    )  # from here to the last line the folder holds no artifact
+    (folder / MANIFEST).unlink(missing_ok=True)  # until the last line this is no artifact
     tensors = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()
     }
@@ -298,7 +300,7 @@ def save(folder, state_dict, manifest, history=None):
     write_manifest(folder, {**environment(), **manifest, **measured})
 
 
-def manifest(folder, *needed):
+def manifest(folder: str | Path, *needed: str) -> dict:
     """The folder's manifest as a dict.
 
     BadInput if there is none, if an entry that is needed is absent or one is not what `schemas`
@@ -320,7 +322,7 @@ def manifest(folder, *needed):
     return found
 
 
-def check_settings(manifest, path):
+def check_settings(manifest: dict, path: Path) -> None:
     """BadInput if "settings" contradict what the weights were made from.
 
     Those of test time alone (decoder, flip_test, workers) are bound to nothing but the manifest's
@@ -334,7 +336,7 @@ def check_settings(manifest, path):
             raise BadInput(path, found, f"{short(made[name])}, as the weights were made with")
 
 
-def check(value, kind, file=None):
+def check(value: Any, kind: str, file: Path | None = None) -> None:
     """BadInput on the first thing in a value that `schemas` does not allow for its kind."""
     from hpe_lib.workbook import schemas  # here: hpe --help waits for no pydantic
 
@@ -344,7 +346,7 @@ def check(value, kind, file=None):
         raise BadInput(file, f"{where} {found}", expected) if file else BadInput(*fault)
 
 
-def read_metrics(out):
+def read_metrics(out: str | Path) -> dict:
     """The numbers that a run's notebooks have written so far. BadInput if there are none."""
     path = Path(out) / "metrics.json"
     found = read_json(path)
@@ -352,16 +354,17 @@ def read_metrics(out):
     return found
 
 
-def write_history(folder, records):
+def write_history(folder: str | Path, records: list[dict]) -> None:
     """Write a stage's epoch records, one a line, so that a killed run leaves what was measured."""
     lines = [json.dumps(plain(record)) + "\n" for record in records]
     write_bytes(Path(folder) / HISTORY, "".join(lines).encode())
 
 
-def read_history(folder, say=None):
+def read_history(folder: str | Path, say: Callable[[str], None] | None = None) -> list[dict]:
     """The epoch records in a stage's folder, finished or still running; empty if there are none.
 
-    Lines that are no record, such as a power cut leaves, are left out; say is called with a sentence for each.
+    Lines that are no record, as a power cut leaves them, are left out; `say` gets a sentence for
+    each.
     """
     path, records = Path(folder) / HISTORY, []
     if not path.is_file():
@@ -378,7 +381,7 @@ def read_history(folder, say=None):
     return records
 
 
-def load_weights(folder):
+def load_weights(folder: str | Path) -> dict:
     """The folder's weights as {name: tensor}, on the CPU.
 
     BadInput if they are absent, damaged, over 4 GiB, not finite, or not those of the manifest.
@@ -411,7 +414,7 @@ def load_weights(folder):
     return tensors
 
 
-def kept_origin(path):
+def kept_origin(path: Path) -> str | None:
     """What a weights file says it was made from (`origin`); None if it does not say."""
     from safetensors import SafetensorError, safe_open
 
@@ -422,17 +425,18 @@ def kept_origin(path):
         return None
 
 
-def load_into(module, folder, prefix=""):
-    """Load the folder's weights into a module: those whose name starts with `prefix`, which is taken off.
+def load_into(module, folder: str | Path, prefix: str = ""):
+    """Load the folder's weights into a torch module, and return it.
 
-    BadInput, naming the file and the first tensors that do not fit, if they belong to another architecture.
+    prefix: only tensors whose name starts with it, and without it. BadInput, naming the file and
+    the first tensors that do not fit, if the weights are of another network.
     """
     found = fitting(load_weights(folder), module, Path(folder) / WEIGHTS, prefix)
     module.load_state_dict(found)
     return module
 
 
-def fitting(tensors, module, file, prefix=""):
+def fitting(tensors: dict, module, file: Path, prefix: str = "") -> dict:
     """The tensors whose name starts with `prefix`, without it. BadInput if the module has others."""
     found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     wanted = module.state_dict()
@@ -450,7 +454,7 @@ def fitting(tensors, module, file, prefix=""):
     return found
 
 
-def shape(tensors, name):
+def shape(tensors: dict, name: str) -> str:
     """A tensor's shape as text such as 64x3x7x7; "absent" if there is none of that name.
 
     With its type, unless that is a float: floats of any width are cast.
@@ -462,11 +466,11 @@ def shape(tensors, name):
     return text if tensor.is_floating_point() else f"{text} {tensor.dtype}"
 
 
-def differences(folder, wanted):
+def differences(folder: str | Path, wanted: dict) -> list[str]:
     """Why the artifact in a folder cannot be reused: a list of short reasons, empty if it can.
 
-    `wanted` is what the artifact would be made from now: {"parameters": {...}, "data": fingerprint, "upstream":
-    {name: sha256}}. Where the manifest names weights, their file must also still hash to what it says.
+    wanted: what the artifact would be made from now: {"parameters": {...}, "data": fingerprint,
+    "upstream": {name: sha256}}. Weights that the manifest names must still have its hash.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
@@ -478,7 +482,7 @@ def differences(folder, wanted):
     return changed(found, plain(wanted)) + damaged(folder, found)
 
 
-def changed(found, wanted):
+def changed(found: dict, wanted: dict) -> list[str]:
     """The reasons of `differences` that lie in what the artifact was made from."""
     reasons = []
     for key, now_ in wanted.items():
@@ -494,7 +498,7 @@ def changed(found, wanted):
     return reasons
 
 
-def damaged(folder, found):
+def damaged(folder: Path, found: dict) -> list[str]:
     """The reason of `differences` that lies in the weights' file: it is not the manifest's."""
     if "weights_sha256" not in found:
         return []
@@ -506,13 +510,13 @@ def damaged(folder, found):
     return []
 
 
-def short(value):
+def short(value: Any) -> str:
     """A value for a message: hashes and long texts cut."""
     text = "absent" if value is None else str(value)
     return text if len(text) <= 40 else text[:12] + "…"
 
 
-def now():
+def now() -> str:
     """The time, to the second, with its zone."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
@@ -522,13 +526,13 @@ def command() -> str:
     return shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "hpe"), *sys.argv[1:]])
 
 
-def environment():
+def environment() -> dict:
     """What ran this: {"versions": {package: version}, "commit": text or None, "machine": {...}}."""
     return {"versions": versions(), "commit": commit(), "machine": machine()}
 
 
-def versions():
-    """Versions of Python and of the packages that can change a number; None for one that is not installed."""
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that can change a number; None: not installed."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -538,40 +542,37 @@ def versions():
     return found
 
 
-def commit():
-    """The commit of the checkout this code runs from, "+changes" if files differ from it; None outside a checkout."""
+def commit() -> str | None:
+    """The checkout's commit, with "+changes" if files differ from it; None outside a checkout."""
     if not (ROOT / ".git").exists():
         return None
     try:
-        head = said("git", "-C", str(ROOT), "rev-parse", "HEAD")
-        return (
-            head + ("+changes" if said("git", "-C", str(ROOT), "status", "--porcelain") else "")
-            if head
-            else None
-        )
+        head = output_of("git", "-C", str(ROOT), "rev-parse", "HEAD")
+        changes = output_of("git", "-C", str(ROOT), "status", "--porcelain")
+        return (head and head + ("+changes" if changes else "")) or None
     except OSError:
         return None
 
 
-def machine():
-    """Platform, processor cores this process may use, and GPUs. No host name: manifests are meant to be shared."""
+def machine() -> dict:
+    """Platform, cores this process may use, GPUs. No host name: manifests are to be shared."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = (
-        said("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+        output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
         if shutil.which("nvidia-smi")
         else ""
     )
     return {"platform": platform.platform(), "cores": cores, "gpus": gpus.splitlines()}
 
 
-def said(*command):
+def output_of(*command: str) -> str:
     """What a command prints, stripped; empty if it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def peak_memory_mb() -> float | None:
-    """Peak resident memory of this process in MiB, without its workers; None if it cannot be asked."""
+    """Peak resident memory of this process, MiB, without its workers; None: cannot be asked."""
     status = Path("/proc/self/status")
     if status.exists():  # not getrusage: on Linux a child starts from its parent's peak
         lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]

@@ -1,8 +1,10 @@
-"""Parameters: declared once, in the tagged cell of the notebook that uses them; a preset only overrides them.
+"""Parameters: declared once, in the tagged cell of the notebook that uses them; a preset only
+overrides them.
 
-The tagged cell is read with json and ast, so `hpe train` has the notebook's defaults on a box without Jupyter. A preset
-is a YAML file in notebooks/presets: `all:` plus one section a notebook (`"03":` …). `out`, where a run writes, is not a
-parameter in this sense: it is given apart (`--out`) and never part of what an artifact is compared by.
+The tagged cell is read with json and ast, so `hpe train` has the notebook's defaults on a box
+without Jupyter. A preset is a YAML file in notebooks/presets: `all:` plus one section a notebook
+(`"03":` …). `out`, where a run writes, is not a parameter in this sense: it is given apart
+(`--out`) and never part of what an artifact is compared by.
 """
 
 import ast
@@ -13,8 +15,9 @@ import math
 import os
 import re
 import tokenize
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from hpe_lib.paper import NOTEBOOKS
 from hpe_lib.workbook.artifacts import BadInput
@@ -25,36 +28,38 @@ PEOPLE = (
     "test or all, or both, such as val 1-100"
 )
 
+Limit = tuple[str, Callable[[Any], bool]]  # what a value must be, in words and as a test
 
-def within(least, most):
+
+def within(least: float, most: float) -> Limit:
     """A limit: (said in words, asked in code)."""
     return f"{least:,} to {most:,}", lambda value: least <= value <= most
 
 
-def above_zero(most):
+def above_zero(most: float) -> Limit:
     """A limit that leaves 0 out."""
     return f"a positive number, at most {most:,}", lambda value: 0 < value <= most
 
 
-def even(most):
+def even(most: int) -> Limit:
     """A limit of widths, which are halved."""
     return f"even, 2 to {most:,}", lambda value: 2 <= value <= most and value % 2 == 0
 
 
-def one_of(*choices):
+def one_of(*choices: str) -> Limit:
     """A limit that is a list of words."""
     return " or ".join(choices), choices.__contains__
 
 
-def each(limit, *lengths):
+def each(limit: Limit, *lengths: int) -> Limit:
     """A list whose values keep a limit. lengths: how many there may be; none given: any number."""
     said, holds = limit
     count = f"{' or '.join(map(str, lengths))} values, " if lengths else ""
 
-    def asked(values):
+    def holds_for_all(values: list) -> bool:
         return (not lengths or len(values) in lengths) and all(map(holds, values))
 
-    return f"{count}each {said}", asked
+    return f"{count}each {said}", holds_for_all
 
 
 SEED, EPOCHS, WIDTH = within(0, 2**63 - 1), within(0, 100_000), even(8192)
@@ -127,18 +132,20 @@ class Declared(NamedTuple):
     help: str
 
 
-def notebooks(folder=NOTEBOOKS):
+def notebooks(folder: Path = NOTEBOOKS) -> dict[str, Path]:
     """The notebooks in order: {"01": path of 01_….ipynb, …}."""
     return {path.name[:2]: path for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))}
 
 
-def names(folder=NOTEBOOKS):
+def names(folder: Path = NOTEBOOKS) -> list[str]:
     """The presets there are, by name."""
     return sorted(path.stem for path in (Path(folder) / "presets").glob("*.yaml"))
 
 
-def declared(number, folder=NOTEBOOKS):
-    """The parameters of notebook "03", `out` left aside, as {name: Declared(type, default, help)} in their order."""
+def declared(number: str, folder: Path = NOTEBOOKS) -> dict[str, Declared]:
+    """The parameters of notebook "03", `out` left aside, as {name: Declared(type, default, help)}
+    in their order.
+    """
     found = notebooks(folder)
     if number not in found:
         raise BadInput(
@@ -156,7 +163,7 @@ def declared(number, folder=NOTEBOOKS):
     return {name: value for name, value in lines if name != "out"}
 
 
-def tagged_source(path):
+def tagged_source(path: Path) -> str:
     """The source of the one cell tagged "parameters" of a notebook."""
     try:
         cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
@@ -170,7 +177,7 @@ def tagged_source(path):
     return "".join(tagged[0]["source"])
 
 
-def declaration(node, comments, path):
+def declaration(node: ast.stmt, comments: dict[int, str], path: Path) -> tuple[str, Declared]:
     """(name, Declared) of one statement of a tagged cell."""
     try:
         default = ast.literal_eval(node.value)
@@ -183,8 +190,10 @@ def declaration(node, comments, path):
         ) from None
 
 
-def tagged(number, values, folder=NOTEBOOKS):
-    """What a notebook runs with: the names it declares, without `out`, and their values in `values`, its globals()."""
+def tagged(number: str, values: dict, folder: Path = NOTEBOOKS) -> dict:
+    """What a notebook runs with: the names it declares, without `out`, and their values in
+    `values`, its globals().
+    """
     wanted, path = declared(number, folder), notebooks(folder)[number]
     missing = [name for name in wanted if name not in values]
     if missing:
@@ -201,7 +210,7 @@ def tagged(number, values, folder=NOTEBOOKS):
     return found
 
 
-def trust_trunks(parameters):
+def trust_trunks(parameters: dict) -> None:
     """Let the trunks "module:function" that a person's parameters name be imported.
 
     The environment variable HPE_TRUNK tells this process, and those that it starts, which they are
@@ -213,13 +222,19 @@ def trust_trunks(parameters):
         os.environ["HPE_TRUNK"] = ",".join(dict.fromkeys([*known, *own]))
 
 
-def resolve(preset, overrides=(), folder=NOTEBOOKS, running=None):
+def resolve(
+    preset: str | Path,
+    overrides: Iterable[str] = (),
+    folder: Path = NOTEBOOKS,
+    running: Iterable[str] | None = None,
+) -> dict[str, dict]:
     """The parameters of every notebook: tagged cells' defaults, then the preset, then overrides.
 
-    preset: a name of `names()`, or a path ending in .yaml. overrides: "name=value", for every notebook that declares
-    the name, or "03.name=value". running: the notebooks that will run, all if None; an override that reaches none of
-    them is refused. Returns {"01": {name: value cast to its declared type}, …} without `out`. BadInput for an unknown
-    name, or a value that is not of the declared type or outside LIMITS.
+    preset: a name of `names()`, or a path ending in .yaml. overrides: "name=value", for every
+    notebook that declares the name, or "03.name=value". running: the notebooks that will run, all
+    if None; an override that reaches none of them is refused. Returns {"01": {name: value cast to
+    its declared type}, …} without `out`. BadInput for an unknown name, or a value that is not of
+    the declared type or outside LIMITS.
     """
     known = {number: declared(number, folder) for number in notebooks(folder)}
     resolved = {
@@ -232,7 +247,7 @@ def resolve(preset, overrides=(), folder=NOTEBOOKS, running=None):
     settings = [(setting, known) for setting in from_preset(preset, folder)]
     settings += [(from_override(text), running or known) for text in overrides]
     for (where, section, name, value), reached in settings:
-        numbers = meant(where, section, name, known)
+        numbers = target_notebooks(where, section, name, known)
         if not set(numbers) & set(reached):
             raise BadInput(
                 where,
@@ -248,7 +263,7 @@ def resolve(preset, overrides=(), folder=NOTEBOOKS, running=None):
     return resolved
 
 
-def checked(name, value, kind, where):
+def checked(name: str, value: Any, kind: str, where: str) -> Any:
     """The value cast to its declared type. BadInput if it is not of the type or not within LIMITS."""
     value = cast(value, kind, where)
     said, holds = LIMITS.get(name, ("", lambda value: True))
@@ -257,10 +272,12 @@ def checked(name, value, kind, where):
     return value
 
 
-def person_range(people):
-    """ "8-9" (people, counted from 1, both ends included), "val" or "val 8-9" as (split, slice); None if it is neither.
+def person_range(people: str) -> tuple[str, slice] | None:
+    """ "8-9" (people, counted from 1, both ends included), "val" or "val 8-9" as (split, slice);
+    None if it is neither.
 
-    The split is "all" where only a range is given, the slice is slice(0, None) where only a split is.
+    The split is "all" where only a range is given, the slice is slice(0, None) where only a split
+    is.
     """
     match = re.fullmatch(r"(train|val|test|all)?(?:(?:^| )([0-9]{1,9})-([0-9]{1,9}))?", str(people))
     if not match or not match[0]:
@@ -271,7 +288,7 @@ def person_range(people):
     return match[1] or "all", slice(first - 1, last)
 
 
-def from_preset(preset, folder=NOTEBOOKS):
+def from_preset(preset: str | Path, folder: Path = NOTEBOOKS) -> list[tuple]:
     """A preset's settings as (where it is written, section, name, value), `all` first."""
     path = (
         Path(preset)
@@ -303,7 +320,7 @@ def from_preset(preset, folder=NOTEBOOKS):
     ]
 
 
-def read_texts(path, content):
+def read_texts(path: Path, content: bytes) -> Any:
     """YAML, and so JSON, with every scalar as the text that is there; None for nothing or null.
 
     The declared type says what a text means: 010 is ten, 1:30 is no number. BadInput, naming the
@@ -316,10 +333,12 @@ def read_texts(path, content):
 
         def compose_node(self, parent, index):
             if self.depth == 2 and isinstance(index, yaml.ScalarNode):
-                self.key = f", {cut(index.value)}"
+                self.key = f", {shortened(index.value)}"
             if self.check_event(yaml.AliasEvent):
                 name = self.peek_event().anchor
-                raise BadInput(f"{path}{self.key}", f"the alias *{cut(name)}", "the value itself")
+                raise BadInput(
+                    f"{path}{self.key}", f"the alias *{shortened(name)}", "the value itself"
+                )
             if self.depth == DEEPEST:
                 raise BadInput(f"{path}{self.key}", "lists in lists", "a value or a list of them")
             self.depth += 1
@@ -340,7 +359,7 @@ def read_texts(path, content):
                 key.value = key.value.zfill(2) if key.value.isdigit() else key.value
                 line = key.start_mark.line + 1
                 if key.value in lines:
-                    found = f"{cut(key.value)} twice, in lines {lines[key.value]} and {line}"
+                    found = f"{shortened(key.value)} twice, in lines {lines[key.value]} and {line}"
                     raise BadInput(path, found, "each section and name once")
                 lines[key.value] = line
             return super().construct_mapping(node, deep)
@@ -351,15 +370,15 @@ def read_texts(path, content):
         raise BadInput(path, f"{type(error).__name__}: {error}", "YAML") from None
 
 
-def from_override(text):
+def from_override(text: str) -> tuple[str, str, str, str]:
     """ "03.name=value" or "name=value" as (where, section, name, value)."""
     match = re.fullmatch(r"\s*(?:(\d\d)\.)?(\w+)\s*=(.*)", text, re.DOTALL)
     if not match:
-        raise BadInput(f"-p {cut(text)}", "no name=value", "name=value or NN.name=value")
-    return f"-p {cut(text)}", match[1] or "all", match[2], match[3].strip()
+        raise BadInput(f"-p {shortened(text)}", "no name=value", "name=value or NN.name=value")
+    return f"-p {shortened(text)}", match[1] or "all", match[2], match[3].strip()
 
 
-def meant(where, section, name, known):
+def target_notebooks(where: object, section: str, name: str, known: dict) -> list[str]:
     """The notebooks a setting is for. BadInput if none declares the name."""
     if name == "out":
         raise BadInput(where, "out", "--out DIR, which says where to write")
@@ -380,8 +399,10 @@ def meant(where, section, name, known):
     return numbers
 
 
-def cast(value, kind, where="value"):
-    """A value from YAML, a command line or a cell as its declared type: int, float, str, bool, list[…], … | None."""
+def cast(value: Any, kind: str, where: str = "value") -> Any:
+    """A value from YAML, a command line or a cell as its declared type: int, float, str, bool,
+    list[…], … | None.
+    """
     if kind.endswith(" | None"):
         return (
             None
@@ -401,24 +422,26 @@ def cast(value, kind, where="value"):
         raise BadInput(where, shown(value), kind) from None
 
 
-def shown(value):
+def shown(value: Any) -> str:
     """A value for a message."""
-    return cut(repr(value))
+    return shortened(repr(value))
 
 
-def cut(text):
+def shortened(text: str) -> str:
     """At most 80 characters of a text."""
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def listed(value):
-    """A list as it is; a text such as "0.7, 1.3" or "[0.7, 1.3]" taken apart; anything else alone in a list."""
+def listed(value: Any) -> list:
+    """A list as it is; a text such as "0.7, 1.3" or "[0.7, 1.3]" taken apart; anything else alone
+    in a list.
+    """
     if isinstance(value, str):
         value = [part.strip(" '\"") for part in value.strip("[] ").split(",") if part.strip()]
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def to_int(value):
+def to_int(value: Any) -> int:
     """8, "8", 8.0 or "1e3" as an int; a fraction, a truth value or NaN is a ValueError."""
     try:
         return int(str(value))
@@ -427,14 +450,14 @@ def to_int(value):
     return int(number) if number == int(number) else refuse(value)
 
 
-def to_float(value):
+def to_float(value: Any) -> float:
     """A finite number; "1e-3", a text to PyYAML, too."""
     if isinstance(value, bool) or not math.isfinite(float(value)):
         raise ValueError(value)
     return float(value)
 
 
-def to_bool(value):
+def to_bool(value: Any) -> bool:
     """true or false, yes or no, on or off, in any case; nothing else."""
     text = str(value).lower()
     if text not in ("true", "yes", "on", "false", "no", "off"):
@@ -442,13 +465,13 @@ def to_bool(value):
     return text in ("true", "yes", "on")
 
 
-def to_str(value):
+def to_str(value: Any) -> str:
     """A text; a number as it prints."""
     wrong = value is None or isinstance(value, (bool, list, dict)) or "\0" in str(value)
     return refuse(value) if wrong else str(value)
 
 
-def refuse(value):
+def refuse(value: Any) -> NoReturn:
     """Raise the ValueError that `cast` makes one line of."""
     raise ValueError(value)
 

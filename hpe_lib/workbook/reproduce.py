@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -37,12 +38,22 @@ WRITTEN = [
 ]
 
 
-def run(preset, out, overrides=(), start=None, only=None, fresh=False, notebooks=presets.NOTEBOOKS):
-    """Execute the notebooks in order with their parameters into the folder `out`; returns the run's manifest.
+def run(
+    preset: str | Path,
+    out: str | Path,
+    overrides: Iterable[str] = (),
+    start: str | None = None,
+    only: str | None = None,
+    fresh: bool = False,
+    notebooks: Path = presets.NOTEBOOKS,
+) -> dict:
+    """Execute the notebooks in order with their parameters into the folder `out`; returns the run's
+    manifest.
 
-    start, only: a notebook's number, "03"; what they leave out is taken as the run folder has it. fresh: remove first
-    what an earlier run left. BadInput, before anything runs, for a parameter or a notebook that does not exist;
-    CellFailed (BadInput if that is what the cell raised) stops the run, its notebook kept as NN_….failed.ipynb.
+    start, only: a notebook's number, "03"; what they leave out is taken as the run folder has it.
+    fresh: remove first what an earlier run left. BadInput, before anything runs, for a parameter or
+    a notebook that does not exist; CellFailed (BadInput if that is what the cell raised) stops the
+    run, its notebook kept as NN_….failed.ipynb.
     """
     out = Path(out).resolve()
     chosen = choose(presets.notebooks(notebooks), start, only)
@@ -51,7 +62,7 @@ def run(preset, out, overrides=(), start=None, only=None, fresh=False, notebooks
     with artifacts.lock(out), native_kernel():
         if fresh:
             remove_artifacts(out, notebooks)
-        manifest = begun(out, preset, parameters)
+        manifest = begin_manifest(out, preset, parameters)
         for number, path in chosen.items():
             manifest["notebooks"][number] = execute(
                 path, out, {**parameters[number], "out": str(out)}
@@ -62,7 +73,7 @@ def run(preset, out, overrides=(), start=None, only=None, fresh=False, notebooks
     return manifest
 
 
-def choose(found, start, only):
+def choose(found: dict[str, Path], start: str | None, only: str | None) -> dict[str, Path]:
     """The notebooks to run, {number: path}. BadInput for a number there is none of."""
     for option, number in (("--from", start), ("--only", only)):
         if number is not None and number not in found:
@@ -72,8 +83,10 @@ def choose(found, start, only):
     return {n: path for n, path in found.items() if n == (only or n) and n >= (start or "")}
 
 
-def begun(out, preset, parameters):
-    """The run's manifest as it stands before the first notebook; what an earlier run executed stays listed."""
+def begin_manifest(out: Path, preset: str | Path, parameters: dict) -> dict:
+    """The run's manifest as it stands before the first notebook; what an earlier run executed stays
+    listed.
+    """
     earlier = earlier_run(out)
     (out / "report.html").unlink(missing_ok=True)  # it would tell of the run before
     manifest = {
@@ -90,7 +103,7 @@ def begun(out, preset, parameters):
     return manifest
 
 
-def earlier_run(out):
+def earlier_run(out: Path) -> dict:
     """The manifest of the run in the folder; {} if there is none. BadInput if it is another's."""
     if not (out / artifacts.MANIFEST).is_file():
         return {}
@@ -101,7 +114,7 @@ def earlier_run(out):
     return found
 
 
-def remove_artifacts(out, notebooks):
+def remove_artifacts(out: Path, notebooks: Path) -> None:
     """Remove what a run has written, by its names. All else stays, and the folders that hold it."""
     if not earlier_run(out):
         if os.listdir(out) != [artifacts.LOCK]:
@@ -129,8 +142,10 @@ def remove_artifacts(out, notebooks):
 
 
 @contextlib.contextmanager
-def native_kernel():
-    """Make "python3" the interpreter that runs this, whatever kernels the person has installed; progress bars off."""
+def native_kernel() -> Iterator[None]:
+    """Make "python3" the interpreter that runs this, whatever kernels the person has installed;
+    progress bars off.
+    """
     spec = {
         "argv": [
             sys.executable,
@@ -157,8 +172,9 @@ def native_kernel():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def execute(path, out, parameters):
-    """Execute one notebook into `out`. Its copy gets its name when it is whole; until then it is NN_….running.ipynb.
+def execute(path: Path, out: Path, parameters: dict) -> dict:
+    """Execute one notebook into `out`. Its copy gets its name when it is whole; until then it is
+    NN_….running.ipynb.
 
     Returns {"notebook", "wall_seconds"}. Raises BadInput or CellFailed.
     """
@@ -180,8 +196,10 @@ def execute(path, out, parameters):
     return {"notebook": done.name, "wall_seconds": round(seconds, 1)}
 
 
-def quietly_execute(path, running, parameters):
-    """papermill, with what the cells print on the terminal as they print it, and nothing of its own."""
+def quietly_execute(path: Path, running: Path, parameters: dict) -> None:
+    """papermill, with what the cells print on the terminal as they print it, and nothing of its
+    own.
+    """
     logging.getLogger("papermill").setLevel(logging.ERROR)
     papermill.execute_notebook(
         literal(path),
@@ -196,12 +214,12 @@ def quietly_execute(path, running, parameters):
     )
 
 
-def literal(path):
+def literal(path: Path) -> str:
     """The path with its braces doubled: papermill formats paths by the parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def finish(running, name):
+def finish(running: Path, name: Path) -> None:
     """Give the executed copy its name, without the state of widgets nobody can move any more."""
     if not running.exists():
         return
@@ -216,8 +234,10 @@ def finish(running, name):
     os.replace(running, name)
 
 
-def reason(path, failed, error):
-    """The exception to raise for what papermill raised: BadInput as it was, the rest as one line naming the cell."""
+def reason(path: Path, failed: Path, error: BaseException) -> BaseException:
+    """The exception to raise for what papermill raised: BadInput as it was, the rest as one line
+    naming the cell.
+    """
     if isinstance(error, PapermillExecutionError):
         if error.ename == "BadInput":
             return BadInput(f"BadInput: {error.evalue}")
@@ -234,7 +254,7 @@ def reason(path, failed, error):
     return error
 
 
-def failing_line(error):
+def failing_line(error: PapermillExecutionError) -> str:
     """The cell's line that raised, for an error without a text: a bare assert."""
     lines = re.findall(r"^-+> *\d+ (.*)$", strip_color("\n".join(error.traceback)), re.MULTILINE)
     return lines[0] if lines else ""

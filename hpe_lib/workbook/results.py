@@ -1,4 +1,5 @@
-"""The evidence behind printed numbers: what a run found is kept in results/NAME, and tables are made from it.
+"""The evidence behind printed numbers: what a run found is kept in results/NAME, and tables are
+made from it.
 
 results/NAME holds metrics.json (scores and paired differences), manifest.json (command, commit,
 seed, machine, cost) and predictions.npz (the joints of everybody who was scored), so that anybody

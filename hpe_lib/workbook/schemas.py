@@ -28,7 +28,9 @@ Kernel = Annotated[int, Field(ge=1, le=63), AfterValidator(odd)]
 
 
 class Schema(BaseModel):
-    """Values of the very type that is named, none of them NaN or infinite. An entry may be absent, but not null."""
+    """Values of the very type that is named, none of them NaN or infinite. An entry may be absent,
+    but not null.
+    """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow", defer_build=True)
     __pydantic_extra__: dict[str, JsonValue]
