@@ -390,7 +390,7 @@ def test_what_a_person_names_is(evil, folder, monkeypatch, capsys):
         cascade.load(folder)
     assert called("evaluate", "--weights", folder, "--data", "synthetic", "--trunk", "x") == 2
     assert "--trunk: found 'x', expected module:function" in capsys.readouterr().err
-    artifacts.write_manifest(evil / "data", DATA)
+    artifacts.write_manifest(evil / "data", {"parameters": DATA["parameters"]})
     monkeypatch.setenv("HPE_TRUNK", "")  # put back afterwards
     line = ("evaluate", "--weights", folder, "--data", "synthetic", "--json")
     assert called(*line, "--trunk", "evilmod:x_trunk") == 0
