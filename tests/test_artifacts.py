@@ -1,7 +1,8 @@
 import json
-import multiprocessing
 import os
-import time
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -459,16 +460,32 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
     assert (out / "kept").exists()
 
 
-def test_a_worker_that_outlives_the_training_does_not_keep_its_folder_locked(tmp_path):
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-    with artifacts.lock(tmp_path):
-        worker.start()
-    try:
-        with artifacts.lock(tmp_path):
-            assert worker.is_alive()
-    finally:
-        worker.kill()
-        worker.join()
+KILLED = """
+import os, sys, time
+from hpe_lib.workbook import artifacts
+held = artifacts.lock(sys.argv[1])
+held.__enter__()
+read, write = os.pipe()
+worker = os.fork()
+if not worker:
+    os.write(write, b"x")
+    time.sleep(60)
+os.read(read, 1)
+print(worker, flush=True)
+os._exit(9)
+"""
+
+
+def test_a_worker_that_outlives_a_killed_training_does_not_keep_its_folder_locked(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as training:
+        worker = int(training.stdout.readline())
+        training.wait()
+        try:
+            with artifacts.lock(tmp_path):
+                os.kill(worker, 0)
+        finally:
+            os.kill(worker, signal.SIGKILL)
 
 
 def test_a_folder_that_nothing_was_written_to_goes_again(tmp_path):

@@ -182,7 +182,10 @@ def lock(folder: str | Path, name: str = LOCK) -> Iterator[None]:
                     folder, "another process that is writing to it", "one at a time in a folder"
                 )
             HELD[path] = file
-            yield
+            try:
+                yield
+            finally:
+                unlock(file)
     finally:
         HELD.pop(path, None)
         if made and os.listdir(folder) == [name]:  # nothing came of it
@@ -202,6 +205,14 @@ def try_lock(file: IO) -> bool:
     except OSError:  # some network folders keep no locks
         return True
     return True
+
+
+def unlock(file: IO) -> None:
+    """Give up the lock at once, whatever process still has the file open."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def torchrun_rank() -> int:
