@@ -436,7 +436,7 @@ def people_to_score(
     if they are of this data set, else its preset's.
     """
     from hpe_lib.data import annotations
-    from hpe_lib.data.datasets import cache_folder, load_people
+    from hpe_lib.data.datasets import cache_folder, load_people, require_unchanged
     from hpe_lib.paper import MARGIN
     from hpe_lib.workbook import presets
 
@@ -468,8 +468,8 @@ def people_to_score(
     )
     wanted = made.get("fingerprints", {}).get(split)
     same = wanted and numbers is own and people == own.get(split) and not only_present
-    if same and own.get("missing_points") == "as_labelled" and found.fingerprint() != wanted:
-        raise BadInput(chosen, f"{split} people that have changed since", "those of this run")
+    if same and own.get("missing_points") == "as_labelled":
+        require_unchanged(found, split, wanted, chosen)
     return found
 
 

@@ -1,7 +1,6 @@
 """The three stages (§3): detector, regressor on a frozen detector, and both together."""
 
 import contextlib
-import functools
 import io
 import os
 import shutil
@@ -322,8 +321,7 @@ class Recipe:
             "wall_seconds": records[-1]["elapsed"] if records else 0.0,
         }
         weights = model.state_dict()
-        broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
-        if broken:
+        if broken := artifacts.not_finite(weights):
             raise FloatingPointError(f"{broken[0]} became NaN or infinite: nothing is saved")
         artifacts.save(self.folder, weights, manifest, records)
 
@@ -405,20 +403,14 @@ def watched_maps(folder: str | Path) -> list[dict]:
     found = []
     for path in sorted(Path(folder).glob("watched/[0-9][0-9][0-9][0-9].npz")):
         try:
-            arrays = _read_arrays(path, path.stat().st_mtime_ns)
+            with np.load(path) as file:
+                arrays = {"crops": file["crops"], "maps": file["maps"].astype(np.float32)}
             found.append({"stage": stage, "epoch": int(path.stem), **arrays})
         except FileNotFoundError:  # removed by a training that starts anew
             continue
         except Exception as error:  # zipfile and numpy raise many kinds
             print(f"{path}: left out, as no maps can be read from it: {artifacts.one_line(error)}")
     return found
-
-
-@functools.lru_cache(maxsize=256)
-def _read_arrays(path, modified):
-    """An epoch's file, read once. modified: its time of change."""
-    with np.load(path) as file:
-        return {"crops": file["crops"], "maps": file["maps"].astype(np.float32)}
 
 
 def record_line(record: dict) -> str:

@@ -109,10 +109,15 @@ def open_data(out: str | Path) -> Data:
     manifest = artifacts.manifest(path.parent, "parameters", "fingerprints")
     data = _load_both(out, manifest["parameters"])
     for name, fingerprint in manifest["fingerprints"].items():
-        if getattr(data, name).fingerprint() != fingerprint:
-            found = f"{name} people that have changed since"
-            raise BadInput(path, found, "the same people: run notebook 01 again")
+        require_unchanged(getattr(data, name), name, fingerprint, path)
     return replace(data, manifest=manifest)
+
+
+def require_unchanged(people: People, name: str, fingerprint: str, path: Path) -> None:
+    """BadInput, naming the manifest at `path`, if people are not those whose fingerprint it has."""
+    if people.fingerprint() != fingerprint:
+        found = f"{name} people that have changed since"
+        raise BadInput(path, found, "those of this run: run notebook 01 again")
 
 
 def cache_folder(out: str | Path) -> Path:

@@ -418,11 +418,16 @@ def load_weights(folder: str | Path) -> dict:
             "another network, people or parameters than its weights were made from",
             f"the one that was written with {WEIGHTS}",
         )
-    if wrong := [name for name in tensors if not tensors[name].float().isfinite().all()]:
+    if wrong := not_finite(tensors):
         raise BadInput(
             path, f"NaN or infinity in {len(wrong)} tensors, first {wrong[0]}", "numbers"
         )
     return tensors
+
+
+def not_finite(tensors: dict) -> list[str]:
+    """The names of tensors that hold NaN or infinity."""
+    return [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
 
 
 def kept_origin(path: Path) -> str | None:
