@@ -1,0 +1,75 @@
+"""Train the rows of a study and keep what each scores on the people whom choices are made on.
+
+python -m benchmarks.study RUN STUDY [ROW…]
+
+RUN is a finished run of the three stages on Leeds people. A row changes one thing of it
+(studies.yaml). It is trained into RUN/rows and goes on if it was stopped; its scores on LSPET
+8001-8500 come to results/STUDY/ROW, and `make tables` makes tables of them.
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from hpe_lib import evaluation, photographs, prediction, stages
+from hpe_lib.ablation import train_row
+from hpe_lib.cascade import STAGES
+from hpe_lib.data.datasets import open_data
+from hpe_lib.workbook import artifacts, results
+
+STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(encoding="utf-8"))
+
+
+def main(run: Path, study: str, names: list[str]) -> None:
+    """Train and score a study's rows, all of them if none are named; the first row always."""
+    first, *others = STUDIES[study]
+    for name in [first, *(names or others)]:
+        print(f"{study}: {name}", flush=True)
+        folder = train(run, name, STUDIES[study][name])
+        score(run, folder, f"{study}/{name}", f"{study}/{first}")
+
+
+def train(run: Path, name: str, row: dict) -> Path:
+    """Train one row into RUN/rows/NAME; returns the folder of its last stage."""
+    data = open_data(run)
+    chosen = tuple(row.get("stages", stages.UPSTREAM))
+    scorer = evaluation.monitor(data.val, data.image_size)
+    for record in train_row(run, name, row.get("changes", {}), chosen, scorer):
+        print(stages.record_line(record), flush=True)
+    return run / "rows" / name / STAGES[chosen[-1]]
+
+
+def score(run: Path, weights: Path, name: str, first: str) -> None:
+    """Keep the scores of a row's weights in results/NAME, with its lead over the first row."""
+    kept = results.RESULTS / name
+    if scored(kept, weights):
+        return
+    people, made = open_data(run).val, photographs.load(weights)
+    found = prediction.predict(
+        made.cascade, people, made.image_size, flip_test=made.flip_test, decoder=made.decoder
+    )
+    metrics = results.keep(kept, weights, found, people, artifacts.command())
+    if name != first:
+        rows = [[last_joints(row)] for row in (name, first)]
+        metrics["over the first row"] = evaluation.paired(*rows, people)
+        artifacts.write_json(kept / "metrics.json", metrics)
+    print(evaluation.table(metrics["scores"]).round(1).to_string(), flush=True)
+
+
+def scored(kept: Path, weights: Path) -> bool:
+    """Are the scores of these weights kept already?"""
+    if not (kept / artifacts.MANIFEST).is_file():
+        return False
+    before, now = (artifacts.manifest(path, "weights_sha256") for path in (kept, weights))
+    return before["weights_sha256"] == now["weights_sha256"]
+
+
+def last_joints(name: str):
+    """The joints (N, 16, 2), image px, of the last network in results/NAME."""
+    found = results.joints_of(name)
+    return found.get("cascade", found["detector"])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -1,0 +1,50 @@
+"""Rows of a study: trained, scored beside the first one, reused."""
+
+import shutil
+
+import pytest
+
+from benchmarks import study
+from hpe_lib import evaluation
+from hpe_lib.data.datasets import open_data
+from hpe_lib.workbook import artifacts, results
+
+ROWS = {
+    "same": {"label": "nothing"},
+    "other": {"label": "half the rate", "changes": {"joint.lr": 7e-4}},
+    "first": {"label": "one network", "stages": ["detector"], "changes": {"prior": 0.02}},
+}
+
+
+@pytest.fixture
+def run(smoke_run, tmp_path, monkeypatch):
+    """A run whose rows may be trained, and a folder for what they score."""
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setitem(study.STUDIES, "three", ROWS)
+    return shutil.copytree(smoke_run, tmp_path / "run")
+
+
+def test_rows_are_kept_with_their_lead_over_the_first_row(run, capsys):
+    study.main(run, "three", [])
+    assert "joint: trained" in capsys.readouterr().out
+    people = open_data(run).val
+    joints = {name: study.last_joints(f"three/{name}") for name in ROWS}
+    for name in ("other", "first"):
+        lead = evaluation.paired([joints[name]], [joints["same"]], people)
+        assert results.kept(f"three/{name}")["over the first row"] == artifacts.plain(lead)
+    assert "over the first row" not in results.kept("three/same")
+    assert set(results.kept("three/first")["scores"]) == {"detector", "detector, centroid"}
+    same = artifacts.manifest(results.RESULTS / "three/same")["weights_sha256"]
+    assert same == artifacts.manifest(run / "cascade")["weights_sha256"]
+
+
+def test_a_row_that_is_kept_is_not_scored_again_but_other_weights_are(run):
+    study.main(run, "three", ["first"])
+    assert not (results.RESULTS / "three/other").exists()
+    kept = results.RESULTS / "three/first/metrics.json"
+    before = kept.stat().st_mtime_ns
+    study.main(run, "three", ["first"])
+    assert kept.stat().st_mtime_ns == before
+    study.STUDIES["three"]["first"] = ROWS["first"] | {"changes": {"prior": 0.05}}
+    study.main(run, "three", ["first"])
+    assert kept.stat().st_mtime_ns != before
