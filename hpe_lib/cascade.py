@@ -10,12 +10,13 @@ from torch import nn
 from hpe_lib.detector import FCN8, Detector, enlarge
 from hpe_lib.paper import N_JOINTS
 from hpe_lib.regressor import Convolutions, Hourglass
+from hpe_lib.rivals import MAP_STRIDE, Deconvolutions, StackedHourglass
 from hpe_lib.trunks import VGGS, Trunk, imported_trunk
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
 VERSION = 1  # raise it when a network starts or computes differently: stages are trained again
-DETECTOR_PARAMETERS = ("trunk", "map_stride", "prior", "first")
+DETECTOR_PARAMETERS = ("trunk", "map_stride", "prior", "first", "rival", "rival_channels")
 REGRESSOR_PARAMETERS = (
     "regressor",
     "channels",
@@ -57,6 +58,8 @@ class Cascade(nn.Module):
     network: its parameters, as the manifest of its weights keeps them.
     - trunk, map_stride, prior: of Detector or FCN8.
     - first: what the first network learns, "detection" or "regression" (F15).
+    - rival: "deconvolutions" or "stacked_hourglass", in the detector's place (rivals.py), and
+      rival_channels, its width. A stacked hourglass returns the maps of both its hourglasses.
     - regressor: "hourglass" or "convolutions", with the parameters of its class.
     - stacked: what the regressor reads, "both", "image" or "heatmaps".
     A missing parameter has the default of its class. Without any of a regressor's parameters there
@@ -77,8 +80,7 @@ class Cascade(nn.Module):
         if pretrained and network["trunk"].startswith("slim"):
             found = f"true with trunk {network['trunk']!r}"
             raise BadInput("pretrained", found, "a trunk that has ImageNet weights")
-        first_network = FCN8 if trunk is None and network["trunk"] in VGGS else Detector
-        self.detector = first_network(trunk or network["trunk"], self.map_stride, pretrained, prior)
+        self.detector = make_first(network, trunk or network["trunk"], pretrained, prior)
         self.regressor = make_regressor(network)
         self.frozen, self.frozen_blocks = False, 0
         for name in ("mean", "std"):
@@ -89,6 +91,8 @@ class Cascade(nn.Module):
         """Maps of uint8 RGB crops (B, S, S, 3)."""
         images = self.normalise(images)
         maps = self.detector(images)
+        if isinstance(maps, tuple):
+            return Maps(*maps)
         if self.regressor is None:
             return Maps(maps, None)
         return Maps(maps, self.regressor(self.stack(maps, images)))
@@ -178,6 +182,23 @@ def confidence(maps: torch.Tensor, first: str) -> torch.Tensor:
     maps: (B, 16, h, w). first: "detection" or "regression".
     """
     return torch.sigmoid(maps) if first == "detection" else maps
+
+
+def make_first(network: dict, trunk: str | Trunk, pretrained: bool, prior: float) -> nn.Module:
+    """The first network of a cascade's parameters: detector, FCN8, or a rival.
+
+    BadInput on a rival with maps of another stride than its own.
+    """
+    rival, stride = network.get("rival", ""), network["map_stride"]
+    if not rival:
+        detector = FCN8 if trunk in VGGS else Detector
+        return detector(trunk, stride, pretrained, prior)
+    if stride != MAP_STRIDE:
+        raise BadInput("map_stride", stride, f"{MAP_STRIDE}, as {rival} has")
+    channels = network.get("rival_channels", 256)
+    if rival == "stacked_hourglass":
+        return StackedHourglass(channels)
+    return Deconvolutions(trunk, channels, pretrained)
 
 
 def make_regressor(network: dict) -> nn.Module | None:

@@ -1,9 +1,135 @@
-"""What results are compared with: the mean pose, and the printed rows of Tables 5, 6 and 7."""
+"""What results are compared with: other networks on the same people, the mean pose, and the printed
+rows of Tables 5, 6 and 7.
+
+The networks take the detector's place in a `Cascade` and learn by eq. 2 (first: "regression"). So
+they share people, augmentation, `fit` and scorer with the paper's.
+"""
 
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import torch
+from torch import nn
+
+from hpe_lib.paper import N_JOINTS as J
+from hpe_lib.regressor import Bottleneck
+from hpe_lib.trunks import IMAGENET_MEAN, IMAGENET_STD, Trunk, named_trunk
+from hpe_lib.workbook.artifacts import BadInput
+
+MAP_STRIDE = 4  # crop px per map cell, of both networks
+
+
+class Deconvolutions(nn.Module):
+    """Normalised images (B, 3, S, S) -> confidence maps (B, 16, S / 4, S / 4).
+
+    The baseline of Xiao, Wu and Wei, "Simple Baselines for Human Pose Estimation and Tracking",
+    ECCV 2018: a trunk that keeps its stride of 32, three 4×4/2 deconvolutions, a 1×1 score.
+    trunk, pretrained: as for Detector. channels: of the deconvolutions, 256 as printed.
+    BadInput if the trunk's stride is not 32.
+    """
+
+    TRUNK = ("B1", "B2", "B3", "B4", "B5")
+
+    def __init__(
+        self, trunk: str | Trunk = "resnet50", channels: int = 256, pretrained: bool = False
+    ):
+        super().__init__()
+        made = trunk
+        if isinstance(trunk, str):
+            made = named_trunk(trunk, pretrained, keep_stride=True)
+        if made.stride != 8 * MAP_STRIDE:
+            expected = f"one of stride {8 * MAP_STRIDE}, for three deconvolutions"
+            raise BadInput("trunk", f"{trunk!r} of stride {made.stride}", expected)
+        self.B1, self.B2, self.B3, self.B4, self.B5 = made.blocks
+        self.mean, self.std = made.mean, made.std
+        self.deconvolutions = nn.Sequential(
+            deconvolution(made.channels, channels),
+            deconvolution(channels, channels),
+            deconvolution(channels, channels),
+        )
+        self.score = nn.Conv2d(channels, J, 1)
+        nn.init.normal_(self.score.weight, std=0.001)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Confidence maps of normalised images."""
+        features = self.B5(self.B4(self.B3(self.B2(self.B1(images)))))
+        return self.score(self.deconvolutions(features))
+
+
+def deconvolution(before: int, after: int) -> nn.Sequential:
+    """A 4×4/2 deconvolution, drawn from N(0, 0.001) as printed, its norm and ReLU."""
+    layer = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+    nn.init.normal_(layer.weight, std=0.001)
+    return nn.Sequential(layer, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+
+
+class StackedHourglass(nn.Module):
+    """Normalised images (B, 3, S, S) -> confidence maps of two hourglasses, (B, 16, S / 4, S / 4).
+
+    Two of the eight hourglasses of Newell et al. [19]. The second reads what the first read, its
+    features and its maps, and both learn. There are no ImageNet weights for it.
+    channels: 256 as printed. levels: halvings below stride 4, 4 as printed.
+    """
+
+    TRUNK = ()
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
+    def __init__(self, channels: int = 256, levels: int = 4):
+        super().__init__()
+        quarter, half = channels // 4, channels // 2
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, quarter, 7, stride=2, padding=3, bias=False),
+            nn.BatchNorm2d(quarter),
+            nn.ReLU(inplace=True),
+            Bottleneck(quarter, half),
+            nn.MaxPool2d(2),
+            Bottleneck(half, half),
+            Bottleneck(half, channels),
+        )
+        self.first = hourglass(channels, levels)
+        self.first_score = nn.Conv2d(channels, J, 1)
+        self.features_back = nn.Conv2d(channels, channels, 1)
+        self.maps_back = nn.Conv2d(J, channels, 1)
+        self.second = hourglass(channels, levels)
+        self.second_score = nn.Conv2d(channels, J, 1)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Confidence maps of normalised images, of the first and of the second hourglass."""
+        read = self.stem(images)
+        features = self.first(read)
+        maps = self.first_score(features)
+        read = read + self.features_back(features) + self.maps_back(maps)
+        return maps, self.second_score(self.second(read))
+
+
+def hourglass(channels: int, levels: int) -> nn.Sequential:
+    """An hourglass of [19] with the two layers behind it: a bottleneck, and a 1×1 convolution."""
+    return nn.Sequential(
+        Levels(channels, levels),
+        Bottleneck(channels, channels),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Levels(nn.Module):
+    """Features (B, C, H, W) -> the same shape: an hourglass's levels, each around the next."""
+
+    def __init__(self, channels: int, levels: int):
+        super().__init__()
+        self.skip, self.down, self.up = (Bottleneck(channels, channels) for _ in range(3))
+        if levels > 1:
+            self.inner = Levels(channels, levels - 1)
+        else:
+            self.inner = Bottleneck(channels, channels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """The skip, plus what the levels below make of the halved features."""
+        halved = nn.functional.max_pool2d(features, 2)
+        below = self.up(self.inner(self.down(halved)))
+        return self.skip(features) + nn.functional.interpolate(below, scale_factor=2)
 
 
 def mean_pose(joints: np.ndarray) -> np.ndarray:
@@ -23,20 +149,24 @@ SOURCES = {
 COLUMNS = ["head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"]
 
 
-def published(table: int) -> pd.DataFrame:
+def published(table: int) -> "pandas.DataFrame":  # noqa: F821
     """Table 5, 6 or 7 as printed, in percent: index row, columns COLUMNS and total.
 
     SOURCES has the people and the metric. Numbers in brackets are the paper's references.
     KeyError on another table.
     """
+    import pandas as pd  # here: networks that are only loaded do not wait for it
+
     rows = pd.read_csv(Path(__file__).with_name("published.csv"), index_col="row")
     if table not in SOURCES:
         raise KeyError(f"table {table}, expected {', '.join(map(str, SOURCES))}")
     return rows[rows["table"] == table].drop(columns="table")
 
 
-def audit() -> pd.DataFrame:
+def audit() -> "pandas.DataFrame":  # noqa: F821
     """Each printed total beside the mean of its seven columns, and their difference (F17)."""
+    import pandas as pd
+
     tables = {
         (table, row): values for table in SOURCES for row, values in published(table).iterrows()
     }

@@ -55,7 +55,13 @@ def joint_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
     return detector_loss(maps, batch, targets) + regressor_loss(maps, batch, targets)
 
 
-OBJECTIVES = {"detector": detector_loss, "regressor": regressor_loss, "joint": joint_loss}
+def first_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
+    """What the detector's stage learns by: eq. 1, or the losses of both of a rival's hourglasses."""
+    loss = detector_loss if maps.regressor is None else joint_loss
+    return loss(maps, batch, targets)
+
+
+OBJECTIVES = {"detector": first_loss, "regressor": regressor_loss, "joint": joint_loss}
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,10 @@ class Recipe:
     def check(self) -> None:
         """BadInput for a crop that cannot be halved often enough, or nothing to compile with."""
         flat = self.stage == "detector" or self.parameters.get("regressor") == "convolutions"
-        divisor = 4 * 2 ** (0 if flat else self.parameters["levels"])
+        levels = 0 if flat else self.parameters["levels"]
+        if self.parameters.get("rival") == "stacked_hourglass":
+            levels = 4
+        divisor = 4 * 2**levels
         size = self.data.image_size
         if size % divisor:
             expected = f"a multiple of {divisor}, for every level to be halved"

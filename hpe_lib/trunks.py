@@ -74,9 +74,10 @@ def imported_trunk(name: str) -> Callable[[bool], Trunk]:
         raise BadInput("trunk", f"{name!r}: {error}", expected) from None
 
 
-def named_trunk(name: str, pretrained: bool = False) -> Trunk:
+def named_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) -> Trunk:
     """The trunk with a name: "slim", "lite0", a ResNet, "timm:NAME", or a registered one.
 
+    keep_stride: leave a classifier's last stride as it is, 32 in all, where Table 3 has 16.
     A registered function returns a Trunk, or a tuple of its first values. BadInput on another name.
     """
     if name not in TRUNKS and name in os.environ.get("HPE_TRUNK", "").split(","):
@@ -84,7 +85,7 @@ def named_trunk(name: str, pretrained: bool = False) -> Trunk:
     if name in TRUNKS:
         return Trunk(*TRUNKS[name](pretrained))
     if name.startswith("timm:"):
-        return timm_trunk(name.removeprefix("timm:"), pretrained)
+        return timm_trunk(name.removeprefix("timm:"), pretrained, keep_stride)
     if ":" in name:
         expected = f"a trunk of this library, or --trunk {name} to let this code run"
         raise BadInput("trunk", repr(name), expected)
@@ -93,7 +94,7 @@ def named_trunk(name: str, pretrained: bool = False) -> Trunk:
     if name not in (*LITES, *RESNETS):
         close = difflib.get_close_matches(name, NAMES) or [*NAMES, "timm:NAME", "module:function"]
         raise BadInput("trunk", repr(name), f"one of {', '.join(close)}")
-    return (lite_trunk if name in LITES else resnet_trunk)(name, pretrained)
+    return (lite_trunk if name in LITES else resnet_trunk)(name, pretrained, keep_stride)
 
 
 def torchvision_net(name: str, pretrained: bool) -> nn.Module:
@@ -108,16 +109,19 @@ def torchvision_net(name: str, pretrained: bool) -> nn.Module:
         ) from None
 
 
-def resnet_trunk(name: str, pretrained: bool = False) -> Trunk:
+def resnet_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) -> Trunk:
     """A ResNet without its head; B5 has a stride of 1 instead of 2, and no dilation (F4).
 
     BadInput if its ImageNet weights cannot be had.
     """
     net = torchvision_net(name, pretrained)
-    remove_stride(net.layer4)
+    if not keep_stride:
+        remove_stride(net.layer4)
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     return Trunk(
-        [stem, net.layer1, net.layer2, net.layer3, net.layer4], net.fc.in_features, stride=16
+        [stem, net.layer1, net.layer2, net.layer3, net.layer4],
+        net.fc.in_features,
+        stride=32 if keep_stride else 16,
     )
 
 
@@ -151,7 +155,7 @@ def basic_stage(before: int, after: int, stride: int, blocks: int = 2) -> nn.Seq
     return nn.Sequential(first, *(BasicBlock(after, after) for _ in range(blocks - 1)))
 
 
-def lite_trunk(name: str, pretrained: bool = False) -> Trunk:
+def lite_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) -> Trunk:
     """EfficientNet-Lite, cut where its stride changes: stages 0 (2), 1 (4), 2 (8), 4 (16), 6 (16).
 
     B5 keeps the stride of 16, as in Table 3, without dilation. The ImageNet weights come from a
@@ -165,7 +169,7 @@ def lite_trunk(name: str, pretrained: bool = False) -> Trunk:
         net.load_state_dict(
             dict(zip(net.state_dict(), packaged_weights(name).values(), strict=True))
         )
-    return cut_trunk(net)
+    return cut_trunk(net, keep_stride)
 
 
 def packaged_weights(name: str) -> dict[str, torch.Tensor]:
@@ -188,7 +192,7 @@ def packaged_weights(name: str) -> dict[str, torch.Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def timm_trunk(name: str, pretrained: bool = False) -> Trunk:
+def timm_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) -> Trunk:
     """Any convolutional network of timm's.
 
     pretrained: with the weights that timm finds. BadInput on an unknown name, on weights that
@@ -205,7 +209,7 @@ def timm_trunk(name: str, pretrained: bool = False) -> Trunk:
         net = timm.create_model(name, pretrained=pretrained)
         if not in_stages(net):
             net = timm.create_model(name, pretrained=pretrained, features_only=True)
-        trunk = cut_trunk(net)
+        trunk = cut_trunk(net, keep_stride)
         check_features(trunk)
     except Exception as error:  # of timm, the hub's client and the network under them: many kinds
         expected = "weights within reach of this machine" if pretrained else "blocks in a row"
@@ -218,7 +222,7 @@ def in_stages(net: nn.Module) -> bool:
     return all(hasattr(net, part) for part in ("conv_stem", "bn1", "blocks", "feature_info"))
 
 
-def cut_trunk(net: nn.Module) -> Trunk:
+def cut_trunk(net: nn.Module, keep_stride: bool = False) -> Trunk:
     """A network of timm's, cut after each of its last five levels.
 
     net: in stages, or made with features_only. timm lists one level per stride. B5 is always the
@@ -234,7 +238,9 @@ def cut_trunk(net: nn.Module) -> Trunk:
     layers, cuts = list(modules.values()), [1 + list(modules).index(end) for end in ends[-5:]]
     blocks = [nn.Sequential(*layers[start:end]) for start, end in zip([0, *cuts], cuts)]
     blocks = [*(nn.Identity() for _ in range(5 - len(cuts))), *blocks]
-    stride = last["reduction"] // (2 if remove_stride(blocks[-1]) else 1)
+    stride = last["reduction"]
+    if not keep_stride and remove_stride(blocks[-1]):
+        stride //= 2
     config = net.pretrained_cfg
     return Trunk(blocks, last["num_chs"], stride, config["mean"], config["std"])
 

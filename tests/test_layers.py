@@ -14,7 +14,7 @@ ROOMS = (
     "skeleton geometry heatmaps targets losses "
     "data.synthetic data.annotations data.images data.people data.mpii data.lsp data.drawn "
     "data.datasets data.augment data.download data.check "
-    "trunks detector regressor cascade rivals "
+    "trunks detector regressor rivals cascade "
     "training stages ablation prediction export view.drawing photographs plausibility evaluation "
     "workbook.estimate workbook.results view.figures view.pictures view.widgets "
     "workbook.report workbook.reproduce cli"

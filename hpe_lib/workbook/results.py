@@ -33,7 +33,9 @@ def keep(folder: Path, weights: Path, found: Predictions, people: People, comman
     """
     made = artifacts.manifest(weights)
     answers = {"detector": found.detector_joints, "detector, centroid": found.detector_centroids}
-    if made["kind"] != "detector":
+    if made["kind"] == "detector":
+        answers["detector"] = found.joints  # a rival's second hourglass, if it has one
+    else:
         answers = {"cascade": found.joints, **answers}
     answers = {name: joints.astype(np.float16) for name, joints in answers.items()}
     scores = {name: score(joints, people) for name, joints in answers.items()}

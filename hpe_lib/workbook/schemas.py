@@ -44,6 +44,8 @@ class Parts(Schema):
     image_size: Side = None
     prior: Annotated[float, Field(gt=0, lt=1)] = None
     first: Literal["detection", "regression"] = None
+    rival: Literal["", "deconvolutions", "stacked_hourglass"] = None
+    rival_channels: Annotated[int, Field(ge=8, le=1024, multiple_of=8)] = None
     regressor: Literal["hourglass", "convolutions"] = None
     stacked: Literal["both", "image", "heatmaps"] = None
     channels: Annotated[int, Field(ge=2, le=4096, multiple_of=2)] = None
