@@ -27,7 +27,8 @@ def main(run: Path, study: str, names: list[str]) -> None:
     for name in [first, *(names or others)]:
         print(f"{study}: {name}", flush=True)
         folder = train(run, name, STUDIES[study][name])
-        score(run, folder, f"{study}/{name}", f"{study}/{first}")
+        label = STUDIES[study][name]["label"]
+        score(run, folder, f"{study}/{name}", f"{study}/{first}", label)
 
 
 def train(run: Path, name: str, row: dict) -> Path:
@@ -40,8 +41,8 @@ def train(run: Path, name: str, row: dict) -> Path:
     return run / "rows" / name / STAGES[chosen[-1]]
 
 
-def score(run: Path, weights: Path, name: str, first: str) -> None:
-    """Keep the scores of a row's weights in results/NAME, with its lead over the first row."""
+def score(run: Path, weights: Path, name: str, first: str, label: str) -> None:
+    """Keep a row's scores in results/NAME, with its lead over the first row and its curve."""
     kept = results.RESULTS / name
     if scored(kept, weights):
         return
@@ -50,11 +51,24 @@ def score(run: Path, weights: Path, name: str, first: str) -> None:
         made.cascade, people, made.image_size, flip_test=made.flip_test, decoder=made.decoder
     )
     metrics = results.keep(kept, weights, found, people, artifacts.command())
+    metrics |= {"label": label, "curve": curve(weights.parent)}
     if name != first:
         rows = [[last_joints(row)] for row in (name, first)]
         metrics["over the first row"] = evaluation.paired(*rows, people)
-        artifacts.write_json(kept / "metrics.json", metrics)
+    artifacts.write_json(kept / "metrics.json", metrics)
     print(evaluation.table(metrics["scores"]).round(1).to_string(), flush=True)
+
+
+def curve(row: Path) -> list[dict]:
+    """After every epoch of a row's stages: minutes so far, and the monitored score."""
+    points, before = [], 0.0
+    for stage in stages.UPSTREAM:
+        records = stages.history(row / STAGES[stage])
+        for record in records:
+            total = next(value for key, value in record.items() if key.startswith("PCK"))
+            points.append({"minutes": before + record["elapsed"] / 60, "total": total})
+        before = points[-1]["minutes"] if points else 0.0
+    return points
 
 
 def scored(kept: Path, weights: Path) -> bool:

@@ -32,7 +32,13 @@ def test_rows_are_kept_with_their_lead_over_the_first_row(run, capsys):
     for name in ("other", "first"):
         lead = evaluation.paired([joints[name]], [joints["same"]], people)
         assert results.kept(f"three/{name}")["over the first row"] == artifacts.plain(lead)
-    assert "over the first row" not in results.kept("three/same")
+    same = results.kept("three/same")
+    assert "over the first row" not in same and same["label"] == "nothing"
+    minutes = [point["minutes"] for point in same["curve"]]
+    assert len(minutes) == 3 and minutes == sorted(minutes)
+    table = results.study_table("three")
+    assert set(table.index) == {row["label"] for row in ROWS.values()}
+    assert table.loc["nothing", "against the first row"] == "–"
     assert set(results.kept("three/first")["scores"]) == {"detector", "detector, centroid"}
     same = artifacts.manifest(results.RESULTS / "three/same")["weights_sha256"]
     assert same == artifacts.manifest(run / "cascade")["weights_sha256"]

@@ -178,6 +178,24 @@ def steps_table() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def study_table(study: str) -> pd.DataFrame:
+    """The rows of results/STUDY, by their total on LSPET 8001-8500; the first row's lead is none."""
+    rows = {}
+    for path in RESULTS.glob(f"{study}/*/metrics.json"):
+        found = kept(f"{study}/{path.parent.name}")
+        score = found["scores"].get("cascade", found["scores"]["detector"])
+        low, high = score["ci95"]
+        lead = found.get("over the first row")
+        rows[found["label"]] = {
+            "minutes": found["curve"][-1]["minutes"],
+            "LSPET 8001-8500": score["total"],
+            "95 %": f"{low:.1f}–{high:.1f}",
+            "against the first row": evaluation.said(lead["total"]) if lead else "–",
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.sort_values("LSPET 8001-8500", ascending=False)
+
+
 def shown(found: dict) -> dict:
     """A score's columns for a table of a page."""
     low, high = found["ci95"]
@@ -195,6 +213,8 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "mpii": mpii_table,
     "gain": gain_table,
     "steps": steps_table,
+    "recipe": lambda: study_table("recipe"),
+    "race": lambda: study_table("race"),
 }
 
 
