@@ -174,6 +174,10 @@ def meaning(error: BaseException) -> tuple[object, int]:
     return f"{kind}: {text}", 1
 
 
+REHEARSE = "Run nothing: say what is found, and what time and memory it would take here."
+REPEAT = "Repeat the run that wrote this manifest.json, and compare the numbers."
+
+
 @app.command()
 def reproduce(
     preset: Preset = "synthetic",
@@ -194,17 +198,16 @@ def reproduce(
             metavar="0,1,2", help="Train notebook 06's rows with these seeds.", show_default=False
         ),
     ] = "",
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Run nothing: say what is found, and what time and memory it would take here.",
-        ),
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=REHEARSE)] = False,
+    from_manifest: Annotated[
+        Path, typer.Option(metavar="FILE", help=REPEAT, show_default=False)
+    ] = None,
 ):
     """Run the notebooks in order and keep the executed copies, weights and numbers in the run's
     folder.
     """
+    if from_manifest:
+        return repeat_run(from_manifest, out, [*p, preset != "synthetic", start, only, fresh])
     p = [*p, f"06.seeds={seeds}"] if seeds else p
     if dry_run:
         from hpe_lib.workbook import estimate, presets
@@ -224,6 +227,18 @@ def reproduce(
     run(preset, out, p, start and start.zfill(2), only and only.zfill(2), fresh)
     print(f"the run is in {out}", flush=True)
     return 0
+
+
+def repeat_run(manifest: Path, out: Path | None, others: list) -> int:
+    """`hpe reproduce --from-manifest`: 0 if the numbers agree, else 1."""
+    from hpe_lib.workbook import repeat
+
+    if any(others):
+        expected = "--out alone: the manifest has the parameters"
+        raise BadInput("--from-manifest", "other options beside it", expected)
+    agree, lines = repeat.repeat(manifest, out)
+    print("\n".join(lines), flush=True)
+    return 0 if agree else 1
 
 
 @app.command()

@@ -17,7 +17,7 @@ ROOMS = (
     "trunks detector regressor rivals cascade "
     "training stages ablation prediction export view.drawing photographs plausibility evaluation "
     "workbook.estimate workbook.results view.figures view.pictures view.widgets "
-    "workbook.report workbook.reproduce cli"
+    "workbook.report workbook.reproduce workbook.repeat cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]
 NETWORKS = ROOMS[ROOMS.index("trunks") : ROOMS.index("training")]
@@ -26,6 +26,7 @@ CORE = set(ROOMS) - {
     "view.widgets",
     "workbook.report",
     "workbook.reproduce",
+    "workbook.repeat",
     "cli",
 }
 PACKAGES = {room.split(".")[0] for room in ROOMS if "." in room}

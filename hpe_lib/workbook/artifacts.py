@@ -571,14 +571,23 @@ def commit() -> str | None:
 
 
 def machine() -> dict:
-    """Platform, cores this process may use, GPUs. No host name: manifests are to be shared."""
+    """Platform, processor, cores this process may use, GPUs. No host name: manifests are to be shared."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = (
         output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
         if shutil.which("nvidia-smi")
         else ""
     )
-    return {"platform": platform.platform(), "cores": cores, "gpus": gpus.splitlines()}
+    found = {"platform": platform.platform(), "processor": processor(), "cores": cores}
+    return found | {"gpus": gpus.splitlines()}
+
+
+def processor() -> str:
+    """The processor's name, by which sums are rounded; "" where it cannot be asked."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (named or [platform.processor()])[0]
 
 
 def output_of(*command: str) -> str:

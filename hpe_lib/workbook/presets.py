@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from hpe_lib.paper import NOTEBOOKS
+from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
 MOST_PEOPLE = 10_000_000
@@ -230,7 +231,7 @@ def resolve(
 ) -> dict[str, dict]:
     """The parameters of every notebook: tagged cells' defaults, then the preset, then overrides.
 
-    preset: a name of `names()`, or a path ending in .yaml. overrides: "name=value", for every
+    preset: a name of `names()`, a path ending in .yaml, or a run's manifest.json. overrides: "name=value", for every
     notebook that declares the name, or "03.name=value". running: the notebooks that will run, all
     if None; an override that reaches none of them is refused. Returns {"01": {name: value cast to
     its declared type}, …} without `out`. BadInput for an unknown name, or a value that is not of
@@ -289,7 +290,14 @@ def person_range(people: str) -> tuple[str, slice] | None:
 
 
 def from_preset(preset: str | Path, folder: Path = NOTEBOOKS) -> list[tuple]:
-    """A preset's settings as (where it is written, section, name, value), `all` first."""
+    """A preset's settings as (where it is written, section, name, value), `all` first.
+
+    The manifest.json of a run is a preset, too: of the parameters that it was made with.
+    """
+    if Path(preset).name == artifacts.MANIFEST:
+        made = artifacts.manifest(Path(preset).parent, "parameters")["parameters"]
+        settings = [(number, *pair) for number, part in made.items() for pair in part.items()]
+        return [(Path(preset), *setting) for setting in settings]
     path = (
         Path(preset)
         if str(preset).endswith(".yaml")

@@ -46,17 +46,21 @@ def run(
     only: str | None = None,
     fresh: bool = False,
     notebooks: Path = presets.NOTEBOOKS,
+    numbers: Iterable[str] | None = None,
 ) -> dict:
     """Execute the notebooks in order with their parameters into the folder `out`; returns the run's
     manifest.
 
     start, only: a notebook's number, "03"; what they leave out is taken as the run folder has it.
+    numbers: of the notebooks to run, all if None.
     fresh: remove first what an earlier run left. BadInput, before anything runs, for a parameter or
     a notebook that does not exist; CellFailed (BadInput if that is what the cell raised) stops the
     run, its notebook kept as NN_….failed.ipynb.
     """
     out = Path(out).resolve()
-    chosen = choose(presets.notebooks(notebooks), start, only)
+    found = presets.notebooks(notebooks)
+    among = found if numbers is None else {n: found[n] for n in sorted(numbers) if n in found}
+    chosen = choose(among, start, only)
     resolved = presets.resolve(preset, overrides, notebooks, running=chosen)
     parameters = {number: resolved[number] for number in chosen}
     with artifacts.lock(out), native_kernel():

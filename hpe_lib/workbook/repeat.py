@@ -1,0 +1,88 @@
+"""A finished run once more, from its manifest: does it find the same numbers?
+
+On the same kind of processor, with the same packages and the same code, all numbers are equal to
+the last digit. Elsewhere sums are rounded otherwise and a training ends in other weights.
+"""
+
+from pathlib import Path
+
+from hpe_lib.workbook import artifacts, presets, reproduce
+from hpe_lib.workbook.artifacts import BadInput
+
+# Points that a total may differ by on another kind of processor: twice what docs/results.md saw.
+MOST = 2.0
+COSTS = ("costs",)  # parts of metrics.json that no two runs share
+
+
+def repeat(
+    file: Path, out: Path | None = None, notebooks: Path = presets.NOTEBOOKS
+) -> tuple[bool, list[str]]:
+    """Run the notebooks of a finished run again with its parameters, and compare metrics.json.
+
+    file: the run's manifest.json. out: where to; beside the run, with "-again" added, if None.
+    Returns whether the numbers agree, and lines for a person. BadInput on a manifest that is no
+    finished run's, or no metrics.json beside it.
+    """
+    file = Path(file)
+    if file.name != artifacts.MANIFEST:
+        raise BadInput(file, "another name", f"the {artifacts.MANIFEST} of a run")
+    made = artifacts.manifest(file.parent, "kind", "notebooks", "finished")
+    if made["kind"] != "run" or not made["finished"]:
+        raise BadInput(file, "no finished run", "the manifest.json of one")
+    before = numbers(artifacts.read_metrics(file.parent))
+    out = out or file.parent.with_name(f"{file.parent.resolve().name}-again")
+    if out.resolve() == file.parent.resolve():
+        raise BadInput("--out", out, "another folder than that of the run to compare with")
+    again = reproduce.run(file, out, notebooks=notebooks, numbers=made["notebooks"])
+    return compare(before, numbers(artifacts.read_metrics(out)), made, again)
+
+
+def numbers(metrics: dict, place: str = "") -> dict[str, float]:
+    """All numbers in metrics.json, by their place: {"detector, logits, total": 40.1, …}."""
+    found = {}
+    for name, value in metrics.items():
+        where = f"{place}, {name}" if place else name
+        if isinstance(value, list):
+            value = dict(enumerate(value, start=1))
+        if isinstance(value, dict) and name not in COSTS:
+            found |= numbers(value, where)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[where] = value
+    return found
+
+
+def compare(before: dict, after: dict, made: dict, again: dict) -> tuple[bool, list[str]]:
+    """Whether two runs' numbers agree, and lines that say how far.
+
+    made, again: the runs' manifests. If the runs were made alike the numbers have to be equal. If
+    not, totals may differ by MOST points.
+    """
+    if before.keys() != after.keys():
+        missing = sorted(before.keys() ^ after.keys())
+        return False, [f"{len(missing)} numbers are in one run only, such as {missing[0]}"]
+    differing = {
+        name: after[name] - value for name, value in before.items() if after[name] != value
+    }
+    if not differing:
+        return True, [f"all {len(before)} numbers are equal"]
+    reasons = unlike(made, again)
+    totals = [abs(gap) for name, gap in differing.items() if name.endswith("total")]
+    agree = bool(reasons) and max(totals, default=0.0) <= MOST
+    worst = max(differing, key=lambda name: abs(differing[name]))
+    lines = [
+        f"{len(differing)} of {len(before)} numbers differ",
+        f"farthest apart: {worst}, {before[worst]:.4g} before and {after[worst]:.4g} now",
+    ]
+    if reasons:
+        verdict = f"{'within' if agree else 'beyond'} the {MOST:g} points that totals may differ by"
+        return agree, [*lines, f"made otherwise: {'; '.join(reasons)}", verdict]
+    return False, [*lines, "processor, packages and code are the same: they ought to be equal"]
+
+
+def unlike(made: dict, again: dict) -> list[str]:
+    """What two runs were made with that can change a number: processor, GPUs, packages, code."""
+    pairs = {"commit": (made.get("commit"), again.get("commit"))}
+    for part, names in (("machine", ("processor", "gpus")), ("versions", again["versions"])):
+        for name in names:
+            pairs[name] = made.get(part, {}).get(name), again[part].get(name)
+    return [f"{name} {old}, now {new}" for name, (old, new) in pairs.items() if old != new]

@@ -1,0 +1,97 @@
+"""A run repeated from its manifest, and whether its numbers agree."""
+
+import json
+import shutil
+
+import pytest
+
+from hpe_lib import cli
+from hpe_lib.workbook import artifacts, repeat, reproduce
+from hpe_lib.workbook.artifacts import BadInput
+
+# The number is the parameter's square, so a run with other parameters finds another one.
+MEASURE = """from hpe_lib.workbook import artifacts
+scores = {'cascade': {'total': rate**2, 'ci95': [1.0, 2.0]}, 'ablation': {'costs': {'a': time()}}}
+artifacts.write_metrics(out, '01', scores)"""
+
+
+@pytest.fixture
+def run(notebook, tmp_path, monkeypatch):
+    """A finished run of notebook 01 of two, and the folder of both."""
+    monkeypatch.chdir(tmp_path)
+    cell = 'out: str = "nowhere"\nrate: float = 1.0\nnames: list[str] = []'
+    folder = notebook("01_a", cell, "from time import time", MEASURE)
+    notebook("02_b", "slow: int = 1", "raise SystemError('not asked for')")
+    (folder / "presets" / "p.yaml").write_text("all: {rate: 7, names: [a, b]}\n")
+    reproduce.run("p", "runs/x", ["rate=6.5"], only="01", notebooks=folder)
+    return tmp_path / "runs" / "x" / "manifest.json", folder
+
+
+def test_the_same_notebooks_run_with_the_same_parameters(run, tmp_path):
+    file, folder = run
+    agree, lines = repeat.repeat(file, notebooks=folder)
+    assert agree and lines == ["all 3 numbers are equal"]
+    again = artifacts.manifest(tmp_path / "runs" / "x-again")
+    assert again["parameters"] == artifacts.manifest(file.parent)["parameters"]
+    assert list(again["notebooks"]) == ["01"]
+
+
+def test_what_differs_is_told(run, tmp_path):
+    file, folder = run
+    code = folder / "01_a.ipynb"
+    code.write_text(code.read_text().replace("rate**2", "rate**2 + 1"))
+    agree, lines = repeat.repeat(file, tmp_path / "b", notebooks=folder)
+    assert not agree and lines == [
+        "1 of 3 numbers differ",
+        "farthest apart: cascade, total, 42.25 before and 43.25 now",
+        "processor, packages and code are the same: they ought to be equal",
+    ]
+
+
+MADE = {"commit": "a", "machine": {"processor": "one", "gpus": []}, "versions": {"torch": "2"}}
+OTHER = MADE | {"machine": {"processor": "two", "gpus": []}}
+
+
+@pytest.mark.parametrize("gap, agrees", [(1.9, True), (2.1, False)])
+def test_on_another_processor_totals_may_differ_a_little(gap, agrees):
+    before = {"a, total": 50.0, "a, knee": 40.0}
+    found = repeat.compare(before, {"a, total": 50 - gap, "a, knee": 45.0}, MADE, OTHER)
+    assert found[0] is agrees
+    assert "made otherwise: processor one, now two" in found[1]
+    assert "farthest apart: a, knee, 40 before and 45 now" in found[1]
+
+
+def test_numbers_that_only_one_run_has(run):
+    agree, lines = repeat.compare({"a": 1.0}, {"a": 1.0, "b": 2.0}, MADE, MADE)
+    assert not agree and lines == ["1 numbers are in one run only, such as b"]
+
+
+def test_what_is_no_finished_run_is_refused(run, tmp_path):
+    file, folder = run
+    with pytest.raises(BadInput, match="another name"):
+        repeat.repeat(file.with_name("metrics.json"), notebooks=folder)
+    with pytest.raises(BadInput, match="another folder"):
+        repeat.repeat(file, file.parent, notebooks=folder)
+    half = shutil.copytree(file.parent, tmp_path / "half")
+    content = json.loads(file.read_text()) | {"finished": None}
+    (half / "manifest.json").unlink()
+    artifacts.write_manifest(half, content)
+    with pytest.raises(BadInput, match="no finished run"):
+        repeat.repeat(half / "manifest.json", notebooks=folder)
+    (file.parent / "metrics.json").unlink()
+    with pytest.raises(BadInput, match="metrics.json"):
+        repeat.repeat(file, tmp_path / "c", notebooks=folder)
+
+
+@pytest.mark.parametrize("agree, code", [(True, 0), (False, 1)])
+def test_the_command_says_it_and_its_status_too(run, monkeypatch, capsys, agree, code):
+    monkeypatch.setattr(repeat, "repeat", lambda file, out: (agree, [f"of {file.name}"]))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["reproduce", "--from-manifest", str(run[0])])
+    assert (ended.value.code, capsys.readouterr().out) == (code, "of manifest.json\n")
+
+
+def test_other_options_beside_it_are_refused(run, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["reproduce", "--from-manifest", str(run[0]), "--fresh"])
+    assert ended.value.code == 2 and "other options beside it" in capsys.readouterr().err
