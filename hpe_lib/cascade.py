@@ -52,6 +52,10 @@ class Maps(NamedTuple):
     regressor: torch.Tensor | None
 
 
+class BadMaps(BadInput):
+    """Maps beyond all reason, of weights that are damaged or diverged."""
+
+
 class Cascade(nn.Module):
     """Detector and regressor (Fig. 1): uint8 RGB crops (B, S, S, 3) -> Maps.
 

@@ -10,11 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from hpe_lib import heatmaps
-from hpe_lib.cascade import Cascade, Maps, confidence
+from hpe_lib.cascade import BadMaps, Cascade, Maps, confidence
 from hpe_lib.data.augment import PoseDataset, limit_opencv_threads
 from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame
-from hpe_lib.workbook.artifacts import BadInput
 
 LARGEST_MAP = 1e6  # targets lie between 0 and 1, logits within some tens
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -153,7 +152,7 @@ def _check_maps(found: Maps) -> None:
     for name, part in zip(Maps._fields, found):
         if part is not None and not (largest := float(part.abs().amax())) <= LARGEST_MAP:
             value = f"{name}'s maps that reach {largest:.3g}"
-            raise BadInput("the weights", value, "weights that are trained, with finite maps")
+            raise BadMaps("the weights", value, "weights that are trained, with finite maps")
 
 
 def decode(

@@ -23,13 +23,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Sampler
 
-from hpe_lib.cascade import Cascade, Maps
+from hpe_lib.cascade import BadMaps, Cascade, Maps
 from hpe_lib.skeleton import ABSENT, VISIBLE
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
 VERSION = 1  # of this and `stages`: raise it when the same parameters train to other weights
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
+GROWN_LOSS = 1.5  # times the first epoch's: the training is about to diverge
+FEW_PEOPLE = 8  # norms and networks learn nothing general from fewer
 LOOK_EVERY = 50  # steps: looking at a loss makes the program wait for the GPU
 SPEAK_EVERY = 30.0  # seconds between lines of progress
 POSITION = ("step", "total", "seconds", "spent")  # of a training, kept in its checkpoint
@@ -212,7 +214,8 @@ def fit(
     checkpoint: lets a stopped training go on. Its earlier records are yielded again with
     "resumed": True. On a CPU it ends in the same weights, bit for bit.
     Several processes share each batch and yield the same records. On GPUs they share the norms'
-    statistics, too. FloatingPointError if the loss is not finite.
+    statistics, too. FloatingPointError if the training diverges: the loss, a weight or a map is not
+    finite; the checkpoint keeps the epochs before.
     """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = convert_sync_batchnorm(model)  # timm's: its trunks have norms of their own
@@ -228,7 +231,7 @@ def fit(
     for record in progress.records:
         yield {**record, "resumed": True}
     for sampler.epoch in range(len(progress.records) + 1, epochs + 1):
-        with heartbeat(progress, sampler, epochs):
+        with heartbeat(progress, sampler, epochs), divergence(progress):
             record = {"epoch": sampler.epoch, "epochs": epochs}
             record |= train_epoch(network, objective, loader, sampler, progress)
             record |= scorer(average.module if ema else model) if scorer else {}
@@ -252,11 +255,12 @@ def train_epoch(
 ) -> dict:
     """Train the rest of the current epoch. Returns loss, lr, seconds, images_per_second, peak, …
 
-    FloatingPointError if the loss is not finite.
+    FloatingPointError if the loss or a weight is not finite.
     """
     accelerator, steps = progress.accelerator, len(sampler)
     looks_are_free = accelerator.device.type == "cpu"
     total = torch.tensor(progress.total, dtype=torch.float64, device=accelerator.device)
+    blank = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     sampler.start, start = progress.step, time.perf_counter() - progress.seconds
     progress.seed_epoch(sampler.epoch)
     network.train()
@@ -269,16 +273,25 @@ def train_epoch(
         accelerator.backward(loss)
         update_weights(progress.parts)
         total += loss.detach()
+        blank += count_blank(batch["image"])
         progress.step += 1
         if looks_are_free or progress.step % LOOK_EVERY == 0 or progress.step == steps:
-            progress.total = require_finite(total.item(), sampler.epoch)
+            progress.total = require_finite(total.item())
             progress.seconds = time.perf_counter() - start
             if progress.step < steps and progress.must_save():
                 progress.save()
     torch.backends.cudnn.benchmark = False  # scoring has batches of other sizes
-    here = progress.total / steps, mean_peak(progress.parts["model"], maps, batch)
-    loss, peak = np.mean(gather_object([here]), axis=0).tolist()
-    return epoch_record(progress, sampler, loss, peak)
+    if broken := artifacts.not_finite(progress.parts["model"].state_dict()):
+        raise FloatingPointError(f"{broken[0]} became NaN or infinite")
+    here = progress.total / steps, mean_peak(progress.parts["model"], maps, batch), blank.item()
+    loss, peak, blank = np.mean(gather_object([here]), axis=0).tolist()
+    return epoch_record(progress, sampler, loss, peak, blank * accelerator.num_processes)
+
+
+def count_blank(images: torch.Tensor) -> torch.Tensor:
+    """How many crops (B, S, S, 3) are of one colour: nothing can be learned from them."""
+    pixels = images.flatten(1, 2)
+    return (pixels.amax(1) == pixels.amin(1)).all(1).sum()
 
 
 def update_weights(parts: dict) -> None:
@@ -290,8 +303,13 @@ def update_weights(parts: dict) -> None:
         parts["average"].update_parameters(parts["model"])
 
 
-def epoch_record(progress: Progress, sampler: ShuffledBatches, loss: float, peak: float) -> dict:
-    """What `train_epoch` returns, with a warning if the maps are nearly empty."""
+def epoch_record(
+    progress: Progress, sampler: ShuffledBatches, loss: float, peak: float, blank: float
+) -> dict:
+    """What `train_epoch` returns, with a warning if something is likely to be wrong.
+
+    blank: crops of one colour.
+    """
     record = {
         "loss": loss,
         "lr": progress.parts["scheduler"].get_last_lr()[0],
@@ -299,10 +317,34 @@ def epoch_record(progress: Progress, sampler: ShuffledBatches, loss: float, peak
         "images_per_second": len(sampler) * sampler.batch_size / progress.seconds,
         "peak": peak,
     }
+    found = []
     if peak < EMPTY_PEAK:
-        found = f"mean peak {peak:.3f} after {sampler.epoch} epochs"
-        record["warning"] = f"maps are nearly empty: {found}"
-    return record
+        found += [f"maps are nearly empty: mean peak {peak:.3f} after {sampler.epoch} epochs"]
+    if progress.records and loss > GROWN_LOSS * progress.records[0]["loss"]:
+        found += ["the loss is far above the first epoch's: a smaller learning rate may help"]
+    if blank:
+        found += [f"{blank:.0f} crops are of one colour: the images may be damaged"]
+    if sampler.people < FEW_PEOPLE:
+        found += [f"people to learn from: {sampler.people}"]
+    return record | ({"warning": "; ".join(found)} if found else {})
+
+
+@contextlib.contextmanager
+def divergence(progress: Progress) -> Iterator[None]:
+    """Say what to do where the block finds a loss, a weight or a map that is not finite."""
+    try:
+        yield
+    except (FloatingPointError, BadMaps) as error:
+        found = error.args[1] if isinstance(error, BadMaps) else error
+        rate = progress.parts["scheduler"].get_last_lr()[0]
+        kept = ""
+        if progress.records and progress.checkpoint:
+            path = progress.checkpoint.path
+            kept = f"; the weights after epoch {len(progress.records)} are kept in {path}"
+        raise FloatingPointError(
+            f"{found} in epoch {len(progress.records) + 1}: "
+            f"a smaller learning rate than {rate:.2g} may help{kept}"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -337,12 +379,10 @@ def progress_line(progress: Progress, sampler: ShuffledBatches, epochs: int) -> 
     return f"{text}  loss {loss:.3f}  {people:.0f} people/s  {steps_left / pace / 60:.0f} min left"
 
 
-def require_finite(loss: float, epoch: int) -> float:
+def require_finite(loss: float) -> float:
     """The loss itself. FloatingPointError if it is NaN or infinite."""
     if not np.isfinite(loss):
-        raise FloatingPointError(
-            f"the loss became {loss} in epoch {epoch}: a smaller learning rate may help"
-        )
+        raise FloatingPointError(f"the loss became {loss}")
     return loss
 
 

@@ -1,0 +1,66 @@
+"""Trainings that go wrong: noticed within an epoch, said in one line, with what to do."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hpe_lib import cascade, evaluation, stages, training
+from hpe_lib.data.datasets import open_data, prepare
+from hpe_lib.targets import write_targets
+from hpe_lib.workbook import presets
+
+
+def test_a_divergence_in_a_later_epoch_names_the_epochs_that_are_kept(tmp_path):
+    path = tmp_path / "training.pt"
+    parts = {"scheduler": SimpleNamespace(get_last_lr=lambda: [0.3])}
+    progress = training.Progress(None, training.Checkpoint(path, {}), 0, parts, records=[{}, {}])
+    broken = cascade.BadMaps("the weights", "maps that reach nan", "finite ones")
+    for error, found in ((broken, "maps that reach nan"), (FloatingPointError("inf"), "inf")):
+        expected = (
+            f"{found} in epoch 3: a smaller learning rate than 0.3 may help; "
+            f"the weights after epoch 2 are kept in {path}"
+        )
+        with pytest.raises(FloatingPointError, match=re.escape(expected)):
+            with training.divergence(progress):
+                raise error
+
+
+def test_weights_that_overflow_stop_the_training_though_the_loss_is_finite(tmp_path):
+    parameters = presets.resolve("smoke")
+    prepare(tmp_path, **parameters["01"])
+    write_targets(tmp_path, **parameters["02"])
+    own = parameters["03"] | {"optimizer": "sgd", "lr": 1e4, "lr_end": 1e4, "epochs": 2}
+    scorer = evaluation.monitor(open_data(tmp_path).val, parameters["01"]["image_size"])
+    with pytest.raises(
+        FloatingPointError, match=r"in epoch 1: a smaller learning rate than 1e\+04"
+    ):
+        list(stages.train("detector", tmp_path, own, scorer))
+    assert not (tmp_path / "detector" / "manifest.json").exists()
+
+
+def test_crops_of_one_colour_are_counted():
+    images = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8)
+    images[1] = torch.tensor([7, 8, 9])
+    assert training.count_blank(images).item() == 1
+
+
+@pytest.mark.parametrize(
+    "people, blank, loss, peak, warnings",
+    [
+        (100, 0, 1.4, 0.5, []),
+        (7, 0, 1.4, 0.5, ["people to learn from: 7"]),
+        (100, 3, 1.4, 0.5, ["3 crops are of one colour"]),
+        (100, 0, 1.6, 0.5, ["the loss is far above the first epoch's"]),
+        (7, 1, 1.6, 0.01, ["nearly empty", "far above", "1 crops", "people to learn from"]),
+    ],
+)
+def test_what_is_likely_to_be_wrong_is_said(people, blank, loss, peak, warnings):
+    parts = {"scheduler": SimpleNamespace(get_last_lr=lambda: [0.3])}
+    progress = training.Progress(None, None, 0, parts, records=[{"loss": 1.0}], seconds=1.0)
+    sampler = training.ShuffledBatches(people, 4, 0)
+    record = training.epoch_record(progress, sampler, loss, peak, blank)
+    said = record.get("warning", "").split("; ")
+    assert len(said) == max(1, len(warnings))
+    assert all(text in line for text, line in zip(warnings, said))
