@@ -1,9 +1,14 @@
 """What all tests share."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -81,14 +86,41 @@ def drawn(tmp_path_factory):
     return load_people("synthetic", "", "1-24", 128, cache=tmp_path_factory.mktemp("drawn"))
 
 
-@pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory):
-    """The notebooks, all cells, in order, into one folder, with the preset `smoke`."""
-    from hpe_lib.workbook import reproduce
+@pytest.fixture(autouse=True, scope="session")
+def smoke_process(request, cache, tmp_path_factory):
+    """`hpe reproduce --preset smoke`, if a test needs it: begun at once, beside the first tests, as
+    it takes minutes. (process, folder of its run, file that holds what it says), or None."""
+    if not any("smoke_run" in item.fixturenames for item in request.session.items):
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("runs")
+    words = ["-m", "hpe_lib", "reproduce", "--preset", "smoke", "--out", folder / "smoke"]
+    with (
+        open(folder / "said", "w") as said,
+        subprocess.Popen(
+            [sys.executable, *words],
+            cwd=ROOT,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        ) as process,
+    ):
+        yield process, folder / "smoke", folder / "said"
+        if process.poll() is None:  # the tests ended early
+            os.killpg(process.pid, signal.SIGKILL)
 
-    out = tmp_path_factory.mktemp("runs") / "smoke"
-    reproduce.run("smoke", out)
+
+@pytest.fixture(scope="session")
+def smoke_run(smoke_process):
+    """The notebooks, all cells, in order, into one folder, with the preset `smoke`."""
+    process, out, said = smoke_process
+    assert process.wait(600) == 0, said.read_text()
     return out
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of the smoke run come last: by then it is there."""
+    items.sort(key=lambda item: "smoke_run" in item.fixturenames)
 
 
 @pytest.fixture

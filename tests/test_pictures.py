@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
+import small_runs
 import torch
 from PIL import ImageColor
 
 from hpe_lib import cascade, heatmaps, stages
-from hpe_lib.data import datasets
 from hpe_lib.data.datasets import People, open_data
 from hpe_lib.data.images import ImageArrays
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
-from hpe_lib.targets import write_targets
 from hpe_lib.view import drawing, pictures
 
 RANDOM = np.random.default_rng(0)
@@ -241,44 +240,12 @@ class TestWatched:
 
     @pytest.fixture
     def run(self, tmp_path):
-        datasets.prepare(
-            tmp_path / "run",
-            dataset="synthetic",
-            data_root="",
-            train="1-16",
-            val="101-108",
-            image_size=32,
-            data_seed=0,
-            only_present=False,
-            margin=1.25,
-            missing_points="as_labelled",
-        )
-        write_targets(tmp_path / "run", radius=10.0, sigma=5.0, occluded="empty")
+        usual = {"radius": 10.0, "sigma": 5.0, "occluded": "empty"}
+        small_runs.prepare(tmp_path / "run", usual, train="1-16", val="101-108", image_size=32)
         return tmp_path / "run"
 
-    PARAMETERS = {
-        "trunk": "slim",
-        "map_stride": 4,
-        "prior": 0.01,
-        "first": "detection",
-        "first_sees": "",
-        "pretrained": False,
-        "seed": 0,
-        "epochs": 2,
-        "batch_size": 8,
-        "optimizer": "adamw",
-        "weight_decay": 0.0,
-        "lr": 1e-3,
-        "lr_end": 1e-4,
-        "schedule": "cosine",
-        "warmup": 0.0,
-        "rotation": 0.0,
-        "scale_low": 1.0,
-        "scale_high": 1.0,
-        "flip": False,
-        "workers": 0,
-        "precision": "no",
-    }
+    PARAMETERS = small_runs.DETECTOR | small_runs.STILL
+    PARAMETERS |= {"epochs": 2, "batch_size": 8, "lr": 1e-3, "first": "detection", "first_sees": ""}
 
     def test_they_are_the_maps_of_that_epoch(self, run):
         list(stages.train("detector", run, self.PARAMETERS))

@@ -6,54 +6,38 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import processes
 import pytest
+import small_runs
 import torch
+from small_runs import REGRESSOR, prepare, same_weights
 from torch import nn
 
 from hpe_lib import cascade, cli, stages, training
-from hpe_lib.data.datasets import prepare
-from hpe_lib.targets import write_targets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
-ROOT = Path(__file__).parents[1]
-DETECTOR = {
-    "trunk": "slim",
-    "map_stride": 4,
-    "prior": 0.01,
-    "pretrained": False,
-    "seed": 0,
-    "epochs": 1,
-    "batch_size": 8,
-    "optimizer": "sgd",
-    "weight_decay": 0.0,
-    "lr": 1e-4,
-    "lr_end": 1e-5,
-    "schedule": "cosine",
-    "warmup": 0.0,
-    "workers": 0,
-    "precision": "no",
-    "rotation": 40.0,
-    "scale_low": 0.7,
-    "scale_high": 1.3,
-    "flip": True,
-}
-REGRESSOR = {"channels": 8, "levels": 1, "bottlenecks": 1, "stem": "patch"}
+DETECTOR = small_runs.DETECTOR | {"batch_size": 8, "optimizer": "sgd", "lr": 1e-4, "lr_end": 1e-5}
 ALONE = {
     name: value
     for name, value in os.environ.items()
     if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 }
-ENVIRONMENT = ALONE | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+ENVIRONMENT = ALONE | {
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONPATH": str(processes.ROOT),
+}
 
 
-def python(*arguments):
+def torchrun(*arguments):
+    """Two processes, on a port that is free."""
     return subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [*TORCHRUN, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -61,28 +45,11 @@ def python(*arguments):
     )
 
 
-def torchrun(*arguments):
-    """Two processes, on a port that is free."""
-    return python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Nineteen people to train on, seven held out; detector and regressor trained for an epoch."""
     out = tmp_path_factory.mktemp("processes") / "run"
-    prepare(
-        out,
-        dataset="synthetic",
-        data_root="",
-        train="1-19",
-        val="101-107",
-        image_size=64,
-        data_seed=0,
-        only_present=False,
-        margin=1.25,
-        missing_points="as_labelled",
-    )
-    write_targets(out, radius=12.0, sigma=12.0, occluded="empty")
+    prepare(out, train="1-19", val="101-107")
     for stage, parameters in (("detector", DETECTOR), ("regressor", REGRESSOR)):
         list(stages.train(stage, out, parameters))
     return out
@@ -94,16 +61,40 @@ def copy(run, tmp_path):
     return lambda name="run": shutil.copytree(run, tmp_path / name)
 
 
+def without_detector(run, out):
+    """A copy of the run, to be trained anew."""
+    shutil.copytree(run, out)
+    shutil.rmtree(out / "detector")
+    return out
+
+
+def train_command(out):
+    """Three epochs of the detector by `hpe train`, on the run's people, saved after every step."""
+    people = artifacts.manifest(out / "data")["parameters"]
+    chosen = {f"01.{name}": people[name] for name in ("train", "val", "image_size")}
+    numbers = DETECTOR | {"epochs": 3, "save_minutes": 0.0, "radius": 12, "sigma": 12} | chosen
+    options = [part for item in numbers.items() for part in ("-p", "{}={}".format(*item))]
+    return ["train", "detector", "--preset", "smoke", "--out", str(out), *options]
+
+
+def evaluate_command(run):
+    return ["evaluate", "--weights", str(run), "--data", "synthetic", "--json"]
+
+
 @pytest.fixture(scope="module")
 def both(run, tmp_path_factory):
-    """What processes.py finds, {1: by one process, 2: by two}, each with the folder of its run."""
-    found, folder = {}, tmp_path_factory.mktemp("both")
-    for count, start in ((1, python), (2, torchrun)):
-        out = shutil.copytree(run, folder / f"by{count}")
-        done = start(ROOT / "tests" / "processes.py", out, folder / "found.pt")
-        assert done.returncode == 0, done.stderr
-        found[count] = torch.load(folder / "found.pt", weights_only=False) | {"out": out}
-        assert found[count]["processes"] == count
+    """What processes.py finds, {1: by one process, 2: by two}, and what the commands say to two."""
+    folder = tmp_path_factory.mktemp("both")
+    found = {1: processes.findings(shutil.copytree(run, folder / "by1"))}
+    whole = without_detector(run, folder / "whole")
+    commands = [train_command(whole), train_command(whole), evaluate_command(run)]
+    out = shutil.copytree(run, folder / "by2")
+    given = out, folder / "found.pt", json.dumps(commands)
+    done = torchrun(processes.__file__, *given)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.split(processes.END + "\n")[: len(commands)]
+    found[2] = torch.load(folder / "found.pt", weights_only=False) | {"whole": whole, "said": said}
+    assert [found[count]["processes"] for count in found] == [1, 2]
     return found
 
 
@@ -145,54 +136,29 @@ def test_every_person_is_predicted_once_and_in_order(both):
     assert len(np.unique(alone["joints"])) > 16
 
 
-def test_hpe_train_by_two_processes_writes_once_and_again_reuses(run, copy):
-    out = copy()
-    shutil.rmtree(out / "detector")
-    people = artifacts.manifest(run / "data")["parameters"]
-    chosen = [f"01.{name}={people[name]}" for name in ("train", "val", "image_size")]
-    numbers = [f"{name}={value}" for name, value in (DETECTOR | {"epochs": 2}).items()]
-    command = [
-        "-m",
-        "hpe_lib",
-        "train",
-        "detector",
-        "--preset",
-        "smoke",
-        "--out",
-        out,
-        *(part for text in [*chosen, "radius=12", "sigma=12", *numbers] for part in ("-p", text)),
-    ]
-    first, records = torchrun(*command), stages.history(out / "detector")
-    assert first.returncode == 0, first.stderr
-    assert [line.split("  ")[0] for line in first.stdout.splitlines()] == [
+def test_hpe_train_by_two_processes_writes_once_and_again_reuses(both):
+    out, (first, again, _) = both[2]["whole"], both[2]["said"]
+    records = stages.history(out / "detector")
+    assert [line.split("  ")[0] for line in first.splitlines()] == [
         "detector: trained",
-        "detector epoch 1/2",
-        "detector epoch 2/2",
+        *(f"detector epoch {epoch}/3" for epoch in (1, 2, 3)),
     ]
-    assert [record["epoch"] for record in records] == [1, 2] and "PCKh@0.5" in records[0]
+    assert [record["epoch"] for record in records] == [1, 2, 3] and "PCKh@0.5" in records[0]
     assert sorted(path.name for path in (out / "detector").iterdir()) == [
         "history.jsonl",
         "manifest.json",
         "watched",
         "weights.safetensors",
     ]
-    written = (out / "detector" / "weights.safetensors").stat().st_mtime_ns
-    again = torchrun(*command)
-    assert (
-        again.returncode == 0
-        and again.stdout.startswith("detector: reused")
-        and again.stdout.count("\n") == 3
-    )
-    assert (out / "detector" / "weights.safetensors").stat().st_mtime_ns == written
+    assert again.startswith("detector: reused") and again.count("\n") == 4
+    written, after, _ = both[2]["written"]
+    assert written == after and str(out / "detector" / "weights.safetensors") in written
 
 
-def test_hpe_evaluate_by_two_processes_says_what_one_says(run, capsys):
-    command = ["evaluate", "--weights", str(run), "--data", "synthetic", "--json"]
-    done = torchrun("-m", "hpe_lib", *command)
-    assert done.returncode == 0, done.stderr
+def test_hpe_evaluate_by_two_processes_says_what_one_says(run, both, capsys):
     with pytest.raises(SystemExit):
-        cli.main(command)
-    score = json.loads(done.stdout)  # one object: one process speaks
+        cli.main(evaluate_command(run))
+    score = json.loads(both[2]["said"][2])  # one object: one process speaks
     alone = json.loads(capsys.readouterr().out)
     assert score.pop("notes") == alone.pop("notes")
     assert score.pop("ci95") == pytest.approx(alone.pop("ci95")) and score == pytest.approx(alone)
@@ -255,25 +221,11 @@ def test_norms_are_in_common_on_several_gpus_only(processes, device, common):
 # ---- from a notebook
 
 
-def test_two_processes_that_were_killed_end_in_the_same_weights(copy):
+def test_two_processes_that_were_killed_end_in_the_same_weights(run, both, tmp_path):
     """Killed after their first epoch's line; the norms' statistics are each process's own here."""
-    numbers = DETECTOR | {"epochs": 3, "save_minutes": 0.0}
-    names = [f"{name}={value}" for name, value in numbers.items()]
-    options = [part for text in ["radius=12", "sigma=12", *names] for part in ("-p", text)]
-
-    def command(out):
-        people = artifacts.manifest(out / "data")["parameters"]
-        chosen = [f"01.{name}={people[name]}" for name in ("train", "val", "image_size")]
-        words = ["train", "detector", "--preset", "smoke", "--out", str(out)]
-        return [*words, *(part for text in chosen for part in ("-p", text)), *options]
-
-    runs = [copy("whole"), copy("cut")]
-    for out in runs:
-        shutil.rmtree(out / "detector")
-    assert torchrun("-m", "hpe_lib", *command(runs[0])).returncode == 0
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hpe_lib"]
+    cut = without_detector(run, tmp_path / "cut")
     with subprocess.Popen(
-        [sys.executable, *start, *command(runs[1])],
+        [*TORCHRUN, "-m", "hpe_lib", *train_command(cut)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -284,7 +236,6 @@ def test_two_processes_that_were_killed_end_in_the_same_weights(copy):
             if line.startswith("detector epoch 1/3"):
                 os.killpg(process.pid, signal.SIGKILL)
                 break
-    again = torchrun("-m", "hpe_lib", *command(runs[1]))
+    again = torchrun("-m", "hpe_lib", *train_command(cut))
     assert again.returncode == 0 and "goes on with epoch" in again.stdout, again.stderr
-    first, second = (artifacts.load_weights(out / "detector") for out in runs)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same_weights(both[2]["whole"] / "detector", cut / "detector")

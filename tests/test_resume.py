@@ -11,38 +11,25 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
+import small_runs
 import torch
+from small_runs import same_weights
 
 from hpe_lib import ablation, cascade, stages, training
 from hpe_lib.data import datasets
-from hpe_lib.targets import write_targets
 from hpe_lib.workbook import artifacts
 
-ROOT = Path(__file__).parents[1]
-COMMON = {
-    "seed": 0,
+DETECTOR = small_runs.DETECTOR | {
     "epochs": 3,
-    "batch_size": 4,
-    "optimizer": "adamw",
     "weight_decay": 1e-4,
-    "lr": 2e-3,
-    "lr_end": 1e-4,
-    "schedule": "cosine",
     "warmup": 0.1,
-    "workers": 0,
-    "precision": "no",
-    "rotation": 40.0,
-    "scale_low": 0.7,
-    "scale_high": 1.3,
-    "flip": True,
     "colour": 0.2,
     "ema": 0.0,
     "save_minutes": 10.0,
 }
-DETECTOR = COMMON | {"trunk": "slim", "map_stride": 4, "prior": 0.01, "pretrained": False}
-REGRESSOR = {"channels": 8, "levels": 1, "bottlenecks": 1, "stem": "patch"}
-STAGES = {"detector": DETECTOR, "regressor": REGRESSOR, "joint": {}}
+STAGES = {"detector": DETECTOR, "regressor": small_runs.REGRESSOR, "joint": {}}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -52,19 +39,7 @@ class Killed(Exception):
 
 
 def prepare(out):
-    datasets.prepare(
-        out,
-        dataset="synthetic",
-        data_root="",
-        train="1-14",
-        val="101-104",
-        image_size=64,
-        data_seed=0,
-        only_present=False,
-        margin=1.25,
-        missing_points="as_labelled",
-    )
-    write_targets(out, radius=12.0, sigma=12.0, occluded="empty")
+    small_runs.prepare(out, train="1-14")
     return out
 
 
@@ -86,11 +61,6 @@ def stop(stage, out, monkeypatch, after, **changes):
         patched.setitem(stages.OBJECTIVES, stage, fatal)
         with pytest.raises(Killed):
             train(stage, out, **changes)
-
-
-def same_weights(one, other):
-    first, second = artifacts.load_weights(one), artifacts.load_weights(other)
-    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
 @pytest.fixture(scope="module")
@@ -336,29 +306,24 @@ def weights_of(out):
     }
 
 
-def killed_until_it_ends(command, environment, kills, seconds, seed):
-    """Run a command again and again until it ends, killing its whole process group `kills` times.
+def killed_until_it_ends(words, folder, kills, seconds, seed, begun=""):
+    """Run `hpe` again and again until it ends, killing its whole process group `kills` times.
 
-    seconds: (least, most) that an attempt has before it is killed, at random.
+    seconds: (least, most) that an attempt has, at random, after it has said `begun`.
     Returns (exit status, the output of each attempt): one attempt more than it was killed.
     """
-    moments, said, status = random.Random(seed), [], None
-    while status in (None, -signal.SIGKILL):
-        with subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            wait = moments.uniform(*seconds) if len(said) < kills else None
-            try:
-                said.append(process.communicate(timeout=wait)[0])
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                said.append(process.communicate()[0])
-        status = process.returncode
+    moments, said, status = random.Random(seed), [], -signal.SIGKILL
+    while status == -signal.SIGKILL:
+        path = folder / f"said-{len(said)}"
+        process = processes.start_hpe(words, path)
+        while process.is_alive() and not (path.exists() and begun in path.read_text()):
+            time.sleep(0.01)
+        process.join(moments.uniform(*seconds) if len(said) < kills else None)
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+        said.append(path.read_text())
+        status = process.exitcode
     return status, said
 
 
@@ -378,21 +343,28 @@ def trained_twice(said):
     return twice
 
 
+def unkilled(words, folder):
+    """The same without a kill: it must end well."""
+    status, (said,) = killed_until_it_ends(words, folder, 0, (0, 0), 0)
+    assert status == 0, said
+
+
 def test_three_kills_of_hpe_train_end_in_the_same_weights(tmp_path):
-    changes = ["epochs=3", "train=1-96", "save_minutes=0.01"]
+    changes = ["epochs=6", "train=1-96", "save_minutes=0"]
     options = [part for change in changes for part in ("-p", change)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def command(out):
-        words = ["train", "detector", "--preset", "smoke", "--out", str(out)]
-        return [sys.executable, "-m", "hpe_lib", *words, *options]
+        return ["train", "detector", "--preset", "smoke", "--out", str(out), *options]
 
-    begin = time.monotonic()
-    done = subprocess.run(command(tmp_path / "whole"), env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    seconds = [share * (time.monotonic() - begin) for share in (0.1, 0.6)]
-    code, said = killed_until_it_ends(command(tmp_path / "cut"), environment, 3, seconds, seed=0)
+    unkilled(command(tmp_path / "whole"), tmp_path)
+    took = stages.history(tmp_path / "whole" / "detector")[-1]["elapsed"]
+    seconds, begun = (0.05 * took, 0.3 * took), "detector: trained"
+    (tmp_path / "said").mkdir()
+    code, said = killed_until_it_ends(
+        command(tmp_path / "cut"), tmp_path / "said", 3, seconds, 0, begun
+    )
     assert code == 0, said[-1]
+    assert len(said) == 4 and "goes on with epoch" in said[-1]
     assert not trained_twice(said)
     assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
 
@@ -402,22 +374,18 @@ def test_twenty_kills_of_a_smoke_run_end_in_the_same_weights_and_metrics(tmp_pat
     """`make test ARGS='-m slow -k twenty_kills -s'`: half an hour on two cores."""
     changes = ["03.epochs=3", "04.epochs=3", "05.epochs=3", "06.stage_epochs=[3,3,3]"]
     options = [part for change in changes for part in ("-p", change)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def command(out):
-        words = ["reproduce", "--preset", "smoke", "--out", str(out)]
-        return [sys.executable, "-m", "hpe_lib", *words, *options]
+        return ["reproduce", "--preset", "smoke", "--out", str(out), *options]
 
-    done = subprocess.run(
-        command(tmp_path / "whole"), env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    unkilled(command(tmp_path / "whole"), tmp_path)
     whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     struck, resumed, runs = 0, 0, 0
     while struck < 20:  # a run may end before it was killed so often: then another is begun
         runs += 1
         out = tmp_path / f"cut-{runs}"
-        code, said = killed_until_it_ends(command(out), environment, 20 - struck, (5, 75), runs)
+        (folder := tmp_path / f"said-{runs}").mkdir()
+        code, said = killed_until_it_ends(command(out), folder, 20 - struck, (5, 75), runs)
         assert code == 0, said[-1]
         assert not trained_twice(said)
         assert weights_of(out) == weights_of(tmp_path / "whole")
@@ -444,7 +412,7 @@ def test_a_second_training_of_a_stage_is_refused_in_one_line(copy):
     with subprocess.Popen(
         [sys.executable, "-c", holder],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(processes.ROOT)},
     ) as process:
         process.stdout.readline()
         with pytest.raises(artifacts.BadInput, match="another process that is writing to it"):

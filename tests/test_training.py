@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import json
 import math
@@ -8,13 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import small_runs
 import torch
 from accelerate import Accelerator
+from small_runs import STILL, TARGETS, prepare, same_weights
 from torch import nn
 
 from hpe_lib import ablation, cascade, evaluation, heatmaps, prediction, stages, training, trunks
 from hpe_lib.cascade import Cascade, Maps
-from hpe_lib.data import datasets, synthetic
+from hpe_lib.data import synthetic
 from hpe_lib.data.augment import Augmentation, PoseDataset
 from hpe_lib.data.datasets import open_data
 from hpe_lib.data.images import ImageArrays
@@ -24,62 +27,14 @@ from hpe_lib.targets import Targets, write_targets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
-SIZE = 64
-TARGETS = {"radius": 12.0, "sigma": 12.0, "occluded": "empty"}  # cells are 4 px, bodies about 45
-STILL = {"rotation": 0.0, "scale_low": 1.0, "scale_high": 1.0, "flip": False}
-DETECTOR = {
-    "trunk": "slim",
-    "map_stride": 4,
-    "prior": 0.01,
-    "pretrained": False,
-    "seed": 0,
-    "epochs": 1,
-    "batch_size": 4,
-    "optimizer": "adamw",
-    "weight_decay": 0.0,
-    "lr": 2e-3,
-    "lr_end": 1e-4,
-    "schedule": "cosine",
-    "warmup": 0.0,
-    "workers": 0,
-    "precision": "no",
-    "rotation": 40.0,
-    "scale_low": 0.7,
-    "scale_high": 1.3,
-    "flip": True,
-    "deterministic": False,
-    "compiled": False,
-}
-REGRESSOR = {
-    "channels": 8,
-    "levels": 1,
-    "bottlenecks": 1,
-    "stem": "patch",
-    "lr": 2e-3,
-    "lr_end": 1e-4,
-}
+SIZE = small_runs.DATA["image_size"]
+DETECTOR = small_runs.DETECTOR | {"deterministic": False, "compiled": False}
+REGRESSOR = small_runs.REGRESSOR | {"lr": 2e-3, "lr_end": 1e-4}
 JOINT = {"lr": 5e-4, "lr_end": 1e-4}
 STAGES = {"detector": DETECTOR, "regressor": REGRESSOR, "joint": JOINT}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def prepare(out, train="1-8", targets=TARGETS):
-    data = datasets.prepare(
-        out,
-        dataset="synthetic",
-        data_root="",
-        train=train,
-        val="101-104",
-        image_size=SIZE,
-        data_seed=0,
-        only_present=False,
-        margin=1.25,
-        missing_points="as_labelled",
-    )
-    write_targets(out, **targets)
-    return data
 
 
 def train(stage, out, **changes):
@@ -91,6 +46,15 @@ def out(tmp_path):
     """A run folder of eight people whose targets are decided."""
     prepare(tmp_path / "run")
     return tmp_path / "run"
+
+
+@contextlib.contextmanager
+def kept_at_the_end():
+    """Trainings keep no checkpoint and no maps of an epoch, which take as long as a short epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Progress, "save", lambda _: None)
+        patch.setattr(stages.Recipe, "write_watched_maps", lambda *_: None)
+        yield
 
 
 @dataclass
@@ -105,14 +69,14 @@ def overfitted(tmp_path_factory):
     """Eight people learned by heart, stage by stage, without augmentation."""
     out = tmp_path_factory.mktemp("overfit") / "run"
     people = prepare(out).train
-    stages = {
+    learned = {
         "detector": {"epochs": 130, "lr": 4e-3, "batch_size": 8, **STILL},
         "regressor": {"epochs": 150, "lr": 5e-3, "channels": 32, "levels": 3},
         "joint": {"epochs": 15},
     }
-    return Overfitted(
-        people, out, {stage: train(stage, out, **changes) for stage, changes in stages.items()}
-    )
+    with kept_at_the_end():
+        records = {stage: train(stage, out, **changes) for stage, changes in learned.items()}
+    return Overfitted(people, out, records)
 
 
 @pytest.mark.parametrize(
@@ -395,10 +359,12 @@ def test_a_cascade_that_regresses_twice_trains_and_decodes(out, first, pair):
 
 def test_a_first_network_that_regresses_is_overfitted_alone(tmp_path):
     """Regression only (Table 5): occluded joints too, read from its raw maps."""
-    people = prepare(
-        tmp_path / "run", "1-4", TARGETS | {"sigma": 30.0}
-    ).train  # 1.7 cells: B7 begins in blocks of 2
-    records = train("detector", tmp_path / "run", first="regression", epochs=120, lr=4e-3, **STILL)
+    wide = TARGETS | {"sigma": 30.0}  # 1.7 cells: B7 begins in blocks of 2
+    people = prepare(tmp_path / "run", wide, train="1-4").train
+    with kept_at_the_end():
+        records = train(
+            "detector", tmp_path / "run", first="regression", epochs=120, lr=4e-3, **STILL
+        )
     found = prediction.predict(cascade.load(tmp_path / "run"), people, SIZE, flip_test=False)
     assert (
         evaluation.score(found.joints, people)["total"] > 75
@@ -464,19 +430,8 @@ FULL = {
 def test_a_full_size_cascade_makes_one_step_of_every_stage(tmp_path, name):
     """At its printed input size, batch 2, maps at the input's resolution, from random weights (minutes, 10 GB)."""
     side, first, second = FULL[name]
-    datasets.prepare(
-        tmp_path,
-        dataset="synthetic",
-        data_root="",
-        train="1-2",
-        val="3-4",
-        image_size=side,
-        data_seed=0,
-        only_present=False,
-        margin=1.25,
-        missing_points="as_labelled",
-    )
-    write_targets(tmp_path, radius=10.0, sigma=5.0, occluded="empty")
+    usual = {"radius": 10.0, "sigma": 5.0, "occluded": "empty"}
+    prepare(tmp_path, usual, train="1-2", val="3-4", image_size=side)
     printed = {
         "detector": {
             **DETECTOR,
@@ -914,18 +869,6 @@ def test_a_stage_of_no_steps_has_a_learning_rate():
 def run(finished, tmp_path):
     """A copy of it, its people beside it."""
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def same_weights(one, other, prefix=""):
-    one, other = (
-        {name: tensor for name, tensor in weights(folder).items() if name.startswith(prefix)}
-        for folder in (one, other)
-    )
-    return (
-        len(one) > 0
-        and set(one) == set(other)
-        and all(torch.equal(one[name], other[name]) for name in one)
-    )
 
 
 def test_no_epochs_take_weights_over_as_they_are(finished, tmp_path, capsys):
