@@ -23,7 +23,8 @@ from hpe_lib.view import drawing
 from hpe_lib.view.drawing import BLACK, PURPLE, SKY, YELLOW
 
 LAYERS = ("detector's target", "detector", "regressor's target", "regressor", "difference")
-SIDE = 300  # px, at most: a crop's side beside others
+SIDE = 300  # px: a crop's side beside others
+CROP = 256  # px of the crops that figures show, whatever the networks see
 LEGEND = "Right: orange circles. Left: blue squares. Middle: green diamonds. "
 
 
@@ -85,7 +86,7 @@ def frame_sheet(people: People, row: int, frames: dict[str, Frame]) -> Image.Ima
 
 def pose_cloud(joints: np.ndarray, mean: np.ndarray, image_size: int) -> Image.Image:
     """Return joints (N, 16, 2) crop px as a cloud for each joint, with the mean pose (16, 2)."""
-    image, side = np.full((image_size, image_size, 3), 255.0), drawing.display_side(image_size, 500)
+    image, side = np.full((image_size, image_size, 3), 255.0), 500
     for joint, places in enumerate(np.moveaxis(joints, 1, 0)):
         x, y = places[np.isfinite(places).all(1)].T
         count, *_ = np.histogram2d(y, x, image_size, [(-0.5, image_size - 0.5)] * 2)
@@ -181,9 +182,8 @@ def map_picture(
 ) -> Image.Image:
     """Return one joint's map on the crop, with ring and cross (`drawing.mark_joint`).
 
-    side: px, at most.
+    side: px.
     """
-    side = drawing.display_side(len(person.crop), side)
     return Image.fromarray(_marked_map(person, layer, joint, opacity, side))
 
 
@@ -217,14 +217,14 @@ def cover_picture(
     Ring and cross as in `drawing.mark_joint`; on the crop the cross is the last network's.
     truth: (2,) crop px.
     """
-    side, top = _side(crop), _top([heats[joint] for heats in maps.values()])
+    top = _top([heats[joint] for heats in maps.values()])
     images, titles = [crop], ["the crop, to be covered"]
     for name, heats in maps.items():
         images.append(drawing.draw_map(crop, heats[joint], top))
         titles.append(f"{name}: peak {heats[joint].max():.2f}")
     points = [points[joint] for points in predicted.values()]
     tiles = [
-        drawing.mark_joint(image, side, truth, visibility, point)
+        drawing.mark_joint(image, SIDE, truth, visibility, point)
         for image, point in zip(images, [points[-1], *points])
     ]
     return drawing.tile_images(tiles, titles, len(tiles))
@@ -236,8 +236,7 @@ def box_on_crop(box: list[float], image_size: int) -> tuple[int, ...]:
     box: px of the picture. What lies beyond the crop is cut off.
     """
     shift = np.array([0, drawing.TITLE_HEIGHT] * 2)
-    zoom = drawing.display_side(image_size, SIDE) / image_size
-    edges = np.rint((np.asarray(box) - shift) / zoom)
+    edges = np.rint((np.asarray(box) - shift) / SIDE * image_size)
     return tuple(np.clip(edges, 0, image_size).astype(int).tolist())
 
 
@@ -272,9 +271,8 @@ def target_picture(
         f"disc, radius {targets.radius * body / BODY:.1f} px",
         f"Gaussian, sigma {targets.sigma * body / BODY:.1f} px",
     ]
-    side = _side(crop)
-    tiles = [drawing.resize(drawing.draw_map(crop, heat.numpy()), side, side) for heat in maps]
-    tiles.insert(0, _pose_tile(crop, joints, visibility, side))
+    tiles = [drawing.resize(drawing.draw_map(crop, heat.numpy()), SIDE, SIDE) for heat in maps]
+    tiles.insert(0, _pose_tile(crop, joints, visibility, SIDE))
     return drawing.tile_images(tiles, titles, len(tiles))
 
 
@@ -318,10 +316,6 @@ def photograph(image: np.ndarray, people: list[dict]) -> Image.Image:
         for person in people
     ]
     return Image.fromarray(drawing.draw_people(drawing.resize(image, width, height), resized))
-
-
-def _side(crop):
-    return drawing.display_side(len(crop), SIDE)
 
 
 def _top(maps):
