@@ -10,6 +10,7 @@ rivals                                         what results are compared with (T
 training, stages, ablation                     the one `fit`; the three stages; rows of an ablation
 prediction, export, photographs                test time; ONNX; your own photographs
 plausibility, evaluation                       PCKh and PCK, and what looks unlikely about them
+probes, claims                                 experiments on a cascade; verdicts over seeds
 view/                                          every picture and panel
 workbook/                                      what a run keeps, declares, costs and reports
 cli                                            the command `hpe`

@@ -5,12 +5,69 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, STAGES
+from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, STAGES, load
 from hpe_lib.data.datasets import prepare
 from hpe_lib.stages import Recipe, Scorer, train
 from hpe_lib.targets import Targets, read_targets, write_targets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
+
+ALL, FIRST = ("detector", "regressor", "joint"), ("detector",)
+DETECTS = {"first": "detection", "stacked": "both"}
+REGRESSES = {"first": "regression", "stacked": "both", "init_from": ""}
+Rows = dict[str, tuple[tuple[str, ...], dict]]  # name: (stages to train, what is changed)
+
+
+def table_rows(vgg: dict) -> Rows:
+    """The six rows of Table 5 as values of three arguments (F15).
+
+    vgg: what the VGG rows change: trunk, channels, kernels, std, pretrained.
+    """
+    vgg = {"init_from": "", "regressor": "convolutions"} | vgg
+    return {
+        "detection+regression (Res)": (ALL, DETECTS),
+        "detection+regression (VGG)": (ALL, DETECTS | vgg),
+        "detection only (Res)": (FIRST, DETECTS),
+        "regression only (Res)": (FIRST, REGRESSES),
+        "regression+regression (Res)": (ALL, REGRESSES),
+        "regression+regression (VGG)": (ALL, REGRESSES | vgg),
+    }
+
+
+def controls(budget: dict[str, int], further: list[str]) -> Rows:
+    """The rows that are no part of Table 5: detection only for all steps (F16), and `further` ones.
+
+    budget: {"detector.epochs": number, …} of the stages.  further: names, or "all".
+    BadInput on a name of no row.
+    """
+    total = sum(budget.values())
+    at_once = {"detector.epochs": 0, "regressor.epochs": 0, "joint.epochs": total}
+    more = {
+        "regressor reads the image": (ALL, {"stacked": "image"}),
+        "regressor reads the heatmaps": (ALL, {"stacked": "heatmaps"}),
+        "occluded joints ignored": (ALL, {"occluded": "ignored"}),
+        "regression+regression of visible parts": (ALL, REGRESSES | {"first_sees": "visible"}),
+        "disc radius 5": (ALL, {"radius": 5.0}),
+        "disc radius 20": (ALL, {"radius": 20.0}),
+        "regression+regression with wide Gaussians": (ALL, REGRESSES | {"first_sigma": 10.0}),
+        "joint from the start": (ALL, at_once),
+        "pelvis and thorax withheld": (ALL, {"missing_points": "withheld"}),
+        "pelvis and thorax invented": (ALL, {"missing_points": "invented"}),
+    }
+    names = list(more) if further == ["all"] else further
+    if unknown := [name for name in names if name not in more]:
+        raise BadInput("further", unknown[0], f"all or some of {', '.join(more)}")
+    control = {"detection only for all steps": (FIRST, DETECTS | {"detector.epochs": total})}
+    return control | {name: more[name] for name in names}
+
+
+def cost(folder: Path, stages: tuple[str, ...]) -> dict:
+    """What a row has cost: parameters, optimiser steps by stage, minutes of training."""
+    made = {stage: artifacts.manifest(folder / STAGES[stage]) for stage in stages}
+    weights = sum(weight.numel() for weight in load(folder).parameters())
+    steps = {stage: manifest["steps"] for stage, manifest in made.items()}
+    seconds = sum(manifest["wall_seconds"] for manifest in made.values())
+    return {"parameters": weights, **steps, "minutes": seconds / 60}
 
 
 def train_row(

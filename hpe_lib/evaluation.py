@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from hpe_lib import plausibility
 from hpe_lib.cascade import Cascade
 from hpe_lib.data import annotations
 from hpe_lib.data.people import People
-from hpe_lib.prediction import cover, predict, predict_crops
+from hpe_lib.prediction import predict
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -269,6 +268,19 @@ def selected(
     return rows[np.argsort(error[rows] * (-1 if order == "largest error" else 1), kind="stable")]
 
 
+def examples(predicted: np.ndarray, people: People) -> dict[str, int]:
+    """Rows of people to look at, by what they show: who is found best, a typical one, a failure.
+
+    They have about four occluded joints, where anybody has.  predicted: (N, 16, 2) image px.
+    """
+    error, hidden = mean_error(*errors(predicted, people)), (people.visibility == OCCLUDED).sum(1)
+    ranked = [row for row in np.argsort(error, kind="stable") if np.isfinite(error[row])]
+    ranked = [row for row in ranked if abs(hidden[row] - 4) <= 1] or ranked
+    kinds = zip(("found best", "typical", "a failure"), (0, len(ranked) // 2, -1))
+    chosen = {kind: ranked[place] for kind, place in kinds if ranked}
+    return {f"{kind}: mean error {error[row]:.2f}": int(row) for kind, row in chosen.items()}
+
+
 def mean_error(ratio: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(N,) the mean of each person's counting `errors`, NaN where none counts."""
     return np.where(counts, ratio, 0).sum(1) / np.where(counts.any(1), counts.sum(1), np.nan)
@@ -441,46 +453,3 @@ def said(found: dict | None) -> str:
         if found is None
         else "{:+.1f} [{:.1f}, {:.1f}]".format(found["difference"], *found["ci95"])
     )
-
-
-def covering(
-    cascade: Cascade,
-    people: People,
-    image_size: int,
-    sides: list[float],
-    seed: int = 0,
-    decoder: str = "parabola",
-) -> pd.DataFrame:
-    """What a patch over one joint does to it: % of the covered joints that are right, by the
-    patch's side.
-
-    Each person has one visible scored joint covered, drawn by seed. sides: in body heights, the
-    index. Columns detector and cascade, then each one's mean peak in the covered joint's map. No
-    flip test, which would mirror the patch.
-    """
-    choices = scored(people) & (people.visibility == VISIBLE) & normalised(people)[:, None]
-    people, choices, random = (
-        people[choices.any(1)],
-        choices[choices.any(1)],
-        np.random.default_rng(seed),
-    )
-    person, joint = np.arange(len(people)), [random.choice(np.flatnonzero(row)) for row in choices]
-    frames, crops, rows = people.frames(image_size), people.crops(image_size), []
-    points = np.stack(
-        [frame.to_crop(place) for frame, place in zip(frames, people.joints[person, joint])]
-    )
-    for side in sides:
-        covered = cover(crops, points, side * np.array([frame.body_in_crop for frame in frames]))
-        found = predict_crops(cascade, torch.from_numpy(covered).split(64), frames, False, decoder)
-        right = {
-            name: hit(joints, people)[person, joint].mean() * 100
-            for name, joints in (("detector", found.detector_joints), ("cascade", found.joints))
-        }
-        rows.append(
-            right
-            | {
-                "detector's peak": found.detector_peak[person, joint].mean(),
-                "cascade's peak": found.confidence[person, joint].mean(),
-            }
-        )
-    return pd.DataFrame(rows, index=pd.Index(sides, name="side of the patch, body heights"))

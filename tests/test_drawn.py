@@ -32,6 +32,17 @@ def test_drawn_people_are_kept_and_are_the_same_again(tmp_path):
     ).all()
 
 
+def test_a_larger_crop_is_drawn_anew_of_the_same_person(tmp_path):
+    people = load_people("synthetic", "", "3-5", 64, data_seed=1, cache=tmp_path)[[2, 0]]
+    for row, number in enumerate((4, 2)):
+        sharp = synthetic.draw(1, number, 256)
+        frame = people.frame(row, 256)
+        assert (people.images.crop(row, frame) == sharp.image).all()
+        assert np.allclose(frame.to_crop(people.joints[row]), sharp.joints, equal_nan=True)
+    small = people.frame(0, 64).augmented(1.3)
+    assert (people.images.crop(0, small) == small.crop(people.images[0])).all()
+
+
 def emptied(path):
     path.write_bytes(b"")
 

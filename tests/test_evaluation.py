@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpe_lib import evaluation
+from hpe_lib import evaluation, probes
 from hpe_lib.cascade import Maps
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.images import ImageArrays
@@ -545,7 +545,7 @@ def drawn(tmp_path_factory):
 
 def test_a_patch_over_a_joint_is_put_where_the_joint_is(drawn):
     seen = Looking(drawn, 64)
-    found = evaluation.covering(seen, drawn, 64, [0.0, 0.2], decoder="argmax")
+    found = probes.covering(seen, drawn, 64, [0.0, 0.2], decoder="argmax")
     assert (
         found.index.tolist() == [0.0, 0.2] and found.index.name == "side of the patch, body heights"
     )
@@ -574,7 +574,7 @@ def test_only_visible_scored_joints_of_people_with_a_normaliser_are_covered(draw
     visibility[4] = OCCLUDED  # nothing of this one is visible
     asked = replace(drawn, visibility=visibility, normaliser=normaliser)[:5]
     seen = Looking(drawn[[0, 1, 3]], 64)
-    evaluation.covering(seen, asked, 64, [0.1], decoder="argmax")
+    probes.covering(seen, asked, 64, [0.1], decoder="argmax")
     heads = np.rint(seen.points[:, MPII.index("head_top")]).astype(int)
     assert len(seen.asked[0]) == 3 and all(
         changed[y, x] for changed, (x, y) in zip(seen.asked[0], heads)
@@ -584,7 +584,7 @@ def test_only_visible_scored_joints_of_people_with_a_normaliser_are_covered(draw
 def test_which_joint_is_covered_is_seeded(drawn):
     seen = Looking(drawn, 64)
     for seed in (0, 0, 1):
-        evaluation.covering(seen, drawn, 64, [0.1], seed)
+        probes.covering(seen, drawn, 64, [0.1], seed)
     one, again, other = seen.asked
     assert torch.equal(one, again) and not torch.equal(one, other)
 

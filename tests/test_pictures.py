@@ -120,14 +120,21 @@ class TestMaps:
         heat = np.zeros((4, 4))
         heat[1, 2] = 1  # row 1, column 2
         shown = drawing.draw_map(CROP, heat).astype(int)
-        assert extent(np.ptp(shown, axis=-1) > 40) == (8, 4, 11, 7)
+        left, top, right, bottom = extent(np.ptp(shown, axis=-1) > 40)
+        assert (left + right, top + bottom) == (19, 11) and right - left < 8
         point, _ = heatmaps.decode(torch.from_numpy(heat).float()[None, None], "argmax")
         assert heatmaps.from_map(point, 4).flatten().tolist() == [9.5, 5.5]  # the middle of these
 
+    def test_maps_are_enlarged_smoothly(self):
+        heat = np.zeros((4, 4))
+        heat[1, 2] = 1
+        shown = drawing.draw_map(np.zeros((256, 256, 3), np.uint8), heat, opacity=1.0)
+        assert np.abs(np.diff(shown[96].astype(int), axis=0)).max() < 30  # no step between cells
+
     def test_the_crop_is_grey_where_the_map_is_empty_and_yellow_at_the_top(self):
         image = RANDOM.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        heat = np.zeros((2, 2))
-        heat[0, 1] = 0.5
+        heat = np.zeros((8, 8))
+        heat[:4, 4:] = 0.5
         shown = drawing.draw_map(image, heat, top=0.5, opacity=1.0)
         grey = np.rint(90 + 0.6 * image.mean(-1))
         assert np.abs(shown[4:] - grey[4:, :, None]).max() <= 1

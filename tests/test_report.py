@@ -119,6 +119,7 @@ def test_it_shows_what_is_tagged_in_the_notebooks_order_and_no_code(source):
         "06 · Which part?",
         "How the paper was read",
         "What it cost",
+        "How it was made",
         "Commands",
     ]
     assert [heading for heading in page.headings if heading in wanted] == wanted
@@ -130,6 +131,59 @@ def test_it_shows_what_is_tagged_in_the_notebooks_order_and_no_code(source):
     )
     for word in ("secret_source", "unseen_source", "not told", "other()", "example.org"):
         assert word not in source
+
+
+@pytest.fixture
+def finished(run):
+    """The run with numbers of notebooks 05 and 06, two seeds, and a picture for the first screen."""
+    names = ("detection+regression (Res)", "detection only for all steps")
+    keys = [f"{name}, seed {seed}" for name in names for seed in (0, 1)]
+    totals = (60.0, 64.0, 50.0, 51.0)
+    scores = {key: {"total": t, "visible": t + 1, "occluded": None} for key, t in zip(keys, totals)}
+    lead = {"difference": 10.0, "ci95": [8.0, 12.0]}
+    lead = {part: lead for part in ("total", "visible", "occluded")}
+    claim = {"verdict": "holds: drawn, 2 seeds", "joints": "total", "difference": 11.5, "signs": 2}
+    ablated = {
+        "criterion": {"1 a > b": claim | {"seeds": {"0": lead, "1": lead}}},
+        "scores": scores,
+        "costs": {key: {"minutes": 3.0} for key in keys},
+    }
+    metrics = {"metric": "PCKh@0.5", "dataset": "synthetic", "ablation": ablated}
+    metrics |= {"cascade": {"total": 61.5}, "detector": {"logits": {"total": 55.5}}}
+    artifacts.write_json(run / "metrics.json", metrics)
+    told = notebook("05 · A", shown("x", {"image/png": PNG}, tags=("summary",)))
+    artifacts.write_bytes(run / "05_a.ipynb", nbformat.writes(told).encode())
+    return report.write(run).read_text(encoding="utf-8")
+
+
+def test_the_first_screen_has_claims_table_5_a_person_and_the_run(finished):
+    first = finished[: finished.index("06 · Which part?")]
+    text = " ".join(Page(first).text.split())
+    assert text.index("1 a > b") < text.index("Table 5") < text.index("A typical person")
+    for said in ("holds: drawn, 2 seeds", "+11.5", "2 of 2", "+10.0 [8.0, 12.0]"):
+        assert said in text, said
+    assert "detection+regression (Res) 88.2 62.0 63.0 – 3.0" in text
+    assert "detection only for all steps – 50.5" in text
+    assert "cascade 61.5, detector alone 55.5" in text and "4.6 minutes on 2 cores" in text
+    assert len([tag for tag, _ in Page(first).tags if tag == "img"]) == 1
+
+
+def test_no_table_is_wider_than_the_page(finished):
+    assert ".wide, .output_subarea" in finished and "overflow-x: auto" in finished
+    for name in ("wide", "output_html", "output_subarea"):
+        assert f"{name}" in finished
+    tables = finished.count("<table")
+    assert tables == finished.count("<div class='wide'><table")  # and those of notebooks scroll too
+
+
+def test_epoch_lines_are_folded_away():
+    lines = [f"joint epoch {k}/2  loss 1.0\n" for k in (1, 2)]
+    cell = shown("train()", {"image/png": PNG}, lines[0])
+    cell.outputs.append(nbformat.v4.new_output("stream", name="stdout", text=lines[1]))
+    made = report.section(notebook("05 · A", cell, shown("y", text="61.5 points\n")))
+    folded = made[made.index("<details>") : made.index("</details>")]
+    assert "2 epochs, a line each" in folded and lines[0] in folded and lines[1] in folded
+    assert made.index("<img") < made.index("<details>") and "61.5" not in folded
 
 
 def test_it_says_what_made_it_and_how_the_paper_was_read(source):
@@ -188,8 +242,8 @@ def test_commands_score_every_trained_folder(run, monkeypatch):
 
 
 def test_a_section_is_what_one_notebook_tells():
-    assert report.tagged_cells(notebook("05 · A", shown("x", tags=()))) == ""
-    made = report.tagged_cells(notebook("05 · A", shown("code()", text="<i>raw</i>")))
+    assert report.section(notebook("05 · A", shown("x", tags=()))) == ""
+    made = report.section(notebook("05 · A", shown("code()", text="<i>raw</i>")))
     assert made.startswith("<h2>05 · A</h2>") and "&lt;i&gt;raw" in made and "code()" not in made
 
 

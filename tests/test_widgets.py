@@ -200,7 +200,7 @@ class TestInspector:
 class TestCover:
     def test_a_dragged_box_covers_these_pixels(self, cover, model, people):
         crop = PoseDataset(people, SIZE)[0]["image"].numpy()
-        zoom, title = drawing.display_side(SIZE, pictures.SIDE) / SIZE, drawing.TITLE_HEIGHT
+        zoom, title = pictures.SIDE / SIZE, drawing.TITLE_HEIGHT
         send(
             cover,
             box=[10 * zoom, 20 * zoom + title, 40 * zoom, 60 * zoom + title],
@@ -216,7 +216,7 @@ class TestCover:
     def test_moving_the_patch_moves_the_maps_and_a_click_removes_it(self, cover):
         before = picture(cover)
         assert changed(cover, lambda: send(cover, box=[40, 60, 160, 200], done=False))
-        left = drawing.display_side(SIZE, pictures.SIDE) + drawing.TILE_GAP
+        left = pictures.SIDE + drawing.TILE_GAP
         assert (picture(cover) != before)[drawing.TITLE_HEIGHT :, left:].any()
         send(cover, box=[50, 70, 50, 70], done=True)
         assert (picture(cover) == before).all()
@@ -273,15 +273,15 @@ class TestTargetExplorer:
             assert changed(panel, put(getattr(panel, name), value)), name
 
     def test_the_pixels_are_those_of_the_targets(self, people):
-        """A disc in the picture has the target's area: a cell of the map is a square there."""
+        """A disc in the picture has the target's area, and half a cell of smooth edge at most."""
         joint = int(np.flatnonzero(people.visibility[0] == VISIBLE)[0])
-        side, gap = drawing.display_side(SIZE, pictures.SIDE), drawing.TILE_GAP
+        side, gap = pictures.SIDE, drawing.TILE_GAP
         shown = np.asarray(pictures.target_picture(people, 0, SIZE, TARGETS, joint))
         shown = shown[drawing.TITLE_HEIGHT :, side + gap : 2 * side + gap]
         batch = torch.utils.data.default_collate([PoseDataset(people, SIZE)[0]])
         cells = TARGETS.detector(batch)[0][0, joint].sum().item()
         coloured = (np.ptp(shown.astype(int), axis=-1) > 40).sum()
-        assert coloured == cells * (4 * side / SIZE) ** 2
+        assert cells <= coloured / (4 * side / SIZE) ** 2 < (np.sqrt(cells) + 1) ** 2
 
 
 class TestPhotograph:

@@ -78,18 +78,23 @@ class PoseDataset(Dataset):
         random = np.random.default_rng((self.seed, epoch, row))
         if self.augmentation is not None:
             frame = self.augmentation(frame, random)
-        image = self.people.images.crop(row, frame)
+        item = cut(self.people, row, frame)
         if self.augmentation is not None and self.augmentation.colour:
-            image = jitter_colour(image, self.augmentation.colour, random)
-        joints, visibility = self.people.joints[row], self.people.visibility[row]
-        joints, visibility = joints_in_crop(frame, joints, visibility)
-        return {
-            "image": torch.from_numpy(image),
-            "joints": torch.from_numpy(joints),
-            "visibility": torch.from_numpy(visibility),
-            "body": np.float32(frame.body_in_crop),
-            "row": row,
-        }
+            image = jitter_colour(item["image"].numpy(), self.augmentation.colour, random)
+            item["image"] = torch.from_numpy(image)
+        return item
+
+
+def cut(people: People, row: int, frame: Frame) -> dict:
+    """What a frame shows of person `row`: an item of `PoseDataset`."""
+    joints, visibility = joints_in_crop(frame, people.joints[row], people.visibility[row])
+    return {
+        "image": torch.from_numpy(people.images.crop(row, frame)),
+        "joints": torch.from_numpy(joints),
+        "visibility": torch.from_numpy(visibility),
+        "body": np.float32(frame.body_in_crop),
+        "row": row,
+    }
 
 
 def jitter_colour(image: np.ndarray, colour: float, random: np.random.Generator) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Drawn people, kept on disk so that they are drawn once."""
 
 import contextlib
+import functools
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,34 @@ from hpe_lib.data import synthetic
 from hpe_lib.data.annotations import HEAD
 from hpe_lib.data.images import ImageArrays
 from hpe_lib.data.people import People, parse_people
+from hpe_lib.geometry import Frame
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
 TRUTH = "joints", "visibility", "head_box", "body"  # what is kept of a drawing beside its image
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnImages(ImageArrays):
+    """Drawings, kept at one size. A crop of more px is drawn anew, so that figures are sharp.
+
+    numbers: (N,), who they are.  draw: (number, px) -> their drawing.
+    """
+
+    numbers: np.ndarray
+    draw: Callable[[int, int], synthetic.Drawing]
+
+    def select(self, rows: Iterable[int]) -> "DrawnImages":
+        """As Images.select."""
+        return replace(self, arrays=super().select(rows).arrays, numbers=self.numbers[list(rows)])
+
+    def crop(self, row: int, frame: Frame) -> np.ndarray:
+        """As Images.crop."""
+        size = len(self[row])
+        if frame.image_size <= size:
+            return frame.crop(self[row])
+        finer = self.draw(int(self.numbers[row]), frame.image_size).image
+        return frame.on(size / frame.image_size).crop(finer)
 
 
 def load_drawn(people: str, image_size: int, data_seed: int, cache: Path) -> People:
@@ -37,7 +63,8 @@ def load_drawn(people: str, image_size: int, data_seed: int, cache: Path) -> Peo
         with _writing(folder) as unfinished:
             _draw_into(unfinished, numbers, image_size, data_seed)
     truth = np.load(folder / "truth.npz")
-    images = ImageArrays(np.load(folder / "images.npy", mmap_mode="r"), source)
+    kept = np.load(folder / "images.npy", mmap_mode="r")
+    images = DrawnImages(kept, source, numbers, functools.partial(synthetic.draw, data_seed))
     return _to_people(numbers, {name: truth[name] for name in TRUTH}, images, image_size)
 
 

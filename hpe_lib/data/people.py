@@ -101,6 +101,12 @@ class People:
         frames = enumerate(self.frames(image_size))
         return np.stack([self.images.crop(row, frame) for row, frame in frames])
 
+    def joints_in_crops(self, image_size: int) -> np.ndarray:
+        """(N, 16, 2) crop px, everybody's joints in their crops; NaN where there is no label."""
+        pairs = zip(self.frames(image_size), self.joints)
+        joints = np.stack([frame.to_crop(points) for frame, points in pairs])
+        return np.where(self.visibility[..., None] == ABSENT, np.nan, joints)
+
     def fingerprint(self) -> str:
         """sha256 of who they are, what is annotated and how images are framed.
 

@@ -130,33 +130,27 @@ def draw_map(
     opacity: float = 0.85,
     signed: bool = False,
 ) -> np.ndarray:
-    """Return the image (S, S, 3) in light grey with a map (h, w) on it; S is a multiple of h.
+    """Return the image (S, S, 3) in light grey with a map (h, w) on it, enlarged smoothly.
 
     The map is invisible at 0 and yellow from `top` on. signed: purple below 0, orange above.
     """
-    level = np.clip(heat / top, -1 if signed else 0, 1)
+    level = resize(np.float32(heat / top), *image.shape[1::-1])
+    level = np.clip(level, -1 if signed else 0, 1)
     if signed:
         more, less = ImageColor.getrgb(MORE), ImageColor.getrgb(LESS)
         colour = np.where(level[..., None] < 0, less, more)
     else:
         colour = HEAT[(255 * level).astype(int)]
     alpha = opacity * np.sqrt(np.abs(level))[..., None]
-    cells = np.concatenate([colour * alpha, alpha], axis=-1).astype(np.float32)
-    cells = resize(cells, *image.shape[1::-1])
     grey = 90 + 0.6 * image.mean(-1, keepdims=True, dtype=np.float32)
-    return np.rint(grey * (1 - cells[..., 3:]) + cells[..., :3]).astype(np.uint8)
+    return np.rint(grey * (1 - alpha) + colour * alpha).astype(np.uint8)
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Return the image at another size: enlarged pixels stay sharp, shrunk ones are averaged."""
+    """Return an image or a map at another size: enlarged smoothly, or averaged where it shrinks."""
     shrink = width < image.shape[1]
-    how = cv2.INTER_AREA if shrink else cv2.INTER_NEAREST
+    how = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
     return cv2.resize(image, (width, height), interpolation=how)
-
-
-def display_side(size: int, limit: int) -> int:
-    """Return the largest multiple of a crop's side `size` up to `limit` px, or else `limit`."""
-    return limit // size * size or limit
 
 
 def mark_joint(

@@ -5,25 +5,27 @@ them, and a notebook shows the same picture below a panel. Crops are (S, S, 3) u
 are (x, y) in crop px: (0, 0) is the centre of the crop's first pixel.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image, ImageColor
 
+from hpe_lib import evaluation
 from hpe_lib.cascade import Cascade
-from hpe_lib.data.augment import joints_in_crop
+from hpe_lib.data.augment import PoseDataset, cut, joints_in_crop
 from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame, rescale
 from hpe_lib.paper import BODY
-from hpe_lib.prediction import predict_crop
+from hpe_lib.prediction import cover, predict_crop
 from hpe_lib.skeleton import ABSENT, MPII, VISIBILITY_NAMES, VISIBLE
 from hpe_lib.targets import Targets
 from hpe_lib.view import drawing
 from hpe_lib.view.drawing import BLACK, PURPLE, SKY, YELLOW
 
 LAYERS = ("detector's target", "detector", "regressor's target", "regressor", "difference")
-SIDE = 300  # px, at most: a crop's side beside others
+SIDE = 300  # px: a crop's side beside others
+CROP = 256  # px of the crops that figures show, whatever the networks see
 LEGEND = "Right: orange circles. Left: blue squares. Middle: green diamonds. "
 
 
@@ -70,14 +72,16 @@ def _pose_tile(image, joints, visibility, side, limbs=True, truth=None):
 def frame_sheet(people: People, row: int, frames: dict[str, Frame]) -> Image.Image:
     """Return person `row` in the image with each frame's window, then the crop of each frame."""
     image, around = people.images[row], people.frame(row, SIDE).augmented(scale=0.7)
-    tiles, titles = [around.crop(image)], [f"image of {image.shape[1]} by {image.shape[0]} px"]
+    tiles = [people.images.crop(row, around)]
+    titles = [f"image of {image.shape[1]} by {image.shape[0]} px"]
     for (name, frame), colour in zip(frames.items(), (YELLOW, SKY, PURPLE)):
         square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
         window = around.to_crop(frame.to_image(frame.image_size * square - 0.5))
         drawing.draw_polygon(tiles[0], window, BLACK, 4)
         drawing.draw_polygon(tiles[0], window, colour, 2)
-        pose = joints_in_crop(frame, people.joints[row], people.visibility[row])
-        tiles.append(_pose_tile(frame.crop(image), *pose, SIDE))
+        sharp = replace(frame, image_size=SIDE)
+        pose = joints_in_crop(sharp, people.joints[row], people.visibility[row])
+        tiles.append(_pose_tile(people.images.crop(row, sharp), *pose, SIDE))
         drawing.draw_polygon(tiles[-1], SIDE * square - 0.5, colour, 6)
         titles.append(f"{name}: body {frame.body_in_crop:.0f} px of {frame.image_size}")
     return drawing.tile_images(tiles, titles, len(tiles))
@@ -85,7 +89,7 @@ def frame_sheet(people: People, row: int, frames: dict[str, Frame]) -> Image.Ima
 
 def pose_cloud(joints: np.ndarray, mean: np.ndarray, image_size: int) -> Image.Image:
     """Return joints (N, 16, 2) crop px as a cloud for each joint, with the mean pose (16, 2)."""
-    image, side = np.full((image_size, image_size, 3), 255.0), drawing.display_side(image_size, 500)
+    image, side = np.full((image_size, image_size, 3), 255.0), 500
     for joint, places in enumerate(np.moveaxis(joints, 1, 0)):
         x, y = places[np.isfinite(places).all(1)].T
         count, *_ = np.histogram2d(y, x, image_size, [(-0.5, image_size - 0.5)] * 2)
@@ -101,11 +105,12 @@ def joint_maps(
     shown: list[int],
     joints: np.ndarray,
     visibility: np.ndarray,
+    title: str = "",
 ) -> Image.Image:
     """Return one person's maps of some joints on the crop (S, S, 3), with their peaks' values.
 
     rows: row label -> maps (16, h, w).  shown: the joints, a column each.  joints: (16, 2) crop px.
-    All maps share one scale, which ends at the highest value shown. A ring is the joint's labelled
+    title: words below. All maps share one scale, which ends at the highest value shown. A ring is the joint's labelled
     place, dashed if it is occluded.
     """
     top, tiles, titles = _top([maps[shown] for maps in rows.values()]), [], []
@@ -113,10 +118,59 @@ def joint_maps(
         for joint in shown:
             tile = drawing.draw_map(image, maps[joint], top)
             tiles.append(drawing.mark_joint(tile, 192, joints[joint], visibility[joint]))
-            title = f"{MPII.names[joint]}, {VISIBILITY_NAMES[int(visibility[joint])]}"
-            titles.append(f"{title}\n{name}: peak {maps[joint].max():.2f}")
-    caption = f"yellow: {top:.2f} or more"
+            state = VISIBILITY_NAMES[int(visibility[joint])]
+            peak = f"{name}: peak {maps[joint].max():.2f}"
+            titles.append(f"{MPII.names[joint]}, {state}\n{peak}")
+    caption = f"{title}{'; ' * bool(title)}yellow: {top:.2f} or more"
     return drawing.tile_images(tiles, titles, len(shown), 10, caption)
+
+
+def network_maps(
+    cascade: Cascade,
+    person: People,
+    image_size: int,
+    title: str = "",
+    shown: list[int] | None = None,
+    count: int = 3,
+    patch: float = 0.0,
+) -> Image.Image:
+    """Return what each network sees of one person, the detector above the regressor (Fig. 2).
+
+    person: People of one.  image_size: px of the crop that the networks get.  shown: joints, a
+    column each; None: `count` visible ones, then as many of the least visible.  patch: side, in
+    body heights, of a square that covers the first joint shown.  title: as for `joint_maps`.
+    """
+    sample, crops = PoseDataset(person, CROP)[0], {}
+    joints, states = (sample[name].numpy() for name in ("joints", "visibility"))
+    if shown is None:
+        labelled = np.argsort(-states, kind="stable")[: (states != ABSENT).sum()].tolist()
+        shown = [*labelled[:count], *labelled[count:][-count:]]
+    for size in (image_size, CROP):
+        side = patch * person.frame(0, size).body_in_crop
+        points = rescale(joints[shown[:1]], size / CROP)
+        crops[size] = cover(person.crops(size), points, np.array([side]))[0]
+    maps, _ = predict_crop(cascade, crops[image_size])
+    return joint_maps(crops[CROP], maps, shown, joints, states, title)
+
+
+def best_and_worst(predicted: np.ndarray, people: People, count: int = 4) -> Image.Image:
+    """Return the people found best, then the failures: predictions on the truth, which is black.
+
+    predicted: (N, 16, 2) image px.  count: people of each kind.
+    """
+    error = evaluation.mean_error(*evaluation.errors(predicted, people))
+    order = np.argsort(error, kind="stable")[: np.isfinite(error).sum()]
+    ends = np.concatenate([order[:count], order[count:][-count:]])
+    titles = [f"found best, error {error[row]:.2f}" for row in order[:count]]
+    titles += [f"failure, error {error[row]:.2f}" for row in ends[count:]]
+    frames, chosen = people[ends].frames(CROP), people[ends]
+    found, truth = (
+        np.stack([frame.to_crop(points) for frame, points in zip(frames, joints)])
+        for joints in (predicted[ends], chosen.joints)
+    )
+    labels = people.occlusion_labels
+    crops = chosen.crops(CROP)
+    return contact_sheet(crops, found, chosen.visibility, titles, count, labels, truth)
 
 
 def channel_sheet(channels: np.ndarray) -> Image.Image:
@@ -144,6 +198,12 @@ class PersonMaps:
     joints: np.ndarray
     visibility: np.ndarray
     predicted: dict[str, np.ndarray]
+
+    def on(self, crop: np.ndarray) -> "PersonMaps":
+        """Return the same maps on a crop of another size, cut by the same frame."""
+        zoom = len(crop) / len(self.crop)
+        predicted = {layer: rescale(points, zoom) for layer, points in self.predicted.items()}
+        return replace(self, crop=crop, joints=rescale(self.joints, zoom), predicted=predicted)
 
     def top(self, layer: str) -> float:
         """Return the value at which a layer's colours end: 1 for targets, else its largest.
@@ -181,9 +241,8 @@ def map_picture(
 ) -> Image.Image:
     """Return one joint's map on the crop, with ring and cross (`drawing.mark_joint`).
 
-    side: px, at most.
+    side: px.
     """
-    side = drawing.display_side(len(person.crop), side)
     return Image.fromarray(_marked_map(person, layer, joint, opacity, side))
 
 
@@ -217,14 +276,14 @@ def cover_picture(
     Ring and cross as in `drawing.mark_joint`; on the crop the cross is the last network's.
     truth: (2,) crop px.
     """
-    side, top = _side(crop), _top([heats[joint] for heats in maps.values()])
+    top = _top([heats[joint] for heats in maps.values()])
     images, titles = [crop], ["the crop, to be covered"]
     for name, heats in maps.items():
         images.append(drawing.draw_map(crop, heats[joint], top))
         titles.append(f"{name}: peak {heats[joint].max():.2f}")
     points = [points[joint] for points in predicted.values()]
     tiles = [
-        drawing.mark_joint(image, side, truth, visibility, point)
+        drawing.mark_joint(image, SIDE, truth, visibility, point)
         for image, point in zip(images, [points[-1], *points])
     ]
     return drawing.tile_images(tiles, titles, len(tiles))
@@ -236,8 +295,7 @@ def box_on_crop(box: list[float], image_size: int) -> tuple[int, ...]:
     box: px of the picture. What lies beyond the crop is cut off.
     """
     shift = np.array([0, drawing.TITLE_HEIGHT] * 2)
-    zoom = drawing.display_side(image_size, SIDE) / image_size
-    edges = np.rint((np.asarray(box) - shift) / zoom)
+    edges = np.rint((np.asarray(box) - shift) / SIDE * image_size)
     return tuple(np.clip(edges, 0, image_size).astype(int).tolist())
 
 
@@ -257,14 +315,9 @@ def target_picture(
     say radius and sigma in px of this crop.
     """
     frame = people.frame(row, image_size).augmented(scale, angle, mirrored)
-    joints, visibility = joints_in_crop(frame, people.joints[row], people.visibility[row])
-    crop, body = people.images.crop(row, frame), frame.body_in_crop
-    batch = {
-        "image": torch.from_numpy(crop)[None],
-        "joints": torch.from_numpy(joints)[None],
-        "visibility": torch.from_numpy(visibility)[None],
-        "body": torch.tensor([body], dtype=torch.float32),
-    }
+    sample = cut(people, row, frame)
+    batch, body = torch.utils.data.default_collate([sample]), frame.body_in_crop
+    crop, joints, visibility = (sample[key].numpy() for key in ("image", "joints", "visibility"))
     rows = slice(None) if joint is None else [joint]
     maps = [draw(batch)[0][0, rows].amax(0) for draw in (targets.detector, targets.regressor)]
     titles = [
@@ -272,9 +325,8 @@ def target_picture(
         f"disc, radius {targets.radius * body / BODY:.1f} px",
         f"Gaussian, sigma {targets.sigma * body / BODY:.1f} px",
     ]
-    side = _side(crop)
-    tiles = [drawing.resize(drawing.draw_map(crop, heat.numpy()), side, side) for heat in maps]
-    tiles.insert(0, _pose_tile(crop, joints, visibility, side))
+    tiles = [drawing.resize(drawing.draw_map(crop, heat.numpy()), SIDE, SIDE) for heat in maps]
+    tiles.insert(0, _pose_tile(crop, joints, visibility, SIDE))
     return drawing.tile_images(tiles, titles, len(tiles))
 
 
@@ -318,10 +370,6 @@ def photograph(image: np.ndarray, people: list[dict]) -> Image.Image:
         for person in people
     ]
     return Image.fromarray(drawing.draw_people(drawing.resize(image, width, height), resized))
-
-
-def _side(crop):
-    return drawing.display_side(len(crop), SIDE)
 
 
 def _top(maps):

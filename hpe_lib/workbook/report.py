@@ -1,30 +1,43 @@
 """report.html: what a run found, in one file that opens offline.
 
-It shows the cells that the notebooks tag "report", taken from their executed copies, and how the
-run was made. Nothing is computed here, so the report says nothing that the notebooks do not.
+Its first screen has the claims with their verdicts, the paper's Table 5 beside ours, a typical
+person, and what the run was. Below stand the cells that the notebooks tag "report", taken from
+their executed copies. Nothing is measured here, so the report says nothing that they do not.
 """
 
 import html
+import re
 import shlex
+from collections import defaultdict
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
-from hpe_lib import cascade, paper
+from hpe_lib import cascade, claims, paper, rivals
 from hpe_lib.workbook import artifacts
 
 PAGE = """<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em }}
-table {{ border-collapse: collapse; font-size: 85%; margin: 1em 0 }} img {{ max-width: 100% }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1220px; margin: .8em auto; padding: 0 1em }}
+h1 {{ font-size: 1.4em; margin: 0 }}
+table, th, td {{ border: 0; border-collapse: collapse }}
+table {{ font-size: 85%; margin: 1em 0 }} img {{ max-width: 100% }}
 th, td {{ padding: .25em .6em; border-bottom: 1px solid #ddd; text-align: right }}
-th, td {{ vertical-align: top }} .prompt, .anchor-link {{ display: none }}
-th:first-child {{ text-align: left }} .text td {{ text-align: left }}
-.output_subarea {{ overflow-x: auto }}
+th, td {{ vertical-align: top; white-space: nowrap }} .prompt, .anchor-link {{ display: none }}
+th:first-child {{ text-align: left }} .text td {{ text-align: left; white-space: normal }}
+.wide, .output_subarea, .jp-OutputArea-output {{ overflow-x: auto }}
+.first {{ display: grid; grid-template-columns: minmax(0, 1fr) 400px; gap: 0 1.5em }}
+.first h2 {{ font-size: 1.05em; margin: .3em 0 0 }} .first table {{ font-size: 12px; margin: .2em 0 }}
+.first th, .first td {{ padding: .1em .5em; line-height: 1.35 }} .first p {{ margin: .1em 0; font-size: 13px }}
 pre {{ white-space: pre-wrap; background: #f6f6f6; padding: .6em }}
 </style></head><body><h1>{title}</h1>{body}</body></html>"""
 ORIGIN = ("command", "commit", "started", "finished", "machine", "versions")  # of the manifest
+CLAIMS = (
+    "Differences in points, rows scored on the same held-out people. A claim holds where the "
+    "95 % interval of each seed lies above 0, and fails where each lies below."
+)
+EPOCH = re.compile(r" epoch \d+/\d+ ")  # in a line that a training prints
 
 
 def write(out: str | Path) -> Path:
@@ -36,13 +49,16 @@ def write(out: str | Path) -> Path:
     manifest = artifacts.manifest(out, "command", "notebooks", "preset")
     executed = [out / entry["notebook"] for _, entry in sorted(manifest["notebooks"].items())]
     notebooks = [nbformat.read(path, as_version=4) for path in executed if path.is_file()]
+    costs = cost_table(out, manifest)
     parts = [
-        origin_table(manifest),
-        *map(tagged_cells, notebooks),
+        first_screen(out, manifest, notebooks),
+        *(section(notebook) for notebook in notebooks),
         "<h2>How the paper was read</h2>",
         text_table(paper.reading()),
         "<h2>What it cost</h2>",
-        cost_table(out, manifest).to_html(na_rep="–"),
+        wide(costs.to_html(na_rep="–")),
+        "<h2>How it was made</h2>",
+        origin_table(manifest),
         "<h2>Commands</h2>",
         f"<pre>{html.escape(commands(out, manifest))}</pre>",
     ]
@@ -52,19 +68,91 @@ def write(out: str | Path) -> Path:
     return out / "report.html"
 
 
-def tagged_cells(notebook: nbformat.NotebookNode) -> str:
-    """Return a notebook's title and the outputs of its cells tagged "report" as HTML.
+def first_screen(out: Path, manifest: dict, notebooks: list[nbformat.NotebookNode]) -> str:
+    """Return what a reader came for as HTML; what the run has not come to yet is left out."""
+    file = out / artifacts.METRICS
+    metrics = artifacts.read_json(file) if file.is_file() else {}
+    left, ablated = "", metrics.get("ablation")
+    if ablated:
+        verdicts = claims.table(ablated["criterion"])
+        short = [name for name in verdicts if not name.endswith(claims.PARTS[1:])]
+        left = f"<h2>Does the argument hold?</h2><p>{CLAIMS}</p>{text_table(verdicts[short])}"
+        rows = wide(rows_table(ablated).to_html(na_rep="–"))
+        ours = (
+            f"<p>Paper: {rivals.SOURCES[5]}. Ours: {metrics['dataset']}, {metrics['metric']}.</p>"
+        )
+        left += f"<h2>Table 5, the paper's total beside ours</h2>{ours}{rows}"
+    picture = "".join(tagged_cells(notebook, "summary") for notebook in notebooks)
+    right = "<h2>A typical person</h2>" * bool(picture) + picture
+    right += "<h2>The run</h2>" + text_table(pd.DataFrame({"": facts(out, manifest, metrics)}))
+    return f"<div class='first'><div>{left}</div><div>{right}</div></div>"
 
-    Empty if no cell is tagged.
-    """
-    cells = [cell for cell in notebook.cells if "report" in cell.metadata.get("tags", [])]
+
+def rows_table(ablated: dict) -> pd.DataFrame:
+    """Return the rows of Table 5 by name: the paper's total, then ours and minutes, mean of seeds."""
+    scores = pd.DataFrame(ablated["scores"]).T[["total", "visible", "occluded"]]
+    rows = scores.join(pd.DataFrame(ablated["costs"]).T["minutes"]).astype(float)
+    names = rows.index.str.rpartition(", seed ").get_level_values(0)
+    means = rows.groupby(names, sort=False).mean().round(1)
+    means.insert(0, "paper's total", rivals.published(5)["total"].reindex(means.index))
+    return means.rename_axis(None)
+
+
+def facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
+    """Return people, budget, seeds and cost of a run in words, and what its cascade scores."""
+    found, stages = {}, stage_manifests(out)
+    if (out / "data" / artifacts.MANIFEST).is_file():
+        made = artifacts.manifest(out / "data", "parameters")["parameters"]
+        said = ("{dataset}", "{train} to train on", "{val} held out", "crops of {image_size} px")
+        found["people"] = ", ".join(said).format_map(defaultdict(lambda: "?", made))
+    if "cascade" in metrics:
+        rows = {"cascade": metrics["cascade"], "detector alone": metrics["detector"]["logits"]}
+        totals = ", ".join(f"{name} {score['total']:.1f}" for name, score in rows.items())
+        found[metrics["metric"]] = totals
+    budget = {
+        name: stages[name]["settings"]["epochs"]
+        for name in reversed(cascade.STAGES.values())
+        if "settings" in stages.get(name, {})
+    }
+    found["epochs"] = ", ".join(f"{name} {epochs}" for name, epochs in budget.items())
+    found["seeds"] = ", ".join(sorted({str(made.get("seed")) for made in stages.values()}))
+    seconds = sum(entry["wall_seconds"] for entry in manifest["notebooks"].values())
+    machine = manifest.get("machine", {})
+    devices = [f"{machine.get('cores', '?')} cores", *machine.get("gpus", [])]
+    found["cost"] = f"{seconds / 60:.1f} minutes on {', '.join(devices)}"
+    return found
+
+
+def section(notebook: nbformat.NotebookNode) -> str:
+    """Return a notebook's title and what its cells tagged "report" say; empty if none is."""
+    title = notebook.cells[0].source.partition("\n")[0].lstrip("# ")
+    body = tagged_cells(notebook, "report")
+    return f"<h2>{html.escape(title)}</h2>{body}" if body else ""
+
+
+def tagged_cells(notebook: nbformat.NotebookNode, tag: str) -> str:
+    """Return the outputs of a notebook's cells with this tag as HTML; epoch lines are folded."""
+    cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
     if not cells:
         return ""
-    title = notebook.cells[0].source.partition("\n")[0].lstrip("# ")
+    for cell in cells:
+        if "outputs" in cell:
+            cell.outputs = folded(cell.outputs)
     shown = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
     exporter = HTMLExporter(template_name="basic", exclude_input=True, embed_images=True)
-    body, _ = exporter.from_notebook_node(shown)
-    return f"<h2>{html.escape(title)}</h2>{body}"
+    return exporter.from_notebook_node(shown)[0]
+
+
+def folded(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Return a cell's outputs; what a training printed comes last and opens on a click."""
+    printed = [output for output in outputs if output.output_type == "stream"]
+    text = "".join(output.text for output in printed)
+    if not EPOCH.search(text):
+        return outputs
+    lines = f"<details><summary>{len(EPOCH.findall(text))} epochs, a line each</summary>"
+    lines += f"<pre>{html.escape(text)}</pre></details>"
+    shown = [output for output in outputs if output.output_type != "stream"]
+    return [*shown, nbformat.v4.new_output("display_data", {"text/html": lines})]
 
 
 def origin_table(manifest: dict) -> str:
@@ -81,7 +169,12 @@ def origin_table(manifest: dict) -> str:
 
 def text_table(frame: pd.DataFrame) -> str:
     """Return a table of sentences as HTML, aligned to the left."""
-    return frame.to_html(classes="text", header=len(frame.columns) > 1)
+    return wide(frame.to_html(classes="text", header=len(frame.columns) > 1))
+
+
+def wide(table: str) -> str:
+    """Return an HTML table that scrolls where it is wider than the page."""
+    return f"<div class='wide'>{table}</div>"
 
 
 def stage_manifests(out: Path) -> dict[str, dict]:

@@ -1,0 +1,75 @@
+"""The claims that rows are held to, and what they come to over seeds.
+
+claims.csv names them: the criterion of notebook 06, numbered as it is there, and what stands beside
+it without a number. A claim says that one row is better than another on some joints; more_than and
+over are two rows whose lead has to be the smaller one.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hpe_lib.data.people import People
+from hpe_lib.evaluation import paired, said, verdict
+
+PARTS = ("total", "visible", "occluded")
+
+
+def criterion() -> pd.DataFrame:
+    """Return the claims: index claim; columns better, worse, joints, more_than, over."""
+    file = Path(__file__).with_name("claims.csv")
+    return pd.read_csv(file, dtype=str, keep_default_na=False, index_col="claim")
+
+
+def judge(answers: dict[tuple[str, int], np.ndarray], people: People, setting: str) -> dict:
+    """Return what each claim comes to: {claim: {verdict, joints, difference, signs, seeds}}.
+
+    answers: (row, seed) -> joints (N, 16, 2) image px.  setting: data and budget, for the verdicts.
+    difference: the mean over seeds, in points, of the joints that the claim is about.  signs: how
+    many seeds have it above 0.  seeds: by seed, the `paired` differences.  A claim holds, or fails,
+    if the interval of every seed does. Claims on rows that no seed has are left out.
+    """
+    judged = {}
+    for claim in criterion().itertuples():
+        plus, minus = (claim.better, claim.over), (claim.worse, claim.more_than)
+        found = {}
+        for seed in dict.fromkeys(seed for _, seed in answers):
+            sides = [[answers.get((name, seed)) for name in side if name] for side in (plus, minus)]
+            if all(joints is not None for side in sides for joints in side):
+                found[seed] = paired(*sides, people)
+        if found:
+            judged[claim.Index] = _summary(claim.joints, found, setting)
+    return judged
+
+
+def _summary(joints, found, setting):
+    """A claim's entry, of its `paired` differences by seed."""
+    leads = [differences[joints] for differences in found.values()]
+    words = {verdict(lead) for lead in leads}
+    word = words.pop() if len(words) == 1 else "undecided"
+    record = {"joints": joints, "difference": None, "signs": None}
+    if all(leads):
+        points = np.array([lead["difference"] for lead in leads])
+        record |= {"difference": float(points.mean()), "signs": int((points > 0).sum())}
+    count = f"{len(leads)} seed{'s' * (len(leads) > 1)}"
+    seeds = {str(seed): differences for seed, differences in found.items()}
+    return {"verdict": f"{word}: {setting}, {count}", **record, "seeds": seeds}
+
+
+def table(judged: dict) -> pd.DataFrame:
+    """Return a row a claim: verdict, mean difference, seeds with its sign, each seed's interval.
+
+    The intervals are of the claim's own joints; visible and occluded ones stand beside them.
+    """
+    rows = {}
+    for claim, found in judged.items():
+        row = rows[claim] = {"verdict": found["verdict"]}
+        if found["difference"] is not None:
+            row["mean"] = f"{found['difference']:+.1f}"
+            row["above 0"] = f"{found['signs']} of {len(found['seeds'])}"
+        for seed, differences in found["seeds"].items():
+            row[f"seed {seed}"] = said(differences[found["joints"]])
+            for part in PARTS[1:]:
+                row[f"seed {seed}, {part}"] = said(differences[part])
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("–")

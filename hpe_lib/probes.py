@@ -1,0 +1,124 @@
+"""What a trained cascade does under test: a covered joint, another decoder, perfect maps."""
+
+from collections import defaultdict
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+from hpe_lib import heatmaps
+from hpe_lib.cascade import Cascade
+from hpe_lib.data.augment import Augmentation, PoseDataset
+from hpe_lib.data.people import People
+from hpe_lib.evaluation import hit, normalised, score, scored
+from hpe_lib.prediction import cover, decode, forward, predict_crops
+from hpe_lib.skeleton import VISIBLE
+from hpe_lib.targets import Targets
+
+
+def decoding_errors(
+    people: People, grids: list[tuple[int, int]], drawn: dict, seed: int = 0
+) -> pd.DataFrame:
+    """What each decoder loses on perfect maps of people who are turned, scaled and mirrored.
+
+    grids: (crop px, crop px a map cell).  drawn: how targets are drawn (`read_targets`).
+    A row is a joint on a grid, read by a decoder. Columns crop, stride, decoder, the error's x, y
+    and px (crop px), and share (of the normaliser; NaN where that is unknown).
+    """
+    rows = []
+    for size, stride in grids:
+        for batch in DataLoader(PoseDataset(people, size, Augmentation(), seed), 16):
+            maps, present = Targets(stride, **drawn).regressor(batch)
+            unit = torch.from_numpy(people.normaliser / people.body)[batch["row"]] * batch["body"]
+            for name in heatmaps.DECODERS:
+                found = heatmaps.from_map(heatmaps.decode(maps, name)[0], stride)
+                error = found - batch["joints"]
+                px = error.norm(dim=-1)
+                columns = {"x": error[..., 0], "y": error[..., 1], "px": px}
+                columns["share"] = px / unit[:, None]
+                kept = {key: value[present] for key, value in columns.items()}
+                rows.append(pd.DataFrame({"crop": size, "stride": stride, "decoder": name, **kept}))
+    return pd.concat(rows, ignore_index=True)
+
+
+@torch.no_grad()
+def disc_peaks(
+    cascade: Cascade, people: People, image_size: int, radius: float
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return {network: {kind: (n,) values}} of `heatmaps.disc_peaks` over all people (Fig. 2).
+
+    radius: px at a body of 200 px.
+    """
+    found = defaultdict(lambda: defaultdict(list))
+    for batch in DataLoader(PoseDataset(people, image_size), 64):
+        maps = forward(cascade.eval(), batch["image"].to(cascade.mean.device), flip_test=False)
+        networks = {"detector": cascade.confidence(maps.detector), "regressor": maps.regressor}
+        for name, part in networks.items():
+            if part is not None:
+                peaks = heatmaps.disc_peaks(part, batch, cascade.map_stride, radius)
+                for kind, values in peaks.items():
+                    found[name][kind].append(values.numpy())
+    return {
+        name: {kind: np.concatenate(parts) for kind, parts in kinds.items()}
+        for name, kinds in found.items()
+    }
+
+
+def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dict]:
+    """Scores of each decoder with and without the flip test, by both in words (F13)."""
+    found, frames = defaultdict(list), people.frames(image_size)
+    for batch in DataLoader(PoseDataset(people, image_size), 64):
+        for flip in ("with", "without"):
+            images = batch["image"].to(cascade.mean.device)
+            maps = forward(cascade.eval(), images, flip_test=flip == "with")
+            for name in heatmaps.DECODERS:
+                points = decode(maps, cascade.map_stride, name, cascade.first)[0]
+                found[f"{name}, {flip} flip test"].append(points)
+    scores = {}
+    for name, parts in found.items():
+        pairs = zip(frames, np.concatenate(parts))
+        scores[name] = score(np.stack([frame.to_image(points) for frame, points in pairs]), people)
+    return scores
+
+
+def covering(
+    cascade: Cascade,
+    people: People,
+    image_size: int,
+    sides: list[float],
+    seed: int = 0,
+    decoder: str = "parabola",
+) -> pd.DataFrame:
+    """What a patch over one joint does to it: % of the covered joints that are right, by its side.
+
+    Each person has one visible scored joint covered, drawn by seed. sides: in body heights, the
+    index. Columns detector and cascade, then each one's mean peak in the covered joint's map. No
+    flip test, which would mirror the patch.
+    """
+    choices = scored(people) & (people.visibility == VISIBLE) & normalised(people)[:, None]
+    people, choices, random = (
+        people[choices.any(1)],
+        choices[choices.any(1)],
+        np.random.default_rng(seed),
+    )
+    person, joint = np.arange(len(people)), [random.choice(np.flatnonzero(row)) for row in choices]
+    frames, crops, rows = people.frames(image_size), people.crops(image_size), []
+    points = np.stack(
+        [frame.to_crop(place) for frame, place in zip(frames, people.joints[person, joint])]
+    )
+    for side in sides:
+        covered = cover(crops, points, side * np.array([frame.body_in_crop for frame in frames]))
+        found = predict_crops(cascade, torch.from_numpy(covered).split(64), frames, False, decoder)
+        right = {
+            name: hit(joints, people)[person, joint].mean() * 100
+            for name, joints in (("detector", found.detector_joints), ("cascade", found.joints))
+        }
+        rows.append(
+            right
+            | {
+                "detector's peak": found.detector_peak[person, joint].mean(),
+                "cascade's peak": found.confidence[person, joint].mean(),
+            }
+        )
+    return pd.DataFrame(rows, index=pd.Index(sides, name="side of the patch, body heights"))

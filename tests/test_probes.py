@@ -1,0 +1,118 @@
+"""What is measured on a cascade, or on perfect maps."""
+
+import numpy as np
+import pytest
+import torch
+
+from hpe_lib import cascade, evaluation, heatmaps, prediction, probes
+from hpe_lib.data.augment import PoseDataset
+from hpe_lib.skeleton import MPII, OCCLUDED
+from hpe_lib.view import drawing, figures, pictures
+
+NETWORK = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "channels": 16, "levels": 2}
+NETWORK |= {"bottlenecks": 1, "stem": "patch", "regressor": "hourglass"}
+DRAWN = {"radius": 10.0, "sigma": 5.0, "occluded": "empty"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return cascade.Cascade(NETWORK).eval()
+
+
+def test_perfect_maps_lose_only_what_the_decoder_loses(drawn):
+    errors = probes.decoding_errors(drawn[:8], [(128, 4)], DRAWN)
+    assert set(errors.decoder) == set(heatmaps.DECODERS) and set(errors.stride) == {4}
+    by_name = errors.groupby("decoder")
+    assert by_name.px.median()["parabola"] < 0.05 and by_name.px.median()["argmax"] > 1
+    assert by_name.x.apply(lambda x: x.abs().max())["argmax"] == pytest.approx(2, abs=0.2)
+    assert np.allclose(errors.px, np.hypot(errors.x, errors.y), atol=1e-4)
+    assert not np.isnan(errors.share).any() and len(errors) % len(heatmaps.DECODERS) == 0
+
+
+def test_peaks_are_those_of_every_person(model, drawn):
+    found = probes.disc_peaks(model, drawn, 128, 10.0)
+    batch = torch.utils.data.default_collate([PoseDataset(drawn, 128)[row] for row in range(24)])
+    with torch.no_grad():
+        maps = model(batch["image"])
+    for name, part in (("detector", maps.detector.sigmoid()), ("regressor", maps.regressor)):
+        for kind, values in heatmaps.disc_peaks(part, batch, 4, 10.0).items():
+            assert np.allclose(found[name][kind], values, atol=1e-5)
+
+
+def test_decoders_score_as_predict_does(model, drawn):
+    found = probes.decoders(model, drawn, 128)
+    assert len(found) == 2 * len(heatmaps.DECODERS)
+    for flip, word in ((True, "with"), (False, "without")):
+        answer = prediction.predict(model, drawn, 128, flip_test=flip, decoder="quarter")
+        wanted = evaluation.score(answer.joints, drawn)
+        assert found[f"quarter, {word} flip test"] == wanted
+
+
+def test_examples_go_from_the_best_to_the_worst(drawn):
+    hidden = (drawn.visibility == OCCLUDED).sum(1)
+    off = np.random.default_rng(0).permutation(24).astype(float)
+    rows = list(evaluation.examples(drawn.joints + off[:, None, None], drawn).values())
+    assert off[rows[0]] <= off[rows[1]] <= off[rows[2]] and (abs(hidden[rows] - 4) <= 1).all()
+    near = abs(hidden - 4) <= 1
+    sizes = np.where(near, off / drawn.normaliser, np.nan)
+    assert rows[0] == np.nanargmin(sizes) and rows[2] == np.nanargmax(sizes)
+
+
+def test_the_diagram_shows_the_sizes_of_the_network_s_own_maps(model):
+    figure = figures.cascade_diagram(model, torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    for text in ("image\n3×64²", "B1\n24×16²", "stack\n19×64²", "bottom\n16×4²", "D7\n16×16²"):
+        assert text in texts
+    weights = sum(weight.numel() for weight in model.detector.parameters())
+    assert f"detector: {weights:,} parameters" in texts
+    arcs = [text for text in figure.axes[0].texts if text.get_text() == ""]
+    assert len(arcs) == 1 + NETWORK["levels"] and figure._repr_png_()[:4] == b"\x89PNG"
+    vgg = {"trunk": "slim_vgg", "map_stride": 4, "regressor": "convolutions", "channels": 8}
+    other = cascade.Cascade(vgg | {"kernels": [3, 3, 3, 3], "std": 0.0})
+    assert figures.cascade_diagram(other, torch.zeros(1, 72, 72, 3))._repr_png_()
+
+
+def test_a_source_is_what_runs():
+    source = figures.Source(evaluation.share, evaluation.hit)
+    assert source.startswith("def share(") and "\n\ndef hit(" in source
+    assert source._repr_markdown_().startswith("```python\ndef share(")
+
+
+def test_a_person_s_networks_are_shown_on_a_sharp_crop(model, drawn):
+    person, gap = drawn[[3]], drawing.TILE_GAP
+    sheet = pictures.network_maps(model, person, 128)
+    assert sheet.width == 6 * 192 + 5 * gap
+    wrist = MPII.index("left_wrist")
+    shown = [wrist, MPII.index("left_elbow")]
+    plain, covered = (
+        np.asarray(pictures.network_maps(model, person, 128, "a title", shown, patch=patch))
+        for patch in (0.0, 0.3)
+    )
+    assert plain.shape == covered.shape and (plain != covered).any()
+    sharp = drawing.resize(person.crops(pictures.CROP)[0], 192, 192)
+    tile = plain[2 * drawing.TITLE_HEIGHT :][:192, :192].astype(int)
+    grey = sharp.mean(-1)
+    assert np.corrcoef(tile.mean(-1).ravel(), grey.ravel())[0, 1] > 0.9
+
+
+def test_the_best_come_first_and_the_worst_are_called_failures(drawn, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(pictures, "contact_sheet", lambda *given: seen.update(enumerate(given)))
+    off = np.arange(24.0)[::-1]
+    pictures.best_and_worst(drawn.joints + off[:, None, None], drawn, 2)
+    crops, _, _, titles, columns, _, truth = seen.values()
+    assert [title.split(",")[0] for title in titles] == ["found best"] * 2 + ["failure"] * 2
+    assert columns == 2 and crops.shape == (4, 256, 256, 3)
+    assert np.allclose(truth[0], drawn.frame(23, 256).to_crop(drawn.joints[23]), equal_nan=True)
+
+
+def test_maps_go_with_a_crop_of_another_size(model, drawn):
+    from hpe_lib.targets import Targets
+
+    small = pictures.person_maps(model, Targets(4), PoseDataset(drawn, 128)[0])
+    large = small.on(drawn[:1].crops(256)[0])
+    assert large.crop.shape == (256, 256, 3) and large.maps is small.maps
+    seen = small.visibility > 0
+    assert np.allclose(large.joints[seen], 2 * small.joints[seen] + 0.5)
+    assert np.allclose(large.predicted["detector"], 2 * small.predicted["detector"] + 0.5)
