@@ -248,7 +248,8 @@ def block_table(network: nn.Module, inputs: torch.Tensor) -> "pandas.DataFrame":
         weights = sum(weight.numel() for weight in block.parameters())
         row = rows[name] = {"parameters": weights, "channels": 0, "map, cells": []}
 
-        def record(module, given, maps, row=row):
+        def record(module: nn.Module, given: tuple, maps: torch.Tensor, row: dict = row) -> None:
+            """Note the block's channels and map side."""
             row["channels"] = row["channels"] or maps.shape[1]
             row["map, cells"].append(str(maps.shape[-1]))
 

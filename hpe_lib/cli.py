@@ -32,7 +32,7 @@ class Escaped(Exception):
 class Commands(typer.core.TyperGroup):
     """typer takes an EOFError for Ctrl-C and is silent on a broken pipe: here both reach `main`."""
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: typer.Context) -> object:
         try:
             return super().invoke(ctx)
         except (EOFError, OSError) as error:
@@ -278,7 +278,8 @@ def train(
         own = parameters[NOTEBOOKS[stage][-1]]
         for record in stages.train(stage, out, own, scorer, init_from=init_from):
             print(stages.record_line(record), flush=True)
-    world.destroy_process_group()  # left to the interpreter's end, gloo's threads may abort the process
+    # Left to the interpreter's end, gloo's threads may abort the process.
+    world.destroy_process_group()
 
 
 DATA_ROOT = "images/ and joints.mat, for mpii the official .mat; leeds: lsp/ and lspet/."
@@ -516,7 +517,8 @@ def report(name: str, score: dict, people) -> str:
 
     lines = [f"truth: {people.source}"] if people.source else []
     lines += [
-        f"{score['metric']} of {score['persons']} people, {score['joints']} joints; ci95: bootstrap over people"
+        f"{score['metric']} of {score['persons']} people, {score['joints']} joints; "
+        "ci95: bootstrap over people"
     ]
     lines += (
         [f"{score['left_out']} people left out: no normaliser that is annotated and positive"]

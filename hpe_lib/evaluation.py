@@ -75,7 +75,7 @@ def _truth(dataset, path, found, normaliser, metric, source):
 
 
 def scorable(people: People, file: str | Path) -> People:
-    """The people. BadInput, naming the file, if nobody has both annotated joints and a normaliser."""
+    """The people. BadInput, naming the file, if nobody has annotated joints and a normaliser."""
     count = len(people.joints)
     if not scored(people).any():
         raise BadInput(file, f"no annotated joint of {count} people", "people with labels")
@@ -379,6 +379,7 @@ def monitor(people: People, image_size: int, count: int = 200) -> Callable[[Casc
     people = people[:count]
 
     def scorer(cascade: Cascade) -> dict:
+        """The metric, over all joints and over visible and occluded ones."""
         found = score(predict(cascade, people, image_size, flip_test=False).joints, people)
         parts = {
             f"{people.metric} {part}": found[part]

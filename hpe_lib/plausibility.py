@@ -43,8 +43,8 @@ def truth_notes(visibility: np.ndarray, scored: np.ndarray, occlusion_labels: bo
     rows = visibility[:, MPII.scored]
     if not occlusion_labels and (annotated := np.mean(rows != ABSENT)) < 0.5:
         return [
-            f"only {annotated:.0%} of the joints count as annotated (LSPET: third value 1), which is "
-            "unlikely: a file with the opposite sense, or LSP's as (14, 3, N), would look so"
+            f"only {annotated:.0%} of the joints count as annotated (LSPET: third value 1), which "
+            "is unlikely: a file with the opposite sense, or LSP's as (14, 3, N), would look so"
         ]
     return []
 
@@ -254,7 +254,8 @@ def _fitted(predicted, truth):
     there = np.isfinite(predicted) & ~np.isnan(truth)
     number = np.maximum(there.sum(1, keepdims=True), 1)
 
-    def mean(values):
+    def mean(values: np.ndarray) -> np.ndarray:
+        """Over the joints that are there."""
         return np.where(there, values, 0).sum(1, keepdims=True) / number
 
     middle, goal = mean(predicted), mean(truth)

@@ -56,7 +56,7 @@ def joint_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
 
 
 def first_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
-    """What the detector's stage learns by: eq. 1, or the losses of both of a rival's hourglasses."""
+    """What the detector's stage learns by: eq. 1, or both losses of a rival with two hourglasses."""
     loss = detector_loss if maps.regressor is None else joint_loss
     return loss(maps, batch, targets)
 

@@ -280,7 +280,7 @@ def vgg16(pretrained: bool = False) -> tuple[nn.Sequential, nn.Sequential, nn.Se
 
 
 def to_convolution(layer: nn.Linear, kernel: int) -> nn.Sequential:
-    """A fully connected layer over kernel × kernel cells as a convolution, with ReLU and dropout."""
+    """A fully connected layer over kernel × kernel cells as a convolution, ReLU and dropout."""
     made = nn.Conv2d(
         layer.in_features // kernel**2, layer.out_features, kernel, padding=kernel // 2
     )

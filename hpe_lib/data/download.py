@@ -209,6 +209,7 @@ def fetch_each(url: str, root: Path, file: File) -> dict:
     lacking = [url for url in urls if not (folder / Path(url).name).exists()]
 
     def get(url: str) -> None:
+        """Fetch one of the files."""
         path = folder / Path(url).name
         transfer_all(path.with_name(f"{path.name}.part"), url, path, patient=True)
 

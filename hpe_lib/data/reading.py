@@ -42,8 +42,11 @@ def apart(expected: str) -> Callable:
     """
 
     def decorate(reader: Callable) -> Callable:
+        """The reader, called in another process."""
+
         @functools.wraps(reader)
         def read(path: str | Path, *arguments: Any) -> Any:
+            """What the reader returns. BadInput, naming the path."""
             found = _opened(path, expected)
             if not isinstance(found, BadInput):
                 with found as file:

@@ -12,6 +12,7 @@ scene: x right, y down, z towards the viewer, the image is [-0.5, 0.5]². All an
 unless a name says otherwise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,7 +63,7 @@ def draw(seed: int, index: int, size: int = 128) -> Drawing:
     return _draw(scene, size)
 
 
-def draw_many(seed: int, indices, size: int = 128) -> tuple[np.ndarray, ...]:
+def draw_many(seed: int, indices: Sequence[int], size: int = 128) -> tuple[np.ndarray, ...]:
     """(N,) indices -> images (N, size, size, 3), joints (N, 16, 2), state (N, 16), head_box (N, 4),
     center (N, 2), body (N,), as in Drawing.
     """
@@ -289,7 +290,8 @@ _HEIGHTS = np.array(
         for name in FRAMES
     ]
 )  # what the frames' y axes add to the standing height
-_HEAD_MARGIN = 1.27  # box around the skull -> MPII's, whose 0.6 * diagonal is an eighth of the body, on average
+# box around the skull -> MPII's, whose 0.6 * diagonal is an eighth of the body, on average
+_HEAD_MARGIN = 1.27
 _TO_SCENE, _PELVIS = np.array([1, -1, 1]), MPII.index("pelvis")
 _SKULL, _LOCKS = list(PARTS).index("skull"), list(PARTS).index("locks")
 
@@ -425,7 +427,8 @@ _TURNS = np.array(
 )
 _TRIES = 3  # poses thrown per person; the one with the fewest limbs inside the trunk is taken
 
-_FACING = 0.7  # concentration of the heading towards the viewer: 70 % face it more or less, as on MPII and LSPET
+# concentration of the heading towards the viewer: 70 % face it more or less, as on MPII and LSPET
+_FACING = 0.7
 
 
 def _angles(rng, people):
@@ -712,7 +715,7 @@ _LENGTHS = np.array(
 
 
 def _covers(rng, people):
-    """(5, people) share under clothes: of anything else (all), upper arm, forearm, thigh and shin."""
+    """(5, people) share under clothes: of all else, upper arm, forearm, thigh and shin."""
     kind, more = rng.random((2, 2, people))
     sleeve, leg = _LENGTHS[(5 * kind).astype(int), [[0], [1]]] + 0.17 * more
     return np.array([0 * leg + 2, sleeve, sleeve - 1, leg, leg - 1])

@@ -60,7 +60,8 @@ class Screen(anywidget.AnyWidget):
         picture.
         """
 
-        def answer(_, message, __):
+        def answer(_: object, message: dict, __: object) -> None:
+            """Handle a message of the browser's."""
             try:
                 handle(message)
             finally:

@@ -453,7 +453,7 @@ def load_into(module, folder: str | Path, prefix: str = ""):
 
 
 def fitting(tensors: dict, module, file: Path, prefix: str = "") -> dict:
-    """The tensors whose name starts with `prefix`, without it. BadInput if the module has others."""
+    """The tensors whose name starts with `prefix`, without it. BadInput if the module's differ."""
     found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     wanted = module.state_dict()
     wrong = [name for name in wanted | found if shape(found, name) != shape(wanted, name)]
@@ -571,7 +571,7 @@ def commit() -> str | None:
 
 
 def machine() -> dict:
-    """Platform, processor, cores this process may use, GPUs. No host name: manifests are to be shared."""
+    """Platform, processor, usable cores, GPUs. No host name: manifests are to be shared."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = (
         output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
@@ -585,9 +585,8 @@ def machine() -> dict:
 def processor() -> str:
     """The processor's name, by which sums are rounded; "" where it cannot be asked."""
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (named or [platform.processor()])[0]
+    named = re.search(r"model name\s*: (.+)", path.read_text() if path.is_file() else "")
+    return named[1] if named else platform.processor()
 
 
 def output_of(*command: str) -> str:

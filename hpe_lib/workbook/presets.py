@@ -58,6 +58,7 @@ def each(limit: Limit, *lengths: int) -> Limit:
     count = f"{' or '.join(map(str, lengths))} values, " if lengths else ""
 
     def holds_for_all(values: list) -> bool:
+        """Does the list have a length that is asked for, and each value keep the limit?"""
         return (not lengths or len(values) in lengths) and all(map(holds, values))
 
     return f"{count}each {said}", holds_for_all
@@ -231,11 +232,11 @@ def resolve(
 ) -> dict[str, dict]:
     """The parameters of every notebook: tagged cells' defaults, then the preset, then overrides.
 
-    preset: a name of `names()`, a path ending in .yaml, or a run's manifest.json. overrides: "name=value", for every
-    notebook that declares the name, or "03.name=value". running: the notebooks that will run, all
-    if None; an override that reaches none of them is refused. Returns {"01": {name: value cast to
-    its declared type}, …} without `out`. BadInput for an unknown name, or a value that is not of
-    the declared type or outside LIMITS.
+    preset: a name of `names()`, a path ending in .yaml, or a run's manifest.json.
+    overrides: "name=value", for every notebook that declares the name, or "03.name=value".
+    running: the notebooks that will run, all if None; an override that reaches none is refused.
+    Returns {"01": {name: value cast to its declared type}, …} without `out`. BadInput for an
+    unknown name, or a value that is not of the declared type or outside LIMITS.
     """
     known = {number: declared(number, folder) for number in notebooks(folder)}
     resolved = {
@@ -265,7 +266,7 @@ def resolve(
 
 
 def checked(name: str, value: Any, kind: str, where: str) -> Any:
-    """The value cast to its declared type. BadInput if it is not of the type or not within LIMITS."""
+    """The value cast to its declared type. BadInput if it is not of the type or outside LIMITS."""
     value = cast(value, kind, where)
     said, holds = LIMITS.get(name, ("", lambda value: True))
     if not holds(value):
@@ -337,9 +338,12 @@ def read_texts(path: Path, content: bytes) -> Any:
     import yaml
 
     class Texts(yaml.BaseLoader):
+        """Every scalar as its text; what may mean two things is refused."""
+
         depth, key = 0, ""
 
-        def compose_node(self, parent, index):
+        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+            """No alias, and nothing nested deeper than a preset is."""
             if self.depth == 2 and isinstance(index, yaml.ScalarNode):
                 self.key = f", {shortened(index.value)}"
             if self.check_event(yaml.AliasEvent):
@@ -354,11 +358,13 @@ def read_texts(path: Path, content: bytes) -> Any:
             self.depth -= 1
             return node
 
-        def construct_scalar(self, node):
+        def construct_scalar(self, node: yaml.ScalarNode) -> str | None:
+            """The text as it is written, None for nothing."""
             text = super().construct_scalar(node)
             return None if node.style is None and text in ("", "~", "null") else text
 
-        def construct_mapping(self, node, deep=False):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+            """No key twice."""
             lines = {}
             for key, _ in node.value:
                 if not isinstance(key, yaml.ScalarNode):

@@ -252,8 +252,8 @@ def reason(path: Path, failed: Path, error: BaseException) -> BaseException:
         )
     if isinstance(error, DeadKernelError):
         return CellFailed(
-            f"{path.name}: its kernel died, probably out of memory: smaller batch_size or fewer people "
-            f"(see {failed})"
+            f"{path.name}: its kernel died, probably out of memory: "
+            f"smaller batch_size or fewer people (see {failed})"
         )
     return error
 

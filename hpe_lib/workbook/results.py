@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from hpe_lib import evaluation, rivals
 from hpe_lib.data.people import People
@@ -77,7 +78,7 @@ def there(*names: str) -> list[str]:
 
 
 def joints_of(name: str) -> dict[str, np.ndarray]:
-    """The predictions of results/NAME: {"keys": (N,) str, row name: (N, 16, 2) float64 image px}."""
+    """The predictions of results/NAME: {"keys": (N,) str, row: (N, 16, 2) float64 image px}."""
     with np.load(RESULTS / name / "predictions.npz") as found:
         return {
             key: value if key == "keys" else value.astype(float) for key, value in found.items()
@@ -102,7 +103,7 @@ def release(weights: Path, name: str) -> Path:
     return folder
 
 
-def half(tensor):
+def half(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor as float16 if it holds floating-point numbers."""
     return tensor.half() if tensor.is_floating_point() else tensor
 
@@ -179,7 +180,7 @@ def steps_table() -> pd.DataFrame:
 
 
 def study_table(study: str) -> pd.DataFrame:
-    """The rows of results/STUDY, by their total on LSPET 8001-8500; the first row's lead is none."""
+    """The rows of results/STUDY, by their total on LSPET 8001-8500; the first row has no lead."""
     rows = {}
     for path in RESULTS.glob(f"{study}/*/metrics.json"):
         found = kept(f"{study}/{path.parent.name}")
@@ -226,7 +227,7 @@ def markdown(table: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def cell(value) -> str:
+def cell(value: str | float | None) -> str:
     """A table's value as text."""
     if isinstance(value, str):
         return value
@@ -239,7 +240,7 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    """Write the tables of README and docs anew: python -m hpe_lib.workbook.results, or make tables."""
+    """Write the tables of README and docs anew: make tables."""
     for path in [path for page in PAGES for path in sorted(ROOT.glob(page))]:
         text = path.read_text(encoding="utf-8")
         if (new := filled(text)) != text:
