@@ -33,10 +33,10 @@ def main(run: Path, study: str, names: list[str]) -> None:
 
 def train(run: Path, name: str, row: dict) -> Path:
     """Train one row into RUN/rows/NAME; returns the folder of its last stage."""
-    data = open_data(run)
+    data, changes = open_data(run), row.get("changes", {})
     chosen = tuple(row.get("stages", stages.UPSTREAM))
-    scorer = evaluation.monitor(data.val, data.image_size)
-    for record in train_row(run, name, row.get("changes", {}), chosen, scorer):
+    scorer = evaluation.monitor(data.val, changes.get("image_size", data.image_size))
+    for record in train_row(run, name, changes, chosen, scorer):
         print(stages.record_line(record), flush=True)
     return run / "rows" / name / STAGES[chosen[-1]]
 
