@@ -77,7 +77,7 @@ def test_quirks_of_the_official_layout(tmp_path):
         point(11, 5, 6, is_visible=0.0),
         point(1, np.nan, 4, is_visible=1),
     ]
-    bare = {name: EMPTY for name in ("x1", "y1", "x2", "y2", "scale", "objpos", "annopoints")}
+    bare = dict.fromkeys(("x1", "y1", "x2", "y2", "scale", "objpos", "annopoints"), EMPTY)
     few = [point(0, 1, 2), point(6, 0, 0)]
     found = annotations.mpii_official(
         release(

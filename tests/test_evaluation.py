@@ -261,7 +261,7 @@ def test_joint_by_joint_tells_occluded_from_visible():
     )
     assert table.loc["left_wrist", ("joints", "occluded")] == 4 and len(table) == 14
     unlabelled = evaluation.by_joint({"one": predicted}, replace(truth, occlusion_labels=False))
-    assert list(unlabelled)[0] == ("one", "annotated")
+    assert next(iter(unlabelled)) == ("one", "annotated")
 
 
 # ---- hits, and differences on the same people
@@ -560,10 +560,8 @@ def test_a_patch_over_a_joint_is_put_where_the_joint_is(drawn):
         rows, columns = np.nonzero(changed)
         width, body = np.ptp(columns) + 1, drawn.frame(row, 64).body_in_crop
         inside = columns.min() > 0 and columns.max() < 63 and rows.min() > 0 and rows.max() < 63
-        assert (
-            not inside
-            or abs(width - 0.2 * body) <= 1.5
-            and abs(np.ptp(rows) - np.ptp(columns)) <= 1
+        assert not inside or (
+            abs(width - 0.2 * body) <= 1.5 and abs(np.ptp(rows) - np.ptp(columns)) <= 1
         )
 
 

@@ -123,7 +123,7 @@ def test_the_order_of_joints_that_fits_is_named():
     """Rows from 1, so that it can be put right."""
     (note,) = notes(GUESS[:, ORDER])
     for joint in MPII.scored:
-        place = int(np.flatnonzero(ORDER == joint)[0])
+        place = int(np.flatnonzero(joint == ORDER)[0])
         moved = f"{MPII.names[joint]} in row {place + 1}"
         assert (moved in note) == (place != joint)
 

@@ -141,7 +141,7 @@ def finished(run):
     totals = (60.0, 64.0, 50.0, 51.0)
     scores = {key: {"total": t, "visible": t + 1, "occluded": None} for key, t in zip(keys, totals)}
     lead = {"difference": 10.0, "ci95": [8.0, 12.0]}
-    lead = {part: lead for part in ("total", "visible", "occluded")}
+    lead = dict.fromkeys(("total", "visible", "occluded"), lead)
     claim = {"verdict": "holds: drawn, 2 seeds", "joints": "total", "difference": 11.5, "signs": 2}
     ablated = {
         "criterion": {"1 a > b": claim | {"seeds": {"0": lead, "1": lead}}},

@@ -819,10 +819,8 @@ def test_absent_joints_get_no_gradient_from_any_stage():
         )
         objective(maps, batch(VISIBLE, OCCLUDED), Targets(1)).backward()
         for part in maps:
-            assert (
-                part.grad is None
-                or (part.grad[0, 2:] == 0).all()
-                and (part.grad[0, :2] != 0).any((1, 2)).all()
+            assert part.grad is None or (
+                (part.grad[0, 2:] == 0).all() and (part.grad[0, :2] != 0).any((1, 2)).all()
             )
 
 
@@ -975,9 +973,9 @@ def test_a_row_of_other_labels_trains_everything_on_people_drawn_once(run, monke
     data["parameters"]["missing_points"] = "as_labelled"
     artifacts.write_manifest(run / "data", data)
     before = hashes(run)
-    assert varied(run, "withheld", {"missing_points": "withheld", "seed": 0}) == {
-        stage: 1 for stage in STAGES
-    }
+    assert varied(run, "withheld", {"missing_points": "withheld", "seed": 0}) == dict.fromkeys(
+        STAGES, 1
+    )
     row = open_data(run / "rows" / "withheld")
     assert (
         row.manifest["parameters"]["missing_points"] == "withheld"

@@ -179,7 +179,7 @@ def test_printed_rows_stand_beside_rows_of_the_same_people_only():
             continue
         seen += 1
         for name, row in table.items():
-            assert name in printed or row["source"] == "scored here" and "–" in row["95 %"][1:]
+            assert name in printed or (row["source"] == "scored here" and "–" in row["95 %"][1:])
             for kept in re.findall(r"\(`(.+)`\)", name):
                 with np.load(ROOT / "results" / kept / "predictions.npz") as found:
                     assert found["keys"].tolist() == [f"im{n:04d}.jpg" for n in range(1001, 2001)]

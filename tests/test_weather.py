@@ -22,9 +22,11 @@ def test_a_divergence_in_a_later_epoch_names_the_epochs_that_are_kept(tmp_path):
             f"{found} in epoch 3: a smaller learning rate than 0.3 may help; "
             f"the weights after epoch 2 are kept in {path}"
         )
-        with pytest.raises(FloatingPointError, match=re.escape(expected)):
-            with training.divergence(progress):
-                raise error
+        with (
+            pytest.raises(FloatingPointError, match=re.escape(expected)),
+            training.divergence(progress),
+        ):
+            raise error
 
 
 def test_weights_that_overflow_stop_the_training_though_the_loss_is_finite(tmp_path):
