@@ -48,7 +48,7 @@ def in_float64_with_frozen_norms(model):
 
 
 def gradients(out):
-    """The joint stage by `stages.train`, in float64: its records and, of every step, all gradients."""
+    """The joint stage in float64: its records and, of every step, all gradients."""
     model, make_optimizer, steps = stages.Recipe.initial_model, training.make_optimizer, []
 
     def watched(name, groups, lr, weight_decay):
@@ -82,7 +82,7 @@ def findings(out):
 
 
 def say(command, folder):
-    """`hpe` with these words, in a process that goes on; returns when weights below were written."""
+    """`hpe` in a process that goes on. Returns when the weights below `folder` were written."""
     try:
         with mock.patch.object(type(training.world()), "destroy_process_group"):
             cli.main(command)

@@ -1,4 +1,4 @@
-"""Small runs for tests of training: drawn people, decided targets, and parameters of three tiny stages."""
+"""Small runs for tests of training: drawn people, decided targets, three tiny stages."""
 
 import torch
 
