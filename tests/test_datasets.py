@@ -262,7 +262,7 @@ def test_rows_of_an_ablation_take_their_drawn_people_from_where_the_run_has_them
     tmp_path, monkeypatch
 ):
     data = prepare(tmp_path / "runs" / "x", **SYNTHETIC, train="1-3", val="7-8")
-    monkeypatch.setattr(synthetic, "draw", None)  # nobody is drawn again
+    monkeypatch.setattr(synthetic, "draw", lambda *_: 1 / 0)  # nobody is drawn again
     row = tmp_path / "runs" / "x" / "rows" / "some-row-seed0"
     again = prepare(row, **data.manifest["parameters"])
     assert again.manifest["fingerprints"] == data.manifest["fingerprints"]
