@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch import nn
 
@@ -238,6 +237,8 @@ def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
 
 def person_detector() -> nn.Module:
     """torchvision's Faster R-CNN, trained on COCO. BadInput if its weights cannot be had."""
+    import torchvision  # here: it takes seconds
+
     try:
         return torchvision.models.get_model(PERSON_DETECTOR, weights="DEFAULT").eval()
     except (OSError, RuntimeError) as error:  # the latter: the file does not have its hash

@@ -7,7 +7,6 @@ get no line.
 """
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED
 
@@ -175,6 +174,8 @@ def _placed(predicted, truth):
 
 def _reordered(predicted, truth, tolerance):
     """{reading: % right} of the joints, and of the people, in the order that fits best."""
+    from scipy.optimize import linear_sum_assignment  # here: it takes a second
+
     near = (
         np.linalg.norm(predicted[:, :, None] - truth[:, None], axis=-1) <= tolerance[:, None, None]
     )

@@ -178,21 +178,6 @@ def decode(
 
 
 @torch.no_grad()
-def predict_maps(
-    cascade: Cascade, people: People, image_size: int, flip_test: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Crops and maps of people, for pictures.
-
-    Returns crops (N, S, S, 3) uint8, the detector's probabilities (N, 16, h, w), and the
-    regressor's maps (N, 16, h, w) or None.
-    """
-    crops = people.crops(image_size)
-    found = forward(cascade.eval(), torch.from_numpy(crops).to(cascade.mean.device), flip_test)
-    regressed = None if found.regressor is None else found.regressor.cpu().numpy()
-    return crops, confidence(found.detector, cascade.first).cpu().numpy(), regressed
-
-
-@torch.no_grad()
 def predict_crop(
     cascade: Cascade, crop: np.ndarray, decoder: str = "parabola"
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -202,7 +187,7 @@ def predict_crop(
     """
     found = cascade.eval()(torch.from_numpy(crop)[None].to(cascade.mean.device))
     joints, _, detector_joints, *_ = decode(found, cascade.map_stride, decoder, cascade.first)
-    maps = {"detector": cascade.confidence(found.detector)}
+    maps = {"detector": confidence(found.detector, cascade.first)}
     points = {"detector": detector_joints[0]}
     if found.regressor is not None:
         maps["regressor"], points["regressor"] = found.regressor, joints[0]

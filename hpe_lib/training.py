@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
-from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -218,7 +217,9 @@ def fit(
     finite; the checkpoint keeps the epochs before.
     """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        model = convert_sync_batchnorm(model)  # timm's: its trunks have norms of their own
+        from timm.layers import convert_sync_batchnorm  # its trunks have norms of their own
+
+        model = convert_sync_batchnorm(model)
     average = moving_average(model, ema).to(accelerator.device) if ema else None
     sampler = loader.batch_sampler  # before Accelerate wraps it for several processes
     shared, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)

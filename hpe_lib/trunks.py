@@ -14,10 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models.resnet import BasicBlock
-from torchvision.models.vgg import make_layers
 
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
@@ -99,6 +96,8 @@ def named_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) 
 
 def torchvision_net(name: str, pretrained: bool) -> nn.Module:
     """One of torchvision's classifiers. BadInput if its ImageNet weights cannot be had."""
+    import torchvision  # here and below: it takes seconds, and scoring needs no networks
+
     try:
         return torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
     except OSError as error:
@@ -146,6 +145,8 @@ def slim_trunk(widths: tuple[int, ...] = (24, 48, 96, 96)) -> Trunk:
 
 def basic_stage(before: int, after: int, stride: int, blocks: int = 2) -> nn.Sequential:
     """Some of torchvision's basic blocks in a row. The first changes channels and resolution."""
+    from torchvision.models.resnet import BasicBlock
+
     project = None
     if before != after or stride != 1:
         project = nn.Sequential(
@@ -295,6 +296,8 @@ def slim_vgg(
 
     There are two before each of the others, and batch norms.
     """
+    from torchvision.models.vgg import make_layers
+
     features = make_layers(
         [widths[0], "M", *(layer for w in widths[1:] for layer in (w, w, "M"))], batch_norm=True
     )

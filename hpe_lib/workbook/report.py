@@ -26,10 +26,11 @@ table {{ font-size: 85%; margin: 1em 0 }} img {{ max-width: 100% }}
 th, td {{ padding: .25em .6em; border-bottom: 1px solid #ddd; text-align: right }}
 th, td {{ vertical-align: top; white-space: nowrap }} .prompt, .anchor-link {{ display: none }}
 th:first-child {{ text-align: left }} .text td {{ text-align: left; white-space: normal }}
+.claims :nth-child(2) {{ text-align: left }}
 .wide, .output_subarea, .jp-OutputArea-output {{ overflow-x: auto }}
-.first {{ display: grid; grid-template-columns: minmax(0, 1fr) 400px; gap: 0 1.5em }}
+.first {{ display: grid; grid-template-columns: minmax(0, 1fr) 330px; gap: 0 1.2em }}
 .first h2 {{ font-size: 1.05em; margin: .3em 0 0 }} .first table {{ font-size: 12px; margin: .2em 0 }}
-.first th, .first td {{ padding: .1em .5em; line-height: 1.35 }} .first p {{ margin: .1em 0; font-size: 13px }}
+.first th, .first td {{ padding: .1em .4em; line-height: 1.35 }} .first p {{ margin: .1em 0; font-size: 13px }}
 pre {{ white-space: pre-wrap; background: #f6f6f6; padding: .6em }}
 </style></head><body><h1>{title}</h1>{body}</body></html>"""
 ORIGIN = ("command", "commit", "started", "finished", "machine", "versions")  # of the manifest
@@ -76,7 +77,8 @@ def first_screen(out: Path, manifest: dict, notebooks: list[nbformat.NotebookNod
     if ablated:
         verdicts = claims.table(ablated["criterion"])
         short = [name for name in verdicts if not name.endswith(claims.PARTS[1:])]
-        left = f"<h2>Does the argument hold?</h2><p>{CLAIMS}</p>{text_table(verdicts[short])}"
+        table = wide(verdicts[short].to_html(classes="claims"))
+        left = f"<h2>Does the argument hold?</h2><p>{CLAIMS}</p>{table}"
         rows = wide(rows_table(ablated).to_html(na_rep="–"))
         ours = (
             f"<p>Paper: {rivals.SOURCES[5]}. Ours: {metrics['dataset']}, {metrics['metric']}.</p>"
