@@ -10,7 +10,7 @@ from hpe_lib.prediction import Predictions
 from hpe_lib.workbook import artifacts, results
 
 PAGES = [path for page in results.PAGES for path in sorted(ROOT.glob(page))]
-KEPT = sorted(path.parent for path in results.RESULTS.glob("*/predictions.npz"))
+KEPT = sorted(path.parent for path in results.RESULTS.rglob("predictions.npz"))
 
 
 @pytest.fixture
