@@ -72,6 +72,7 @@ def _draw_into(folder: Path, numbers: np.ndarray, image_size: int, data_seed: in
     """Write images.npy and truth.npz."""
     shape = len(numbers), image_size, image_size, 3
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
+    reserve(folder / "images.npy")
     truth = {name: [] for name in TRUTH}
     for row, number in enumerate(tqdm(numbers, "drawing people", disable=None, mininterval=5)):
         drawing = synthetic.draw(data_seed, int(number), image_size)
@@ -80,6 +81,16 @@ def _draw_into(folder: Path, numbers: np.ndarray, image_size: int, data_seed: in
             values.append(getattr(drawing, name))
     images.flush()
     np.savez(folder / "truth.npz", **{name: np.stack(values) for name, values in truth.items()})
+
+
+def reserve(path: Path) -> None:
+    """Have the disk keep room for a whole file. OSError if it is full.
+
+    Without this a full disk would end the process without a word, when a mapped page is written.
+    """
+    with open(path, "r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _to_people(

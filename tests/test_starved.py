@@ -1,0 +1,160 @@
+"""Too little of something: one clear line, what was there before is whole, and nothing is left behind.
+
+That a cache finds no home is in test_datasets, two runs at once are in test_resume and test_cli.
+"""
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from small_runs import DETECTOR, REGRESSOR, prepare, same_weights
+
+from hpe_lib import cli, stages
+from hpe_lib.data import augment
+from hpe_lib.data.datasets import load_people
+from hpe_lib.workbook import artifacts
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with a detector."""
+    out = tmp_path_factory.mktemp("finished")
+    prepare(out)
+    list(stages.train("detector", out, DETECTOR))
+    return out
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder with room for four megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder])
+    if mount.returncode:
+        pytest.skip("this user may not mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def in_child(action):
+    """The exit status of an action in a process of its own, which it may break or end."""
+    child = multiprocessing.get_context("fork").Process(target=action)
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+def end_as_command(action):
+    """End the process as `hpe` would: with one line about the exception, and its status."""
+    try:
+        action()
+    except Exception as error:
+        sys.exit(cli.failed(error))
+
+
+def regressor(out, **changes):
+    """Train the regressor, as small as can be."""
+    return list(stages.train("regressor", out, REGRESSOR | changes))
+
+
+def test_a_full_disk_at_any_write_of_a_stage_leaves_what_was_there(finished, tmp_path, monkeypatch):
+    wanted = shutil.copytree(finished, tmp_path / "wanted")
+    done, fsync = [], os.fsync
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda file: done.append(file) or fsync(file))
+        regressor(wanted)
+    assert len(done) > 4
+    for last in range(1, len(done) + 1):
+        out = shutil.copytree(finished, tmp_path / f"full-{last}")
+        left = iter(range(1, last))
+
+        def full(file, left=left):
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(file)
+
+        with monkeypatch.context() as patched, pytest.raises(OSError) as raised:
+            patched.setattr(os, "fsync", full)
+            regressor(out)
+        message, status = cli.meaning(raised.value)
+        assert message.startswith(str(out)) and "No space left" in message and status == 1
+        assert not list(out.rglob("*.tmp")) and same_weights(out / "detector", wanted / "detector")
+        regressor(out)
+        assert same_weights(out / "regressor", wanted / "regressor")
+
+
+def test_a_full_disk_under_the_cache_is_an_error_and_not_the_end_of_the_process(small_disk):
+    def draw():
+        try:
+            load_people("synthetic", "", "1-400", 64, cache=small_disk / "cache")
+        except OSError as error:
+            os._exit(7 if error.errno == errno.ENOSPC else 8)
+
+    assert in_child(draw) == 7
+    assert not list((small_disk / "cache").iterdir())
+
+
+def test_a_folder_that_cannot_be_written(finished, small_disk, capfd):
+    out = shutil.copytree(finished, small_disk / "run")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "regressor", "--preset", "smoke", "--out", str(out)])
+    said = capfd.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1 and "Read-only file system" in said
+
+
+def test_few_file_handles_are_one_line(finished, tmp_path, capfd):
+    out = shutil.copytree(finished, tmp_path / "run")
+    before = (out / "detector" / "weights.safetensors").read_bytes()
+
+    def train():
+        most = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        end_as_command(lambda: regressor(out, workers=2))
+
+    assert in_child(train) in (1, 2)
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "Too many open files" in said
+    assert (out / "detector" / "weights.safetensors").read_bytes() == before
+    regressor(out)  # no lock is left
+
+
+def test_a_worker_that_is_killed_ends_the_training_in_one_line(
+    finished, tmp_path, monkeypatch, capfd
+):
+    out = shutil.copytree(finished, tmp_path / "run")
+
+    def die(self, key):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(augment.PoseDataset, "__getitem__", die)
+        with pytest.raises(SystemExit) as ended:
+            end_as_command(lambda: regressor(out, workers=1))
+    said = capfd.readouterr().err
+    assert ended.value.code == 1 and said.count("\n") == 1 and "memory" in said
+    assert not multiprocessing.active_children()
+    regressor(out)
+
+
+def test_a_clock_that_is_set_back_changes_nothing(finished, tmp_path, monkeypatch):
+    wanted, out = (shutil.copytree(finished, tmp_path / name) for name in ("wanted", "back"))
+    regressor(wanted)
+    start = time.time()
+    with monkeypatch.context() as patched:
+        ticks = iter(range(10**9))
+        patched.setattr(time, "time", lambda: start - 3600 * next(ticks))
+        records = regressor(out, save_minutes=0.0)
+    assert same_weights(out / "regressor", wanted / "regressor")
+    assert all(record["seconds"] > 0 and record["elapsed"] > 0 for record in records)
+    with contextlib.suppress(StopIteration):
+        assert next(stages.train("regressor", out, REGRESSOR))["reused"]
+    assert artifacts.manifest(out / "regressor")["wall_seconds"] > 0
