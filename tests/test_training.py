@@ -536,6 +536,18 @@ def test_reuse_follows_parameters_people_and_upstream_weights(trained, capsys):
     assert not reused("detector", out) and "data: train" in capsys.readouterr().out
 
 
+def test_a_stage_is_trained_anew_after_other_weights_of_the_same_parameters(trained):
+    """Such as those of another machine, copied over."""
+    folder = trained / "regressor"
+    for stage in STAGES:
+        train(stage, trained)
+    weights, made = artifacts.load_weights(folder), artifacts.manifest(folder)
+    name = next(name for name, weight in weights.items() if weight.is_floating_point())
+    weights[name] = weights[name] + 0.01
+    artifacts.save(folder, weights, made, artifacts.read_history(folder, print))
+    assert reused("regressor", trained) and not reused("joint", trained)
+
+
 def test_damaged_weights_are_not_reused(out):
     train("detector", out)
     path = out / "detector" / "weights.safetensors"
