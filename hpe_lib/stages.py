@@ -317,10 +317,7 @@ class Recipe:
         return optimizer, LambdaLR(optimizer, factor)
 
     def save(self, model: Cascade, records: list[dict], environment: dict) -> None:
-        """Write the finished stage: weights, history and, last, the manifest.
-
-        FloatingPointError if a weight is not finite; then nothing is written.
-        """
+        """Write the finished stage: weights, history and, last, the manifest."""
         manifest = {
             **environment,
             **self.made_from,
@@ -329,10 +326,7 @@ class Recipe:
             "seed": self.settings.seed,
             "wall_seconds": records[-1]["elapsed"] if records else 0.0,
         }
-        weights = model.state_dict()
-        if broken := artifacts.not_finite(weights):
-            raise FloatingPointError(f"{broken[0]} became NaN or infinite: nothing is saved")
-        artifacts.save(self.folder, weights, manifest, records)
+        artifacts.save(self.folder, model.state_dict(), manifest, records)
 
     @property
     def scored_on(self) -> str:

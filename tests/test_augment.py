@@ -191,7 +191,9 @@ def test_augmentation_is_decided_by_seed_epoch_and_row(drawn):
     assert same(first, items(drawn)) and same(items(drawn, 3, 5), items(drawn, 3, 5))
     assert not same(first, items(drawn, epoch=1)) and not same(first, items(drawn, seed=1))
     plain = [PoseDataset(drawn, 64)[row]["body"] for row in range(8)]
-    scales = first[0]["body"].numpy() / plain  # of eight people, each with a random stream of its own
+    scales = (
+        first[0]["body"].numpy() / plain
+    )  # of eight people, each with a random stream of its own
     assert len(set(scales.round(4).tolist())) == 8
 
 

@@ -285,9 +285,23 @@ def test_other_held_out_people_are_scored_anew_and_the_weights_kept(copy, capsys
 def test_a_raised_version_trains_anew_and_says_so(copy, monkeypatch, capsys, room):
     out = copy("regressor")
     module = sys.modules[f"hpe_lib.{room}"]
+    assert train("detector", out)[0]["reused"]
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
-    assert "reused" not in train("detector", out, epochs=1)[0]
+    capsys.readouterr()
+    assert "reused" not in train("detector", out)[0]
+    assert "detector: trained anew: versions_of" in capsys.readouterr().out
     monkeypatch.undo()
+
+
+def test_each_epoch_has_an_order_of_its_own_and_the_seed_decides_it():
+    def orders(seed):
+        batches = training.ShuffledBatches(64, 8, seed)
+        for batches.epoch in (1, 2):
+            yield [row for batch in batches for row, _ in batch]
+
+    first, second = orders(0)
+    assert sorted(first) == sorted(second) == list(range(64)) and first != second
+    assert list(orders(0)) == [first, second] and next(orders(1)) != first
 
 
 def test_what_does_not_affect_the_weights_is_no_reason(copy):
