@@ -11,7 +11,6 @@ from pathlib import Path
 
 import h5py
 import hostile
-import numpy as np
 import pytest
 
 SEED = 2018
@@ -80,7 +79,6 @@ def nested_cells(depth):
 
 
 def test_a_png_bomb_stays_under_a_gigabyte(tmp_path):
-    (tmp_path / "a.png").write_bytes(png_bomb(20_000, 100, 4)[:33] + bytes(9))
     for side, channels in ((10_000, 4), (8_000, 3)):
         (tmp_path / "a.png").write_bytes(png_bomb(side, 1, channels).replace(
             struct.pack(">II", side, 1), struct.pack(">II", side, side)))  # fmt: skip
@@ -91,7 +89,7 @@ def test_a_png_bomb_stays_under_a_gigabyte(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [3, 4])
 def test_the_largest_png_is_read_within_a_gigabyte(tmp_path, channels):
-    (tmp_path / "a.png").write_bytes(png_bomb(7_070, 7_070, channels))
+    (tmp_path / "a.png").write_bytes(png_bomb(6_320, 6_320, channels))
     found = hostile.outcome(hostile.read_plain, "png", tmp_path / "a.png", tmp_path)
     assert found["outcome"] == "read" and found["growth"] < GROWTH
 
@@ -128,4 +126,4 @@ def test_an_encrypted_zip_is_refused_and_removed(tmp_path):
     (tmp_path / "file").write_bytes(content)
     found = hostile.outcome(hostile.read_plain, "zip", tmp_path / "file", tmp_path)
     assert found["outcome"] == "refused" and "encrypted" in found["said"]
-    assert np.size(list(tmp_path.iterdir())) == 0
+    assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ try:
 except ImportError:  # on a bare GPU box: Pillow reads JPEGs then, and misses some damage
     simplejpeg = None
 
-MAX_PIXELS = 50_000_000  # that an image may declare, asked before any is decoded: under 1 GB
+MAX_PIXELS = 40_000_000  # that an image may declare, asked before any is decoded: under 1 GB
 # EPS is left out: reading it runs a program.
 FORMATS = "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"
 EXPECTED = f"JPEG, {', '.join(FORMATS)} image of at most {MAX_PIXELS / 1e6:.0f} million pixels"
