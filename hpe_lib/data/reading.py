@@ -24,7 +24,7 @@ import numpy as np
 from hpe_lib.workbook.artifacts import BadInput
 
 MEMORY, PER_BYTE = 1 << 30, 64  # of address space; MPII's 13 MB official file needs 1.5 GiB
-SECONDS, BYTES_PER_SECOND = 5, 50_000  # of the processor; ten times what the slowest layout takes
+SECONDS, BYTES_PER_SECOND = 4, 50_000  # of the processor; ten times what the slowest layout takes
 PATIENCE = 20  # times that on the clock: the machine may be busy
 PIPE = 20_000_000  # bytes that a pipe, whose size is unknown, is taken to hold
 CHILD = (
