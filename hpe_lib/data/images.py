@@ -20,7 +20,7 @@ try:
 except ImportError:  # on a bare GPU box: Pillow reads JPEGs then, and misses some damage
     simplejpeg = None
 
-MAX_PIXELS = 100_000_000  # that an image may declare; asked before any is decoded
+MAX_PIXELS = 40_000_000  # that an image may declare, asked before any is decoded: under 1 GB
 # EPS is left out: reading it runs a program.
 FORMATS = "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"
 EXPECTED = f"JPEG, {', '.join(FORMATS)} image of at most {MAX_PIXELS / 1e6:.0f} million pixels"
@@ -178,15 +178,22 @@ def _decode_by_pillow(data: bytes, step: int, formats: Sequence[str] = FORMATS) 
     image = Image.open(io.BytesIO(data), formats=formats)
     _check_size(*image.size)
     _check_holes(image, data)
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)  # a copy only where it is turned
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError("32-bit pixels")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.array(image.convert("RGB").reduce(step))
+        image = _on_white(image)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.array(image.reduce(step) if step > 1 else image)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGBA without transparency; no copies but what is needed, for images may be large."""
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def _check_holes(image: Image.Image, data: bytes) -> None:

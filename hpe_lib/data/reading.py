@@ -23,8 +23,8 @@ import numpy as np
 
 from hpe_lib.workbook.artifacts import BadInput
 
-MEMORY = 4 << 30  # bytes of address space; MPII's whole official file needs about 1.5 GiB
-SECONDS, BYTES_PER_SECOND = 10, 50_000  # of the processor; ten times what the slowest layout takes
+MEMORY, PER_BYTE = 1 << 30, 64  # of address space; MPII's 13 MB official file needs 1.5 GiB
+SECONDS, BYTES_PER_SECOND = 4, 50_000  # of the processor; ten times what the slowest layout takes
 PATIENCE = 20  # times that on the clock: the machine may be busy
 PIPE = 20_000_000  # bytes that a pipe, whose size is unknown, is taken to hold
 CHILD = (
@@ -74,8 +74,9 @@ def _opened(path, expected):
 
 def _in_child(file, expected: str, *job):
     """What `attempt` returns in a child process, or a BadInput that says how the child ended."""
-    seconds = SECONDS + (os.fstat(file.fileno()).st_size or PIPE) // BYTES_PER_SECOND
-    message = pickle.dumps((sys.path, seconds, expected, *job)).hex()
+    size = os.fstat(file.fileno()).st_size or PIPE
+    seconds = SECONDS + size // BYTES_PER_SECOND
+    message = pickle.dumps((sys.path, seconds, size, expected, *job)).hex()
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-c", CHILD, message],
@@ -98,9 +99,9 @@ def _in_child(file, expected: str, *job):
     return BadInput(None, found, expected)
 
 
-def answer(seconds: int, *job) -> None:
+def answer(seconds: int, size: int, *job) -> None:
     """The child: what the reader makes of standard input, or a BadInput, pickled to its output."""
-    _limit(seconds)
+    _limit(seconds, MEMORY + PER_BYTE * size)
     sys.stdout.buffer.write(pickle.dumps(attempt(sys.stdin.buffer, *job)))
 
 
@@ -120,14 +121,14 @@ def attempt(stream: BinaryIO, expected: str, module: str, name: str, arguments: 
         return BadInput(None, f"{kind}{error}"[:200], expected)
 
 
-def _limit(seconds):
+def _limit(seconds, memory):
     """Bounds on this process's memory and time, as far as the system knows them; no core files."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 
 # ---- what kind of file it is
