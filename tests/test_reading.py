@@ -34,7 +34,7 @@ def readers():
         ("crashing", "a damaged file: its reader died of SIGSEGV"),
         ("hanging", "a file that takes more than 2 s to read"),
         ("sleeping", "a file that takes more than 2 s to read"),
-        ("flooding", "a file that asks for more than 1 GiB"),
+        ("flooding", "a file that asks for more than 1.5 GiB"),
         ("leaving", "a file whose reader failed: "),
     ],
 )

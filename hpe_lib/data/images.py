@@ -20,10 +20,14 @@ try:
 except ImportError:  # on a bare GPU box: Pillow reads JPEGs then, and misses some damage
     simplejpeg = None
 
-MAX_PIXELS = 40_000_000  # that an image may declare, asked before any is decoded: under 1 GB
+# Pixels that an image may declare, asked before any is decoded; both stay under 1 GB.
+MAX_PIXELS, MAX_JPEG_PIXELS = 40_000_000, 52_000_000
 # EPS is left out: reading it runs a program.
 FORMATS = "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"
-EXPECTED = f"JPEG, {', '.join(FORMATS)} image of at most {MAX_PIXELS / 1e6:.0f} million pixels"
+EXPECTED = (
+    f"JPEG of at most {MAX_JPEG_PIXELS / 1e6:.0f} million pixels, or a "
+    f"{', '.join(FORMATS)} image of at most {MAX_PIXELS / 1e6:.0f} million"
+)
 # What libjpeg warns of in headers, although the pixels are whole.
 HARMLESS = "Invalid SOS parameters", "unknown JFIF", "bad ICC marker", "Unknown Adobe color"
 # A file that cannot be used is refused in one line; Pillow's warnings would stand beside it.
@@ -142,7 +146,7 @@ def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:  # no header, or colours sampled in a way that it does not know
         return _decode_by_pillow(data, step, ("JPEG",))
-    _check_size(width, height)
+    _check_size(width, height, MAX_PIXELS if "K" in colours else MAX_JPEG_PIXELS)
     decode = functools.partial(
         simplejpeg.decode_jpeg,
         data,
@@ -210,6 +214,6 @@ def _check_holes(image: Image.Image, data: bytes) -> None:
         raise ValueError(f"a hole of {len(zeros)} bytes or more")
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
+def _check_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
+    if width * height > most:
         raise ValueError(f"{width} × {height} pixels")

@@ -23,7 +23,7 @@ import numpy as np
 
 from hpe_lib.workbook.artifacts import BadInput
 
-MEMORY, PER_BYTE = 1 << 30, 64  # of address space; MPII's 13 MB official file needs 1.5 GiB
+MEMORY, PER_BYTE = 3 << 29, 64  # of address space; a third is the libraries'
 SECONDS, BYTES_PER_SECOND = 4, 50_000  # of the processor; ten times what the slowest layout takes
 PATIENCE = 20  # times that on the clock: the machine may be busy
 PIPE = 20_000_000  # bytes that a pipe, whose size is unknown, is taken to hold
@@ -115,7 +115,7 @@ def attempt(stream: BinaryIO, expected: str, module: str, name: str, arguments: 
     except BadInput as error:
         return error
     except MemoryError:
-        return BadInput(None, f"a file that asks for more than {MEMORY >> 30} GiB", expected)
+        return BadInput(None, f"a file that asks for more than {MEMORY / 2**30:g} GiB", expected)
     except Exception as error:  # scipy and h5py raise many kinds
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         return BadInput(None, f"{kind}{error}"[:200], expected)

@@ -115,7 +115,7 @@ def lsp_table() -> pd.DataFrame:
     """Table 7, ours beside the printed rows: LSP's 1,000 test people, person-centric PCK@0.2."""
     printed = rivals.published(7).assign(source="printed")
     rows = {}
-    for name in there("leeds-256", "leeds-192", "leeds-lsp", "leeds"):
+    for name in there("leeds-192", "leeds-256", "leeds-lsp", "leeds"):
         scores = kept(name)["scores"]
         rows[f"ours, cascade (`{name}`)"] = shown(scores["cascade"])
         rows[f"ours, its detector alone (`{name}`)"] = shown(scores["detector"])
@@ -149,7 +149,7 @@ def mpii_table() -> pd.DataFrame:
 def gain_table() -> pd.DataFrame:
     """What the cascade has above its own detector, paired over people, in points."""
     rows = {}
-    for name in there("leeds-256", "leeds-192", "leeds-lsp", "leeds", "leeds-mpii"):
+    for name in there("leeds-192", "leeds-256", "leeds-lsp", "leeds", "leeds-mpii"):
         found = kept(name)["cascade over detector"]
         parts = ("total", "visible", "occluded", "occluded_minus_visible")
         rows[f"`{name}`"] = {part.replace("_", " "): evaluation.said(found[part]) for part in parts}
@@ -161,7 +161,7 @@ STEPS = {
     "leeds-lsp-128": "then LSP alone, 8 epochs",
     "leeds-192": "`leeds`, then 192 px, 6 epochs",
     "leeds-256": "then 256 px, 1 epoch",
-    "leeds-lsp": "then LSP alone, 8 epochs",
+    "leeds-lsp": "`leeds-192`, then LSP alone, 8 epochs",
 }  # the trainings on Leeds people: results/NAME, and results/NAME-val of the choosing people
 
 
