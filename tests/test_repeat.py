@@ -11,7 +11,9 @@ from hpe_lib.workbook.artifacts import BadInput
 
 # The number is the parameter's square, so a run with other parameters finds another one.
 MEASURE = """from hpe_lib.workbook import artifacts
-scores = {'cascade': {'total': rate**2, 'ci95': [1.0, 2.0]}, 'ablation': {'costs': {'a': time()}}}
+cascade, detector = {'total': rate**2, 'ci95': [1.0, 2.0]}, {'logits': {'total': 3.0}}
+scores = {'metric': 'PCKh@0.5', 'dataset': 'synthetic', 'cascade': cascade}
+scores |= {'detector': detector, 'costs': {'a': time()}}
 artifacts.write_metrics(out, '01', scores)"""
 
 
@@ -30,7 +32,7 @@ def run(notebook, tmp_path, monkeypatch):
 def test_the_same_notebooks_run_with_the_same_parameters(run, tmp_path):
     file, folder = run
     agree, lines = repeat.repeat(file, notebooks=folder)
-    assert agree and lines == ["all 3 numbers are equal"]
+    assert agree and lines == ["all 4 numbers are equal"]
     again = artifacts.manifest(tmp_path / "runs" / "x-again")
     assert again["parameters"] == artifacts.manifest(file.parent)["parameters"]
     assert list(again["notebooks"]) == ["01"]
@@ -42,7 +44,7 @@ def test_what_differs_is_told(run, tmp_path):
     code.write_text(code.read_text().replace("rate**2", "rate**2 + 1"))
     agree, lines = repeat.repeat(file, tmp_path / "b", notebooks=folder)
     assert not agree and lines == [
-        "1 of 3 numbers differ",
+        "1 of 4 numbers differ",
         "farthest apart: cascade, total, 42.25 before and 43.25 now",
         "processor, packages and code are the same: they ought to be equal",
     ]

@@ -1,5 +1,6 @@
 """A training that is stopped goes on from its last epoch and ends in the same weights, bit for bit."""
 
+import contextlib
 import json
 import os
 import random
@@ -320,17 +321,17 @@ def weights_of(out):
     }
 
 
-def killed_until_it_ends(words, folder, kills, seconds, seed, begun=""):
+def killed_until_it_ends(words, folder, kills, seconds, seed, checkpoint=None):
     """Run `hpe` again and again until it ends, killing its whole process group `kills` times.
 
-    seconds: (least, most) that an attempt has, at random, after it has said `begun`.
+    seconds: (least, most) that an attempt has, at random, after it has written the checkpoint.
     Returns (exit status, the output of each attempt): one attempt more than it was killed.
     """
     moments, said, status = random.Random(seed), [], -signal.SIGKILL
     while status == -signal.SIGKILL:
-        path = folder / f"said-{len(said)}"
+        path, before = folder / f"said-{len(said)}", time_written(checkpoint)
         process = processes.start_hpe(words, path)
-        while process.is_alive() and not (path.exists() and begun in path.read_text()):
+        while checkpoint and process.is_alive() and time_written(checkpoint) == before:
             time.sleep(0.01)
         process.join(moments.uniform(*seconds) if len(said) < kills else None)
         if process.is_alive():
@@ -339,6 +340,12 @@ def killed_until_it_ends(words, folder, kills, seconds, seed, begun=""):
         said.append(path.read_text())
         status = process.exitcode
     return status, said
+
+
+def time_written(path):
+    """When a file was written; None if there is none."""
+    with contextlib.suppress(FileNotFoundError, TypeError):
+        return os.stat(path).st_mtime_ns
 
 
 def trained_twice(said):
@@ -372,10 +379,10 @@ def test_three_kills_of_hpe_train_end_in_the_same_weights(tmp_path):
 
     unkilled(command(tmp_path / "whole"), tmp_path)
     took = stages.history(tmp_path / "whole" / "detector")[-1]["elapsed"]
-    seconds, begun = (0.05 * took, 0.3 * took), "detector: trained"
+    seconds, checkpoint = (0, 0.2 * took), tmp_path / "cut" / "detector" / "checkpoint.pt"
     (tmp_path / "said").mkdir()
     code, said = killed_until_it_ends(
-        command(tmp_path / "cut"), tmp_path / "said", 3, seconds, 0, begun
+        command(tmp_path / "cut"), tmp_path / "said", 3, seconds, 0, checkpoint
     )
     assert code == 0, said[-1]
     assert len(said) == 4 and "goes on with epoch" in said[-1]
