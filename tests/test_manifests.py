@@ -454,7 +454,7 @@ def outcome(folder):
 
 
 @pytest.mark.parametrize(
-    "count", [60, pytest.param(300, marks=pytest.mark.slow)], ids="{} manifests".format
+    "count", [40, pytest.param(300, marks=pytest.mark.slow)], ids="{} manifests".format
 )
 @pytest.mark.parametrize("how", ["edited", "forged"])
 def test_any_manifest_ends_in_a_result_or_one_line(folder, tensors, count, how):

@@ -224,7 +224,7 @@ def outcome(reader, path):
         return str(error)
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_damage_ends_in_an_array_or_in_one_line(tmp_path, rounds):
     random = np.random.default_rng(rounds)
     folders = [tmp_path / str(number) for number in range(rounds)]
