@@ -29,22 +29,48 @@ def test_a_divergence_in_a_later_epoch_names_the_epochs_that_are_kept(tmp_path):
             raise error
 
 
-def test_weights_that_overflow_stop_the_training_though_the_loss_is_finite(tmp_path):
+@pytest.fixture
+def detector(tmp_path):
+    """detector(**changes) trains the smallest detector, scored after every epoch."""
     parameters = presets.resolve("smoke")
     prepare(tmp_path, **parameters["01"])
     write_targets(tmp_path, **parameters["02"])
-    own = parameters["03"] | {"optimizer": "sgd", "lr": 1e4, "lr_end": 1e4, "epochs": 2}
     scorer = evaluation.monitor(open_data(tmp_path).val, parameters["01"]["image_size"])
+
+    def train(**changes):
+        list(stages.train("detector", tmp_path, parameters["03"] | changes, scorer))
+
+    return train
+
+
+def test_maps_that_overflow_stop_the_training_though_the_loss_is_finite(detector, tmp_path):
     with pytest.raises(
         FloatingPointError, match=r"in epoch 1: a smaller learning rate than 1e\+04"
     ):
-        list(stages.train("detector", tmp_path, own, scorer))
+        detector(epochs=2, optimizer="sgd", lr=1e4, lr_end=1e4)
+    assert not (tmp_path / "detector" / "manifest.json").exists()
+
+
+def test_weights_that_overflow_stop_the_training_though_the_loss_is_finite(
+    detector, tmp_path, monkeypatch
+):
+    """A norm's statistics are not used while it learns."""
+    update = training.update_weights
+
+    def overflow(parts):
+        update(parts)
+        parts["model"].detector.B1[1].running_var.fill_(torch.inf)
+
+    monkeypatch.setattr(training, "update_weights", overflow)
+    with pytest.raises(FloatingPointError, match="running_var became NaN or infinite in epoch 1"):
+        detector(epochs=2)
     assert not (tmp_path / "detector" / "manifest.json").exists()
 
 
 def test_crops_of_one_colour_are_counted():
     images = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8)
     images[1] = torch.tensor([7, 8, 9])
+    images[2, ..., 0] = 5  # one channel alone may well be constant
     assert training.count_blank(images).item() == 1
 
 
