@@ -75,8 +75,9 @@ def scored(kept: Path, weights: Path) -> bool:
     """Are the scores of these weights kept already?"""
     if not (kept / artifacts.MANIFEST).is_file():
         return False
+    metrics = artifacts.read_json(kept / "metrics.json")  # its label comes last
     before, now = (artifacts.manifest(path, "weights_sha256") for path in (kept, weights))
-    return before["weights_sha256"] == now["weights_sha256"]
+    return "label" in metrics and before["weights_sha256"] == now["weights_sha256"]
 
 
 def last_joints(name: str):

@@ -17,6 +17,7 @@ from hpe_lib.trunks import IMAGENET_MEAN, IMAGENET_STD, Trunk, named_trunk
 from hpe_lib.workbook.artifacts import BadInput
 
 MAP_STRIDE = 4  # crop px per map cell, of both networks
+LEVELS = 4  # halvings of a stacked hourglass below that stride, as printed
 
 
 class Deconvolutions(nn.Module):
@@ -69,13 +70,13 @@ class StackedHourglass(nn.Module):
 
     Two of the eight hourglasses of Newell et al. [19]. The second reads what the first read, its
     features and its maps, and both learn. There are no ImageNet weights for it.
-    channels: 256 as printed. levels: halvings below stride 4, 4 as printed.
+    channels: 256 as printed. levels: halvings below stride 4.
     """
 
     TRUNK = ()
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
-    def __init__(self, channels: int = 256, levels: int = 4):
+    def __init__(self, channels: int = 256, levels: int = LEVELS):
         super().__init__()
         quarter, half = channels // 4, channels // 2
         self.stem = nn.Sequential(

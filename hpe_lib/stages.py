@@ -20,6 +20,7 @@ from hpe_lib import cascade, heatmaps, losses, training
 from hpe_lib.cascade import REGRESSOR_PARAMETERS, STAGES, Cascade, Maps, network_parameters
 from hpe_lib.data.augment import Augmentation, PoseDataset, limit_opencv_threads
 from hpe_lib.data.datasets import open_data
+from hpe_lib.rivals import LEVELS
 from hpe_lib.targets import Targets, read_targets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
@@ -195,7 +196,7 @@ class Recipe:
         flat = self.stage == "detector" or self.parameters.get("regressor") == "convolutions"
         levels = 0 if flat else self.parameters["levels"]
         if self.parameters.get("rival") == "stacked_hourglass":
-            levels = 4
+            levels = LEVELS
         divisor = 4 * 2**levels
         size = self.data.image_size
         if size % divisor:

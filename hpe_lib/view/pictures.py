@@ -110,8 +110,8 @@ def joint_maps(
     """Return one person's maps of some joints on the crop (S, S, 3), with their peaks' values.
 
     rows: row label -> maps (16, h, w).  shown: the joints, a column each.  joints: (16, 2) crop px.
-    title: words below. All maps share one scale, which ends at the highest value shown. A ring is the joint's labelled
-    place, dashed if it is occluded.
+    title: words below. All maps share one scale, which ends at the highest value shown. A ring is
+    the joint's labelled place, dashed if it is occluded.
     """
     top, tiles, titles = _top([maps[shown] for maps in rows.values()]), [], []
     for name, maps in rows.items():
