@@ -15,7 +15,8 @@ import yaml
 from hpe_lib import evaluation, photographs, prediction, stages
 from hpe_lib.ablation import train_row
 from hpe_lib.cascade import STAGES
-from hpe_lib.data.datasets import open_data
+from hpe_lib.data.datasets import Data, open_data
+from hpe_lib.data.people import People
 from hpe_lib.workbook import artifacts, results
 
 STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(encoding="utf-8"))
@@ -24,16 +25,17 @@ STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(enco
 def main(run: Path, study: str, names: list[str]) -> None:
     """Train and score a study's rows, all of them if none are named; the first row always."""
     first, *others = STUDIES[study]
+    data = open_data(run)
     for name in [first, *(names or others)]:
         print(f"{study}: {name}", flush=True)
-        folder = train(run, name, STUDIES[study][name])
+        folder = train(run, data, name, STUDIES[study][name])
         label = STUDIES[study][name]["label"]
-        score(run, folder, f"{study}/{name}", f"{study}/{first}", label)
+        score(data.val, folder, f"{study}/{name}", f"{study}/{first}", label)
 
 
-def train(run: Path, name: str, row: dict) -> Path:
+def train(run: Path, data: Data, name: str, row: dict) -> Path:
     """Train one row into RUN/rows/NAME; returns the folder of its last stage."""
-    data, changes = open_data(run), row.get("changes", {})
+    changes = row.get("changes", {})
     chosen = tuple(row.get("stages", stages.UPSTREAM))
     scorer = evaluation.monitor(data.val, changes.get("image_size", data.image_size))
     for record in train_row(run, name, changes, chosen, scorer):
@@ -41,12 +43,12 @@ def train(run: Path, name: str, row: dict) -> Path:
     return run / "rows" / name / STAGES[chosen[-1]]
 
 
-def score(run: Path, weights: Path, name: str, first: str, label: str) -> None:
+def score(people: People, weights: Path, name: str, first: str, label: str) -> None:
     """Keep a row's scores in results/NAME, with its lead over the first row and its curve."""
     kept = results.RESULTS / name
     if scored(kept, weights):
         return
-    people, made = open_data(run).val, photographs.load(weights)
+    made = photographs.load(weights)
     found = prediction.predict(
         made.cascade, people, made.image_size, flip_test=made.flip_test, decoder=made.decoder
     )
