@@ -77,6 +77,7 @@ LIMITS = {
         lambda value: 32 <= value <= 4096 and value % 4 == 0,
     ),
     "data_seed": SEED,
+    "difficulty": one_of("easy", "medium", "hard"),
     "margin": above_zero(100),
     "missing_points": one_of("as_labelled", "withheld", "invented"),
     "radius": above_zero(1000),

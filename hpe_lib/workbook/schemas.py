@@ -102,6 +102,7 @@ class People(Schema):
     only_present: bool
     margin: Annotated[float, Field(gt=0, le=100)]
     missing_points: Literal["as_labelled", "withheld", "invented"]
+    difficulty: Literal["easy", "medium", "hard"] = "medium"
 
 
 class Fingerprints(Schema):
