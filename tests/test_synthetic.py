@@ -18,8 +18,9 @@ from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 SIZE = 128
 
 
-def scene_of(index, seed=11):
-    return synthetic._scene(np.random.default_rng((seed, index)))
+def scene_of(index, seed=11, difficulty="hard"):
+    rng = np.random.default_rng((seed, index))
+    return synthetic._scene(rng, synthetic.DIFFICULTIES[difficulty])
 
 
 def only(scene, parts):
@@ -33,7 +34,7 @@ def only(scene, parts):
 
 @pytest.fixture(scope="module")
 def many():
-    return synthetic.draw_many(11, range(240), SIZE)
+    return synthetic.draw_many(11, range(240), SIZE, "hard")
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +97,33 @@ def test_mix_of_visibility(many):
     assert 0.22 < share[OTHER_OCCLUDED] + share[SELF_OCCLUDED] < 0.37
 
 
+def test_harder_people_are_covered_more_often_and_stand_out_less():
+    """Camouflage: how far the colours inside a person's outline are from those around it."""
+
+    def facts(difficulty):
+        scenes = [scene_of(index, difficulty=difficulty) for index in range(60)]
+        people = [synthetic._draw(scene, SIZE) for scene in scenes]
+        covered = np.mean([person.state == OTHER_OCCLUDED for person in people])
+        contrast = []
+        for scene, person in zip(scenes, people, strict=True):
+            pixel, part, *_ = synthetic._surfaces(only(scene, slice(len(PARTS))), SIZE)
+            body = np.zeros(SIZE * SIZE, bool)
+            body[pixel] = True
+            pixels = person.image.reshape(-1, 3).astype(float)
+            apart = np.abs(pixels[body].mean(0) - pixels[~body].mean(0)).mean()
+            contrast.append(apart / pixels[~body].std(0).mean())
+        return covered, np.mean(contrast)
+
+    covered, contrast = zip(*map(facts, ("easy", "medium", "hard")), strict=True)
+    assert covered[0] < 0.6 * covered[1] < 0.5 * covered[2]
+    assert contrast[0] > 1.2 * contrast[1] > 1.4 * contrast[2]
+
+
 def test_visibility_follows_the_state_and_the_frame(many):
     joints, state = many[1], many[2]
     inside = ((joints >= -0.5) & (joints < SIZE - 0.5)).all(2)
     assert ((state != OUTSIDE) == inside).all()
-    person = draw(11, 0, SIZE)
+    person = draw(11, 0, SIZE, "hard")
     expected = {
         OUTSIDE: ABSENT,
         OTHER_OCCLUDED: OCCLUDED,
@@ -278,10 +301,11 @@ def covers(scene):
     return mask.reshape(SIZE, SIZE)
 
 
-def test_occluders_cover_the_joints_of_strangers_as_often_as_their_own(many, scenes):
+@pytest.mark.parametrize("difficulty", synthetic.DIFFICULTIES)
+def test_occluders_cover_the_joints_of_strangers_as_often_as_their_own(difficulty):
     """Whatever covers joints of drawing i was put there without them: it covers drawing i + k's joints as often."""
-    joints, state = many[1], many[2]
-    masks = [covers(scene) for scene in scenes]
+    _, joints, state, *_ = synthetic.draw_many(11, range(240), SIZE, difficulty)
+    masks = [covers(scene_of(index, difficulty=difficulty)) for index in range(240)]
     column, row = np.moveaxis(np.rint(joints).astype(int), 2, 0)
     inside = state != OUTSIDE
 
