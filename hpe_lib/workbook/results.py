@@ -185,7 +185,7 @@ def study_table(study: str) -> pd.DataFrame:
     rows = {}
     for path in RESULTS.glob(f"{study}/*/metrics.json"):
         found = kept(f"{study}/{path.parent.name}")
-        score = found["scores"].get("cascade", found["scores"]["detector"])
+        score = of_last_network(found["scores"])
         low, high = score["ci95"]
         lead = found.get("over the first row")
         rows[found["label"]] = {
@@ -196,6 +196,20 @@ def study_table(study: str) -> pd.DataFrame:
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.sort_values("LSPET 8001-8500", ascending=False)
+
+
+def of_last_network(found: dict):
+    """The cascade's of what was found for each network, or the detector's if it is alone."""
+    return found.get("cascade", found["detector"])
+
+
+def study_curves(study: str) -> dict[str, list[dict]]:
+    """{label: [{"minutes", "total"}, …]} of a study's rows, the best at its end first."""
+    found = [
+        kept(f"{study}/{path.parent.name}") for path in RESULTS.glob(f"{study}/*/metrics.json")
+    ]
+    found.sort(key=lambda row: -row["curve"][-1]["total"])
+    return {row["label"]: row["curve"] for row in found}
 
 
 def shown(found: dict) -> dict:
