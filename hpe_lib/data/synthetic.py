@@ -34,11 +34,12 @@ _VISIBILITY = np.array([ABSENT, OCCLUDED, OCCLUDED, VISIBLE], np.int8)
 class Difficulty:
     """How much there is beside the person, and how much it looks like the person.
 
-    clutter, occluders: least and most flat shapes behind everybody, in front of everybody.
+    clutter, occluders: least and most flat shapes behind everybody, in front of everybody. The
+        first one behind is of the colour of the background, so there is one at least.
     strays: most loose limb-like pieces.  others: chances of a second and of a third person.
     camouflage: how far the colours of things lie from one grey. At 1 they are as those of clothes.
     facing: concentration of the body's heading towards the viewer (von Mises). Left and right are
-        told by face and feet. At 0.7 30 % look away, as on MPII and LSPET, at 3 3 %.
+        told by face and feet. At 0.7 29 % look away, as on MPII and LSPET; at 3 2 %.
     """
 
     clutter: tuple[int, int]
@@ -50,7 +51,7 @@ class Difficulty:
 
 
 DIFFICULTIES = {
-    "easy": Difficulty((0, 3), (0, 2), 0, (0.1, 0.0), 0.2, 8.0),
+    "easy": Difficulty((1, 3), (0, 2), 0, (0.1, 0.0), 0.2, 8.0),
     "medium": Difficulty((1, 6), (0, 3), 1, (0.25, 0.0), 0.4, 3.0),
     "hard": Difficulty((3, 12), (1, 5), 4, (0.55, 0.3), 1.0, 0.7),
 }

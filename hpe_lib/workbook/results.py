@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hpe_lib import evaluation, rivals
+from hpe_lib import claims, evaluation, rivals
 from hpe_lib.data.people import People
 from hpe_lib.paper import RELEASED, ROOT
 from hpe_lib.prediction import Predictions
@@ -203,6 +203,38 @@ def of_last_network(found: dict):
     return found.get("cascade", found["detector"])
 
 
+def drawn_table() -> pd.DataFrame:
+    """Notebooks 03 to 05 on drawn people, beside what asks for no training."""
+    run = kept("synthetic")
+    rows = {
+        "mean pose of the training people": run["floors"]["mean_pose"],
+        "untrained cascade": run["floors"]["untrained"],
+        "detector alone, logits": run["detector"]["logits"],
+        "detector alone, centroid": run["detector"]["centroid"],
+        "regressor on the frozen detector": run["regressor"],
+        "cascade, joint": run["cascade"],
+    }
+    found = {name: shown(score) for name, score in rows.items()}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def drawn_rows_table() -> pd.DataFrame:
+    """Table 5's rows on drawn people (notebook 06), the full cascade first."""
+    found, rows = kept("synthetic")["ablation"], {}
+    for row, score in found["scores"].items():
+        name, _, _ = row.rpartition(", seed ")
+        lead = found["against_cascade"][name]["total"]
+        columns = {key: shown(score)[key] for key in ("total", "95 %", "visible", "occluded")}
+        against = {"against the first row": evaluation.said(lead) if rows else "–"}
+        rows[row] = columns | against | {"minutes": found["costs"][row]["minutes"]}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def drawn_claims_table() -> pd.DataFrame:
+    """What the claims come to on drawn people (notebook 06)."""
+    return claims.table(kept("synthetic")["ablation"]["criterion"])
+
+
 def study_curves(study: str) -> dict[str, list[dict]]:
     """{label: [{"minutes", "total"}, …]} of a study's rows, the best at its end first."""
     found = [
@@ -230,7 +262,11 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "gain": gain_table,
     "steps": steps_table,
     "recipe": lambda: study_table("recipe"),
+    "rates": lambda: study_table("rates"),
     "race": lambda: study_table("race"),
+    "drawn": drawn_table,
+    "drawn-rows": drawn_rows_table,
+    "drawn-claims": drawn_claims_table,
 }
 
 
