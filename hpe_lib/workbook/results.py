@@ -203,6 +203,14 @@ def of_last_network(found: dict):
     return found.get("cascade", found["detector"])
 
 
+def released_table(dataset: str) -> pd.DataFrame:
+    """Released predictions on all people, against each truth (benchmarks/released.py)."""
+    table = evaluation.table(kept("released")[dataset]).drop(columns=["persons", "left_out"])
+    return table.map(lambda value: f"{value:.2f}" if isinstance(value, float) else value).replace(
+        "nan", "–"
+    )
+
+
 def drawn_table() -> pd.DataFrame:
     """Notebooks 03 to 05 on drawn people, beside what asks for no training."""
     run = kept("synthetic")
@@ -264,6 +272,8 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "recipe": lambda: study_table("recipe"),
     "rates": lambda: study_table("rates"),
     "race": lambda: study_table("race"),
+    "released-mpii": lambda: released_table("mpii"),
+    "released-lsp": lambda: released_table("lsp"),
     "drawn": drawn_table,
     "drawn-rows": drawn_rows_table,
     "drawn-claims": drawn_claims_table,
