@@ -494,7 +494,7 @@ def rows(split: str, numbers: dict, count: int | None) -> str:
     """A split that is not published, as FIRST-LAST. count: people the folder holds, None: drawn, so
     without end.
     """
-    from hpe_lib.workbook import presets
+    from hpe_lib.workbook import schemas
 
     if split in ("train", "val"):
         return numbers[split]
@@ -503,7 +503,7 @@ def rows(split: str, numbers: dict, count: int | None) -> str:
             raise BadInput("--split all", "drawn people, who have no end", "train, val or test")
         return f"1-{count}"
     first = 1 + max(
-        presets.person_range(numbers[part])[1].stop or count for part in ("train", "val")
+        schemas.person_range(numbers[part])[1].stop or count for part in ("train", "val")
     )
     if count is not None and first > count:
         raise BadInput(

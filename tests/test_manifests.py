@@ -221,7 +221,7 @@ def test_manifests_of_every_kind_have_their_types(tmp_path, made, path, value):
 
 def test_evaluate_does_not_trust_an_edited_data_manifest(folder, tmp_path, capsys):
     artifacts.write_manifest(tmp_path / "data", DATA)
-    edit(tmp_path / "data", parameters=DATA["parameters"] | {"val": "5-99999999"})
+    edit(tmp_path / "data", parameters=DATA["parameters"] | {"val": "5-9999999"})
     assert called("evaluate", "--weights", folder, "--data", "synthetic") == 2
     assert "data/manifest.json: found entries changed by hand" in capsys.readouterr().err
 

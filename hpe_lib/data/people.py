@@ -12,7 +12,7 @@ import numpy as np
 from hpe_lib.data.images import ImageFiles, Images
 from hpe_lib.geometry import Frame
 from hpe_lib.skeleton import ABSENT, MPII
-from hpe_lib.workbook import presets
+from hpe_lib.workbook import schemas
 from hpe_lib.workbook.artifacts import BadInput
 
 # People of published splits. MPII's validation split is that of Tompson et al., CVPR 2015.
@@ -120,13 +120,13 @@ class People:
 
 
 def parse_people(people: str) -> tuple[str, slice]:
-    """(split, rows) of "8-9", "val" or "val 8-9", as presets.person_range.
+    """(split, rows) of "8-9", "val" or "val 8-9", as schemas.person_range.
 
     Raises BadInput on anything else.
     """
-    found = presets.person_range(people)
+    found = schemas.person_range(str(people))
     if found is None:
-        raise BadInput("people", repr(people), presets.PEOPLE)
+        raise BadInput("people", repr(people), schemas.PEOPLE)
     return found
 
 

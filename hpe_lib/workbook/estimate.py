@@ -16,7 +16,7 @@ from hpe_lib.data.people import SPLIT_SIZES
 from hpe_lib.paper import N_JOINTS
 from hpe_lib.skeleton import VISIBLE
 from hpe_lib.targets import Targets
-from hpe_lib.workbook import artifacts, presets
+from hpe_lib.workbook import artifacts, schemas
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.groups import build
 
@@ -148,7 +148,7 @@ def find_people(parameters: dict) -> tuple[int, list[str]]:
     """
     counts, lines = {}, []
     for part in ("train", "val"):
-        split, asked = presets.person_range(parameters[part])
+        split, asked = schemas.person_range(parameters[part])
         published = SPLIT_SIZES.get((parameters["dataset"], split))
         size = asked.stop - asked.start if asked.stop else published
         try:

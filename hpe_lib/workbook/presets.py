@@ -11,119 +11,25 @@ import ast
 import difflib
 import io
 import json
-import math
 import os
 import re
 import tokenize
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple
 
-from hpe_lib.paper import NOTEBOOKS
-from hpe_lib.workbook import artifacts
-from hpe_lib.workbook.artifacts import BadInput
-
-MOST_PEOPLE = 10_000_000
-PEOPLE = (
-    f"FIRST-LAST counted from 1, such as 1-8000, at most {MOST_PEOPLE:,} people, or train, val, "
-    "test or all, or both, such as val 1-100"
+from pydantic import (
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
 )
 
-Limit = tuple[str, Callable[[Any], bool]]  # what a value must be, in words and as a test
+from hpe_lib.paper import NOTEBOOKS
+from hpe_lib.workbook import artifacts, schemas
+from hpe_lib.workbook.artifacts import BadInput
 
-
-def within(least: float, most: float) -> Limit:
-    """A limit: (said in words, asked in code)."""
-    return f"{least:,} to {most:,}", lambda value: least <= value <= most
-
-
-def above_zero(most: float) -> Limit:
-    """A limit that leaves 0 out."""
-    return f"a positive number, at most {most:,}", lambda value: 0 < value <= most
-
-
-def even(most: int) -> Limit:
-    """A limit of widths, which are halved."""
-    return f"even, 2 to {most:,}", lambda value: 2 <= value <= most and value % 2 == 0
-
-
-def one_of(*choices: str) -> Limit:
-    """A limit that is a list of words."""
-    return " or ".join(choices), choices.__contains__
-
-
-def each(limit: Limit, *lengths: int) -> Limit:
-    """A list whose values keep a limit. lengths: how many there may be; none given: any number."""
-    said, holds = limit
-    count = f"{' or '.join(map(str, lengths))} values, " if lengths else ""
-
-    def holds_for_all(values: list) -> bool:
-        """Does the list have a length that is asked for, and each value keep the limit?"""
-        return (not lengths or len(values) in lengths) and all(map(holds, values))
-
-    return f"{count}each {said}", holds_for_all
-
-
-SEED, EPOCHS, WIDTH = within(0, 2**63 - 1), within(0, 100_000), even(8192)
-KERNEL = ("odd, 1 to 255", lambda value: value % 2 == 1 and 1 <= value <= 255)
-PERSONS = (PEOPLE, lambda value: person_range(value) is not None)
-# What a value must be besides of its type, by the parameter's name.
-LIMITS = {
-    "dataset": one_of("synthetic", "mpii", "lsp", "lspet", "leeds"),
-    "train": PERSONS,
-    "val": PERSONS,
-    "image_size": (
-        "a multiple of 4, 32 to 4,096",
-        lambda value: 32 <= value <= 4096 and value % 4 == 0,
-    ),
-    "data_seed": SEED,
-    "difficulty": one_of("easy", "medium", "hard"),
-    "margin": above_zero(100),
-    "missing_points": one_of("as_labelled", "withheld", "invented"),
-    "radius": above_zero(1000),
-    "sigma": above_zero(1000),
-    "occluded": one_of("empty", "ignored"),
-    "first": one_of("detection", "regression"),
-    "first_sees": one_of("", "visible", "all"),
-    "map_stride": ("1, 2 or 4", (1, 2, 4).__contains__),
-    "prior": ("between 0 and 1, both excluded", lambda value: 0 < value < 1),
-    "seed": SEED,
-    "epochs": EPOCHS,
-    "batch_size": within(1, 65_536),
-    "optimizer": one_of("adamw", "rmsprop", "sgd"),
-    "weight_decay": within(0, 1000),
-    "lr": above_zero(1e30),
-    "trunk_lr": within(0, 1e30),
-    "frozen_blocks": within(0, 7),
-    "colour": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
-    "ema": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
-    "save_minutes": within(0, 100_000),
-    "lr_end": above_zero(1e30),
-    "schedule": one_of("cosine", "geometric", "step"),
-    "warmup": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
-    "rotation": within(0, 360),
-    "rotation_step": within(0, 360),
-    "scale_low": above_zero(100),
-    "scale_high": above_zero(100),
-    "scale_step": within(0, 100),
-    "workers": within(0, 1024),
-    "precision": one_of("no", "fp16", "bf16"),
-    "regressor": one_of("hourglass", "convolutions"),
-    "stacked": one_of("both", "image", "heatmaps"),
-    "channels": WIDTH,
-    "levels": within(1, 10),
-    "bottlenecks": within(1, 100),
-    "stem": one_of("patch", "conv7"),
-    "kernels": each(KERNEL, 4),
-    "std": within(0, 1000),
-    "decoder": one_of("argmax", "quarter", "parabola", "centroid"),
-    "vgg_channels": WIDTH,
-    "vgg_kernels": each(KERNEL, 4),
-    "vgg_std": within(0, 1000),
-    "stage_epochs": each(EPOCHS, 0, 3),
-    "seeds": each(SEED),
-    "count": within(1, 10_000),
-}
 MOST_BYTES, DEEPEST = 1_000_000, 4  # of a preset: sections, names, values, and a list's
 
 
@@ -237,7 +143,7 @@ def resolve(
     overrides: "name=value", for every notebook that declares the name, or "03.name=value".
     running: the notebooks that will run, all if None; an override that reaches none is refused.
     Returns {"01": {name: value cast to its declared type}, …} without `out`. BadInput for an
-    unknown name, or a value that is not of the declared type or outside LIMITS.
+    unknown name, or a value that is not of the declared type or out of bounds.
     """
     known = {number: declared(number, folder) for number in notebooks(folder)}
     resolved = {
@@ -267,28 +173,11 @@ def resolve(
 
 
 def checked(name: str, value: Any, kind: str, where: str) -> Any:
-    """The value cast to its declared type. BadInput if it is not of the type or outside LIMITS."""
+    """The value cast to its declared type. BadInput if it is not of the type or out of bounds."""
     value = cast(value, kind, where)
-    said, holds = LIMITS.get(name, ("", lambda value: True))
-    if not holds(value):
-        raise BadInput(where, shown(value), said)
+    if fault := schemas.fault(value, schemas.parameter_types().get(name, Any)):
+        raise BadInput(where, shown(value), fault[2])
     return value
-
-
-def person_range(people: str) -> tuple[str, slice] | None:
-    """ "8-9" (people, counted from 1, both ends included), "val" or "val 8-9" as (split, slice);
-    None if it is neither.
-
-    The split is "all" where only a range is given, the slice is slice(0, None) where only a split
-    is.
-    """
-    match = re.fullmatch(r"(train|val|test|all)?(?:(?:^| )([0-9]{1,9})-([0-9]{1,9}))?", str(people))
-    if not match or not match[0]:
-        return None
-    first, last = (int(match[2]), int(match[3])) if match[2] else (1, None)
-    if not 0 < first <= (last or first) < first + MOST_PEOPLE:
-        return None
-    return match[1] or "all", slice(first - 1, last)
 
 
 def from_preset(preset: str | Path, folder: Path = NOTEBOOKS) -> list[tuple]:
@@ -427,13 +316,12 @@ def cast(value: Any, kind: str, where: str = "value") -> Any:
     if kind.startswith("list"):
         inner = kind[5:-1] or "str"
         return [cast(item, inner, where) for item in listed(value)]
+    if kind not in TYPES:
+        expected = f"{', '.join(TYPES)}, list[…], each with '| None' if need be"
+        raise BadInput(where, f"type {kind}", expected)
     try:
-        return CASTS[kind](value)
-    except KeyError:
-        raise BadInput(
-            where, f"type {kind}", f"{', '.join(CASTS)}, list[…], each with '| None' if need be"
-        ) from None
-    except (ValueError, TypeError):
+        return TypeAdapter(TYPES[kind]).validate_python(value)
+    except ValidationError:
         raise BadInput(where, shown(value), kind) from None
 
 
@@ -456,39 +344,18 @@ def listed(value: Any) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def to_int(value: Any) -> int:
-    """8, "8", 8.0 or "1e3" as an int; a fraction, a truth value or NaN is a ValueError."""
-    try:
-        return int(str(value))
-    except ValueError:
-        number = to_float(value)
-    return int(number) if number == int(number) else refuse(value)
+def number(value: Any) -> Any:
+    """A text such as "1e3" as a number, anything else as it is. ValueError for a truth value."""
+    if isinstance(value, bool):
+        raise ValueError("no number")
+    return float(value) if isinstance(value, str) and "e" in value.lower() else value
 
 
-def to_float(value: Any) -> float:
-    """A finite number; "1e-3", a text to PyYAML, too."""
-    if isinstance(value, bool) or not math.isfinite(float(value)):
-        raise ValueError(value)
-    return float(value)
-
-
-def to_bool(value: Any) -> bool:
-    """true or false, yes or no, on or off, in any case; nothing else."""
-    text = str(value).lower()
-    if text not in ("true", "yes", "on", "false", "no", "off"):
-        refuse(value)
-    return text in ("true", "yes", "on")
-
-
-def to_str(value: Any) -> str:
-    """A text; a number as it prints."""
-    wrong = value is None or isinstance(value, (bool, list, dict)) or "\0" in str(value)
-    return refuse(value) if wrong else str(value)
-
-
-def refuse(value: Any) -> NoReturn:
-    """Raise the ValueError that `cast` makes one line of."""
-    raise ValueError(value)
-
-
-CASTS = {"int": to_int, "float": to_float, "str": to_str, "bool": to_bool}
+TYPES = {
+    "int": Annotated[int, BeforeValidator(number)],
+    "float": Annotated[FiniteFloat, BeforeValidator(number)],
+    "str": Annotated[
+        str, Field(coerce_numbers_to_str=True), schemas.must(lambda text: "\0" not in text, "text")
+    ],
+    "bool": bool,
+}

@@ -1,30 +1,75 @@
-"""What each kind of JSON that a run reads back must look like: one class a kind, types and bounds.
+"""What parameters, and each kind of JSON that a run reads back, must look like: types and bounds.
 
 The bounds leave room for every network that anybody would train. Entries that no class names are
 let through: nothing is computed from them.
 """
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+)
 
 Text = Annotated[str, Field(max_length=4096)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Epochs = Annotated[int, Field(ge=0, le=100_000)]
 Amount = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Length = Annotated[float, Field(gt=0, le=1000)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Degrees = Annotated[float, Field(ge=0, le=360)]
 Stride = Literal[1, 2, 4]
 Side = Annotated[int, Field(ge=32, le=2048, multiple_of=4)]  # of a crop, px
+Width = Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
+MOST_PEOPLE = 10_000_000
+PEOPLE = (
+    f"FIRST-LAST counted from 1, such as 1-8000, at most {MOST_PEOPLE:,} people, or train, val, "
+    "test or all, or both, such as val 1-100"
+)
 
 
-def odd(number: int) -> int:
-    """The number itself. ValueError if it is even."""
-    if number % 2 == 0:
-        raise ValueError("an odd number")
-    return number
+def person_range(people: str) -> tuple[str, slice] | None:
+    """ "8-9" (people, counted from 1, both ends included), "val" or "val 8-9" as (split, slice);
+    None if it is neither.
+
+    The split is "all" where only a range is given, the slice is slice(0, None) where only a split
+    is.
+    """
+    match = re.fullmatch(r"(train|val|test|all)?(?:(?:^| )([0-9]{1,9})-([0-9]{1,9}))?", people)
+    if not match or not match[0]:
+        return None
+    first, last = (int(match[2]), int(match[3])) if match[2] else (1, None)
+    if not 0 < first <= (last or first) < first + MOST_PEOPLE:
+        return None
+    return match[1] or "all", slice(first - 1, last)
 
 
-Kernel = Annotated[int, Field(ge=1, le=63), AfterValidator(odd)]
+def must(hold: Callable[[Any], Any], expected: str) -> AfterValidator:
+    """A bound that has no name in pydantic. expected: in words."""
+
+    def validate(value: Any) -> Any:
+        """The value itself. ValueError if it is out of bounds."""
+        if not hold(value):
+            raise ValueError(expected)
+        return value
+
+    return AfterValidator(validate)
+
+
+Kernel = Annotated[int, Field(ge=1, le=63), must(lambda size: size % 2, "an odd number")]
+Kernels = Annotated[list[Kernel], Field(min_length=4, max_length=4)]
+Persons = Annotated[str, must(person_range, PEOPLE)]
 
 
 class Schema(BaseModel):
@@ -48,11 +93,11 @@ class Parts(Schema):
     rival_channels: Annotated[int, Field(ge=8, le=1024, multiple_of=8)] = None
     regressor: Literal["hourglass", "convolutions"] = None
     stacked: Literal["both", "image", "heatmaps"] = None
-    channels: Annotated[int, Field(ge=2, le=4096, multiple_of=2)] = None
+    channels: Width = None
     levels: Annotated[int, Field(ge=1, le=8)] = None
     bottlenecks: Annotated[int, Field(ge=1, le=16)] = None
     stem: Literal["conv7", "patch"] = None
-    kernels: Annotated[list[Kernel], Field(min_length=4, max_length=4)] = None
+    kernels: Kernels = None
     std: Annotated[float, Field(ge=0, le=10)] = None
 
 
@@ -64,9 +109,37 @@ class Network(Parts):
     map_stride: Stride
 
 
-class Settings(Parts):
+class Drawn(Schema):
+    """How targets are drawn: px at a body of 200 px."""
+
+    radius: Length = None
+    sigma: Length = None
+    occluded: Literal["empty", "ignored"] = None
+
+
+class Settings(Parts, Drawn):
     """A stage manifest's "settings": every parameter, those of test time included."""
 
+    first_sees: Literal["", "visible", "all"] = None
+    frozen_blocks: Annotated[int, Field(ge=0, le=7)] = None
+    seed: Seed = None
+    epochs: Epochs = None
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = None
+    optimizer: Literal["adamw", "rmsprop", "sgd"] = None
+    weight_decay: Amount = None
+    lr: Positive = None
+    trunk_lr: Amount = None
+    lr_end: Positive = None
+    schedule: Literal["cosine", "geometric", "step"] = None
+    warmup: Share = None
+    rotation: Degrees = None
+    rotation_step: Degrees = None
+    scale_low: Length = None
+    scale_high: Length = None
+    scale_step: Amount = None
+    colour: Share = None
+    ema: Share = None
+    save_minutes: Amount = None
     decoder: Literal["argmax", "quarter", "parabola", "centroid"] = None
     flip_test: bool = None
     precision: Literal["no", "fp16", "bf16"] = None
@@ -95,12 +168,12 @@ class People(Schema):
     model_config = ConfigDict(extra="forbid")
     dataset: Literal["synthetic", "mpii", "lsp", "lspet", "leeds"]
     data_root: Text
-    train: Name
-    val: Name
+    train: Persons
+    val: Persons
     image_size: Side
-    data_seed: Count
+    data_seed: Seed
     only_present: bool
-    margin: Annotated[float, Field(gt=0, le=100)]
+    margin: Length
     missing_points: Literal["as_labelled", "withheld", "invented"]
     difficulty: Literal["easy", "medium", "hard"] = "medium"
 
@@ -118,14 +191,6 @@ class Data(Schema):
     parameters: People = None
     fingerprints: Fingerprints = None
     skipped: dict[str, dict[Text, Count]] = None
-
-
-class Drawn(Schema):
-    """How targets are drawn: px at a body of 200 px."""
-
-    radius: Annotated[float, Field(gt=0)] = None
-    sigma: Annotated[float, Field(gt=0)] = None
-    occluded: Literal["empty", "ignored"] = None
 
 
 class Targets(Schema):
@@ -190,6 +255,17 @@ class Metrics(Schema):
     detector: dict[Name, Score] = None
 
 
+class Others(Schema):
+    """Parameters of the notebooks after the three stages."""
+
+    vgg_channels: Width = None
+    vgg_kernels: Kernels = None
+    vgg_std: Amount = None
+    stage_epochs: Annotated[list[Epochs], must(lambda given: len(given) in (0, 3), "0 or 3 values")]
+    seeds: list[Seed] = None
+    count: Annotated[int, Field(ge=1, le=10_000)] = None
+
+
 KINDS = {
     "stage": Stage,
     "data": Data,
@@ -202,13 +278,19 @@ KINDS = {
 }
 
 
-def fault(value: Any, kind: str) -> tuple[str, str, str] | None:
-    """What its kind's class first objects to in a value: (where, found, expected), or None."""
+def parameter_types() -> dict[str, Any]:
+    """What each parameter of the notebooks must be, by its name, where that is more than a type."""
+    hints = [get_type_hints(group, include_extras=True) for group in (People, Settings, Others)]
+    return hints[0] | hints[1] | hints[2]
+
+
+def fault(value: Any, wanted: Any) -> tuple[str, str, str] | None:
+    """What a type, or the class of a kind, first objects to: (where, found, expected), or None."""
     try:
-        KINDS[kind].model_validate(value)
+        TypeAdapter(KINDS.get(wanted, wanted)).validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(name for name in first["loc"] if isinstance(name, str)) or kind
+        where = ".".join(name for name in first["loc"] if isinstance(name, str)) or str(wanted)
         found = "nothing" if first["type"] == "missing" else repr(first["input"])
         expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         return where, found, expected
