@@ -203,6 +203,18 @@ def of_last_network(found: dict):
     return found.get("cascade", found["detector"])
 
 
+def given_table() -> pd.DataFrame:
+    """What the released regressor reaches by the maps that it is given (benchmarks/argument.py)."""
+    rows = {name: shown(score) for name, score in kept("argument")["given"].items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def confidence_table() -> pd.DataFrame:
+    """Mean peak within a disc at joints, and in the background, in the released networks' maps."""
+    table = pd.DataFrame.from_dict(kept("argument")["confidence"], orient="index")
+    return table.map(lambda peak: f"{peak:.2f}")
+
+
 def released_table(dataset: str) -> pd.DataFrame:
     """Released predictions on all people, against each truth (benchmarks/released.py)."""
     table = evaluation.table(kept("released")[dataset]).drop(columns=["persons", "left_out"])
@@ -272,6 +284,8 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "recipe": lambda: study_table("recipe"),
     "rates": lambda: study_table("rates"),
     "race": lambda: study_table("race"),
+    "given": given_table,
+    "confidence": confidence_table,
     "released-mpii": lambda: released_table("mpii"),
     "released-lsp": lambda: released_table("lsp"),
     "drawn": drawn_table,
