@@ -84,8 +84,7 @@ def scored(kept: Path, weights: Path) -> bool:
 
 def last_joints(name: str):
     """The joints (N, 16, 2), image px, of the last network in results/NAME."""
-    found = results.joints_of(name)
-    return found.get("cascade", found["detector"])
+    return results.of_last_network(results.joints_of(name))
 
 
 if __name__ == "__main__":

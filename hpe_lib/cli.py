@@ -476,6 +476,7 @@ def people_to_score(
         numbers["data_seed"],
         only_present or numbers["only_present"],
         own.get("margin", MARGIN),
+        difficulty=numbers.get("difficulty", "medium"),
         cache=cache_folder(run),
     )
     wanted = made.get("fingerprints", {}).get(split)

@@ -65,6 +65,64 @@ def disc_peaks(
     }
 
 
+@torch.no_grad()
+def given_maps(
+    cascade: Cascade,
+    people: People,
+    image_size: int,
+    drawn: dict,
+    decoder: str = "parabola",
+) -> dict[str, dict]:
+    """Scores of the regressor by the heatmaps that it is given: its detector's, or true ones.
+
+    True discs are what a perfect detector would say: of the visible parts, as it is taught (§3), of
+    all parts, or of all parts but the one that is asked for, so that only context and image are
+    left. No flip test.  drawn: how targets are drawn (`read_targets`).
+    """
+    targets = Targets(cascade.map_stride, **drawn)
+    seeing_all = Targets(cascade.map_stride, **drawn, first_sees="all")
+    found, frames = defaultdict(list), people.frames(image_size)
+    for batch in DataLoader(PoseDataset(people, image_size), 64):
+        images = cascade.eval().normalise(batch["image"])
+        visible, every = (as_logits(way.detector(batch)[0]) for way in (targets, seeing_all))
+        answers = {
+            "its detector's": regress(cascade, cascade.detector(images), images),
+            "true, of visible parts": regress(cascade, visible, images),
+            "true, of all parts": regress(cascade, every, images),
+            "true, of all other parts": regress_from_others(cascade, every, images),
+        }
+        for name, maps in answers.items():
+            points = heatmaps.decode(maps, decoder)[0]
+            found[name].append(heatmaps.from_map(points, cascade.map_stride).numpy())
+    scores = {}
+    for name, parts in found.items():
+        pairs = zip(frames, np.concatenate(parts))
+        scores[name] = score(np.stack([frame.to_image(points) for frame, points in pairs]), people)
+    return scores
+
+
+def as_logits(discs: torch.Tensor, sure: float = 8.0) -> torch.Tensor:
+    """Logits of a detector that is sure of these discs: their probability, or 1 - it, is 0.9997."""
+    return (2 * discs - 1) * sure
+
+
+def regress(cascade: Cascade, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """The regressor's maps (B, 16, h, w) for the detector's logits and normalised images."""
+    return cascade.regressor(cascade.stack(logits, images))
+
+
+def regress_from_others(
+    cascade: Cascade, logits: torch.Tensor, images: torch.Tensor
+) -> torch.Tensor:
+    """As `regress`, but each joint's map is regressed without the detector's map of that joint."""
+    maps = torch.empty_like(logits)
+    for joint in range(logits.shape[1]):
+        others = logits.clone()
+        others[:, joint] = logits.amin()
+        maps[:, joint] = regress(cascade, others, images)[:, joint]
+    return maps
+
+
 def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dict]:
     """Scores of each decoder with and without the flip test, by both in words (F13)."""
     found, frames = defaultdict(list), people.frames(image_size)

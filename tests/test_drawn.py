@@ -94,12 +94,12 @@ def test_kept_people_that_do_not_fit_are_drawn_anew(tmp_path, capsys, name, dama
 @pytest.mark.parametrize("name", ["truth.npz", "images.npy", "manifest.json", "."])
 @pytest.mark.parametrize("instead", ["folder", "file"])
 def test_kept_people_where_something_else_lies_are_drawn_anew(tmp_path, capsys, name, instead):
-    before = load_drawn("1-2", 64, 0, tmp_path)
+    before = load_drawn("1-2", 64, 0, "medium", tmp_path)
     (kept,) = tmp_path.iterdir()
     place = kept / name
     shutil.rmtree(place) if place.is_dir() else place.unlink()
     place.mkdir() if instead == "folder" else place.write_text("something else")
-    after = load_drawn("1-2", 64, 0, tmp_path)
+    after = load_drawn("1-2", 64, 0, "medium", tmp_path)
     assert after.fingerprint() == before.fingerprint()
     assert "not as it was written, made anew" in capsys.readouterr().err
     assert (after.images[1] == before.images[1]).all()

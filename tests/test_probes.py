@@ -40,6 +40,26 @@ def test_peaks_are_those_of_every_person(model, drawn):
             assert np.allclose(found[name][kind], values, atol=1e-5)
 
 
+class Repeats(torch.nn.Module):
+    """A regressor that says what it is given."""
+
+    def forward(self, stack):
+        return torch.nn.functional.avg_pool2d(stack[:, :16], 4)
+
+
+def test_true_maps_are_given_to_the_regressor(drawn):
+    """Of visible parts, of all, of all others: a regressor that repeats them finds just these."""
+    made = cascade.Cascade(NETWORK)
+    made.regressor = Repeats()
+    found = probes.given_maps(made, drawn, 128, DRAWN, decoder="centroid")
+    seen, everything = found["true, of visible parts"], found["true, of all parts"]
+    assert everything["visible"] > 97 and everything["occluded"] > 97
+    assert seen["visible"] == everything["visible"] and seen["occluded"] < 40
+    assert found["true, of all other parts"]["total"] < 30
+    answer = prediction.predict(made, drawn, 128, flip_test=False, decoder="centroid")
+    assert found["its detector's"] == evaluation.score(answer.joints, drawn)
+
+
 def test_decoders_score_as_predict_does(model, drawn):
     found = probes.decoders(model, drawn, 128)
     assert len(found) == 2 * len(heatmaps.DECODERS)

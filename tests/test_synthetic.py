@@ -18,8 +18,9 @@ from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 SIZE = 128
 
 
-def scene_of(index, seed=11):
-    return synthetic._scene(np.random.default_rng((seed, index)))
+def scene_of(index, seed=11, difficulty="hard"):
+    rng = np.random.default_rng((seed, index))
+    return synthetic._scene(rng, synthetic.DIFFICULTIES[difficulty])
 
 
 def only(scene, parts):
@@ -33,7 +34,7 @@ def only(scene, parts):
 
 @pytest.fixture(scope="module")
 def many():
-    return synthetic.draw_many(11, range(240), SIZE)
+    return synthetic.draw_many(11, range(240), SIZE, "hard")
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +97,34 @@ def test_mix_of_visibility(many):
     assert 0.22 < share[OTHER_OCCLUDED] + share[SELF_OCCLUDED] < 0.37
 
 
+def test_harder_people_are_covered_more_often_and_look_away_more_often():
+    shares = []
+    for difficulty in ("easy", "medium", "hard"):
+        people = [draw(5, index, 32, difficulty) for index in range(200)]
+        covered = np.mean([person.state == OTHER_OCCLUDED for person in people])
+        left, right = MPII.index("left_shoulder"), MPII.index("right_shoulder")
+        away = np.mean([person.joints[left, 0] < person.joints[right, 0] for person in people])
+        shares.append((covered, away))
+    (easy, _), (medium, faced), (hard, turned) = shares
+    assert easy < 0.75 * medium < 0.6 * hard
+    assert faced < 0.15 < 0.25 < turned < 0.5
+
+
+@pytest.mark.parametrize("difficulty", synthetic.DIFFICULTIES)
+def test_camouflage_is_the_share_of_colour_that_things_keep(difficulty):
+    share = synthetic.DIFFICULTIES[difficulty].camouflage
+    plain, bright = (synthetic._looks(np.random.default_rng(2), 50, 1, c) for c in (share, 1.0))
+    grey = synthetic._GREY
+    things = plain["first"][:, :50] - grey, bright["first"][:, :50] - grey
+    np.testing.assert_allclose(things[0], share * things[1], atol=1e-3)
+    np.testing.assert_array_equal(plain["first"][:, 50:], bright["first"][:, 50:])
+
+
 def test_visibility_follows_the_state_and_the_frame(many):
     joints, state = many[1], many[2]
     inside = ((joints >= -0.5) & (joints < SIZE - 0.5)).all(2)
     assert ((state != OUTSIDE) == inside).all()
-    person = draw(11, 0, SIZE)
+    person = draw(11, 0, SIZE, "hard")
     expected = {
         OUTSIDE: ABSENT,
         OTHER_OCCLUDED: OCCLUDED,
@@ -130,7 +154,7 @@ def test_standing_height_is_one():
 def test_hinges_bend_one_way_and_within_limits():
     rng = np.random.default_rng(5)
     turned, _ = synthetic._forward(
-        synthetic._angles(rng, 300), np.ones((300 * synthetic._TRIES, 13, 3))
+        synthetic._angles(rng, 300, 0.7), np.ones((300 * synthetic._TRIES, 13, 3))
     )
     frame = synthetic.FRAMES.index
     for upper, lower, sign in (("arm", "forearm", 1), ("thigh", "shin", -1)):
@@ -278,10 +302,11 @@ def covers(scene):
     return mask.reshape(SIZE, SIZE)
 
 
-def test_occluders_cover_the_joints_of_strangers_as_often_as_their_own(many, scenes):
+@pytest.mark.parametrize("difficulty", ["medium", "hard"])
+def test_occluders_cover_the_joints_of_strangers_as_often_as_their_own(difficulty):
     """Whatever covers joints of drawing i was put there without them: it covers drawing i + k's joints as often."""
-    joints, state = many[1], many[2]
-    masks = [covers(scene) for scene in scenes]
+    _, joints, state, *_ = synthetic.draw_many(11, range(240), SIZE, difficulty)
+    masks = [covers(scene_of(index, difficulty=difficulty)) for index in range(240)]
     column, row = np.moveaxis(np.rint(joints).astype(int), 2, 0)
     inside = state != OUTSIDE
 
@@ -302,11 +327,14 @@ def test_occluders_cover_the_joints_of_strangers_as_often_as_their_own(many, sce
     )  # 4 deviations of 240 people
 
 
-GOLDEN = {  # version 1. (seed, index, size): `weighed`
-    (0, 0, 64): (1207.0290053, 98.3916055, 51.5105696, 67.3333333, 2442097.78),
-    (0, 1, 64): (1361.3680870, 123.0553536, 55.0932273, 60.2000000, 1081299.36),
-    (7, 100000, 96): (2062.1881391, 205.5227622, 73.0700808, 61.4666667, 2728417.73),
-    (1, 12, 128): (2761.8128028, 248.7346400, 91.4540033, 48.4000000, 7222189.81),
+GOLDEN = {  # version 1. (seed, index, size, difficulty): `weighed`
+    (0, 0, 64, "hard"): (1207.0290053, 98.3916055, 51.5105696, 67.3333333, 2442097.78),
+    (0, 1, 64, "hard"): (1361.3680870, 123.0553536, 55.0932273, 60.2000000, 1081299.36),
+    (7, 100000, 96, "hard"): (2062.1881391, 205.5227622, 73.0700808, 61.4666667, 2728417.73),
+    (1, 12, 128, "hard"): (2761.8128028, 248.7346400, 91.4540033, 48.4000000, 7222189.81),
+    (0, 0, 64, "medium"): (1373.7448403, 138.8490678, 51.1817591, 65.4666667, 2503616.69),
+    (7, 100000, 96, "medium"): (2078.3617733, 202.8329889, 75.6826001, 64.1333333, 4947394.61),
+    (1, 12, 128, "easy"): (2553.8694474, 239.4249082, 98.1493783, 67.0000000, 11663313.76),
 }
 
 

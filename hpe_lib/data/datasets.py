@@ -28,6 +28,7 @@ def load_people(
     only_present: bool | None = False,
     margin: float = MARGIN,
     missing_points: str = "as_labelled",
+    difficulty: str = "medium",
     cache: Path = Path("runs/cache"),
 ) -> People:
     """People of a data set by its name.
@@ -40,11 +41,12 @@ def load_people(
     margin: side of the frame in body heights (F1); drawn people fill their frames as they are.
     missing_points: of pelvis and thorax, which LSP and LSPET lack: "as_labelled", "withheld" or
         "invented", see people.replace_midpoints.
+    difficulty: of drawn people, a key of synthetic.DIFFICULTIES: easy, medium or hard.
 
     Raises BadInput on an unknown data set, and as its loader.
     """
     if dataset == "synthetic":
-        found = load_drawn(people, image_size, data_seed, Path(cache))
+        found = load_drawn(people, image_size, data_seed, difficulty, Path(cache))
     elif dataset in LOADERS:
         found = LOADERS[dataset](Path(data_root), people)
         found = replace(found, side=margin * found.body)
@@ -71,7 +73,7 @@ def prepare(out: str | Path, **parameters: str | int | float | bool) -> Data:
     """Choose a run's people: read every image once, then write OUT/data/manifest.json.
 
     parameters: those of notebook 01's cell, dataset, data_root, train, val, image_size, data_seed,
-        only_present, margin and missing_points, as load_people takes them.
+        difficulty, only_present, margin and missing_points, as load_people takes them.
 
     Raises BadInput, before anything is written, on the first file that cannot be read, if train
     and val share a person or an image, or if nobody of val could be scored.

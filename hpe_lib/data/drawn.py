@@ -46,36 +46,44 @@ class DrawnImages(ImageArrays):
         return frame.on(size / frame.image_size).crop(finer)
 
 
-def load_drawn(people: str, image_size: int, data_seed: int, cache: Path) -> People:
+def load_drawn(
+    people: str, image_size: int, data_seed: int, difficulty: str, cache: Path
+) -> People:
     """Drawn people (synthetic.draw), about whom everything is known.
 
     people: "FIRST-LAST", counted from 1.  image_size: px, side of their images.
-    data_seed: which endless set of people.  cache: the folder that keeps them.
-    Raises BadInput on a split, or a range without an end.
+    data_seed: which endless set of people.  difficulty: a key of synthetic.DIFFICULTIES.
+    cache: the folder that keeps them.
+    Raises BadInput on a split, a range without an end, or an unknown difficulty.
     """
+    if difficulty not in synthetic.DIFFICULTIES:
+        raise BadInput("difficulty", repr(difficulty), ", ".join(synthetic.DIFFICULTIES))
     split, rows = parse_people(people)
     if split != "all" or rows.stop is None:
         raise BadInput("people", repr(people), "FIRST-LAST: drawn people have no splits and no end")
     numbers = np.arange(rows.start, rows.stop)
-    source = f"synthetic-{synthetic.VERSION}-seed{data_seed}-{image_size}px-{people}"
+    source = f"{difficulty}-{synthetic.VERSION}-seed{data_seed}-{image_size}px-{people}"
+    draw = functools.partial(synthetic.draw, data_seed, difficulty=difficulty)
     folder = cache / source
     if not _is_intact(folder):
         with _writing(folder) as unfinished:
-            _draw_into(unfinished, numbers, image_size, data_seed)
+            _draw_into(unfinished, numbers, image_size, draw)
     truth = np.load(folder / "truth.npz")
     kept = np.load(folder / "images.npy", mmap_mode="r")
-    images = DrawnImages(kept, source, numbers, functools.partial(synthetic.draw, data_seed))
+    images = DrawnImages(kept, source, numbers, draw)
     return _to_people(numbers, {name: truth[name] for name in TRUTH}, images, image_size)
 
 
-def _draw_into(folder: Path, numbers: np.ndarray, image_size: int, data_seed: int) -> None:
+def _draw_into(
+    folder: Path, numbers: np.ndarray, image_size: int, draw: Callable[..., synthetic.Drawing]
+) -> None:
     """Write images.npy and truth.npz."""
     shape = len(numbers), image_size, image_size, 3
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
     reserve(folder / "images.npy")
     truth = {name: [] for name in TRUTH}
     for row, number in enumerate(tqdm(numbers, "drawing people", disable=None, mininterval=5)):
-        drawing = synthetic.draw(data_seed, int(number), image_size)
+        drawing = draw(int(number), image_size)
         images[row] = drawing.image
         for name, values in truth.items():
             values.append(getattr(drawing, name))

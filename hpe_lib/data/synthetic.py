@@ -31,6 +31,33 @@ _VISIBILITY = np.array([ABSENT, OCCLUDED, OCCLUDED, VISIBLE], np.int8)
 
 
 @dataclass(frozen=True)
+class Difficulty:
+    """How much there is beside the person, and how much it looks like the person.
+
+    clutter, occluders: least and most flat shapes behind everybody, in front of everybody. The
+        first one behind is of the colour of the background, so there is one at least.
+    strays: most loose limb-like pieces.  others: chances of a second and of a third person.
+    camouflage: how far the colours of things lie from one grey. At 1 they are as those of clothes.
+    facing: concentration of the body's heading towards the viewer (von Mises). Left and right are
+        told by face and feet. At 0.7 29 % look away, as on MPII and LSPET; at 3 2 %.
+    """
+
+    clutter: tuple[int, int]
+    occluders: tuple[int, int]
+    strays: int
+    others: tuple[float, float]
+    camouflage: float
+    facing: float
+
+
+DIFFICULTIES = {
+    "easy": Difficulty((1, 3), (0, 2), 0, (0.1, 0.0), 0.2, 8.0),
+    "medium": Difficulty((1, 6), (0, 3), 1, (0.25, 0.0), 0.4, 3.0),
+    "hard": Difficulty((3, 12), (1, 5), 4, (0.55, 0.3), 1.0, 0.7),
+}
+
+
+@dataclass(frozen=True)
 class Drawing:
     """One drawn person.
 
@@ -55,19 +82,23 @@ class Drawing:
         return _VISIBILITY[self.state]
 
 
-def draw(seed: int, index: int, size: int = 128) -> Drawing:
+def draw(seed: int, index: int, size: int = 128, difficulty: str = "medium") -> Drawing:
     """Person `index` of the endless set `seed`: the same in any order, process and (but for pixels)
     at any size.
+
+    difficulty: a key of DIFFICULTIES.
     """
-    scene = _scene(np.random.default_rng((seed, index)))
+    scene = _scene(np.random.default_rng((seed, index)), DIFFICULTIES[difficulty])
     return _draw(scene, size)
 
 
-def draw_many(seed: int, indices: Sequence[int], size: int = 128) -> tuple[np.ndarray, ...]:
+def draw_many(
+    seed: int, indices: Sequence[int], size: int = 128, difficulty: str = "medium"
+) -> tuple[np.ndarray, ...]:
     """(N,) indices -> images (N, size, size, 3), joints (N, 16, 2), state (N, 16), head_box (N, 4),
     center (N, 2), body (N,), as in Drawing.
     """
-    people = [draw(seed, int(index), size) for index in indices]
+    people = [draw(seed, int(index), size, difficulty) for index in indices]
     return tuple(
         np.array([getattr(person, name) for person in people])
         for name in Drawing.__dataclass_fields__
@@ -427,16 +458,13 @@ _TURNS = np.array(
 )
 _TRIES = 3  # poses thrown per person; the one with the fewest limbs inside the trunk is taken
 
-# concentration of the heading towards the viewer: 70 % face it more or less, as on MPII and LSPET
-_FACING = 0.7
 
-
-def _angles(rng, people):
+def _angles(rng, people, facing):
     """(people * _TRIES, 13, 3) turns of every frame against its parent about x, z, y, radians."""
     family = _CHANCES.searchsorted(rng.random(people)).repeat(_TRIES)
     ranges = _TURNS.take(2 * family + (rng.random(len(family)) < 0.5), axis=0)
     turns = ranges[:, 0] + ranges[:, 1] * rng.random((len(family), len(FRAMES), 3))
-    turns[:, 0, 2] = rng.vonmises(0, _FACING, people).repeat(_TRIES)
+    turns[:, 0, 2] = rng.vonmises(0, facing, people).repeat(_TRIES)
     return turns
 
 
@@ -498,12 +526,12 @@ def _clashes(turned, origins):
     return np.maximum(0, 1 - (inside * inside).sum(3)).sum((1, 2))
 
 
-def _bodies(rng, people):
+def _bodies(rng, people, facing):
     """Posed people in body axes with y up: joints and ends of the parts (P, 64, 3) as in
     _POINT_FRAME, radii (P, 24, 2), orientation of the parts (P, 24, 3, 3).
     """
     axes, girths = _proportions(rng, people)
-    turned, origins = _forward(_angles(rng, people), axes.repeat(_TRIES, axis=0))
+    turned, origins = _forward(_angles(rng, people, facing), axes.repeat(_TRIES, axis=0))
     best = _clashes(turned, origins).reshape(people, _TRIES).argmin(1) + np.arange(people) * _TRIES
     turned, origins = turned[best], origins[best]
     spot = (_POINT_PLACE * axes[:, _POINT_FRAME])[..., None]
@@ -525,11 +553,7 @@ _DARKER, _FADE = np.diff(_SKINS, axis=0), np.array([[[-0.14]], [[-0.18]], [[-0.2
 _HAIRS = np.array(
     [(25, 20, 18), (58, 38, 26), (105, 70, 40), (190, 150, 90), (150, 75, 40), (170, 168, 165)]
 )
-_BACK, _FRONT, _STRAYS = (
-    12,
-    5,
-    4,
-)  # at most so many flat shapes behind, in front, and loose capsules
+_GREY = 140.0  # of things without camouflage
 
 
 @dataclass(frozen=True)
@@ -567,10 +591,12 @@ def _colours(rng, count):
     return np.where(kind < 0.2, tone, value)
 
 
-def _looks(rng, count, people):
+def _looks(rng, count, people, camouflage):
     """Materials: `count` of things, then six of every person (SKIN ... SHOE)."""
     total = count + 6 * people
     first, other = _colours(rng, 2 * total).reshape(3, 2, total).swapaxes(0, 1)
+    for colours in (first, other):
+        colours[:, :count] += (1 - camouflage) * (_GREY - colours[:, :count])
     texture, faint, angle, zoom, across, down = rng.random((6, total))
     texture = (texture * _TEXTURES).astype(int)
     step = (other - first) * (0.1 + 0.9 * faint) ** 1.5  # mostly faint patterns
@@ -605,11 +631,12 @@ _OUTLINES = np.stack([_outline(0.12), _outline(1.0)]).transpose(
 )  # (2, 2, 20) x and y of box and ellipse
 
 
-def _shapes(rng):
+def _shapes(rng, difficulty):
     """Polygons (k, 20, 2) behind everybody and (l, 20, 2) in front, from bars to discs, uniformly
     over the image.
     """
-    behind, before = rng.integers(3, _BACK + 1), rng.integers(1, _FRONT + 1)
+    behind = rng.integers(*difficulty.clutter, endpoint=True)
+    before = rng.integers(*difficulty.occluders, endpoint=True)
     kind, turn, size, slim, x, y = rng.random((6, behind + before, 1))
     size[:behind], size[behind:] = (
         0.04 * np.exp(2.4 * size[:behind]),
@@ -623,11 +650,11 @@ def _shapes(rng):
     return shapes[:behind], shapes[behind:]
 
 
-def _strays(rng):
+def _strays(rng, most):
     """Loose limb-like capsules, behind or in front: ends (n, 2, 3), radii (n, 2). They know of
     nobody.
     """
-    roll = rng.random((rng.integers(_STRAYS + 1), 7))
+    roll = rng.random((rng.integers(most, endpoint=True), 7))
     middle = 1.1 * roll[:, :3] - 0.55
     middle[:, 2] += np.where(roll[:, 3] < 0.3, 3.0, -3.0)
     half = 0.055 * rng.standard_normal((len(roll), 3))
@@ -667,20 +694,21 @@ def _projected(rng, body, place, points, radii):
     return points * grown[..., None] + place[:, None], radii * grown[:, 16:].reshape(radii.shape)
 
 
-def _scene(rng):
+def _scene(rng, difficulty):
     """Everything of one drawing, from one random stream. Occluders are thrown first: they cannot
     know the joints.
     """
-    back, front = _shapes(rng)
-    loose, thick = _strays(rng)
-    people = 1 + (rng.random() < 0.55) + (rng.random() < 0.3)
+    back, front = _shapes(rng, difficulty)
+    loose, thick = _strays(rng, difficulty.strays)
+    second, third = difficulty.others
+    people = 1 + (rng.random() < second) + (rng.random() < third)
     body, place = _places(rng, people)
     things = len(back) + len(front) + len(loose)
-    looks = _looks(rng, things, people)
-    points, radii, turned = _bodies(rng, people)
+    looks = _looks(rng, things, people, difficulty.camouflage)
+    points, radii, turned = _bodies(rng, people, difficulty.facing)
     points, radii = _projected(rng, body, place, points, radii)
     turned = np.concatenate(
-        [(turned * _TO_SCENE[:, None]).reshape(-1, 3, 3), _STRAIGHT[: len(loose)]]
+        [(turned * _TO_SCENE[:, None]).reshape(-1, 3, 3), np.tile(np.eye(3), (len(loose), 1, 1))]
     )
     own = _PART_MATERIAL + 6 * np.arange(people)[:, None] + things
     skins = np.array(
@@ -694,7 +722,7 @@ def _scene(rng):
         np.concatenate([points[:, 16:].reshape(-1, 2, 3), loose]),
         np.concatenate([radii.reshape(-1, 2), thick]),
         turned,
-        np.concatenate([*[_PART_STRETCH] * people, _UNSTRETCHED[: len(loose)]]),
+        np.concatenate([*[_PART_STRETCH] * people, np.ones((len(loose), 3))]),
         np.concatenate([skins, stray], 1).T,
         back,
         front,
@@ -704,7 +732,6 @@ def _scene(rng):
     )
 
 
-_STRAIGHT, _UNSTRETCHED = np.tile(np.eye(3), (_STRAYS, 1, 1)), np.ones((_STRAYS, 3))
 _SAME, _ALL = (
     np.array([[1], [1], [0]]),
     np.array([[0], [0], [2]]),

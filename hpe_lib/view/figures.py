@@ -3,7 +3,7 @@
 import inspect
 import io
 from collections.abc import Callable
-from itertools import groupby
+from itertools import cycle, groupby
 
 import numpy as np
 import pandas as pd
@@ -289,6 +289,21 @@ def cover_curves(covered: pd.DataFrame, metric: str) -> Figure:
         pair = covered[["detector" + ending, "cascade" + ending]]
         pair.columns = ["detector", "cascade"]
         pair.plot(ax=ax, style=["o-", "s-"], color=[ORANGE, BLUE], ylabel=label, ylim=(0, None))
+    return figure
+
+
+def score_against_time(curves: dict[str, list[dict]], metric: str) -> Figure:
+    """Show how trainings' scores grow with their minutes.
+
+    curves: row -> [{"minutes", "total"}, …], a point for each epoch.
+    """
+    figure = InlineFigure(8, 4)
+    ax = figure.subplots()
+    for (name, points), marker in zip(curves.items(), cycle("osD^vPX")):
+        minutes, totals = zip(*[(point["minutes"], point["total"]) for point in points])
+        ax.plot(minutes, totals, f"{marker}-", markersize=4, label=name)
+    ax.set(xlabel="minutes of training", ylabel=f"{metric}, %", xlim=0, ylim=0)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hpe_lib import evaluation, rivals
+from hpe_lib import claims, evaluation, rivals
 from hpe_lib.data.people import People
 from hpe_lib.paper import RELEASED, ROOT
 from hpe_lib.prediction import Predictions
@@ -185,7 +185,7 @@ def study_table(study: str) -> pd.DataFrame:
     rows = {}
     for path in RESULTS.glob(f"{study}/*/metrics.json"):
         found = kept(f"{study}/{path.parent.name}")
-        score = found["scores"].get("cascade", found["scores"]["detector"])
+        score = of_last_network(found["scores"])
         low, high = score["ci95"]
         lead = found.get("over the first row")
         rows[found["label"]] = {
@@ -196,6 +196,60 @@ def study_table(study: str) -> pd.DataFrame:
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.sort_values("LSPET 8001-8500", ascending=False)
+
+
+def of_last_network(found: dict):
+    """The cascade's of what was found for each network, or the detector's if it is alone."""
+    return found.get("cascade", found["detector"])
+
+
+def released_table(dataset: str) -> pd.DataFrame:
+    """Released predictions on all people, against each truth (benchmarks/released.py)."""
+    table = evaluation.table(kept("released")[dataset]).drop(columns=["persons", "left_out"])
+    return table.map(lambda value: f"{value:.2f}" if isinstance(value, float) else value).replace(
+        "nan", "–"
+    )
+
+
+def drawn_table() -> pd.DataFrame:
+    """Notebooks 03 to 05 on drawn people, beside what asks for no training."""
+    run = kept("synthetic")
+    rows = {
+        "mean pose of the training people": run["floors"]["mean_pose"],
+        "untrained cascade": run["floors"]["untrained"],
+        "detector alone, logits": run["detector"]["logits"],
+        "detector alone, centroid": run["detector"]["centroid"],
+        "regressor on the frozen detector": run["regressor"],
+        "cascade, joint": run["cascade"],
+    }
+    found = {name: shown(score) for name, score in rows.items()}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def drawn_rows_table() -> pd.DataFrame:
+    """Table 5's rows on drawn people (notebook 06), the full cascade first."""
+    found, rows = kept("synthetic")["ablation"], {}
+    for row, score in found["scores"].items():
+        name, _, _ = row.rpartition(", seed ")
+        lead = found["against_cascade"][name]["total"]
+        columns = {key: shown(score)[key] for key in ("total", "95 %", "visible", "occluded")}
+        against = {"against the first row": evaluation.said(lead) if rows else "–"}
+        rows[row] = columns | against | {"minutes": found["costs"][row]["minutes"]}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def drawn_claims_table() -> pd.DataFrame:
+    """What the claims come to on drawn people (notebook 06)."""
+    return claims.table(kept("synthetic")["ablation"]["criterion"])
+
+
+def study_curves(study: str) -> dict[str, list[dict]]:
+    """{label: [{"minutes", "total"}, …]} of a study's rows, the best at its end first."""
+    found = [
+        kept(f"{study}/{path.parent.name}") for path in RESULTS.glob(f"{study}/*/metrics.json")
+    ]
+    found.sort(key=lambda row: -row["curve"][-1]["total"])
+    return {row["label"]: row["curve"] for row in found}
 
 
 def shown(found: dict) -> dict:
@@ -216,7 +270,13 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "gain": gain_table,
     "steps": steps_table,
     "recipe": lambda: study_table("recipe"),
+    "rates": lambda: study_table("rates"),
     "race": lambda: study_table("race"),
+    "released-mpii": lambda: released_table("mpii"),
+    "released-lsp": lambda: released_table("lsp"),
+    "drawn": drawn_table,
+    "drawn-rows": drawn_rows_table,
+    "drawn-claims": drawn_claims_table,
 }
 
 

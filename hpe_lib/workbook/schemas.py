@@ -178,6 +178,7 @@ class People(Schema):
     only_present: bool
     margin: Length
     missing_points: Literal["as_labelled", "withheld", "invented"]
+    difficulty: Literal["easy", "medium", "hard"] = "medium"
 
 
 class Fingerprints(Schema):

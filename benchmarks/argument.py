@@ -1,0 +1,41 @@
+"""Ask the released cascade what it makes of hidden parts; docs/argument.md shows the answers.
+
+python -m benchmarks.argument DATA
+
+DATA holds lsp/. What is found comes to results/argument.
+"""
+
+import sys
+from pathlib import Path
+
+from hpe_lib import photographs, probes
+from hpe_lib.data.datasets import load_people
+from hpe_lib.targets import Targets
+from hpe_lib.workbook import artifacts, results
+
+DRAWN = {"radius": Targets.radius, "sigma": Targets.sigma}  # as the released cascade has learned
+
+
+def main(data: Path) -> None:
+    """Write results/argument."""
+    made = photographs.load()
+    halves = {
+        "has learned from": load_people("lsp", data / "lsp", "train"),
+        "has never seen": load_people("lsp", data / "lsp", "test"),
+    }
+    confidence = {}
+    for half, people in halves.items():
+        peaks = probes.disc_peaks(made.cascade, people, made.image_size, DRAWN["radius"])
+        for network, kinds in peaks.items():
+            means = {kind: float(values.mean()) for kind, values in kinds.items()}
+            confidence[f"{network}, people it {half}"] = means
+    given = probes.given_maps(made.cascade, people, made.image_size, DRAWN)
+    folder = results.RESULTS / "argument"
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.write_json(folder / "metrics.json", {"confidence": confidence, "given": given})
+    command = {"command": "python -m benchmarks.argument DATA"}
+    artifacts.write_manifest(folder, command | artifacts.environment())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

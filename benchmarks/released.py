@@ -1,0 +1,61 @@
+"""Score released predictions on whole data sets; `make tables` makes tables of docs/scoring.md of it.
+
+python -m benchmarks.released DATA
+
+DATA holds mpii/ and lsp/ with the annotations that docs/scoring.md names. The scores come to
+results/released.
+"""
+
+import sys
+from pathlib import Path
+
+from hpe_lib import evaluation
+from hpe_lib.workbook import artifacts, results
+
+NETWORKS = {"1": "newell.h5", "2": "bearpaw-hg_s2_b1.mat"}
+TRUTHS = {
+    "official": ("mpii_human_pose_v1_u12_1.val.mat", "valid.h5"),
+    "Newell's": ("valid.h5", None),
+    "Tompson's": ("evaluation_data_detections_our_format.mat", None),
+}
+SIDES = {"PC": "pc", "OC": "oc"}
+
+
+def main(data: Path) -> None:
+    """Write results/released."""
+    metrics = {"mpii": mpii(data / "mpii"), "lsp": lsp(data / "lsp")}
+    folder = results.RESULTS / "released"
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.write_json(folder / "metrics.json", metrics)
+    made = {"command": "python -m benchmarks.released DATA"}
+    artifacts.write_manifest(folder, made | artifacts.environment())
+
+
+def mpii(folder: Path) -> dict:
+    """Both stacked hourglasses on MPII's validation people, against each truth."""
+    return {
+        f"{network}, {name}": score("mpii", folder / truth, folder / "predictions" / file, rows)
+        for network, file in NETWORKS.items()
+        for name, (truth, order) in TRUTHS.items()
+        for rows in [order and folder / order]
+    }
+
+
+def lsp(folder: Path) -> dict:
+    """Yang's predictions on LSP's test people: whose left, in the predictions and the labels."""
+    return {
+        f"{predicted}, {labelled}": score(
+            "lsp", folder / f"lsp-joints-{labelled}.mat", folder / f"pred_keypoints_lsp_{word}.mat"
+        )
+        for predicted, word in SIDES.items()
+        for labelled in SIDES
+    }
+
+
+def score(dataset: str, truth: Path, predictions: Path, rows: Path | None = None) -> dict:
+    """The Score JSON of one file of predictions."""
+    return evaluation.score(*evaluation.read_files(dataset, truth, predictions, rows))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
