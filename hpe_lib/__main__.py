@@ -1,4 +1,4 @@
-"""python -m hpe_lib: the command `hpe` where it is not installed (torchrun … -m hpe_lib train …)."""
+"""python -m hpe_lib: the command `hpe`, as torchrun needs it (torchrun … -m hpe_lib train …)."""
 
 from hpe_lib.cli import main
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+import yaml
+
 from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, STAGES, load
 from hpe_lib.data.datasets import prepare
 from hpe_lib.stages import Recipe, Scorer, train
@@ -12,10 +14,14 @@ from hpe_lib.targets import Targets, read_targets, write_targets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
-ALL, FIRST = ("detector", "regressor", "joint"), ("detector",)
-DETECTS = {"first": "detection", "stacked": "both"}
-REGRESSES = {"first": "regression", "stacked": "both", "init_from": ""}
+ALL = ("detector", "regressor", "joint")
 Rows = dict[str, tuple[tuple[str, ...], dict]]  # name: (stages to train, what is changed)
+
+
+def read_rows(kind: str) -> Rows:
+    """The rows of rows.yaml: those of its "table", "control" or "further" part."""
+    rows = yaml.safe_load(Path(__file__).with_name("rows.yaml").read_text(encoding="utf-8"))[kind]
+    return {name: (tuple(row.get("stages", ALL)), row["changes"]) for name, row in rows.items()}
 
 
 def table_rows(vgg: dict) -> Rows:
@@ -23,15 +29,11 @@ def table_rows(vgg: dict) -> Rows:
 
     vgg: what the VGG rows change: trunk, channels, kernels, std, pretrained.
     """
-    vgg = {"init_from": "", "regressor": "convolutions"} | vgg
-    return {
-        "detection+regression (Res)": (ALL, DETECTS),
-        "detection+regression (VGG)": (ALL, DETECTS | vgg),
-        "detection only (Res)": (FIRST, DETECTS),
-        "regression only (Res)": (FIRST, REGRESSES),
-        "regression+regression (Res)": (ALL, REGRESSES),
-        "regression+regression (VGG)": (ALL, REGRESSES | vgg),
-    }
+    rows = read_rows("table")
+    for name in rows:
+        if name.endswith("(VGG)"):
+            rows[name][1].update(vgg)
+    return rows
 
 
 def controls(budget: dict[str, int], further: list[str]) -> Rows:
@@ -40,24 +42,12 @@ def controls(budget: dict[str, int], further: list[str]) -> Rows:
     budget: {"detector.epochs": number, …} of the stages.  further: names, or "all".
     BadInput on a name of no row.
     """
-    total = sum(budget.values())
-    at_once = {"detector.epochs": 0, "regressor.epochs": 0, "joint.epochs": total}
-    more = {
-        "regressor reads the image": (ALL, {"stacked": "image"}),
-        "regressor reads the heatmaps": (ALL, {"stacked": "heatmaps"}),
-        "occluded joints ignored": (ALL, {"occluded": "ignored"}),
-        "regression+regression of visible parts": (ALL, REGRESSES | {"first_sees": "visible"}),
-        "disc radius 5": (ALL, {"radius": 5.0}),
-        "disc radius 20": (ALL, {"radius": 20.0}),
-        "regression+regression with wide Gaussians": (ALL, REGRESSES | {"first_sigma": 10.0}),
-        "joint from the start": (ALL, at_once),
-        "pelvis and thorax withheld": (ALL, {"missing_points": "withheld"}),
-        "pelvis and thorax invented": (ALL, {"missing_points": "invented"}),
-    }
+    control, more = read_rows("control"), read_rows("further")
+    control["detection only for all steps"][1]["detector.epochs"] = sum(budget.values())
+    more["joint from the start"][1]["joint.epochs"] = sum(budget.values())
     names = list(more) if further == ["all"] else further
     if unknown := [name for name in names if name not in more]:
         raise BadInput("further", unknown[0], f"all or some of {', '.join(more)}")
-    control = {"detection only for all steps": (FIRST, DETECTS | {"detector.epochs": total})}
     return control | {name: more[name] for name in names}
 
 

@@ -288,16 +288,6 @@ def weights_hash(folder: Path) -> str:
     return artifacts.manifest(folder, "weights_sha256")["weights_sha256"]
 
 
-def minimum_weights(network: dict) -> float:
-    """The least number of weights in the regressor of `network`; 0 without channels."""
-    if network.get("regressor") == "convolutions":
-        _, second, third, fourth = network.get("kernels", (1, 1, 1, 1))
-        inner = second**2 + 2 * third**2 + 8 * fourth**2
-    else:  # D3, D4 and the merges: bottlenecks of 3.25 channels² each
-        inner = 3.25 * 3 * network.get("levels", 1) * network.get("bottlenecks", 1)
-    return inner * network.get("channels", 0) ** 2
-
-
 def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None) -> Cascade:
     """A trained cascade, in eval mode, from the folder of a run or of one stage.
 
@@ -308,8 +298,11 @@ def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None)
     network = artifacts.manifest(folder, "network", "weights_sha256")["network"]
     tensors, file = artifacts.load_weights(folder), folder / artifacts.WEIGHTS
     held = sum(tensor.numel() for tensor in tensors.values())
-    if held < minimum_weights(network):  # a network this large could fill the memory
-        raise BadInput(file, f"{held} numbers", f"{minimum_weights(network):.0f} at least")
+    with torch.device("meta"):  # a network of that size could fill the memory
+        regressor = make_regressor(network)
+    needed = sum(weight.numel() for weight in regressor.parameters()) if regressor else 0
+    if held < needed:
+        raise BadInput(file, f"{held} numbers", f"{needed} at least")
     make = imported_trunk(trunk) if isinstance(trunk, str) else trunk
     try:
         cascade = Cascade(network, trunk=make and make(False))

@@ -33,6 +33,7 @@ class Commands(typer.core.TyperGroup):
     """typer takes an EOFError for Ctrl-C and is silent on a broken pipe: here both reach `main`."""
 
     def invoke(self, ctx: typer.Context) -> object:
+        """What the command returns. Escaped instead of these errors."""
         try:
             return super().invoke(ctx)
         except (EOFError, OSError) as error:
@@ -60,6 +61,9 @@ Parameters = Annotated[
         help="Set a parameter, of notebook NN only if given. Repeatable.",
     ),
 ]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")]
 
 
 def trust_trunk(name: str) -> str:
@@ -301,7 +305,7 @@ def evaluate(
     ] = None,
     only_present: Annotated[bool, typer.Option("--only-present", help=ABSENT)] = False,
     keep: Annotated[Path, typer.Option(help=KEEP, show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
+    as_json: AsJson = False,
     trunk: OwnTrunk = "",
 ):
     """Score weights on people."""
@@ -329,11 +333,7 @@ def evaluate(
         given = artifacts.command().replace(str(data_root), "DIR")  # nobody else's folder
         results.keep(keep, folder, found, people, given)
     score = evaluation.score(found.joints, people)
-    print(
-        json.dumps(artifacts.plain(score), indent=2)
-        if as_json
-        else report(str(folder), score, people)
-    )
+    print_score(str(folder), score, people, as_json)
 
 
 @app.command()
@@ -358,18 +358,14 @@ def score(
             help="Newell's valid.h5: whose predictions they are, in its order.", show_default=False
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
+    as_json: AsJson = False,
 ):
     """Score anyone's predictions against annotation files, without images: see docs/scoring.md."""
     from hpe_lib import evaluation
 
     predicted, people = evaluation.read_files(data, truth, predictions, rows)
     found = evaluation.score(predicted, people)
-    print(
-        json.dumps(artifacts.plain(found), indent=2)
-        if as_json
-        else report(predictions.name, found, people)
-    )
+    print_score(predictions.name, found, people, as_json)
 
 
 @app.command()
@@ -418,14 +414,14 @@ def download(
     """Fetch a data set from whichever mirror gives it, going on where a transfer broke off."""
     from hpe_lib.data import download as fetching
 
-    fetching.download(dataset, root, say=lambda line: print(line, flush=True))
+    fetching.download(dataset, root)
 
 
 @app.command("check-data")
 def check_data(
     dataset: Literal["mpii", "lsp", "lspet", "leeds"],
     root: Annotated[Path, typer.Option(help="The folder that holds the annotations and images/.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: AsJson = False,
 ):
     """Say what a data folder holds: people, joints, images that are missing or broken, copies
     between splits.
@@ -512,25 +508,26 @@ def rows(split: str, numbers: dict, count: int | None) -> str:
     return f"{first}-{count or first + 999}"
 
 
-def report(name: str, score: dict, people) -> str:
-    """A score as text for a person, with what must be said beside it."""
+def print_score(name: str, score: dict, people: "People", as_json: bool) -> None:  # noqa: F821
+    """Print a score as JSON, or as text for a person, with what must be said beside it."""
     from hpe_lib import evaluation
 
+    if as_json:
+        print(json.dumps(artifacts.plain(score), indent=2))
+        return
     lines = [f"truth: {people.source}"] if people.source else []
-    lines += [
+    lines.append(
         f"{score['metric']} of {score['persons']} people, {score['joints']} joints; "
         "ci95: bootstrap over people"
-    ]
-    lines += (
-        [f"{score['left_out']} people left out: no normaliser that is annotated and positive"]
-        if score["left_out"]
-        else []
     )
-    lines += [f"{score['not_finite']} predictions not finite: wrong"] if score["not_finite"] else []
-    lines += [f"{count} people skipped: {why}" for why, count in people.skipped.items() if count]
+    counted = {
+        "people left out: no normaliser that is annotated and positive": score["left_out"],
+        "predictions not finite: wrong": score["not_finite"],
+    } | {f"people skipped: {why}": count for why, count in people.skipped.items()}
+    lines += [f"{count} {what}" for what, count in counted.items() if count]
     lines += [f"note: {note}" for note in score["notes"]]
     if people.center_from_joints:
         lines.append("the crops are placed by the annotation: a hint from the truth")
-    elif hasattr(people, "images"):  # of prediction files nobody knows
+    elif people.images is not None:  # of prediction files nobody knows
         lines.append("the crops are placed about the images' centres: no hint from the truth")
-    return "\n".join([*lines, "", evaluation.table({name: score}).round(2).T.to_string()])
+    print("\n".join([*lines, "", evaluation.table({name: score}).round(2).T.to_string()]))

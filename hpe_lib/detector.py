@@ -22,7 +22,6 @@ from hpe_lib.trunks import (
     vgg16,
     width,
 )
-from hpe_lib.workbook.artifacts import BadInput
 
 
 class Detector(nn.Module):
@@ -35,7 +34,7 @@ class Detector(nn.Module):
     pretrained: start from ImageNet weights.
     prior: the probability that the untrained detector predicts everywhere. The paper's zeros mean
     0.5 (F5). Discs cover about 0.01 of a map, and a short training learns faster from there.
-    BadInput on another trunk or map_stride, and where the ImageNet weights cannot be had.
+    BadInput on another trunk, and where the ImageNet weights cannot be had.
     """
 
     TRUNK = ("B1", "B2", "B3", "B4", "B5")
@@ -48,7 +47,6 @@ class Detector(nn.Module):
         prior: float = 0.5,
     ):
         super().__init__()
-        check_stride(map_stride)
         trunk = named_trunk(trunk, pretrained) if isinstance(trunk, str) else Trunk(*trunk)
         self.B1, self.B2, self.B3, self.B4, self.B5 = trunk.blocks
         self.mean, self.std, stride = trunk.mean, trunk.std, trunk.stride
@@ -90,7 +88,6 @@ class FCN8(nn.Module):
         prior: float = 0.5,
     ):
         super().__init__()
-        check_stride(map_stride)
         features, self.A6, self.A7 = slim_vgg() if trunk == "slim_vgg" else vgg16(pretrained)
         self.A1, self.A2, self.A3, self.A4, self.A5 = pooled_blocks(features)
         self.A8 = nn.Conv2d(width(self.A7), J, 1)
@@ -114,12 +111,6 @@ class FCN8(nn.Module):
         scores = self.score3(pool3) + cut_to(self.A9[1](scores), pool3.shape[-1])
         logits = enlarge(scores, 8 // self.map_stride)
         return cut_to(logits, images.shape[-1] // self.map_stride)
-
-
-def check_stride(map_stride: int) -> None:
-    """BadInput unless map_stride, crop px per map cell, is 1, 2 or 4."""
-    if map_stride not in (1, 2, 4):
-        raise BadInput("map_stride", map_stride, "1, 2 or 4")
 
 
 def zero_score(layer: nn.Conv2d) -> None:

@@ -239,33 +239,25 @@ def selected(
     """Rows of the people to look at, by a joint or (None) by any of theirs and their mean error.
 
     predicted: (N, 16, 2) image px.  keep: those whose joint is visible, occluded, right or wrong by
-    the metric, or everyone.  order: by error; whose error is unknown comes last. ValueError on
+    the metric, or everyone.  order: by error; whose error is unknown comes last. KeyError on
     another keep or order.
     """
-    if keep not in KEEP or order not in ORDER:
-        raise ValueError(f"{keep!r}, {order!r}: expected one of {KEEP} and one of {ORDER}")
     ratio, counts = errors(predicted, people)
-    right, wrong = counts & (ratio <= threshold(people)), counts & (ratio > threshold(people))
-    kinds = dict(
-        zip(
-            KEEP,
-            (
-                counts | True,
-                people.visibility == VISIBLE,
-                people.visibility == OCCLUDED,
-                right,
-                wrong,
-            ),
-        )
-    )
+    right = ratio <= threshold(people)
+    kinds = {
+        "everyone": counts | True,
+        "visible": people.visibility == VISIBLE,
+        "occluded": people.visibility == OCCLUDED,
+        "right": right,
+        "wrong": counts & ~right,
+    }
     columns = slice(None) if joint is None else [joint]
-    rows, error = (
-        np.flatnonzero(kinds[keep][:, columns].any(1)),
-        mean_error(ratio[:, columns], counts[:, columns]),
-    )
+    rows = np.flatnonzero(kinds[keep][:, columns].any(1))
     if order == "as they come":
         return rows
-    return rows[np.argsort(error[rows] * (-1 if order == "largest error" else 1), kind="stable")]
+    error = mean_error(ratio[:, columns], counts[:, columns])[rows]
+    sign = {"largest error": -1, "smallest error": 1}[order]
+    return rows[np.argsort(sign * error, kind="stable")]
 
 
 def examples(predicted: np.ndarray, people: People) -> dict[str, int]:
@@ -311,14 +303,18 @@ def area(ratio: np.ndarray, counts: np.ndarray) -> float | None:
     return float(np.trapezoid(curve, AUC_THRESHOLDS) / AUC_THRESHOLDS[-1])
 
 
+def resamples(people: int, seed: int) -> np.ndarray:
+    """(RESAMPLES, people) how often everybody is drawn, with replacement."""
+    return np.random.default_rng(seed).multinomial(people, np.full(people, 1 / people), RESAMPLES)
+
+
 def interval(hits: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float] | None:
     """[2.5 %, 97.5 %] of the pooled total when people are drawn anew with replacement, RESAMPLES
     times, seeded.
     """
     if not counts.any():
         return None
-    people = len(counts)
-    drawn = np.random.default_rng(seed).multinomial(people, np.full(people, 1 / people), RESAMPLES)
+    drawn = resamples(len(counts), seed)
     right, all_ = drawn @ (hits & counts).sum(1), drawn @ counts.sum(1)
     shares = 100 * right[all_ > 0] / all_[all_ > 0]  # who has no joint can be drawn alone
     return [float(edge) for edge in np.percentile(shares, (2.5, 97.5))]
@@ -406,12 +402,8 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
         for sign, answers in ((1, plus), (-1, minus))
         for answer in answers
     )
-    drawn = np.random.default_rng(seed).multinomial(
-        len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES
-    )
-    drawn = np.concatenate(
-        [np.ones((1, len(counts)), int), drawn]
-    )  # first everybody once, then the resamples
+    everybody = np.ones((1, len(counts)), int)  # once, then the resamples
+    drawn = np.concatenate([everybody, resamples(len(counts), seed)])
     parts = {"total": counts}
     if people.occlusion_labels:
         parts |= {

@@ -113,19 +113,15 @@ def parse_box(box: Sequence, name: str = "boxes") -> tuple[np.ndarray, np.ndarra
     enough.
     """
     found = box if isinstance(box, (list, tuple, np.ndarray)) else []
-    if all(isinstance(n, Real) and not isinstance(n, bool) and abs(n) < 1e6 for n in found):
-        first, beyond = np.array(found[:2], float), np.array(found[2:], float)
-        if len(found) == 3:
-            return _require_large(first, first + beyond, beyond[0], box, name)
+    real = all(isinstance(n, Real) and not isinstance(n, bool) and abs(n) < 1e6 for n in found)
+    if real and len(found) in (3, 4):
+        first, rest = np.array(found[:2], float), np.array(found[2:], float)
+        beyond, side = first + rest, rest[0]
         if len(found) == 4:
-            return _require_large(first, beyond, (beyond - first).max() * MARGIN, box, name)
+            beyond, side = rest, (rest - first).max() * MARGIN
+        if side >= SMALLEST and (beyond - first >= 1).all():
+            return first, beyond, float(side)
     raise _bad_box(box, name)
-
-
-def _require_large(first, beyond, side, box, name):
-    if side < SMALLEST or (beyond - first < 1).any():
-        raise _bad_box(box, name)
-    return first, beyond, float(side)
 
 
 def _bad_box(box, name, where=""):

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from hpe_lib.detector import bilinear_deconvolution, check_stride, nearest_deconvolution, zero_score
+from hpe_lib.detector import bilinear_deconvolution, nearest_deconvolution, zero_score
 from hpe_lib.paper import N_JOINTS as J
-from hpe_lib.workbook.artifacts import BadInput
+from hpe_lib.trunks import normed_convolution
 
 
 class Bottleneck(nn.Module):
@@ -29,12 +29,8 @@ class Bottleneck(nn.Module):
         self.branch = nn.Sequential(
             nn.BatchNorm2d(before),
             nn.ReLU(),
-            nn.Conv2d(before, middle, 1, bias=False),
-            nn.BatchNorm2d(middle),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(middle, middle, 3, padding=1, bias=False),
-            nn.BatchNorm2d(middle),
-            nn.ReLU(inplace=True),
+            *normed_convolution(before, middle, 1),
+            *normed_convolution(middle, middle, 3),
             nn.Conv2d(middle, after, 1, bias=False),
         )
         self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1, bias=False)
@@ -58,7 +54,6 @@ class Hourglass(nn.Module):
     bottlenecks: modules in a row (3).
     stem: "conv7", D1 as printed (7×7/2, then pooling), or "patch", one 4×4/4 convolution, for CPUs.
     inputs: channels of the stack.
-    BadInput on another stem, or a map_stride other than 1, 2, 4.
     """
 
     def __init__(
@@ -71,12 +66,15 @@ class Hourglass(nn.Module):
         inputs: int = J + 3,
     ):
         super().__init__()
-        check_stride(map_stride)
-        if stem not in ("conv7", "patch"):
-            raise BadInput("stem", repr(stem), "conv7 or patch")
-        width = 64 if stem == "conv7" else channels
+        if stem == "conv7":  # as printed
+            width = 64
+            layers = (*normed_convolution(inputs, width, 7, stride=2), nn.MaxPool2d(2))
+        else:  # a twentieth of the printed stem's work
+            width, norm = channels, nn.BatchNorm2d(channels)
+            patches = nn.Conv2d(inputs, width, 4, stride=4, bias=False)
+            layers = patches, norm, nn.ReLU(inplace=True)
         row = (channels, channels, bottlenecks)
-        self.D1 = conv7_stem(inputs, width) if stem == "conv7" else patch_stem(inputs, width)
+        self.D1 = nn.Sequential(*layers)
         self.D2 = bottleneck_row(width, channels, bottlenecks)
         self.D3 = nn.ModuleList(
             nn.Sequential(nn.MaxPool2d(2), *bottleneck_row(*row)) for _ in range(levels)
@@ -87,11 +85,7 @@ class Hourglass(nn.Module):
             nn.ConvTranspose2d(channels, channels, 2, stride=2, bias=False) for _ in range(levels)
         )
         self.merged = nn.ModuleList(bottleneck_row(*row) for _ in range(levels))
-        self.D6 = nn.Sequential(
-            nn.Conv2d(channels, 2 * channels, 1, bias=False),
-            nn.BatchNorm2d(2 * channels),
-            nn.ReLU(inplace=True),
-        )
+        self.D6 = nn.Sequential(*normed_convolution(channels, 2 * channels, 1))
         self.D7 = nn.Conv2d(2 * channels, J, 1)
         up = 4 // map_stride
         self.to_input = nn.Identity() if up == 1 else nn.ConvTranspose2d(J, J, up, stride=up)
@@ -119,7 +113,6 @@ class Convolutions(nn.Module):
     std: of the Gaussian for the initial weights (0.01, F10). 0: He's rule and a zero score, for
     narrow layers, whose signal would vanish otherwise.
     inputs: channels of the stack.
-    BadInput on a map_stride other than 1, 2, 4, or kernels that are not four odd numbers.
     """
 
     def __init__(
@@ -131,9 +124,6 @@ class Convolutions(nn.Module):
         inputs: int = J + 3,
     ):
         super().__init__()
-        check_stride(map_stride)
-        if len(kernels) != 4 or not all(kernel % 2 for kernel in kernels):
-            raise BadInput("kernels", kernels, "four odd numbers, of C1 to C4")
         widths = (inputs, channels, channels, 2 * channels, 4 * channels)
         self.C1, self.C2, self.C3, self.C4 = (
             convolution(*sizes, std) for sizes in zip(widths, widths[1:], kernels)
@@ -169,25 +159,6 @@ def convolution(before: int, after: int, kernel: int, std: float) -> nn.Sequenti
     nn.init.normal_(layer.weight, std=std or math.sqrt(2 / layer.weight[0].numel()))
     nn.init.zeros_(layer.bias)
     return nn.Sequential(layer, nn.ReLU(inplace=True))
-
-
-def conv7_stem(before: int, after: int) -> nn.Sequential:
-    """D1 of Table 4: 7×7/2 convolution, then 2×2/2 pooling."""
-    return nn.Sequential(
-        nn.Conv2d(before, after, 7, stride=2, padding=3, bias=False),
-        nn.BatchNorm2d(after),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-    )
-
-
-def patch_stem(before: int, after: int) -> nn.Sequential:
-    """D1 for CPUs: one 4×4/4 convolution, a twentieth of the printed stem's work."""
-    return nn.Sequential(
-        nn.Conv2d(before, after, 4, stride=4, bias=False),
-        nn.BatchNorm2d(after),
-        nn.ReLU(inplace=True),
-    )
 
 
 def initialise(net: nn.Module) -> None:

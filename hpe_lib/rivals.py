@@ -13,7 +13,7 @@ from torch import nn
 
 from hpe_lib.paper import N_JOINTS as J
 from hpe_lib.regressor import Bottleneck
-from hpe_lib.trunks import IMAGENET_MEAN, IMAGENET_STD, Trunk, named_trunk
+from hpe_lib.trunks import IMAGENET_MEAN, IMAGENET_STD, Trunk, named_trunk, normed_convolution
 from hpe_lib.workbook.artifacts import BadInput
 
 MAP_STRIDE = 4  # crop px per map cell, of both networks
@@ -70,29 +70,27 @@ class StackedHourglass(nn.Module):
 
     Two of the eight hourglasses of Newell et al. [19]. The second reads what the first read, its
     features and its maps, and both learn. There are no ImageNet weights for it.
-    channels: 256 as printed. levels: halvings below stride 4.
+    channels: 256 as printed.
     """
 
     TRUNK = ()
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
-    def __init__(self, channels: int = 256, levels: int = LEVELS):
+    def __init__(self, channels: int = 256):
         super().__init__()
         quarter, half = channels // 4, channels // 2
         self.stem = nn.Sequential(
-            nn.Conv2d(3, quarter, 7, stride=2, padding=3, bias=False),
-            nn.BatchNorm2d(quarter),
-            nn.ReLU(inplace=True),
+            *normed_convolution(3, quarter, 7, stride=2),
             Bottleneck(quarter, half),
             nn.MaxPool2d(2),
             Bottleneck(half, half),
             Bottleneck(half, channels),
         )
-        self.first = hourglass(channels, levels)
+        self.first = hourglass(channels)
         self.first_score = nn.Conv2d(channels, J, 1)
         self.features_back = nn.Conv2d(channels, channels, 1)
         self.maps_back = nn.Conv2d(J, channels, 1)
-        self.second = hourglass(channels, levels)
+        self.second = hourglass(channels)
         self.second_score = nn.Conv2d(channels, J, 1)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,14 +102,12 @@ class StackedHourglass(nn.Module):
         return maps, self.second_score(self.second(read))
 
 
-def hourglass(channels: int, levels: int) -> nn.Sequential:
+def hourglass(channels: int) -> nn.Sequential:
     """An hourglass of [19] with the two layers behind it: a bottleneck, and a 1×1 convolution."""
     return nn.Sequential(
-        Levels(channels, levels),
+        Levels(channels, LEVELS),
         Bottleneck(channels, channels),
-        nn.Conv2d(channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
+        *normed_convolution(channels, channels, 1),
     )
 
 
@@ -159,9 +155,7 @@ def published(table: int) -> "pandas.DataFrame":  # noqa: F821
     import pandas as pd  # here: networks that are only loaded do not wait for it
 
     rows = pd.read_csv(Path(__file__).with_name("published.csv"), index_col="row")
-    if table not in SOURCES:
-        raise KeyError(f"table {table}, expected {', '.join(map(str, SOURCES))}")
-    return rows[rows["table"] == table].drop(columns="table")
+    return rows.groupby("table").get_group(table).drop(columns="table")
 
 
 def audit() -> "pandas.DataFrame":  # noqa: F821

@@ -5,7 +5,6 @@ import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from hpe_lib.targets import Targets, read_targets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.groups import build
+from hpe_lib.workbook.schemas import Settings
 
 UPSTREAM = {"detector": None, "regressor": "detector", "joint": "regressor"}
 # The notebooks that declare a stage's parameters.
@@ -35,6 +35,7 @@ COMPILER = os.environ.get("CXX", "g++").split()[0]  # the one that torch.compile
 WATCHED = 4  # held-out people whose maps are kept after every epoch
 WATCHED_CELLS = 64  # these maps are at most so wide
 Scorer = Callable[[Cascade], dict]
+history = artifacts.read_history
 
 
 def detector_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
@@ -57,36 +58,12 @@ def joint_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
 
 
 def first_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
-    """What the detector's stage learns by: eq. 1, or both losses of a rival with two hourglasses."""
+    """The loss of the detector's stage: eq. 1, or both losses of a rival with two hourglasses."""
     loss = detector_loss if maps.regressor is None else joint_loss
     return loss(maps, batch, targets)
 
 
 OBJECTIVES = {"detector": first_loss, "regressor": regressor_loss, "joint": joint_loss}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a stage is trained. The notebooks' tagged cells say what each of these means."""
-
-    seed: int
-    epochs: int
-    batch_size: int
-    optimizer: str
-    weight_decay: float
-    lr: float
-    lr_end: float
-    schedule: str
-    warmup: float
-    workers: int
-    precision: str
-    pretrained: bool
-    trunk_lr: float = 0.0
-    frozen_blocks: int = 0
-    ema: float = 0.0
-    save_minutes: float = 10.0
-    compiled: bool = False
-    deterministic: bool = False
 
 
 def train(
@@ -170,7 +147,7 @@ class Recipe:
             found = "a stage trained on other people or crops"
             raise BadInput(self.previous, found, "this run's: train it again first")
         self.check()
-        self.settings = build(Settings, self.parameters)
+        self.settings = Settings.model_construct(**self.parameters)
 
     def decisive_parameters(self) -> dict:
         """The parameters that decide what the stage's weights become."""
@@ -192,7 +169,10 @@ class Recipe:
         return hashes
 
     def check(self) -> None:
-        """BadInput for a crop that cannot be halved often enough, or nothing to compile with."""
+        """BadInput for a parameter out of bounds, a crop that cannot be halved often enough, or
+        nothing to compile with.
+        """
+        artifacts.check(artifacts.plain(self.parameters), "settings")
         flat = self.stage == "detector" or self.parameters.get("regressor") == "convolutions"
         levels = 0 if flat else self.parameters["levels"]
         if self.parameters.get("rival") == "stacked_hourglass":
@@ -390,11 +370,6 @@ class Recipe:
 def without_scores(record: dict) -> dict:
     """An epoch's record without the scorer's numbers."""
     return {name: value for name, value in record.items() if not name.startswith("PCK")}
-
-
-def history(folder: str | Path) -> list[dict]:
-    """The epoch records of a stage's folder, finished or still running; empty if there are none."""
-    return artifacts.read_history(folder, print)
 
 
 def watched_maps(folder: str | Path) -> list[dict]:

@@ -11,12 +11,6 @@ from hpe_lib.skeleton import ABSENT, VISIBLE
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
-CHOICES = {
-    "occluded": ("empty", "ignored"),
-    "first": ("detection", "regression"),
-    "first_sees": ("", "visible", "all"),
-}
-
 
 @dataclass(frozen=True)
 class Targets:
@@ -30,7 +24,7 @@ class Targets:
     first_sees: the joints that it is shown, "visible" or "all"; "" is visible for detection (§3)
     and all for regression, as in [16] (F15).
     first_sigma: sigma of the first network's Gaussians; 0: the same as sigma.
-    BadInput on any other choice.
+    BadInput on any other value.
     """
 
     map_stride: int
@@ -42,9 +36,7 @@ class Targets:
     first_sigma: float = 0.0
 
     def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            if (found := getattr(self, name)) not in allowed:
-                raise BadInput(name, repr(found), " or ".join(allowed))
+        artifacts.check(vars(self), "settings")
 
     def detector(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """The first network's targets (B, 16, h, w) and the mask (B, 16) of joints that count.

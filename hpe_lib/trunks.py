@@ -124,23 +124,25 @@ def resnet_trunk(name: str, pretrained: bool = False, keep_stride: bool = False)
     )
 
 
-def slim_trunk(widths: tuple[int, ...] = (24, 48, 96, 96)) -> Trunk:
+def slim_trunk() -> Trunk:
     """Basic residual blocks for small images.
 
     With stride 8, images of 128 px give the same 16×16 features as those of 256 px in a ResNet.
     """
     stem = nn.Sequential(
-        nn.Conv2d(3, widths[0], 5, stride=2, padding=2, bias=False),
-        nn.BatchNorm2d(widths[0]),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, stride=2, padding=1),
+        *normed_convolution(3, 24, 5, stride=2), nn.MaxPool2d(3, stride=2, padding=1)
     )
-    b2, b3 = basic_stage(widths[0], widths[0], 1), basic_stage(widths[0], widths[1], 2)
-    b4, b5 = (
-        basic_stage(widths[1], widths[2], 1, blocks=1),
-        basic_stage(widths[2], widths[3], 1, blocks=1),
-    )
-    return Trunk([stem, b2, b3, b4, b5], widths[3], stride=8)
+    b2, b3 = basic_stage(24, 24, 1), basic_stage(24, 48, 2)
+    b4, b5 = basic_stage(48, 96, 1, blocks=1), basic_stage(96, 96, 1, blocks=1)
+    return Trunk([stem, b2, b3, b4, b5], 96, stride=8)
+
+
+def normed_convolution(
+    before: int, after: int, kernel: int, stride: int = 1
+) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """A convolution, its norm, which makes a bias useless, and ReLU."""
+    layer = nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False)
+    return layer, nn.BatchNorm2d(after), nn.ReLU(inplace=True)
 
 
 def basic_stage(before: int, after: int, stride: int, blocks: int = 2) -> nn.Sequential:
@@ -289,23 +291,17 @@ def to_convolution(layer: nn.Linear, kernel: int) -> nn.Sequential:
     return nn.Sequential(made, nn.ReLU(inplace=True), nn.Dropout())
 
 
-def slim_vgg(
-    widths: tuple[int, ...] = (12, 24, 48, 64, 64),
-) -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
+def slim_vgg() -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
     """The same as `vgg16` for small images, with one convolution before the first pooling.
 
     There are two before each of the others, and batch norms.
     """
     from torchvision.models.vgg import make_layers
 
-    features = make_layers(
-        [widths[0], "M", *(layer for w in widths[1:] for layer in (w, w, "M"))], batch_norm=True
-    )
-    A6, A7 = (make_layers([2 * widths[-1]], batch_norm=True) for _ in range(2))
-    A6[0], A7[0] = (
-        nn.Conv2d(widths[-1], 2 * widths[-1], 3, padding=1),
-        nn.Conv2d(2 * widths[-1], 2 * widths[-1], 1),
-    )
+    pairs = (layer for width in (24, 48, 64, 64) for layer in (width, width, "M"))
+    features = make_layers([12, "M", *pairs], batch_norm=True)
+    A6, A7 = (make_layers([128], batch_norm=True) for _ in range(2))
+    A6[0], A7[0] = nn.Conv2d(64, 128, 3, padding=1), nn.Conv2d(128, 128, 1)
     for layer in (*(layer for layer in features if isinstance(layer, nn.Conv2d)), A6[0], A7[0]):
         layer.bias = None  # the norm behind it would take it away again
     return features, A6, A7

@@ -124,9 +124,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
-def notebook(tmp_path):
-    """notebook("03_train", parameters, *cells) writes a small notebook into a folder and returns the folder."""
+def notebook(tmp_path, monkeypatch):
+    """notebook("03_train", parameters, *cells) writes a small notebook into the folder where notebooks are looked for,
+    and returns the folder.
+    """
     import nbformat
+
+    from hpe_lib.workbook import presets
+
+    monkeypatch.setattr(presets, "NOTEBOOKS", tmp_path / "notebooks")
 
     def write(name, parameters, *cells):
         made = [

@@ -81,14 +81,14 @@ def server(monkeypatch):
 
 
 @pytest.fixture
-def fetched(server, tmp_path, monkeypatch):
+def fetched(server, tmp_path, monkeypatch, capsys):
     """fetched(File, …) runs the download of these files into a folder and returns the folder and what was said."""
 
     def run(*files):
-        said = []
         monkeypatch.setitem(download.FILES, "lsp", files)
-        download.download("lsp", tmp_path / "data", said.append)
-        return tmp_path / "data", "\n".join(said)
+        capsys.readouterr()  # what was said before
+        download.download("lsp", tmp_path / "data")
+        return tmp_path / "data", capsys.readouterr().out
 
     return run
 
@@ -157,7 +157,7 @@ def test_mirrors_are_asked_in_turn_and_nothing_is_fetched_twice(server, fetched)
     record = artifacts.read_json(folder / "downloads.json")["joints.mat"]
     assert record["url"] == server.url("/joints.mat") and record["sha256"] == file.sha256
     asked = len(server.asked)
-    assert fetched(file)[1] == f"{folder / 'joints.mat'}: there"
+    assert fetched(file)[1] == f"{folder / 'joints.mat'}: there\n"
     assert len(server.asked) == asked
 
 

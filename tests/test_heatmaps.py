@@ -129,7 +129,7 @@ def test_decoders_golden():
 
 
 def test_unknown_decoder():
-    with pytest.raises(ValueError, match="argmax, quarter, parabola, centroid"):
+    with pytest.raises(KeyError, match="softmax"):
         heatmaps.decode(torch.zeros(1, 1, 4, 4), "softmax")
 
 

@@ -143,14 +143,6 @@ def test_a_network_that_the_file_cannot_hold_is_not_built(folder, tensors, monke
         cascade.load(folder)
 
 
-@pytest.mark.parametrize("first", [NETWORK, NETWORK | {"regressor": "convolutions", "channels": 6}])
-def test_the_least_numbers_are_fewer_than_a_regressor_has(first):
-    for more in ({}, {"levels": 3}, {"bottlenecks": 4}, {"channels": 32}):
-        network = first | more
-        count = sum(weight.numel() for weight in Cascade(network).regressor.parameters())
-        assert 0.02 * count < cascade.minimum_weights(network) < count
-
-
 @pytest.mark.parametrize("name, value", [("decoder", "magic"), ("flip_test", "yes"), ("levels", 0)])
 def test_settings_out_of_bounds_are_one_line(folder, tensors, name, value):
     settings = MADE["settings"] | {name: value}

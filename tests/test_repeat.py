@@ -25,13 +25,13 @@ def run(notebook, tmp_path, monkeypatch):
     folder = notebook("01_a", cell, "from time import time", MEASURE)
     notebook("02_b", "slow: int = 1", "raise SystemError('not asked for')")
     (folder / "presets" / "p.yaml").write_text("all: {rate: 7, names: [a, b]}\n")
-    reproduce.run("p", "runs/x", ["rate=6.5"], only="01", notebooks=folder)
+    reproduce.run("p", "runs/x", ["rate=6.5"], only="01")
     return tmp_path / "runs" / "x" / "manifest.json", folder
 
 
 def test_the_same_notebooks_run_with_the_same_parameters(run, tmp_path):
     file, folder = run
-    agree, lines = repeat.repeat(file, notebooks=folder)
+    agree, lines = repeat.repeat(file)
     assert agree and lines == ["all 4 numbers are equal"]
     again = artifacts.manifest(tmp_path / "runs" / "x-again")
     assert again["parameters"] == artifacts.manifest(file.parent)["parameters"]
@@ -42,7 +42,7 @@ def test_what_differs_is_told(run, tmp_path):
     file, folder = run
     code = folder / "01_a.ipynb"
     code.write_text(code.read_text().replace("rate**2", "rate**2 + 1"))
-    agree, lines = repeat.repeat(file, tmp_path / "b", notebooks=folder)
+    agree, lines = repeat.repeat(file, tmp_path / "b")
     assert not agree and lines == [
         "1 of 4 numbers differ",
         "farthest apart: cascade, total, 42.25 before and 43.25 now",
@@ -71,18 +71,18 @@ def test_numbers_that_only_one_run_has(run):
 def test_what_is_no_finished_run_is_refused(run, tmp_path):
     file, folder = run
     with pytest.raises(BadInput, match="another name"):
-        repeat.repeat(file.with_name("metrics.json"), notebooks=folder)
+        repeat.repeat(file.with_name("metrics.json"))
     with pytest.raises(BadInput, match="another folder"):
-        repeat.repeat(file, file.parent, notebooks=folder)
+        repeat.repeat(file, file.parent)
     half = shutil.copytree(file.parent, tmp_path / "half")
     content = json.loads(file.read_text()) | {"finished": None}
     (half / "manifest.json").unlink()
     artifacts.write_manifest(half, content)
     with pytest.raises(BadInput, match="no finished run"):
-        repeat.repeat(half / "manifest.json", notebooks=folder)
+        repeat.repeat(half / "manifest.json")
     (file.parent / "metrics.json").unlink()
     with pytest.raises(BadInput, match="metrics.json"):
-        repeat.repeat(file, tmp_path / "c", notebooks=folder)
+        repeat.repeat(file, tmp_path / "c")
 
 
 @pytest.mark.parametrize("agree, code", [(True, 0), (False, 1)])

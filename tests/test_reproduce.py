@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from hpe_lib import cli
-from hpe_lib.workbook import artifacts, reproduce
+from hpe_lib.workbook import artifacts, presets, reproduce
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.reproduce import CellFailed
 
@@ -25,7 +25,7 @@ def run(tmp_path, monkeypatch):
 
     def run_(folder, overrides=(), **options):
         (folder / "presets" / "p.yaml").write_text("all: {}\n")
-        return reproduce.run("p", "runs/x", overrides, notebooks=folder, **options)
+        return reproduce.run("p", "runs/x", overrides, **options)
 
     return run_
 
@@ -188,7 +188,8 @@ def test_braces_in_a_path_are_braces(notebook, tmp_path, monkeypatch, name):
     there = folder.rename(tmp_path / f"notebooks of {name}")
     (tmp_path / "r1-48").mkdir()
     (tmp_path / f"{name}.yaml").write_text("all: {}\n")
-    reproduce.run(f"{name}.yaml", name, notebooks=there)
+    monkeypatch.setattr(presets, "NOTEBOOKS", there)
+    reproduce.run(f"{name}.yaml", name)
     assert kinds(tmp_path / name) == ["01_a.ipynb", "manifest.json", "report.html"]
     assert not list((tmp_path / "r1-48").iterdir())
 
@@ -237,7 +238,8 @@ def test_ctrl_c_leaves_no_kernel_and_no_half_notebook(notebook, tmp_path):
     (folder / "presets" / "p.yaml").write_text("all: {}\n")
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
-        f"from hpe_lib.workbook import reproduce; reproduce.run('p', 'x', notebooks={str(folder)!r})"
+        "from pathlib import Path; from hpe_lib.workbook import presets, reproduce\n"
+        f"presets.NOTEBOOKS = Path({str(folder)!r}); reproduce.run('p', 'x')"
     )
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, **quiet)

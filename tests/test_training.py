@@ -390,10 +390,10 @@ def test_convolutions_need_no_crop_that_halves(tmp_path):
     prepare(out := tmp_path / "run", train="1-4")
     data = artifacts.read_json(next((out / "data").glob("*.json")))
     train("detector", out)
-    odd = stages.Recipe("regressor", out, REGRESSOR | {"regressor": "convolutions", "levels": 9})
+    odd = stages.Recipe("regressor", out, REGRESSOR | {"regressor": "convolutions", "levels": 8})
     assert odd.network["regressor"] == "convolutions" and data
-    with pytest.raises(BadInput, match="multiple of 2048"):
-        stages.Recipe("regressor", out, REGRESSOR | {"levels": 9})
+    with pytest.raises(BadInput, match="multiple of 1024"):
+        stages.Recipe("regressor", out, REGRESSOR | {"levels": 8})
 
 
 FULL = {
@@ -544,7 +544,7 @@ def test_a_stage_is_trained_anew_after_other_weights_of_the_same_parameters(trai
     weights, made = artifacts.load_weights(folder), artifacts.manifest(folder)
     name = next(name for name, weight in weights.items() if weight.is_floating_point())
     weights[name] = weights[name] + 0.01
-    artifacts.save(folder, weights, made, artifacts.read_history(folder, print))
+    artifacts.save(folder, weights, made, artifacts.read_history(folder))
     assert reused("regressor", trained) and not reused("joint", trained)
 
 
@@ -559,17 +559,17 @@ def test_damaged_weights_are_not_reused(out):
 
 def test_weights_that_no_longer_fit_the_network_are_not_reused(out, monkeypatch, capsys):
     train("detector", out)
-    monkeypatch.setattr(trunks.slim_trunk, "__defaults__", ((8, 8, 8, 8),))
+    monkeypatch.setattr(trunks, "basic_stage", functools.partial(trunks.basic_stage, blocks=3))
     assert not reused("detector", out) and "of another network" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "typo", [{"optimizer": "adm"}, {"schedule": "cosin"}, {"precision": "half"}]
+    "typo", [{"optimizer": "adm"}, {"schedule": "cosin"}, {"precision": "half"}, {"lr": -1.0}]
 )
 def test_a_typo_leaves_the_finished_artifact_as_it_was(out, typo):
     train("detector", out)
     before = artifacts.manifest(out / "detector")
-    with pytest.raises((BadInput, ValueError)):
+    with pytest.raises(BadInput, match=f"{next(iter(typo))}: found"):
         train("detector", out, **typo)
     assert artifacts.manifest(out / "detector") == before and reused("detector", out)
 
@@ -853,8 +853,6 @@ def test_learning_rates():
         [0.25, 0.5, 0.75, 1]
     )
     assert rate(4, 100, "cosine", 0.0, 0.04) == 1
-    with pytest.raises(BadInput, match="geometric, step or cosine"):
-        rate(0, 100, "linear", 1, 0.5)  # at once, not when warm-up ends
 
 
 def test_optimizers_by_name():
@@ -862,8 +860,6 @@ def test_optimizers_by_name():
     made = {name: training.make_optimizer(name, [weight], 0.1, 0.0) for name in ("rmsprop", "sgd")}
     assert made["rmsprop"].defaults["alpha"] == 0.99 and made["rmsprop"].defaults["eps"] == 1e-8
     assert made["sgd"].defaults["momentum"] == 0.9
-    with pytest.raises(BadInput, match="rmsprop"):
-        training.make_optimizer("lion", [], 0.1, 0.0)
 
 
 def test_a_stage_of_no_steps_has_a_learning_rate():

@@ -434,5 +434,5 @@ def test_selected_leaves_unknown_errors_last(people):
     assert evaluation.selected(predicted, changed, joint, "visible").tolist() == [
         k for k in range(12) if k != 7
     ]
-    with pytest.raises(ValueError, match="expected one of"):
+    with pytest.raises(KeyError, match="somebody"):
         evaluation.selected(predicted, changed, joint, "somebody")

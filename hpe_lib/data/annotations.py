@@ -4,8 +4,7 @@ Coordinates stay in the file's own frame: MPII's and LSP's files come from MATLA
 pixel is 1. Joints stand in MPII's rows (skeleton.MPII), NaN where not annotated.
 """
 
-import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +14,7 @@ import numpy as np
 
 from hpe_lib.data.reading import apart, arrays_in, hdf5_arrays, is_hdf5, mat_file, starts_json
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, LSP_ROWS, MPII, OCCLUDED, VISIBLE
-from hpe_lib.workbook.artifacts import BadInput
+from hpe_lib.workbook.artifacts import BadInput, parse_json
 
 J = len(MPII.names)
 HEAD = 0.6  # the official evaluator's SC_BIAS: head size = 0.6 · diagonal of the head box
@@ -36,7 +35,7 @@ class Annotations:
     head_size: (N,) px, 0.6 · diagonal of the head box; NaN: the file cannot say.
     center, scale: (N, 2), (N,), objpos and scale as the file gives them, which Newell's has already
     adjusted. NaN: the file cannot say.
-    train: (N,) bool, img_train.  activity: (N,) str, act_name, "" unknown.
+    train: (N,) bool, img_train.
     occlusion_labels: does the file tell occluded from visible?
     skipped: reason -> count of what was left out.
     """
@@ -49,7 +48,6 @@ class Annotations:
     center: np.ndarray
     scale: np.ndarray
     train: np.ndarray
-    activity: np.ndarray
     occlusion_labels: bool = True
     skipped: dict = field(default_factory=dict)
 
@@ -58,10 +56,8 @@ class Annotations:
 
     def __getitem__(self, rows) -> "Annotations":
         """The people of these rows: a slice, a boolean mask or an index array."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(
-            self, **{name: v[rows] for name, v in values.items() if isinstance(v, np.ndarray)}
-        )
+        arrays = {name: v[rows] for name, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, **arrays)
 
 
 def _annotations(joints, visibility, **known) -> Annotations:
@@ -80,7 +76,6 @@ def _annotations(joints, visibility, **known) -> Annotations:
         "center": np.full((count, 2), np.nan),
         "scale": np.full(count, np.nan),
         "train": np.zeros(count, bool),
-        "activity": np.full(count, ""),
     } | known
     shapes = {"joints": (count, J, 2), "visibility": (count, J), "center": (count, 2)}
     for name, value in given.items():
@@ -127,11 +122,9 @@ def has_release(stream: BinaryIO) -> bool:
 def _official(release) -> Annotations:
     found, rows = _rectangles(images := release["annolist"].ravel())
     names = [_text(image, "image", "name") for image in images]
-    acts = [_text(act, "act_name") for act in _inside(release, "act")] or [""] * len(images)
     return replace(
         found,
         image=np.array(names)[rows],
-        activity=np.array(acts)[rows],
         train=release["img_train"].ravel()[rows] == 1,
     )
 
@@ -229,7 +222,7 @@ def _mpii_truth(stream: BinaryIO) -> Annotations:
             if not {"RELEASE", "annolist"} & set(file):
                 raise ValueError(f"HDF5 with {', '.join(file) or 'nothing'}"[:200])
     elif starts_json(stream):
-        return _json(json.loads(stream.read(), object_pairs_hook=_unique))
+        return _json(parse_json(stream.read()))
     content = mat_file(stream)
     if "pos_gt_src" in content:
         return _tompson(content)
@@ -326,14 +319,6 @@ def _json_numbers(what: str, value, shape: tuple) -> np.ndarray:
     except (ValueError, OverflowError):  # ragged lists, huge integers
         pass
     raise ValueError(f"{what}: {str(value)[:60]} where {needed} must be")
-
-
-def _unique(pairs: list[tuple]) -> dict:
-    """A JSON object. ValueError if a key stands in it twice: one of its values would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"a key twice in the object of {', '.join(found)}"[:100])
-    return found
 
 
 @apart("an HDF5 file with imgname and person, such as valid.h5")

@@ -18,6 +18,7 @@ from hpe_lib.workbook.artifacts import BadInput
 # Correlation of 16×16 grey thumbnails. On LSPET copies have 0.997, one scene taken twice 0.988,
 # strangers at most 0.963.
 COPY = 0.97
+SPLITS = {"mpii": ("train", "val"), "lsp": ("train", "test"), "leeds": ("train", "val", "test")}
 FIRST = 5  # names given of each kind of fault
 
 
@@ -27,11 +28,7 @@ def default_splits(dataset: str, root: str | Path) -> dict[str, str]:
     LSPET has no published splits: "train" and "val" are the preset's, "test" is everyone after.
     """
     if dataset != "lspet":
-        return {
-            "mpii": {"train": "train", "val": "val"},
-            "lsp": {"train": "train", "test": "test"},
-            "leeds": {"train": "train", "val": "val", "test": "test"},
-        }[dataset]
+        return {name: name for name in SPLITS[dataset]}
     chosen = presets.resolve("lspet")["01"]
     splits = {"train": chosen["train"], "val": chosen["val"]}
     last = int(chosen["val"].partition("-")[2])

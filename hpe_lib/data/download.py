@@ -2,17 +2,13 @@
 
 import errno
 import hashlib
-import lzma
 import os
 import shutil
 import stat
-import struct
-import tarfile
 import tempfile
 import time
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,24 +61,16 @@ BROKEN = (
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
 )
-# What unpacking raises on damage. RuntimeError: encrypted, or packed by an unknown method.
-DAMAGED = (
-    RuntimeError,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    ValueError,
-    struct.error,
-)
+
+
+say = partial(print, flush=True)
 
 
 class Refused(Exception):
     """What one mirror sent cannot be used."""
 
 
-def download(dataset: str, root: str | Path, say: Callable[[str], None] = print) -> None:
+def download(dataset: str, root: str | Path) -> None:
     """Fetch what a folder lacks of "mpii", "lsp" or "lspet", and unpack it as the loaders read it.
 
     Mirrors are asked in turn. What is there is never overwritten, and an archive put there by hand
@@ -93,12 +81,12 @@ def download(dataset: str, root: str | Path, say: Callable[[str], None] = print)
     root.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("WARNING")
     source = SOURCES[dataset]
-    lacking = [file for file in FILES[dataset] if not is_complete(root, file, say)]
+    lacking = [file for file in FILES[dataset] if not is_complete(root, file)]
     if lacking:
         size = sum(file.size for file in lacking) / 1e6
         say(f"to fetch: about {size:,.0f} MB; {source['terms']}")
     check_space(root, lacking)
-    failures = [failure for file in lacking if (failure := obtain(root, file, say))]
+    failures = [failure for file in lacking if (failure := obtain(root, file))]
     for folder in (root / "predictions", root):
         with suppress(OSError):  # not empty
             folder.rmdir()
@@ -106,7 +94,7 @@ def download(dataset: str, root: str | Path, say: Callable[[str], None] = print)
         raise BadInput(root, "; ".join(failures), source["by_hand"])
 
 
-def is_complete(root: Path, file: File, say: Callable[[str], None] = print) -> bool:
+def is_complete(root: Path, file: File) -> bool:
     """Is the file, or all that is unpacked from an archive, there?
 
     Raises BadInput if a file is there whose sha256 is another.
@@ -130,7 +118,7 @@ def check_space(root: Path, files: list[File]) -> None:
         raise BadInput(root, f"{free / 1e9:.1f} GB free on its disk", f"{needed / 1e9:.1f} GB free")
 
 
-def obtain(root: Path, file: File, say: Callable[[str], None] = print) -> str | None:
+def obtain(root: Path, file: File) -> str | None:
     """Get a file from the first source that serves, and record it.
 
     An archive that a person has put there is tried before the mirrors, and stays. Returns None, or
@@ -142,7 +130,7 @@ def obtain(root: Path, file: File, say: Callable[[str], None] = print) -> str | 
     for source in (*by_hand, *file.urls):
         say(f"{file.what}: {source}")
         try:
-            entry = use(source, root, file, say)
+            entry = use(source, root, file)
         except Refused as error:
             answer = one_line(error)
         except requests.RequestException as error:
@@ -157,7 +145,7 @@ def obtain(root: Path, file: File, say: Callable[[str], None] = print) -> str | 
     return f"{file.name} from no mirror: {', '.join(answers)}"
 
 
-def use(source: str | Path, root: Path, file: File, say: Callable[[str], None]) -> dict:
+def use(source: str | Path, root: Path, file: File) -> dict:
     """Put what a url or an archive gives into its place. Returns {"bytes", "sha256"} of it.
 
     Raises Refused if it cannot be used, RequestException if it cannot be reached.
@@ -342,11 +330,13 @@ def extract(path: Path, folder: Path) -> None:
         if path.suffix == ".zip":
             check_members(path)
         shutil.unpack_archive(path, folder, filter=None if path.suffix == ".zip" else "data")
+    except Refused:
+        raise
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # the disk's; EINVAL: sought before the start
             raise
         raise Refused(f"a damaged archive: {error}") from None
-    except DAMAGED as error:
+    except Exception as error:  # zipfile, tarfile and what they call raise many kinds
         raise Refused(f"a damaged archive, or one that cannot be read: {error}") from None
 
 

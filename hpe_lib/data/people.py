@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -74,8 +74,7 @@ class People:
 
     def _array_names(self) -> list[str]:
         """The fields that hold an array of N rows."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return [name for name, value in values.items() if isinstance(value, np.ndarray)]
+        return [name for name, value in vars(self).items() if isinstance(value, np.ndarray)]
 
     @property
     def box(self) -> np.ndarray:

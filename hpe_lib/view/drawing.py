@@ -49,21 +49,22 @@ def fill_torso(joints: np.ndarray) -> np.ndarray:
     return joints
 
 
-def draw_people(image: np.ndarray, people: list[dict]) -> np.ndarray:
+def draw_people(image: np.ndarray, people: list[dict], zoom: float = 1.0) -> np.ndarray:
     """Return a copy of the image with people, as `PoseEstimator.predict` returns them, on it.
 
     A white frame shows the square that the network saw. Joints below the confidence CONFIDENT are
     hollow and their limbs are thin; joints below FAINT are left out.
+    zoom: how much finer the image is than the one that the people were found in.
     """
     image = image.copy()
     for person in people:
         x, y, side = person["box"]
-        width = max(1, round(min(side, *image.shape[:2]) / 110))
+        width = max(1, round(min(zoom * side, *image.shape[:2]) / 110))
         square = np.array([x, y]) - 0.5 + side * np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
-        draw_polygon(image, square, WHITE, max(1, width // 3))
+        draw_polygon(image, rescale(square, zoom), WHITE, max(1, width // 3))
         values = [(j["x"], j["y"], j["confidence"]) for j in person["joints"].values()]
         joints, confidence = np.split(np.array(values), [2], axis=1)
-        joints = np.where(confidence >= FAINT, joints, np.nan)
+        joints = np.where(confidence >= FAINT, rescale(joints, zoom), np.nan)
         draw_pose(image, joints, confidence[:, 0] >= CONFIDENT, width)
     return image
 

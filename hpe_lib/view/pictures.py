@@ -243,24 +243,19 @@ def map_picture(
 
     side: px.
     """
-    return Image.fromarray(_marked_map(person, layer, joint, opacity, side))
-
-
-def _marked_map(person, layer, joint, opacity, side):
     heat, top = person.maps[layer][joint], person.top(layer)
     image = drawing.draw_map(person.crop, heat, top, opacity, layer == "difference")
     predicted = person.predicted[layer][joint] if layer in person.predicted else None
-    return drawing.mark_joint(
-        image, side, person.joints[joint], person.visibility[joint], predicted
-    )
+    place, visibility = person.joints[joint], person.visibility[joint]
+    return Image.fromarray(drawing.mark_joint(image, side, place, visibility, predicted))
 
 
 def map_sheet(person: PersonMaps, layer: str, opacity: float = 0.85) -> Image.Image:
     """Return all joints' maps of a layer on one scale, each titled with its largest value."""
     heats = dict(zip(MPII.names, person.maps[layer]))
     titles = [f"{name}: {heat.flat[np.abs(heat).argmax()]:.2f}" for name, heat in heats.items()]
-    tiles = [_marked_map(person, layer, joint, opacity, 144) for joint in range(len(titles))]
-    return drawing.tile_images(tiles, titles, 6, 10)
+    tiles = [map_picture(person, layer, joint, opacity, 144) for joint in range(len(titles))]
+    return drawing.tile_images([np.asarray(tile) for tile in tiles], titles, 6, 10)
 
 
 def cover_picture(
@@ -357,19 +352,10 @@ def photograph(image: np.ndarray, people: list[dict]) -> Image.Image:
 
     people: as `PoseEstimator.predict` returns them.
     """
-    factor = min(600 / image.shape[1], 500 / image.shape[0])
-    width, height = (max(1, round(factor * length)) for length in image.shape[1::-1])
-    resized = [
-        {
-            "box": [factor * edge for edge in person["box"]],
-            "joints": {
-                name: joint | {axis: rescale(joint[axis], factor) for axis in "xy"}
-                for name, joint in person["joints"].items()
-            },
-        }
-        for person in people
-    ]
-    return Image.fromarray(drawing.draw_people(drawing.resize(image, width, height), resized))
+    zoom = min(600 / image.shape[1], 500 / image.shape[0])
+    width, height = (max(1, round(zoom * length)) for length in image.shape[1::-1])
+    enlarged = drawing.resize(image, width, height)
+    return Image.fromarray(drawing.draw_people(enlarged, people, zoom))
 
 
 def _top(maps):

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -144,10 +144,11 @@ def claim_rows(out: Path, names: Iterable[str]) -> None:
 def own_rows(out: Path) -> list[Path]:
     """The folders that `claim_rows` has noted, those that are there."""
     folder = Path(out) / "rows"
-    names = manifest(folder, "names")["names"] if (folder / MANIFEST).is_file() else []
-    if not isinstance(names, list):
-        raise BadInput(folder / MANIFEST, f"names {short(names)}", "a list of folders beside it")
-    return [path for path in folder.glob("*") if path.name in names]
+    if not (folder / MANIFEST).is_file():
+        return []
+    found = manifest(folder, "names")
+    check(found, "rows", folder / MANIFEST)
+    return [path for path in folder.glob("*") if path.name in found["names"]]
 
 
 HELD = {}  # {path: file}, the locks of this process
@@ -376,11 +377,11 @@ def write_history(folder: str | Path, records: list[dict]) -> None:
     write_bytes(Path(folder) / HISTORY, "".join(lines).encode())
 
 
-def read_history(folder: str | Path, say: Callable[[str], None] | None = None) -> list[dict]:
+def read_history(folder: str | Path) -> list[dict]:
     """The epoch records in a stage's folder, finished or still running; empty if there are none.
 
-    Lines that are no record, as a power cut leaves them, are left out; `say` gets a sentence for
-    each.
+    Lines that are no record, as a power cut leaves them, are left out, and a sentence about each is
+    printed.
     """
     path, records = Path(folder) / HISTORY, []
     if not path.is_file():
@@ -392,8 +393,7 @@ def read_history(folder: str | Path, say: Callable[[str], None] | None = None) -
             check(record, "record", path)
             records.append(record)
         except (BadInput, ValueError, RecursionError):
-            if say is not None:
-                say(f"{path}: line {number} is no record of an epoch and is left out")
+            print(f"{path}: line {number} is no record of an epoch and is left out")
     return records
 
 
@@ -446,7 +446,7 @@ def kept_origin(path: Path) -> str | None:
         return None
 
 
-def load_into(module, folder: str | Path, prefix: str = ""):
+def load_into(module: "Module", folder: str | Path, prefix: str = ""):  # noqa: F821
     """Load the folder's weights into a torch module, and return it.
 
     prefix: only tensors whose name starts with it, and without it. BadInput, naming the file and
@@ -457,7 +457,7 @@ def load_into(module, folder: str | Path, prefix: str = ""):
     return module
 
 
-def fitting(tensors: dict, module, file: Path, prefix: str = "") -> dict:
+def fitting(tensors: dict, module: "Module", file: Path, prefix: str = "") -> dict:  # noqa: F821
     """The tensors whose name starts with `prefix`, without it. BadInput if the module's differ."""
     found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     wanted = module.state_dict()
@@ -577,14 +577,12 @@ def commit() -> str | None:
 
 def machine() -> dict:
     """Platform, processor, usable cores, GPUs. No host name: manifests are to be shared."""
+    import torch
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpus = (
-        output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
-        if shutil.which("nvidia-smi")
-        else ""
-    )
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     found = {"platform": platform.platform(), "processor": processor(), "cores": cores}
-    return found | {"gpus": gpus.splitlines()}
+    return found | {"gpus": gpus}
 
 
 def processor() -> str:

@@ -9,11 +9,9 @@ without Jupyter. A preset is a YAML file in notebooks/presets: `all:` plus one s
 
 import ast
 import difflib
-import io
 import json
 import os
 import re
-import tokenize
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -34,41 +32,33 @@ MOST_BYTES, DEEPEST = 1_000_000, 4  # of a preset: sections, names, values, and 
 
 
 class Declared(NamedTuple):
-    """One line of a tagged cell, `name: type = default  # help`; the type as written there."""
+    """One line of a tagged cell, `name: type = default`; the type as written there."""
 
     type: str
     default: object
-    help: str
 
 
-def notebooks(folder: Path = NOTEBOOKS) -> dict[str, Path]:
+def notebooks() -> dict[str, Path]:
     """The notebooks in order: {"01": path of 01_….ipynb, …}."""
-    return {path.name[:2]: path for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))}
+    return {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
 
 
-def names(folder: Path = NOTEBOOKS) -> list[str]:
+def names() -> list[str]:
     """The presets there are, by name."""
-    return sorted(path.stem for path in (Path(folder) / "presets").glob("*.yaml"))
+    return sorted(path.stem for path in (NOTEBOOKS / "presets").glob("*.yaml"))
 
 
-def declared(number: str, folder: Path = NOTEBOOKS) -> dict[str, Declared]:
-    """The parameters of notebook "03", `out` left aside, as {name: Declared(type, default, help)}
+def declared(number: str) -> dict[str, Declared]:
+    """The parameters of notebook "03", `out` left aside, as {name: Declared(type, default)}
     in their order.
     """
-    found = notebooks(folder)
+    found = notebooks()
     if number not in found:
         raise BadInput(
-            folder, f"no notebook {number}", f"one of {', '.join(found) or 'NN_….ipynb'}"
+            NOTEBOOKS, f"no notebook {number}", f"one of {', '.join(found) or 'NN_….ipynb'}"
         )
     path = found[number]
-    source = tagged_source(path)
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokens
-        if token.type == tokenize.COMMENT
-    }
-    lines = [declaration(node, comments, path) for node in ast.parse(source).body]
+    lines = [declaration(node, path) for node in ast.parse(tagged_source(path)).body]
     return {name: value for name, value in lines if name != "out"}
 
 
@@ -86,24 +76,21 @@ def tagged_source(path: Path) -> str:
     return "".join(tagged[0]["source"])
 
 
-def declaration(node: ast.stmt, comments: dict[int, str], path: Path) -> tuple[str, Declared]:
+def declaration(node: ast.stmt, path: Path) -> tuple[str, Declared]:
     """(name, Declared) of one statement of a tagged cell."""
     try:
-        default = ast.literal_eval(node.value)
-        return node.target.id, Declared(
-            ast.unparse(node.annotation), default, comments.get(node.end_lineno, "")
-        )
+        return node.target.id, Declared(ast.unparse(node.annotation), ast.literal_eval(node.value))
     except (AttributeError, ValueError):
         raise BadInput(
             path, f"'{ast.unparse(node)}' in the cell tagged 'parameters'", "name: type = literal"
         ) from None
 
 
-def tagged(number: str, values: dict, folder: Path = NOTEBOOKS) -> dict:
+def tagged(number: str, values: dict) -> dict:
     """What a notebook runs with: the names it declares, without `out`, and their values in
     `values`, its globals().
     """
-    wanted, path = declared(number, folder), notebooks(folder)[number]
+    wanted, path = declared(number), notebooks()[number]
     missing = [name for name in wanted if name not in values]
     if missing:
         raise BadInput(
@@ -134,7 +121,6 @@ def trust_trunks(parameters: dict) -> None:
 def resolve(
     preset: str | Path,
     overrides: Iterable[str] = (),
-    folder: Path = NOTEBOOKS,
     running: Iterable[str] | None = None,
 ) -> dict[str, dict]:
     """The parameters of every notebook: tagged cells' defaults, then the preset, then overrides.
@@ -145,15 +131,12 @@ def resolve(
     Returns {"01": {name: value cast to its declared type}, …} without `out`. BadInput for an
     unknown name, or a value that is not of the declared type or out of bounds.
     """
-    known = {number: declared(number, folder) for number in notebooks(folder)}
+    known = {number: declared(number) for number in notebooks()}
     resolved = {
-        number: {
-            name: cast(line.default, line.type, f"notebook {number}, {name}")
-            for name, line in lines.items()
-        }
+        number: {name: line.default for name, line in lines.items()}
         for number, lines in known.items()
     }
-    settings = [(setting, known) for setting in from_preset(preset, folder)]
+    settings = [(setting, known) for setting in from_preset(preset)]
     settings += [(from_override(text), running or known) for text in overrides]
     for (where, section, name, value), reached in settings:
         numbers = target_notebooks(where, section, name, known)
@@ -175,12 +158,12 @@ def resolve(
 def checked(name: str, value: Any, kind: str, where: str) -> Any:
     """The value cast to its declared type. BadInput if it is not of the type or out of bounds."""
     value = cast(value, kind, where)
-    if fault := schemas.fault(value, schemas.parameter_types().get(name, Any)):
+    if fault := schemas.fault(value, schemas.PARAMETERS.get(name, Any)):
         raise BadInput(where, shown(value), fault[2])
     return value
 
 
-def from_preset(preset: str | Path, folder: Path = NOTEBOOKS) -> list[tuple]:
+def from_preset(preset: str | Path) -> list[tuple]:
     """A preset's settings as (where it is written, section, name, value), `all` first.
 
     The manifest.json of a run is a preset, too: of the parameters that it was made with.
@@ -190,15 +173,13 @@ def from_preset(preset: str | Path, folder: Path = NOTEBOOKS) -> list[tuple]:
         settings = [(number, *pair) for number, part in made.items() for pair in part.items()]
         return [(Path(preset), *setting) for setting in settings]
     path = (
-        Path(preset)
-        if str(preset).endswith(".yaml")
-        else Path(folder) / "presets" / f"{preset}.yaml"
+        Path(preset) if str(preset).endswith(".yaml") else NOTEBOOKS / "presets" / f"{preset}.yaml"
     )
     try:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
-        known = ", ".join(names(folder)) or "none, there are no presets here"
+        known = ", ".join(names()) or "none, there are no presets here"
         raise BadInput(
             path, "no such preset", f"one of {known}, or a path ending in .yaml"
         ) from None

@@ -6,7 +6,7 @@ the last digit. Elsewhere sums are rounded otherwise and a training ends in othe
 
 from pathlib import Path
 
-from hpe_lib.workbook import artifacts, presets, reproduce
+from hpe_lib.workbook import artifacts, reproduce
 from hpe_lib.workbook.artifacts import BadInput
 
 # Points that a total may differ by on another kind of processor: twice what docs/results.md saw.
@@ -14,9 +14,7 @@ MOST = 2.0
 COSTS = ("costs",)  # parts of metrics.json that no two runs share
 
 
-def repeat(
-    file: Path, out: Path | None = None, notebooks: Path = presets.NOTEBOOKS
-) -> tuple[bool, list[str]]:
+def repeat(file: Path, out: Path | None = None) -> tuple[bool, list[str]]:
     """Run the notebooks of a finished run again with its parameters, and compare metrics.json.
 
     file: the run's manifest.json. out: where to; beside the run, with "-again" added, if None.
@@ -33,7 +31,7 @@ def repeat(
     out = out or file.parent.with_name(f"{file.parent.resolve().name}-again")
     if out.resolve() == file.parent.resolve():
         raise BadInput("--out", out, "another folder than that of the run to compare with")
-    again = reproduce.run(file, out, notebooks=notebooks, numbers=made["notebooks"])
+    again = reproduce.run(file, out, numbers=made["notebooks"])
     return compare(before, numbers(artifacts.read_metrics(out)), made, again)
 
 

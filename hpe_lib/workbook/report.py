@@ -19,7 +19,8 @@ from hpe_lib import cascade, claims, paper, rivals
 from hpe_lib.workbook import artifacts
 
 PAGE = """<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1220px; margin: .8em auto; padding: 0 1em }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1220px }}
+body {{ margin: .8em auto; padding: 0 1em }}
 h1 {{ font-size: 1.4em; margin: 0 }}
 table, th, td {{ border: 0; border-collapse: collapse }}
 table {{ font-size: 85%; margin: 1em 0 }} img {{ max-width: 100% }}
@@ -29,8 +30,10 @@ th:first-child {{ text-align: left }} .text td {{ text-align: left; white-space:
 .claims :nth-child(2) {{ text-align: left }}
 .wide, .output_subarea, .jp-OutputArea-output {{ overflow-x: auto }}
 .first {{ display: grid; grid-template-columns: minmax(0, 1fr) 330px; gap: 0 1.2em }}
-.first h2 {{ font-size: 1.05em; margin: .3em 0 0 }} .first table {{ font-size: 12px; margin: .2em 0 }}
-.first th, .first td {{ padding: .1em .4em; line-height: 1.35 }} .first p {{ margin: .1em 0; font-size: 13px }}
+.first h2 {{ font-size: 1.05em; margin: .3em 0 0 }}
+.first table {{ font-size: 12px; margin: .2em 0 }}
+.first th, .first td {{ padding: .1em .4em; line-height: 1.35 }}
+.first p {{ margin: .1em 0; font-size: 13px }}
 pre {{ white-space: pre-wrap; background: #f6f6f6; padding: .6em }}
 </style></head><body><h1>{title}</h1>{body}</body></html>"""
 ORIGIN = ("command", "commit", "started", "finished", "machine", "versions")  # of the manifest
@@ -91,7 +94,7 @@ def first_screen(out: Path, manifest: dict, notebooks: list[nbformat.NotebookNod
 
 
 def rows_table(ablated: dict) -> pd.DataFrame:
-    """Return the rows of Table 5 by name: the paper's total, then ours and minutes, mean of seeds."""
+    """Return the rows of Table 5: the paper's total, then ours and minutes, mean of seeds."""
     scores = pd.DataFrame(ablated["scores"]).T[["total", "visible", "occluded"]]
     rows = scores.join(pd.DataFrame(ablated["costs"]).T["minutes"]).astype(float)
     names = rows.index.str.rpartition(", seed ").get_level_values(0)

@@ -1,15 +1,14 @@
 """The notebooks without a person: papermill, one after the other, into a run folder."""
 
 import contextlib
-import json
 import logging
 import os
 import re
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
 import papermill
@@ -20,6 +19,8 @@ from hpe_lib.cascade import STAGES
 from hpe_lib.workbook import artifacts, presets, report
 from hpe_lib.workbook.artifacts import BadInput, CellFailed, one_line
 
+# "python3" is this interpreter, whatever kernels the person has installed; no progress bars.
+KERNEL = {"JUPYTER_PATH": "", "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STAGED = (
     artifacts.MANIFEST,
@@ -45,7 +46,6 @@ def run(
     start: str | None = None,
     only: str | None = None,
     fresh: bool = False,
-    notebooks: Path = presets.NOTEBOOKS,
     numbers: Iterable[str] | None = None,
 ) -> dict:
     """Execute the notebooks in order with their parameters into the folder `out`; returns the run's
@@ -58,14 +58,14 @@ def run(
     run, its notebook kept as NN_….failed.ipynb.
     """
     out = Path(out).resolve()
-    found = presets.notebooks(notebooks)
+    found = presets.notebooks()
     among = found if numbers is None else {n: found[n] for n in sorted(numbers) if n in found}
     chosen = choose(among, start, only)
-    resolved = presets.resolve(preset, overrides, notebooks, running=chosen)
+    resolved = presets.resolve(preset, overrides, running=chosen)
     parameters = {number: resolved[number] for number in chosen}
-    with artifacts.lock(out), native_kernel():
+    with artifacts.lock(out), patch.dict(os.environ, KERNEL):
         if fresh:
-            remove_artifacts(out, notebooks)
+            remove_artifacts(out)
         manifest = begin_manifest(out, preset, parameters)
         for number, path in chosen.items():
             manifest["notebooks"][number] = execute(
@@ -112,13 +112,12 @@ def earlier_run(out: Path) -> dict:
     if not (out / artifacts.MANIFEST).is_file():
         return {}
     found = artifacts.manifest(out, "kind", "parameters", "notebooks")
-    tables = isinstance(found["parameters"], dict) and isinstance(found["notebooks"], dict)
-    if found["kind"] != "run" or not tables:
+    if found["kind"] != "run":
         raise BadInput(out / artifacts.MANIFEST, "the manifest of something else", "a run's")
     return found
 
 
-def remove_artifacts(out: Path, notebooks: Path) -> None:
+def remove_artifacts(out: Path) -> None:
     """Remove what a run has written, by its names. All else stays, and the folders that hold it."""
     if not earlier_run(out):
         if os.listdir(out) != [artifacts.LOCK]:
@@ -132,7 +131,7 @@ def remove_artifacts(out: Path, notebooks: Path) -> None:
         for name in WRITTEN
         for path in folder.glob(name)
     ]
-    for path in presets.notebooks(notebooks).values():
+    for path in presets.notebooks().values():
         found += [out / f"{path.stem}{ending}.ipynb" for ending in ("", ".running", ".failed")]
     names = ("rows/manifest.json", artifacts.METRICS, "report.html", artifacts.MANIFEST)
     found += [out / name for name in names]
@@ -143,37 +142,6 @@ def remove_artifacts(out: Path, notebooks: Path) -> None:
     for folder in sorted(folders - {out}, reverse=True):
         with contextlib.suppress(OSError):  # it holds something else
             folder.rmdir()
-
-
-@contextlib.contextmanager
-def native_kernel() -> Iterator[None]:
-    """Make "python3" the interpreter that runs this, whatever kernels the person has installed;
-    progress bars off.
-    """
-    spec = {
-        "argv": [
-            sys.executable,
-            "-m",
-            "ipykernel_launcher",
-            "-f",
-            "{connection_file}",
-            "--log-level=CRITICAL",
-        ],
-        "display_name": "Python 3",
-        "language": "python",
-    }
-    before = {name: os.environ.get(name) for name in ("JUPYTER_PATH", "TQDM_DISABLE")}
-    with tempfile.TemporaryDirectory() as folder:
-        kernel = Path(folder) / "kernels" / "python3"
-        kernel.mkdir(parents=True)
-        (kernel / "kernel.json").write_text(json.dumps(spec))
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before["JUPYTER_PATH"]]))
-        os.environ.setdefault("TQDM_DISABLE", "1")
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def execute(path: Path, out: Path, parameters: dict) -> dict:
@@ -215,6 +183,7 @@ def quietly_execute(path: Path, running: Path, parameters: dict) -> None:
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
         autosave_cell_every=30,
+        extra_arguments=["--log-level=CRITICAL"],  # of the kernel
     )
 
 

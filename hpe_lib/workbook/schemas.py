@@ -118,17 +118,17 @@ class Drawn(Schema):
 
 
 class Settings(Parts, Drawn):
-    """A stage manifest's "settings": every parameter, those of test time included."""
+    """How a stage is trained, test time included: a stage manifest's "settings"."""
 
     first_sees: Literal["", "visible", "all"] = None
-    frozen_blocks: Annotated[int, Field(ge=0, le=7)] = None
+    frozen_blocks: Annotated[int, Field(ge=0, le=7)] = 0
     seed: Seed = None
     epochs: Epochs = None
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = None
     optimizer: Literal["adamw", "rmsprop", "sgd"] = None
     weight_decay: Amount = None
     lr: Positive = None
-    trunk_lr: Amount = None
+    trunk_lr: Amount = 0.0
     lr_end: Positive = None
     schedule: Literal["cosine", "geometric", "step"] = None
     warmup: Share = None
@@ -138,8 +138,11 @@ class Settings(Parts, Drawn):
     scale_high: Length = None
     scale_step: Amount = None
     colour: Share = None
-    ema: Share = None
-    save_minutes: Amount = None
+    ema: Share = 0.0
+    save_minutes: Amount = 10.0
+    pretrained: bool = False
+    compiled: bool = False
+    deterministic: bool = False
     decoder: Literal["argmax", "quarter", "parabola", "centroid"] = None
     flip_test: bool = None
     precision: Literal["no", "fp16", "bf16"] = None
@@ -273,15 +276,17 @@ KINDS = {
     "run": Run,
     "rows": Rows,
     "network": Network,
+    "settings": Settings,
     "record": Record,
     "metrics": Metrics,
 }
 
 
-def parameter_types() -> dict[str, Any]:
-    """What each parameter of the notebooks must be, by its name, where that is more than a type."""
-    hints = [get_type_hints(group, include_extras=True) for group in (People, Settings, Others)]
-    return hints[0] | hints[1] | hints[2]
+class Parameters(People, Settings, Others):
+    """Of all notebooks."""
+
+
+PARAMETERS = get_type_hints(Parameters, include_extras=True)  # by name, with their bounds
 
 
 def fault(value: Any, wanted: Any) -> tuple[str, str, str] | None:
