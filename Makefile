@@ -1,5 +1,6 @@
 # make reproduce [PRESET=synthetic] [ARGS="-p 03.epochs=4"]     set up if need be, then run the notebooks
-# make test [ARGS="-k heatmaps"]                                set up if need be, then run the tests
+# make test [ARGS="-k heatmaps"]                                set up if need be, then run the tests, on up to four cores;
+#                                                               "-n 0" in ARGS: in one process, which -s and --pdb need
 # make bench [ARGS=--json]                                      set up if need be, then measure speed
 PYTHON ?= python3
 PRESET ?= synthetic
@@ -13,7 +14,7 @@ reproduce: $(READY)
 	$(BIN)/hpe reproduce --preset $(PRESET) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 # the claims of docs/speed.md, measured here: minutes
 bench: $(READY)

@@ -4,19 +4,23 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # of several processes that share the tests: gw0, …
+if WORKER:
+    os.environ["OMP_NUM_THREADS"] = "1"  # in what the tests start, too
 
 
 @pytest.fixture(autouse=True, scope="session")
 def few_threads():
-    """Two threads: the tests' tensors are too small to gain from more, and they share the machine."""
+    """The tests' tensors are too small to gain from many threads, and processes share the machine."""
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if WORKER else 2)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -88,24 +92,22 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def smoke_process(request, cache, tmp_path_factory):
-    """`hpe reproduce --preset smoke`, if a test needs it: begun at once, beside the first tests, as
-    it takes minutes. (process, folder of its run, file that holds what it says), or None."""
-    if not any("smoke_run" in item.fixturenames for item in request.session.items):
-        yield None
+    """The folder of `hpe reproduce --preset smoke`, which is begun at once if a test needs it,
+    beside the first tests, as it takes minutes. Of several workers the first begins it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if WORKER else base) / "smoke"
+    needed = any("smoke_run" in item.fixturenames for item in request.session.items)
+    if not needed or WORKER not in (None, "gw0"):
+        yield folder
         return
-    folder = tmp_path_factory.mktemp("runs")
-    words = ["-m", "hpe_lib", "reproduce", "--preset", "smoke", "--out", folder / "smoke"]
-    with (
-        open(folder / "said", "w") as said,
-        subprocess.Popen(
-            [sys.executable, *words],
-            cwd=ROOT,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        ) as process,
-    ):
-        yield process, folder / "smoke", folder / "said"
+    folder.mkdir()
+    run = f"{sys.executable} -m hpe_lib reproduce --preset smoke --out {folder / 'run'}"
+    command = f"{run} > {folder / 'said'} 2>&1; echo $? > {folder / 'status'}"
+    with subprocess.Popen(["bash", "-c", command], cwd=ROOT, start_new_session=True) as process:
+        yield folder
+        if WORKER and not request.session.shouldstop:  # another worker may still wait for it
+            process.wait(600)
         if process.poll() is None:  # the tests ended early
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -113,14 +115,24 @@ def smoke_process(request, cache, tmp_path_factory):
 @pytest.fixture(scope="session")
 def smoke_run(smoke_process):
     """The notebooks, all cells, in order, into one folder, with the preset `smoke`."""
-    process, out, said = smoke_process
-    assert process.wait(600) == 0, said.read_text()
-    return out
+    status = smoke_process / "status"
+    deadline = time.monotonic() + 600
+    while not (status.is_file() and status.read_text().strip()):
+        assert time.monotonic() < deadline, "the smoke run has not ended"
+        time.sleep(0.2)
+    assert status.read_text().strip() == "0", (smoke_process / "said").read_text()
+    return smoke_process / "run"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests of the smoke run come last: by then it is there."""
+    """Tests of the smoke run come last: by then it is there. Of several workers one runs them all,
+    and a file's tests stay together for what they share.
+    """
     items.sort(key=lambda item: "smoke_run" in item.fixturenames)
+    for item in items:
+        group = "smoke" if "smoke_run" in item.fixturenames else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

@@ -392,7 +392,7 @@ def test_three_kills_of_hpe_train_end_in_the_same_weights(tmp_path):
 
 @pytest.mark.slow
 def test_twenty_kills_of_a_smoke_run_end_in_the_same_weights_and_metrics(tmp_path):
-    """`make test ARGS='-m slow -k twenty_kills -s'`: half an hour on two cores."""
+    """`make test ARGS='-m slow -k twenty_kills -n 0 -s'`: half an hour on two cores."""
     changes = ["03.epochs=3", "04.epochs=3", "05.epochs=3", "06.stage_epochs=[3,3,3]"]
     options = [part for change in changes for part in ("-p", change)]
 
