@@ -1,10 +1,12 @@
 """Train the rows of a study and keep what each scores on the people whom choices are made on.
 
 python -m benchmarks.study RUN STUDY [ROW…]
+python -m benchmarks.study RUN STUDY --test
 
 RUN is a finished run of the three stages on Leeds people. A row changes one thing of it
 (studies.yaml). It is trained into RUN/rows and goes on if it was stopped; its scores on LSPET
-8001-8500 come to results/STUDY/ROW, and `make tables` makes tables of them.
+8001-8500 come to results/STUDY/ROW, and `make tables` makes tables of them. --test scores the
+rows that are there on LSP's test people, once all choices are made: results/STUDY-test/ROW.
 """
 
 import sys
@@ -15,7 +17,7 @@ import yaml
 from hpe_lib import evaluation, photographs, prediction, stages
 from hpe_lib.ablation import train_row
 from hpe_lib.cascade import STAGES
-from hpe_lib.data.datasets import Data, open_data
+from hpe_lib.data.datasets import Data, load_people, open_data
 from hpe_lib.data.people import People
 from hpe_lib.workbook import artifacts, results
 
@@ -33,6 +35,22 @@ def main(run: Path, study: str, names: list[str]) -> None:
         score(data.val, folder, f"{study}/{name}", f"{study}/{first}", label)
 
 
+def score_test_people(run: Path, study: str) -> None:
+    """Score a study's trained rows on LSP's 1,000 test people."""
+    root = Path(artifacts.manifest(run / "data", "parameters")["parameters"]["data_root"])
+    people = load_people("lsp", root / "lsp", "test")
+    first = next(iter(STUDIES[study]))
+    for name, row in STUDIES[study].items():
+        weights = weights_folder(run, name, row)
+        if (results.RESULTS / study / name).is_dir():
+            score(people, weights, f"{study}-test/{name}", f"{study}-test/{first}", row["label"])
+
+
+def weights_folder(run: Path, name: str, row: dict) -> Path:
+    """Where the last stage of a row is."""
+    return run / "rows" / name / STAGES[tuple(row.get("stages", stages.UPSTREAM))[-1]]
+
+
 def train(run: Path, data: Data, name: str, row: dict) -> Path:
     """Train one row into RUN/rows/NAME; returns the folder of its last stage."""
     changes = row.get("changes", {})
@@ -40,7 +58,7 @@ def train(run: Path, data: Data, name: str, row: dict) -> Path:
     scorer = evaluation.monitor(data.val, changes.get("image_size", data.image_size))
     for record in train_row(run, name, changes, chosen, scorer):
         print(stages.record_line(record), flush=True)
-    return run / "rows" / name / STAGES[chosen[-1]]
+    return weights_folder(run, name, row)
 
 
 def score(people: People, weights: Path, name: str, first: str, label: str) -> None:
@@ -88,4 +106,7 @@ def last_joints(name: str):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    if sys.argv[3:] == ["--test"]:
+        score_test_people(Path(sys.argv[1]), sys.argv[2])
+    else:
+        main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

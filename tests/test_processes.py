@@ -239,3 +239,13 @@ def test_two_processes_that_were_killed_end_in_the_same_weights(run, both, tmp_p
     again = torchrun("-m", "hpe_lib", *train_command(cut))
     assert again.returncode == 0 and "goes on with epoch" in again.stdout, again.stderr
     assert same_weights(both[2]["whole"] / "detector", cut / "detector")
+
+
+def test_what_mpirun_left_behind_starts_no_waiting(monkeypatch):
+    """Accelerate reads how many processes there are from MPI's variables, too."""
+    from hpe_lib.workbook import artifacts
+
+    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+        assert artifacts.torchrun_rank() == 0
+        assert name not in artifacts.os.environ

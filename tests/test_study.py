@@ -9,6 +9,7 @@ from hpe_lib import evaluation, stages
 from hpe_lib.cascade import STAGES
 from hpe_lib.data.datasets import open_data, prepare
 from hpe_lib.targets import write_targets
+from hpe_lib.view import figures
 from hpe_lib.workbook import artifacts, presets, results
 
 ROWS = {
@@ -57,6 +58,29 @@ def test_rows_are_kept_with_their_lead_over_the_first_row(run, capsys):
     assert set(results.kept("three/first")["scores"]) == {"detector", "detector, centroid"}
     same = artifacts.manifest(results.RESULTS / "three/same")["weights_sha256"]
     assert same == artifacts.manifest(run / "cascade")["weights_sha256"]
+    curves = results.study_curves("three")
+    assert curves["nothing"] == results.kept("three/same")["curve"]
+    ends = [points[-1]["total"] for points in curves.values()]
+    assert ends == sorted(ends, reverse=True)
+    (ax,) = figures.score_against_time(curves, "PCKh@0.5").axes
+    assert [line.get_label() for line in ax.lines] == list(curves)
+
+
+def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
+    people = open_data(run).val[:8]
+    monkeypatch.setattr(study, "load_people", lambda name, root, split: people)
+    study.main(run, "three", ["first"])
+    study.score_test_people(run, "three")
+    found = results.kept("three-test/first")
+    assert found["scores"]["detector"]["persons"] == len(people)
+    first, lead = study.last_joints("three-test/same"), found["over the first row"]
+    paired = evaluation.paired([study.last_joints("three-test/first")], [first], people)
+    assert lead == artifacts.plain(paired)
+    table = results.study_test_table("three")
+    assert set(table.index) == {"nothing", "one network"}, "rows that are not trained are left out"
+    assert table.loc["one network", "against the first row, total"] == evaluation.said(
+        lead["total"]
+    )
 
 
 def test_a_row_that_is_kept_is_not_scored_again_but_other_weights_are(run):

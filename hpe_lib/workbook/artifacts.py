@@ -31,6 +31,8 @@ METRICS, LOCK = "metrics.json", ".lock"
 OWN_HASH = "manifest_sha256"  # a manifest's, of all its other entries
 # What weights depend on.
 MADE_FROM = ("kind", "network", "parameters", "data", "upstream", "versions_of")
+# Accelerate takes these for WORLD_SIZE.
+MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 LARGEST_JSON, LARGEST_WEIGHTS = 64 * 2**20, 4 * 2**30  # bytes that are read at most
 PACKAGES = (
     "torch",
@@ -229,7 +231,7 @@ def torchrun_rank() -> int:
     complete = {"TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
     if complete and all(re.fullmatch("[0-9]+", number) for number in numbers):
         return int(numbers[0])
-    for name in names:
+    for name in (*names, *MPI_SIZES):
         os.environ.pop(name, None)
     return 0
 

@@ -198,9 +198,34 @@ def study_table(study: str) -> pd.DataFrame:
     return table.sort_values("LSPET 8001-8500", ascending=False)
 
 
+def study_test_table(study: str) -> pd.DataFrame:
+    """The rows of results/STUDY-test on LSP's test people, with their leads over the first row."""
+    rows = {}
+    for path in RESULTS.glob(f"{study}-test/*/metrics.json"):
+        found = kept(f"{study}-test/{path.parent.name}")
+        score, lead = of_last_network(found["scores"]), found.get("over the first row", {})
+        columns = {key: shown(score)[key] for key in ("total", "95 %", "visible", "occluded")}
+        for part in ("total", "visible", "occluded"):
+            columns[f"against the first row, {part}"] = evaluation.said(lead.get(part))
+        rows[found["label"]] = columns
+    return pd.DataFrame.from_dict(rows, orient="index").sort_values("total", ascending=False)
+
+
 def of_last_network(found: dict):
     """The cascade's of what was found for each network, or the detector's if it is alone."""
     return found.get("cascade", found["detector"])
+
+
+def given_table() -> pd.DataFrame:
+    """What the released regressor reaches by the maps that it is given (benchmarks/argument.py)."""
+    rows = {name: shown(score) for name, score in kept("argument")["given"].items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def confidence_table() -> pd.DataFrame:
+    """Mean peak within a disc at joints, and in the background, in the released networks' maps."""
+    table = pd.DataFrame.from_dict(kept("argument")["confidence"], orient="index")
+    return table.map(lambda peak: f"{peak:.2f}")
 
 
 def released_table(dataset: str) -> pd.DataFrame:
@@ -272,6 +297,9 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "recipe": lambda: study_table("recipe"),
     "rates": lambda: study_table("rates"),
     "race": lambda: study_table("race"),
+    "race-test": lambda: study_test_table("race"),
+    "given": given_table,
+    "confidence": confidence_table,
     "released-mpii": lambda: released_table("mpii"),
     "released-lsp": lambda: released_table("lsp"),
     "drawn": drawn_table,
