@@ -310,12 +310,12 @@ def evaluate(
 ):
     """Score weights on people."""
     from hpe_lib import cascade, evaluation, photographs, prediction, training
-    from hpe_lib.workbook import results
+    from hpe_lib.workbook import results, scoring
 
     folder, world = cascade.stage_folder(weights), training.world()
     made = photographs.load(folder)
     with world.main_process_first():  # people are drawn once
-        people = people_to_score(
+        people = scoring.people_to_score(
             data, data_root, split, folder.parent, made.image_size, only_present
         )
     evaluation.scorable(people, data_root or data)
@@ -333,7 +333,7 @@ def evaluate(
         given = artifacts.command().replace(str(data_root), "DIR")  # nobody else's folder
         results.keep(keep, folder, found, people, given)
     score = evaluation.score(found.joints, people)
-    print_score(str(folder), score, people, as_json)
+    show(score, scoring.describe(str(folder), score, people), as_json)
 
 
 @app.command()
@@ -362,10 +362,11 @@ def score(
 ):
     """Score anyone's predictions against annotation files, without images: see docs/scoring.md."""
     from hpe_lib import evaluation
+    from hpe_lib.workbook import scoring
 
     predicted, people = evaluation.read_files(data, truth, predictions, rows)
     found = evaluation.score(predicted, people)
-    print_score(predictions.name, found, people, as_json)
+    show(found, scoring.describe(predictions.name, found, people), as_json)
 
 
 @app.command()
@@ -429,105 +430,13 @@ def check_data(
     from hpe_lib.data import check
 
     found = check.check_data(dataset, root)
-    print(json.dumps(found, indent=2) if as_json else check.format_check(found), flush=True)
+    show(found, check.format_check(found), as_json)
     if found["broken"]:
         faults = [f"{found[kind]['count']} images {kind}" for kind in ("missing", "unreadable")]
         faults += [f"no people of {split}" for split in found["problems"]]
         raise BadInput(root, ", ".join(faults), "every image of these people, whole")
 
 
-def people_to_score(
-    data: str,
-    data_root: Path | None,
-    split: str | None,
-    run: Path,
-    image_size: int,
-    only_present: bool = False,
-):
-    """The people of a split: as published (mpii, lsp), or by notebook 01's numbers: the run's own
-    if they are of this data set, else its preset's.
-    """
-    from hpe_lib.data import annotations
-    from hpe_lib.data.datasets import cache_folder, load_people, require_unchanged
-    from hpe_lib.paper import MARGIN
-    from hpe_lib.workbook import presets
-
-    chosen = run / "data" / "manifest.json"
-    made = artifacts.manifest(chosen.parent, "parameters") if chosen.is_file() else {}
-    own = made.get("parameters", {})
-    numbers = (
-        own
-        if own.get("dataset") == data
-        else presets.resolve(data if data == "lspet" else "synthetic")["01"]
-    )
-    root = data_root or numbers["data_root"]
-    if data != "synthetic" and not root:
-        raise BadInput(
-            "--data-root", "nothing", f"the folder of {data}: its annotation and images/"
-        )
-    split = split or ("val" if data in ("synthetic", "leeds") else "all")
-    count = len(annotations.lsp(Path(root) / "joints.mat")) if data == "lspet" else None
-    people = split if data in ("mpii", "lsp", "leeds") else rows(split, numbers, count)
-    found = load_people(
-        data,
-        root,
-        people,
-        image_size,
-        numbers["data_seed"],
-        only_present or numbers["only_present"],
-        own.get("margin", MARGIN),
-        difficulty=numbers.get("difficulty", "medium"),
-        cache=cache_folder(run),
-    )
-    wanted = made.get("fingerprints", {}).get(split)
-    same = wanted and numbers is own and people == own.get(split) and not only_present
-    if same and own.get("missing_points") == "as_labelled":
-        require_unchanged(found, split, wanted, chosen)
-    return found
-
-
-def rows(split: str, numbers: dict, count: int | None) -> str:
-    """A split that is not published, as FIRST-LAST. count: people the folder holds, None: drawn, so
-    without end.
-    """
-    from hpe_lib.workbook import schemas
-
-    if split in ("train", "val"):
-        return numbers[split]
-    if split == "all":
-        if count is None:
-            raise BadInput("--split all", "drawn people, who have no end", "train, val or test")
-        return f"1-{count}"
-    first = 1 + max(
-        schemas.person_range(numbers[part])[1].stop or count for part in ("train", "val")
-    )
-    if count is not None and first > count:
-        raise BadInput(
-            "--split test", f"{count} people, none after train and val", f"people from {first} on"
-        )
-    return f"{first}-{count or first + 999}"
-
-
-def print_score(name: str, score: dict, people: "People", as_json: bool) -> None:  # noqa: F821
-    """Print a score as JSON, or as text for a person, with what must be said beside it."""
-    from hpe_lib import evaluation
-
-    if as_json:
-        print(json.dumps(artifacts.plain(score), indent=2))
-        return
-    lines = [f"truth: {people.source}"] if people.source else []
-    lines.append(
-        f"{score['metric']} of {score['persons']} people, {score['joints']} joints; "
-        "ci95: bootstrap over people"
-    )
-    counted = {
-        "people left out: no normaliser that is annotated and positive": score["left_out"],
-        "predictions not finite: wrong": score["not_finite"],
-    } | {f"people skipped: {why}": count for why, count in people.skipped.items()}
-    lines += [f"{count} {what}" for what, count in counted.items() if count]
-    lines += [f"note: {note}" for note in score["notes"]]
-    if people.center_from_joints:
-        lines.append("the crops are placed by the annotation: a hint from the truth")
-    elif people.images is not None:  # of prediction files nobody knows
-        lines.append("the crops are placed about the images' centres: no hint from the truth")
-    print("\n".join([*lines, "", evaluation.table({name: score}).round(2).T.to_string()]))
+def show(found: dict, text: str, as_json: bool) -> None:
+    """Print what was found, as JSON or as a text for a person."""
+    print(json.dumps(artifacts.plain(found), indent=2) if as_json else text, flush=True)

@@ -95,8 +95,9 @@ def conventions(predicted: np.ndarray, people: People) -> pd.Series:
     with np.errstate(invalid="ignore"):
         moved = errors(predicted + 1, people)[0] <= limit
         all_joints = distances(predicted, people) <= limit * people.normaliser[:, None]
-    hits, pckh = ratio <= limit, people.metric.startswith("PCKh")
+    hits = ratio <= limit
     columns = [macro(hits, only(counts, names)) for names in MPII.groups.values()]
+    everything = len(counts) * len(MPII.scored)
     found = {
         "pooled over 14 joints": share(hits, counts),
         "mean over 14 joints": macro(hits, counts),
@@ -107,15 +108,12 @@ def conventions(predicted: np.ndarray, people: People) -> pd.Series:
         "visible joints only": share(hits, counts & (people.visibility == VISIBLE)),
         "moved by one pixel": share(moved, counts),
         "threshold 0.1": share(ratio <= 0.1, counts),
-        "missing truth counted as wrong": 100
-        * float((hits & counts).sum())
-        / (len(counts) * len(MPII.scored)),
+        "missing truth counted as wrong": 100 * float((hits & counts).sum()) / everything,
     }
-    found |= (
-        {"head size without its 0.6": share(ratio <= limit / annotations.HEAD, counts)}
-        if pckh
-        else {"longer side of the joints' box": box_normalised(predicted, people)}
-    )
+    if people.metric.startswith("PCKh"):
+        found["head size without its 0.6"] = share(ratio <= limit / annotations.HEAD, counts)
+    else:
+        found["longer side of the joints' box"] = box_normalised(predicted, people)
     return pd.Series(found, dtype=float)
 
 

@@ -478,19 +478,20 @@ def test_minus_one_is_not_annotated_in_any_layout(tmp_path, layout):
 @pytest.mark.parametrize(
     "changed, found",
     [
-        ({"scale": [2.0, 2.0]}, "scale of person 2: [2.0, 2.0] where one number must be"),
-        ({"scale": None}, "scale of person 2: None where one number must be"),
-        ({"scale": "2.0"}, "scale of person 2: 2.0 where one number must be"),
+        ({"scale": [2.0, 2.0]}, "scale of person 2: [2.0, 2.0] where a valid number is needed"),
+        ({"scale": None}, "scale of person 2: None where a valid number is needed"),
+        ({"scale": "2.0"}, "scale of person 2: '2.0' where a valid number is needed"),
         ({"scale": 10**400}, "a number of 401 digits"),
-        ({"center": [1.0]}, "center of person 2: [1.0] where 2 numbers must be"),
+        ({"scale": True}, "scale of person 2: True where a valid number is needed"),
+        ({"center": [1.0]}, "center of person 2: [1.0] where "),
         ({"joints": [[1, 2]] * 15}, "joints of person 2: "),
-        ({"joints": [[1, 2]] * 15 + [[1]]}, "where 16 × 2 numbers must be"),
-        ({"joints": [[1, 2]] * 15 + [[1, "2"]]}, "where 16 × 2 numbers must be"),
-        ({"joints": [[1, 2]] * 15 + [[1, None]]}, "where 16 × 2 numbers must be"),
-        ({"joints": {"x": 1}}, "joints of person 2: {'x': 1} where 16 × 2 numbers must be"),
+        ({"joints": [[1, 2]] * 15 + [[1]]}, "joints of person 2: [1] where "),
+        ({"joints": [[1, 2]] * 15 + [[1, "2"]]}, "joints of person 2: '2' where a valid number"),
+        ({"joints": [[1, 2]] * 15 + [[1, None]]}, "joints of person 2: None where a valid number"),
+        ({"joints": {"x": 1}}, "joints of person 2: {'x': 1} where a valid list is needed"),
         ({"joints": [[1, 2]] * 15 + [[1, float("nan")]]}, "annotated joints that are not finite"),
-        ({"joints_vis": [[1] * 16]}, "where 16 numbers must be"),
-        ({"image": 7}, "where an object with image is needed"),
+        ({"joints_vis": [[1] * 16]}, "joints_vis.float of person 2: "),
+        ({"image": 7}, "image of person 2: 7 where a valid string is needed"),
     ],
 )
 def test_json_is_checked_person_by_person(tmp_path, changed, found):
@@ -503,14 +504,16 @@ def test_json_is_checked_person_by_person(tmp_path, changed, found):
 def test_json_that_lacks_or_repeats_something(tmp_path):
     whole = json.dumps([hrnet()])
     for text, found in {
-        json.dumps([{**hrnet(), "joints": None}]): "joints of person 1: None where",
-        whole.replace('"scale"', '"size"'): "scale of person 1: None where one number must be",
+        json.dumps(
+            [{**hrnet(), "joints": None}]
+        ): "joints of person 1: None where a valid list is needed",
+        whole.replace('"scale"', '"size"'): "scale of person 1: nothing where a value is needed",
         whole.replace('"center": [', '"scale": 1, "center": ['): "'scale' twice",
         "[" * 100_000: "RecursionError",
         whole[:-9]: "JSONDecodeError",
         "{}": "JSON: {} where a list of people is needed",
         "[]": "JSON: [] where a list of people is needed",
-        "[[]]": "person 1: [] where an object with image is needed",
+        "[[]]": "Person of person 1: [] where a valid dictionary",
     }.items():
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(BadInput, match="a.json: found .*, expected MPII's") as error:
@@ -537,10 +540,10 @@ def test_a_length_to_divide_by_is_finite_and_positive():
     assert annotations.positive(lengths).tolist() == [True, True] + [False] * 5
 
 
-def test_a_truth_value_is_no_scale():
-    with pytest.raises(ValueError, match="scale of person 1: True where one number must be"):
-        annotations._json_numbers("scale of person 1", True, ())
-    assert annotations._json_numbers("joints_vis", [True, 0], (2,)).tolist() == [1, 0]
+def test_truth_values_say_who_is_annotated_in_json(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([hrnet(joints_vis=[True, False] * 8)]))
+    found = annotations.mpii_truth(tmp_path / "a.json")
+    assert found.visibility[0].tolist() == [VISIBLE, ABSENT] * 8
 
 
 @pytest.mark.parametrize("name", ["normalize", "visible", "scale", "person"])

@@ -11,7 +11,7 @@ import pytest
 
 from hpe_lib import cli, stages, targets, training
 from hpe_lib.data import annotations, datasets
-from hpe_lib.workbook import artifacts, presets
+from hpe_lib.workbook import artifacts, presets, scoring
 from hpe_lib.workbook.artifacts import BadInput
 
 NUMBERS = {
@@ -144,13 +144,13 @@ def test_a_loss_that_is_not_finite_is_one_line_and_status_1(calls, monkeypatch, 
     ],
 )
 def test_splits(split, count, expected):
-    assert cli.rows(split, NUMBERS, count) == expected
+    assert scoring.people_range(split, NUMBERS, count) == expected
 
 
 @pytest.mark.parametrize("split, count", [("all", None), ("test", 46)])
 def test_splits_that_are_empty_or_have_no_end(split, count):
     with pytest.raises(BadInput, match=f"--split {split}"):
-        cli.rows(split, NUMBERS, count)
+        scoring.people_range(split, NUMBERS, count)
 
 
 @pytest.fixture(scope="module")

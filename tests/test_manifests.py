@@ -113,7 +113,7 @@ def test_a_network_out_of_bounds_is_not_built(folder, tensors, monkeypatch, name
 def test_a_network_without_its_trunk_or_stride_is_one_line(folder, tensors, absent):
     network = {name: value for name, value in NETWORK.items() if name != absent}
     artifacts.save(folder, tensors, {**MADE, "network": network})
-    with pytest.raises(BadInput, match=f"found network.{absent} nothing, expected Field required"):
+    with pytest.raises(BadInput, match=f"found network.{absent} nothing, expected a value"):
         cascade.load(folder)
 
 

@@ -7,13 +7,15 @@ pixel is 1. Joints stand in MPII's rows (skeleton.MPII), NaN where not annotated
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import h5py
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from hpe_lib.data.reading import apart, arrays_in, hdf5_arrays, is_hdf5, mat_file, starts_json
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, LSP_ROWS, MPII, OCCLUDED, VISIBLE
+from hpe_lib.workbook import schemas
 from hpe_lib.workbook.artifacts import BadInput, parse_json
 
 J = len(MPII.names)
@@ -266,7 +268,21 @@ def _tompson(arrays) -> Annotations:
     )
 
 
-JSON_SHAPES = {"joints": (J, 2), "joints_vis": (J,), "center": (2,), "scale": ()}
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Person(BaseModel):
+    """Somebody in HRNet's and MMPose's JSON.
+
+    scale is one number: of two, as HRNet holds it in memory, each has been enlarged by 1.25.
+    """
+
+    model_config = ConfigDict(strict=True)
+    image: str
+    joints: Annotated[list[Pair], Field(min_length=J, max_length=J)]
+    joints_vis: Annotated[list[float | bool], Field(min_length=J, max_length=J)]
+    center: Pair
+    scale: float
 
 
 def _json(people) -> Annotations:
@@ -276,9 +292,13 @@ def _json(people) -> Annotations:
     """
     if not isinstance(people, list) or not people:
         raise ValueError(f"JSON: {str(people)[:40]} where a list of people is needed")
-    values = [_json_person(*numbered) for numbered in enumerate(people, start=1)]
+    for number, person in enumerate(people, start=1):
+        if fault := schemas.fault(person, Person):
+            where, found, expected = fault
+            raise ValueError(f"{where} of person {number}: {found[:60]} where {expected} is needed")
     joints, visible, center, scale = (
-        np.array([person[name] for person in values]) for name in JSON_SHAPES
+        np.array([person[name] for person in people], float)
+        for name in ("joints", "joints_vis", "center", "scale")
     )
     annotated = visible > 0
     if not np.isfinite(joints[annotated]).all():
@@ -292,33 +312,6 @@ def _json(people) -> Annotations:
         scale=scale,
         head_size=HEAD_PER_SCALE * scale,
     )
-
-
-def _json_person(number: int, person) -> dict[str, np.ndarray]:
-    """One person's numbers. ValueError, with the person's number, if some are absent or of another
-    shape: a scale of two numbers, as HRNet holds it in memory, has been enlarged there by 1.25.
-    """
-    if not isinstance(person, dict) or not isinstance(person.get("image"), str):
-        raise ValueError(
-            f"person {number}: {str(person)[:40]} where an object with image is needed"
-        )
-    return {
-        name: _json_numbers(f"{name} of person {number}", person.get(name), shape)
-        for name, shape in JSON_SHAPES.items()
-    }
-
-
-def _json_numbers(what: str, value, shape: tuple) -> np.ndarray:
-    needed = " × ".join(map(str, shape)) + " numbers" if shape else "one number"
-    try:
-        found = np.array(value, object)
-        truth_value = isinstance(value, bool)  # of a list each may be one: joints_vis
-        numbers = all(isinstance(leaf, int | float) for leaf in found.flat)
-        if found.shape == shape and numbers and not truth_value:
-            return found.astype(float)
-    except (ValueError, OverflowError):  # ragged lists, huge integers
-        pass
-    raise ValueError(f"{what}: {str(value)[:60]} where {needed} must be")
 
 
 @apart("an HDF5 file with imgname and person, such as valid.h5")

@@ -201,20 +201,16 @@ def fetch_each(url: str, root: Path, file: File) -> dict:
         path = folder / Path(url).name
         transfer_all(path.with_name(f"{path.name}.part"), url, path, patient=True)
 
-    pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        for _ in tqdm(pool.map(get, lacking), total=len(lacking), disable=None, leave=False):
-            pass
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # which asks for no more once one has failed
+            list(tqdm(pool.map(get, lacking), total=len(lacking), disable=None, leave=False))
         found = listing(fetching.glob(file.name))
         if file.listing not in (None, found["sha256"]):
             raise Refused(f"{found['files']} files of {found['bytes']:,} bytes in all, not these")
         put_in_place(fetching.glob(file.name), root / file.name)
     except Refused:
-        pool.shutdown(cancel_futures=True)
         shutil.rmtree(fetching)
         raise
-    finally:
-        pool.shutdown(cancel_futures=True)
     shutil.rmtree(fetching)
     return found
 

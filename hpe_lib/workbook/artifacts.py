@@ -200,16 +200,15 @@ def lock(folder: str | Path, name: str = LOCK) -> Iterator[None]:
 
 def try_lock(file: IO) -> bool:
     """Lock an open file for this process; False if another holds it."""
-    try:
+    with contextlib.suppress(
+        ImportError, OSError
+    ):  # Windows and some network folders keep no locks
         import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network folders keep no locks
-        return True
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
 
 

@@ -295,8 +295,11 @@ def fault(value: Any, wanted: Any) -> tuple[str, str, str] | None:
         TypeAdapter(KINDS.get(wanted, wanted)).validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(name for name in first["loc"] if isinstance(name, str)) or str(wanted)
-        found = "nothing" if first["type"] == "missing" else repr(first["input"])
+        where = ".".join(name for name in first["loc"] if isinstance(name, str)) or getattr(
+            wanted, "__name__", wanted
+        )
+        if first["type"] == "missing":
+            return where, "nothing", "a value"
         expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        return where, found, expected
+        return where, repr(first["input"]), expected
     return None

@@ -1,0 +1,96 @@
+"""Whom `hpe evaluate` scores, and a score in words."""
+
+from pathlib import Path
+
+from hpe_lib import evaluation
+from hpe_lib.data import annotations
+from hpe_lib.data.datasets import cache_folder, load_people, require_unchanged
+from hpe_lib.data.people import People
+from hpe_lib.paper import MARGIN
+from hpe_lib.workbook import artifacts, presets, schemas
+from hpe_lib.workbook.artifacts import BadInput
+
+
+def people_to_score(
+    data: str,
+    data_root: Path | None,
+    split: str | None,
+    run: Path,
+    image_size: int,
+    only_present: bool = False,
+) -> People:
+    """The people of a split: as published (mpii, lsp), or by notebook 01's numbers: the run's own
+    if they are of this data set, else its preset's.
+    """
+    chosen = run / "data" / "manifest.json"
+    made = artifacts.manifest(chosen.parent, "parameters") if chosen.is_file() else {}
+    own = made.get("parameters", {})
+    numbers = (
+        own
+        if own.get("dataset") == data
+        else presets.resolve(data if data == "lspet" else "synthetic")["01"]
+    )
+    root = data_root or numbers["data_root"]
+    if data != "synthetic" and not root:
+        raise BadInput(
+            "--data-root", "nothing", f"the folder of {data}: its annotation and images/"
+        )
+    split = split or ("val" if data in ("synthetic", "leeds") else "all")
+    count = len(annotations.lsp(Path(root) / "joints.mat")) if data == "lspet" else None
+    people = split if data in ("mpii", "lsp", "leeds") else people_range(split, numbers, count)
+    found = load_people(
+        data,
+        root,
+        people,
+        image_size,
+        numbers["data_seed"],
+        only_present or numbers["only_present"],
+        own.get("margin", MARGIN),
+        difficulty=numbers.get("difficulty", "medium"),
+        cache=cache_folder(run),
+    )
+    wanted = made.get("fingerprints", {}).get(split)
+    same = wanted and numbers is own and people == own.get(split) and not only_present
+    if same and own.get("missing_points") == "as_labelled":
+        require_unchanged(found, split, wanted, chosen)
+    return found
+
+
+def people_range(split: str, numbers: dict, count: int | None) -> str:
+    """A split that is not published, as FIRST-LAST. count: people the folder holds, None: drawn, so
+    without end.
+    """
+    if split in ("train", "val"):
+        return numbers[split]
+    if split == "all":
+        if count is None:
+            raise BadInput("--split all", "drawn people, who have no end", "train, val or test")
+        return f"1-{count}"
+    first = 1 + max(
+        schemas.person_range(numbers[part])[1].stop or count for part in ("train", "val")
+    )
+    if count is not None and first > count:
+        raise BadInput(
+            "--split test", f"{count} people, none after train and val", f"people from {first} on"
+        )
+    return f"{first}-{count or first + 999}"
+
+
+def describe(name: str, score: dict, people: People) -> str:
+    """A score as text for a person, with what must be said beside it."""
+    lines = [f"truth: {people.source}"] if people.source else []
+    lines.append(
+        f"{score['metric']} of {score['persons']} people, {score['joints']} joints; "
+        "ci95: bootstrap over people"
+    )
+    counted = {
+        "people left out: no normaliser that is annotated and positive": score["left_out"],
+        "predictions not finite: wrong": score["not_finite"],
+    } | {f"people skipped: {why}": count for why, count in people.skipped.items()}
+    lines += [f"{count} {what}" for what, count in counted.items() if count]
+    lines += [f"note: {note}" for note in score["notes"]]
+    if people.center_from_joints:
+        lines.append("the crops are placed by the annotation: a hint from the truth")
+    elif people.images is not None:  # of prediction files nobody knows
+        lines.append("the crops are placed about the images' centres: no hint from the truth")
+    return "\n".join([*lines, "", evaluation.table({name: score}).round(2).T.to_string()])
