@@ -1,4 +1,4 @@
-"""Ask the released cascade what it makes of hidden parts; docs/argument.md shows the answers.
+"""Measure how the released regressor uses the detector's maps (tables given, confidence).
 
 python -m benchmarks.argument DATA
 

@@ -1,4 +1,4 @@
-"""Score released predictions on whole data sets; `make tables` makes tables of docs/scoring.md of it.
+"""Score released predictions on whole data sets, for the tables of docs/scoring.md.
 
 python -m benchmarks.released DATA
 

@@ -1,4 +1,4 @@
-"""Train the rows of a study and keep what each scores on the people whom choices are made on.
+"""Train the rows of a study and keep what each scores on the validation people.
 
 python -m benchmarks.study RUN STUDY [ROW…]
 python -m benchmarks.study RUN STUDY --test

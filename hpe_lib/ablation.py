@@ -25,7 +25,7 @@ def read_rows(kind: str) -> Rows:
 
 
 def table_rows(vgg: dict) -> Rows:
-    """The six rows of Table 5 as values of three arguments (F15).
+    """The six rows of Table 5 as parameter changes (F15).
 
     vgg: what the VGG rows change: trunk, channels, kernels, std, pretrained.
     """
@@ -37,7 +37,7 @@ def table_rows(vgg: dict) -> Rows:
 
 
 def controls(budget: dict[str, int], further: list[str]) -> Rows:
-    """The rows that are no part of Table 5: detection only for all steps (F16), and `further` ones.
+    """Rows beyond Table 5: "detection only for all steps" (F16), and the `further` ones.
 
     budget: {"detector.epochs": number, …} of the stages.  further: names, or "all".
     BadInput on a name of no row.
@@ -70,9 +70,9 @@ def train_row(
     """Train one row of an ablation in OUT/rows/NAME, and yield its epoch records.
 
     changes: {parameter: value}, or {"joint.epochs": value} for one stage only. All other
-    parameters are those of the run's stages, epochs included. A parameter of the people chooses
-    them anew. A stage that the run, or another row, has trained identically is copied.
-    BadInput on a change of what neither people nor stages have.
+    parameters are those of the run's stages, epochs included. If a data parameter
+    changes, the people are loaded again. A stage already trained identically is copied.
+    BadInput on an unknown parameter.
     """
     out, row = Path(out), Path(out) / "rows" / name
     artifacts.claim_rows(out, [name])
@@ -96,7 +96,7 @@ def train_row(
 
 
 def _check_changes(name, changes, settings):
-    """BadInput on a change of what no stage has."""
+    """BadInput on a parameter that no stage has."""
     of_targets = {field.name for field in fields(Targets)}
     known = {*DETECTOR_PARAMETERS, *REGRESSOR_PARAMETERS, *of_targets}.union(*settings.values())
     for key in changes:

@@ -15,7 +15,7 @@ from hpe_lib.trunks import VGGS, Trunk, imported_trunk
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
-VERSION = 1  # raise it when a network starts or computes differently: stages are trained again
+VERSION = 1  # raise it when an initialisation or a forward pass changes: stages are retrained
 DETECTOR_PARAMETERS = ("trunk", "map_stride", "prior", "first", "rival", "rival_channels")
 REGRESSOR_PARAMETERS = (
     "regressor",
@@ -36,7 +36,7 @@ STAGES = {"joint": "cascade", "regressor": "regressor", "detector": "detector"} 
 
 
 def network_parameters(parameters: dict, regressor: bool = True) -> dict:
-    """Those parameters that make a `Cascade`; without its regressor's if `regressor` is False."""
+    """The parameters that define a `Cascade`, without the regressor's if `regressor` is False."""
     names = DETECTOR_PARAMETERS + (REGRESSOR_PARAMETERS if regressor else ())
     return {name: parameters[name] for name in names if name in parameters}
 
@@ -53,7 +53,7 @@ class Maps(NamedTuple):
 
 
 class BadMaps(BadInput):
-    """Maps beyond all reason, of weights that are damaged or diverged."""
+    """Maps with NaN or absurdly large values: the weights are damaged or diverged."""
 
 
 class Cascade(nn.Module):
@@ -65,9 +65,9 @@ class Cascade(nn.Module):
     - rival: "deconvolutions" or "stacked_hourglass", in the detector's place (rivals.py), and
       rival_channels, its width. A stacked hourglass returns the maps of both its hourglasses.
     - regressor: "hourglass" or "convolutions", with the parameters of its class.
-    - stacked: what the regressor reads, "both", "image" or "heatmaps".
-    A missing parameter has the default of its class. Without any of a regressor's parameters there
-    is no regressor. BadInput on an invalid value, before anything is built.
+    - stacked: the regressor's input, "both" (heatmaps and image), "image" or "heatmaps".
+    Missing parameters take their class's defaults. If none of the regressor's parameters is given,
+    there is no regressor. BadInput on an invalid value, before anything is built.
     pretrained: start the trunk from ImageNet weights.
     trunk: used in place of the one that `network` names.
     """
@@ -106,7 +106,7 @@ class Cascade(nn.Module):
         return (images.permute(0, 3, 1, 2) - self.mean) / self.std
 
     def confidence(self, maps: torch.Tensor) -> torch.Tensor:
-        """The confidence maps (B, 16, h, w) that the first network's maps stand for."""
+        """The first network's maps (B, 16, h, w) as confidence maps (sigmoid of logits)."""
         return confidence(maps, self.first)
 
     def stack(self, maps: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -130,12 +130,12 @@ class Cascade(nn.Module):
         return self
 
     def freeze_detector(self, frozen: bool = True) -> "Cascade":
-        """Stop (or resume) the detector's learning, its norms' statistics included (F9)."""
+        """Freeze (or unfreeze) the detector, batch-norm statistics included (F9)."""
         self.frozen = frozen
         return self._apply_freezing()
 
     def freeze_blocks(self, count: int) -> "Cascade":
-        """Stop the learning of the trunk's first blocks, their norms' statistics included.
+        """Freeze the trunk's first `count` blocks, batch-norm statistics included.
 
         count: of blocks B1 … B5 or A1 … A7; 0: all learn. BadInput on more than there are.
         """
@@ -218,8 +218,8 @@ def make_regressor(network: dict) -> nn.Module | None:
 def stage_folder(folder: str | Path) -> Path:
     """A folder of weights: the folder itself, or the latest stage in a run's folder.
 
-    BadInput if there is none, or if the latest stage was made from another earlier stage than the
-    one beside it now.
+    BadInput if there is none, or if an earlier stage was retrained after the latest one was made
+    from it.
     """
     folder = Path(folder)
     if (folder / artifacts.WEIGHTS).is_file():
@@ -239,7 +239,7 @@ def stage_folder(folder: str | Path) -> Path:
 def block_table(network: nn.Module, inputs: torch.Tensor) -> "pandas.DataFrame":  # noqa: F821
     """Return a network's blocks, by the labels of their table: parameters, channels, map sides.
 
-    inputs: (B, C, S, S), for one pass. A list of modules has a map side for each of them.
+    inputs: (B, C, S, S), for one pass. A ModuleList gets one map side per module.
     """
     import pandas as pd  # here: hpe --help does not wait for it
 
@@ -291,8 +291,8 @@ def weights_hash(folder: Path) -> str:
 def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None) -> Cascade:
     """A trained cascade, in eval mode, from the folder of a run or of one stage.
 
-    trunk: the function, or "module:function", that makes your own trunk. One that only a manifest
-    names is not imported. BadInput on weights and manifests that do not fit each other.
+    trunk: the function, or "module:function", that makes your own trunk. A trunk
+    named only in the manifest is not imported. BadInput if weights and manifest do not match.
     """
     folder = stage_folder(folder)
     network = artifacts.manifest(folder, "network", "weights_sha256")["network"]

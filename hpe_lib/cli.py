@@ -46,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Human pose estimation by part heatmap regression (Bulat & Tzimiropoulos, ECCV 2016).",
-    epilog="Drawn people are kept in ~/.cache/hpe, or where HPE_CACHE says. "
+    epilog="Synthetic people are kept in ~/.cache/hpe, or where HPE_CACHE says. "
     "HPE_DEBUG=1 shows the traceback of what failed.",
 )
 Preset = Annotated[

@@ -32,8 +32,8 @@ class Detector(nn.Module):
     map_stride: crop px per map cell, 1, 2 or 4. The paper's is 1: B7 brings a ResNet's stride from
     16 to 4, a fixed bilinear enlargement to 1 (F4).
     pretrained: start from ImageNet weights.
-    prior: the probability that the untrained detector predicts everywhere. The paper's zeros mean
-    0.5 (F5). Discs cover about 0.01 of a map, and a short training learns faster from there.
+    prior: the untrained detector's probability at every cell. The paper's zero initialisation means
+    0.5 (F5). Discs cover about 0.01 of a map; starting there shortens training.
     BadInput on another trunk, and where the ImageNet weights cannot be had.
     """
 
@@ -141,7 +141,7 @@ def bilinear_deconvolution(layer: nn.ConvTranspose2d) -> None:
 
 
 def cut_to(maps: torch.Tensor, size: int) -> torch.Tensor:
-    """The first size × size cells of maps (..., H, W). Strides that round up add more."""
+    """Crop maps (..., H, W) to size × size: rounded-up strides leave extra cells at the end."""
     return maps[..., :size, :size]
 
 

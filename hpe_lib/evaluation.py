@@ -1,5 +1,4 @@
-"""PCKh and PCK (F14): every number names its convention and carries a bootstrap interval over
-people.
+"""PCKh and PCK (F14), with bootstrap intervals over people.
 
 A prediction is right if its distance to the truth is at most threshold * normaliser. Truth that is
 not annotated is ignored, a prediction that is not finite is wrong, and the total is pooled over all
@@ -118,12 +117,12 @@ def conventions(predicted: np.ndarray, people: People) -> pd.Series:
 
 
 def score(predicted: np.ndarray, people: People, seed: int = 0) -> dict:
-    """Score JSON of predicted joints (N, 16, 2) image px against people's truth; percentages, None
-    where undefined.
+    """Scores of predicted joints (N, 16, 2) image px against the ground truth, as a dict for JSON;
+    percentages, None where undefined.
 
     total is pooled over joints, total_macro the mean over joints, a group's number the mean over
-    its joints. People without a positive normaliser are left out and counted; box_normalised says
-    what all of them would score were the longer side of their joints' box the normaliser.
+    its joints. People without a positive normaliser are left out and counted; box_normalised is
+    the score of everybody with the longer side of the joints' box as the normaliser.
     not_finite: predictions among the joints that are NaN or infinite, thus wrong.
     notes: what looks unlikely about the number, as sentences (plausibility).
     """
@@ -179,15 +178,13 @@ def truth_notes(people: People) -> list[str]:
 
 
 def normalised(people: People) -> np.ndarray:
-    """(N,) bool: people whose errors can be divided by their normaliser, as it is known and above
-    0.
-    """
+    """(N,) bool: people whose normaliser is known and positive."""
     return annotations.positive(people.normaliser)
 
 
 def box_normalised(predicted: np.ndarray, people: People) -> float | None:
-    """PCK@0.2 of the longer side of the annotated joints' box: a laxer rule, but one that everybody
-    can be put to.
+    """PCK@0.2 with the longer side of the annotated joints' box as normaliser: laxer, but defined
+    for everybody.
     """
     return share(distances(predicted, people) <= 0.2 * people.box[:, None], scored(people))
 
@@ -214,7 +211,7 @@ def errors(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarra
 
 
 def threshold(people: People) -> float:
-    """The metric's, in normalisers: 0.5 of PCKh@0.5."""
+    """The metric's threshold as a fraction of the normaliser, e.g. 0.5 for PCKh@0.5."""
     return float(people.metric.partition("@")[2])
 
 
@@ -302,7 +299,7 @@ def area(ratio: np.ndarray, counts: np.ndarray) -> float | None:
 
 
 def resamples(people: int, seed: int) -> np.ndarray:
-    """(RESAMPLES, people) how often everybody is drawn, with replacement."""
+    """(RESAMPLES, people) bootstrap counts: how often each person is sampled."""
     return np.random.default_rng(seed).multinomial(people, np.full(people, 1 / people), RESAMPLES)
 
 
@@ -367,8 +364,8 @@ def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
 
 
 def monitor(people: People, image_size: int, count: int = 200) -> Callable[[Cascade], dict]:
-    """A scorer for `stages.train`: the metric on the first `count` people, no flip test. Nothing is
-    chosen by it.
+    """A scorer for `stages.train`: the metric on the first `count` people, no flip test. For
+    display only: it selects no weights.
     """
     people = people[:count]
 
@@ -386,13 +383,13 @@ def monitor(people: People, image_size: int, count: int = 200) -> Callable[[Casc
 
 
 def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed: int = 0) -> dict:
-    """What the predictions `plus` score above `minus`, each (N, 16, 2) image px, on the same
-    people, in points.
+    """Score difference in points, sum of `plus` minus sum of `minus`, on the same people; each
+    prediction is (N, 16, 2) image px.
 
     [a], [b] is a's lead over b; [a, d], [b, c] how much larger a's lead over b is than c's over d.
     Keys total, visible, occluded and occluded_minus_visible, each {"difference", "ci95"}, None
-    where undefined. The interval resamples people for all at once, so what is hard for everybody
-    falls out.
+    where undefined. The interval resamples people jointly for all predictions, so a person's
+    difficulty cancels.
     """
     counts = errors(plus[0], people)[1]
     gained = sum(

@@ -1,4 +1,4 @@
-"""The frame between an image and a network's crop: it maps pixels and points by the same matrix.
+"""Frames: the affine map between an image and a network's crop, for pixels and points alike.
 
 The pixel-centre rule, written once: (0, 0) is the *centre* of the first pixel. So the point p lies
 at  (p + 0.5) * s - 0.5  on a grid that is s times finer.

@@ -11,7 +11,7 @@ from hpe_lib.geometry import Points, rescale
 from hpe_lib.paper import BODY
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
-VERSION = 1  # of this and `targets`: raise it when their values change, to train stages again
+VERSION = 1  # of this file and targets.py: raise it when targets change, to retrain all stages
 
 
 def discs(
@@ -134,11 +134,11 @@ def mirror(maps: torch.Tensor) -> torch.Tensor:
 def disc_peaks(
     maps: torch.Tensor, batch: dict, map_stride: int, radius: float = 10.0
 ) -> dict[str, torch.Tensor]:
-    """Return the highest value of each joint's map (B, J, h, w) within a disc, by what lies there.
+    """Highest value within a disc of each joint's map (B, J, h, w), grouped by visibility.
 
     "visible" and "occluded": the disc lies around the joint. "background": it lies where the next
     person of the batch has that joint, if that is at least two radii away (Fig. 2 compares these).
-    batch: of PoseDataset's items.  radius: px at a body of 200 px.  Values (n,) of each kind.
+    batch: collated items of PoseDataset. radius: px at a body of 200 px. Returns {kind: (n,)}.
     """
     maps, points = maps.float().cpu(), to_map(batch["joints"], map_stride)
     visibility, reach = batch["visibility"], radius * batch["body"] / BODY / map_stride

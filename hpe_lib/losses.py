@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-VERSION = 1  # raise it when a loss changes its value: finished stages are then trained again
+VERSION = 1  # raise it when a loss changes its value: finished stages are then retrained
 
 
 def detection_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

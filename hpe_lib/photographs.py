@@ -1,4 +1,4 @@
-"""Photographs and boxes to people with their joints, and the files that `hpe predict` writes."""
+"""Pose estimation on photographs with person boxes, and the output files of `hpe predict`."""
 
 import hashlib
 import json
@@ -26,10 +26,10 @@ from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
 PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
-SMALLEST = 16  # px, a square's side; smaller ones are fractions of the image, or MPII's scale
+SMALLEST = 16  # px, least side of a square; a smaller number is a fraction or MPII's scale
 BATCH = 16  # people of photographs that go through the network together
 BATCH_PIXELS = 250e6  # bytes of photographs that are held in memory together
-MARK = "hpe predict"  # the entry in an overlay's PNG that shows it is not the user's own file
+MARK = "hpe predict"  # PNG text entry by which we recognise overlays that we wrote
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Test time: crops through the cascade, with the flip test, and back to image points (F13)."""
+"""Inference: crops through the cascade, flip test, decoding to image points (F13)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -122,7 +122,7 @@ def predict_crops(
     batches: of crops (B, S, S, 3) uint8. The next is made while the network works on one. A batch
     that does not fit into a GPU's memory is halved.
     frames: the N frames that cut the crops.
-    BadInput on maps beyond all reason, of weights that are damaged or diverged.
+    BadInput on NaN or absurdly large maps (damaged or diverged weights).
     """
     cascade.eval()
 
@@ -165,7 +165,7 @@ def decode(
     regressor's are (F15).
     """
     readable = maps.detector
-    if first == "detection":  # never positive, so the decoder takes no second logarithm
+    if first == "detection":  # logits ≤ 0, so that the parabola takes no logarithm of them
         readable = maps.detector - maps.detector.amax((-2, -1), keepdim=True)
     from_logits, _ = heatmaps.decode(readable, decoder)
     centroids, top = heatmaps.decode(confidence(maps.detector, first), "centroid")

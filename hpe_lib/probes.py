@@ -1,4 +1,4 @@
-"""What a trained cascade does under test: a covered joint, another decoder, perfect maps."""
+"""Experiments on a trained cascade: covered joints, other decoders, ground-truth maps."""
 
 from collections import defaultdict
 
@@ -73,11 +73,11 @@ def given_maps(
     drawn: dict,
     decoder: str = "parabola",
 ) -> dict[str, dict]:
-    """Scores of the regressor by the heatmaps that it is given: its detector's, or true ones.
+    """Regressor scores for four inputs: its detector's heatmaps, or ground-truth discs.
 
-    True discs are what a perfect detector would say: of the visible parts, as it is taught (§3), of
-    all parts, or of all parts but the one that is asked for, so that only context and image are
-    left. No flip test.  drawn: how targets are drawn (`read_targets`).
+    Ground-truth discs stand for a perfect detector: of the visible parts (the detector's targets,
+    §3), of all parts, or of all parts but the one being scored, so that only context and image
+    remain. No flip test.  drawn: how targets are drawn (`read_targets`).
     """
     targets = Targets(cascade.map_stride, **drawn)
     seeing_all = Targets(cascade.map_stride, **drawn, first_sees="all")
@@ -124,7 +124,7 @@ def regress_from_others(
 
 
 def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dict]:
-    """Scores of each decoder with and without the flip test, by both in words (F13)."""
+    """Scores of each decoder with and without flip test, keyed "NAME, with flip test" (F13)."""
     found, frames = defaultdict(list), people.frames(image_size)
     for batch in DataLoader(PoseDataset(people, image_size), 64):
         for flip in ("with", "without"):
@@ -148,7 +148,7 @@ def covering(
     seed: int = 0,
     decoder: str = "parabola",
 ) -> pd.DataFrame:
-    """What a patch over one joint does to it: % of the covered joints that are right, by its side.
+    """Percentage of covered joints that are still correct, by the side of the patch over them.
 
     Each person has one visible scored joint covered, drawn by seed. sides: in body heights, the
     index. Columns detector and cascade, then each one's mean peak in the covered joint's map. No

@@ -110,8 +110,8 @@ class Convolutions(nn.Module):
     It works on 4×4 means of the stack, at a quarter of the resolution. C8 enlarges from there (F7).
     channels: width of C1 and C2 (64). C3 has 2, C4 4, C5 and C6 8 times as many.
     kernels: of C1 to C4.
-    std: of the Gaussian for the initial weights (0.01, F10). 0: He's rule and a zero score, for
-    narrow layers, whose signal would vanish otherwise.
+    std: of the Gaussian for the initial weights (0.01, F10). 0: He initialisation and a zero score
+    layer, because in narrow layers the signal would vanish otherwise.
     inputs: channels of the stack.
     """
 
@@ -162,7 +162,7 @@ def convolution(before: int, after: int, kernel: int, std: float) -> nn.Sequenti
 
 
 def initialise(net: nn.Module) -> None:
-    """The paper's zeros where a gradient can still pass, in residual branches and score (F5).
+    """Zero-initialise, as the paper does, only residual branches and the score layer (F5).
 
     Other convolutions follow He's rule; deconvolutions start as nearest-neighbour enlargement.
     """

@@ -29,11 +29,11 @@ from hpe_lib.workbook.schemas import Settings
 UPSTREAM = {"detector": None, "regressor": "detector", "joint": "regressor"}
 # The notebooks that declare a stage's parameters.
 NOTEBOOKS = {"detector": "03", "regressor": "04", "joint": "05"}
-# These do not affect the weights, or what they name is compared by its hash.
+# No effect on the weights, except init_from, whose weights are compared by their hash.
 WITHOUT_EFFECT = {"workers", "save_minutes", "decoder", "flip_test", "init_from"}
 COMPILER = os.environ.get("CXX", "g++").split()[0]  # the one that torch.compile calls
 WATCHED = 4  # held-out people whose maps are kept after every epoch
-WATCHED_CELLS = 64  # these maps are at most so wide
+WATCHED_CELLS = 64  # largest side of these maps, cells
 Scorer = Callable[[Cascade], dict]
 history = artifacts.read_history
 
@@ -76,15 +76,15 @@ def train(
     """Train one stage of the cascade into OUT and yield its epoch records.
 
     stage: "detector", "regressor" or "joint".
-    parameters: the tagged cell of the stage's notebook. What it lacks is inherited from the
-    manifest of the stage before.
+    parameters: those of the stage's notebook (its cell tagged "parameters"). Missing ones are
+    inherited from the manifest of the stage before.
     init_from: a folder with weights to start from.
     A finished stage is reused, and its records are yielded again, if it was made from the same
     parameters, people, code versions and upstream weights. A stage that was stopped goes on.
     Under torchrun all processes train together and read OUT; only the first writes.
     BadInput if the run has no people, targets or earlier stage yet.
     """
-    with training.world().main_process_first():  # it draws or fetches what the others then find
+    with training.world().main_process_first():  # it fills the cache, the others read it
         recipe = Recipe(stage, Path(out), parameters, init_from)
     (reasons,) = broadcast_object_list([recipe.reasons_to_train()])
     if reasons:
@@ -93,7 +93,7 @@ def train(
             print(f"{stage}: trained{why}", flush=True)
             yield from recipe.train(scorer)
     else:
-        print(f"{stage}: reused from {recipe.folder}: what it was made from matches", flush=True)
+        print(f"{stage}: reused from {recipe.folder}: same parameters, people and code", flush=True)
         yield from recipe.reuse(scorer)
 
 
@@ -169,8 +169,8 @@ class Recipe:
         return hashes
 
     def check(self) -> None:
-        """BadInput for a parameter out of bounds, a crop that cannot be halved often enough, or
-        nothing to compile with.
+        """BadInput on a parameter out of bounds, a crop size that the levels do not divide, or a
+        missing compiler.
         """
         artifacts.check(artifacts.plain(self.parameters), "settings")
         flat = self.stage == "detector" or self.parameters.get("regressor") == "convolutions"
@@ -292,7 +292,7 @@ class Recipe:
         last = made.lr_end / made.lr
 
         def factor(step: int) -> float:
-            """Of the learning rate at a step."""
+            """Factor on the initial learning rate at a step."""
             return training.learning_rate(step, steps, made.schedule, last, made.warmup)
 
         return optimizer, LambdaLR(optimizer, factor)

@@ -1,4 +1,4 @@
-"""What the two networks learn from a batch: discs and Gaussians, and which joints count (§3)."""
+"""Training targets of both networks for a batch: discs, Gaussians and loss masks (§3)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,11 @@ class Targets:
 
     map_stride: crop px per map cell.
     radius, sigma: of discs and Gaussians, px at a body of 200 px (F1).
-    occluded: how an occluded joint is treated where only visible ones are drawn (F2):
-    "empty", an empty map that counts in the loss, or "ignored".
+    occluded: the detector's target for an occluded joint (F2): "empty", an all-zero map that
+    counts in the loss, or "ignored", left out of the loss.
     first: what the first network learns, "detection" (discs) or "regression" (Gaussians, F15).
-    first_sees: the joints that it is shown, "visible" or "all"; "" is visible for detection (§3)
-    and all for regression, as in [16] (F15).
+    first_sees: the joints in the first network's targets, "visible" or "all"; "" means visible
+    for detection (§3) and all for regression, as in [16] (F15).
     first_sigma: sigma of the first network's Gaussians; 0: the same as sigma.
     BadInput on any other value.
     """
@@ -65,7 +65,7 @@ class Targets:
 
 
 def write_targets(out: str | Path, **parameters: float | str) -> None:
-    """Fix how targets are drawn in this run: radius, sigma, occluded. BadInput as for `Targets`."""
+    """Save this run's target parameters: radius, sigma, occluded. BadInput as for `Targets`."""
     Targets(1, **parameters)
     artifacts.write_manifest(Path(out) / "targets", {"kind": "targets", "parameters": parameters})
 

@@ -1,4 +1,4 @@
-"""The one `fit`: epochs, checkpoints, optimisers and learning rates. Every stage uses it (§3)."""
+"""The training loop `fit` that all stages share: epochs, checkpoints, optimisers, rates (§3)."""
 
 import contextlib
 import io
@@ -26,11 +26,11 @@ from hpe_lib.cascade import BadMaps, Cascade, Maps
 from hpe_lib.skeleton import ABSENT, VISIBLE
 from hpe_lib.workbook import artifacts
 
-VERSION = 1  # of this and `stages`: raise it when the same parameters train to other weights
+VERSION = 1  # of this file and stages.py: raise it when equal parameters give other weights
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
 GROWN_LOSS = 1.5  # times the first epoch's: the training is about to diverge
-FEW_PEOPLE = 8  # norms and networks learn nothing general from fewer
-LOOK_EVERY = 50  # steps: looking at a loss makes the program wait for the GPU
+FEW_PEOPLE = 8  # warn below this: too few for batch norm and for training
+LOOK_EVERY = 50  # steps between reads of the loss: each read waits for the GPU
 SPEAK_EVERY = 30.0  # seconds between lines of progress
 POSITION = ("step", "total", "seconds", "spent")  # of a training, kept in its checkpoint
 
@@ -62,8 +62,8 @@ class ShuffledBatches(Sampler):
 class Checkpoint:
     """The state of a training, in one file that is always replaced as a whole.
 
-    made_from: what the stage is made from. A checkpoint of anything else is not used.
-    minutes: within an epoch, a checkpoint is written this often.
+    made_from: the stage's parameters, data and upstream weights; other checkpoints are ignored.
+    minutes: between checkpoints within an epoch.
     """
 
     path: Path
@@ -101,8 +101,7 @@ class Progress:
 
     parts: objects with a state_dict: model, optimizer, scheduler, moving average of the weights.
     records: of the finished epochs.
-    step, total, seconds: of the current epoch, its finished steps, the sum of their losses and
-    the time that they took.
+    step, total, seconds: finished steps of the current epoch, the sum of their losses, their time.
     spent: seconds of the whole training.
     random: random states of all processes at `step`, if it goes on from a checkpoint.
     """
@@ -170,7 +169,7 @@ class Progress:
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
     def restore_random(self) -> None:
-        """Set the random states as they were at the checkpoint, once."""
+        """Restore the random states of the checkpoint, on the first call only."""
         if self.random:
             states = self.random[self.accelerator.process_index]
             torch.set_rng_state(states["cpu"])
@@ -387,7 +386,7 @@ def require_finite(loss: float) -> float:
 def mean_peak(model: Cascade, maps: Maps, batch: dict) -> float:
     """Mean over joints of the highest value in the last network's maps.
 
-    The detector is asked about visible joints, the regressor about all annotated ones.
+    For the detector over visible joints, for the regressor over all annotated ones.
     """
     if maps.regressor is None:
         values, rows = model.confidence(maps.detector), batch["visibility"] == VISIBLE

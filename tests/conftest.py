@@ -25,7 +25,7 @@ def few_threads():
 
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory):
-    """Where drawn people are kept while the tests run: not in the user's own cache."""
+    """Where synthetic people are kept while the tests run: not in the user's own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HPE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -84,7 +84,7 @@ def lspet_folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """24 drawn people of 128 px."""
+    """24 synthetic people of 128 px."""
     from hpe_lib.data.datasets import load_people
 
     return load_people("synthetic", "", "1-24", 128, cache=tmp_path_factory.mktemp("drawn"))

@@ -1,4 +1,4 @@
-"""Small runs for tests of training: drawn people, decided targets, three tiny stages."""
+"""Small runs for tests of training: synthetic people, decided targets, three tiny stages."""
 
 import torch
 
@@ -44,7 +44,7 @@ REGRESSOR = {"channels": 8, "levels": 1, "bottlenecks": 1, "stem": "patch"}
 
 
 def prepare(out, targets=TARGETS, **changes):
-    """A run folder of drawn people, or of others, whose targets are decided."""
+    """A run folder of synthetic people, or of others, whose targets are decided."""
     data = datasets.prepare(out, **DATA | changes)
     write_targets(out, **targets)
     return data

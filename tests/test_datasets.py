@@ -203,7 +203,7 @@ def test_the_margin_is_the_frame_s_side_in_bodies(lspet_folder, tmp_path):
     ]
     assert (
         drawn[0].fingerprint() == drawn[1].fingerprint()
-    )  # drawn people fill their frames as they are
+    )  # synthetic people fill their frames as they are
 
 
 def test_the_margin_of_a_run_is_kept(lspet_folder, tmp_path):

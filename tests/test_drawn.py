@@ -1,4 +1,4 @@
-"""Drawn people are kept, checked, and drawn anew where they do not fit."""
+"""Synthetic people are kept, checked, and drawn anew where they do not fit."""
 
 import os
 import shutil
@@ -136,4 +136,4 @@ def test_another_version_of_drawing_draws_anew(tmp_path, monkeypatch):
 def test_drawn_people_have_neither_splits_nor_an_end(people, tmp_path):
     with pytest.raises(BadInput) as error:
         load_people("synthetic", "", people, 32, cache=tmp_path)
-    says(error, people, "drawn people")
+    says(error, people, "synthetic people")

@@ -75,7 +75,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def copy(whole, tmp_path):
-    """copy(stage): the run as it was before a stage, its drawn people beside it."""
+    """copy(stage): the run as it was before a stage, its synthetic people beside it."""
 
     def made(stage):
         out = shutil.copytree(whole, tmp_path / "run")

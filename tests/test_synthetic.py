@@ -1,4 +1,4 @@
-"""The drawn people: what the labels claim is what was drawn, and nothing in the drawing gives a joint away."""
+"""The synthetic people: what the labels claim is what was drawn, and nothing in the drawing gives a joint away."""
 
 import hashlib
 import subprocess

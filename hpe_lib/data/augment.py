@@ -1,4 +1,4 @@
-"""Crops of people, changed at random: what the networks are trained on.
+"""Augmentation, and the data set of crops that the networks are trained on.
 
 Items hold joints, not heatmaps: targets are drawn later, per batch.
 """
@@ -22,8 +22,8 @@ class Augmentation:
     rotation: degrees, drawn from ±rotation.
     scale_low, scale_high: the person's size, drawn between these.
     flip: exchange left and right, half of the time.
-    rotation_step, scale_step: distance of the "predefined" values that are drawn (§3.1); 0 draws
-        any value (§3.2).
+    rotation_step, scale_step: step between the "predefined" values (§3.1); 0: uniform sampling
+        (§3.2).
     colour: each channel is multiplied by a factor from 1 ± colour; ours, the paper has none.
     """
 

@@ -1,4 +1,4 @@
-"""People of a data set by its name, and the people that a run has chosen."""
+"""Load people by data set name, and save or open a run's choice of people."""
 
 import contextlib
 import os
@@ -36,12 +36,12 @@ def load_people(
     dataset: "synthetic", drawn into `cache` with image_size px and data_seed, or one of LOADERS,
         read from data_root.
     people: a range, counted from 1, a split, or a range of a split: "1-8", "val", "val 1-8".
-    only_present: leave out people whose image is absent, instead of raising BadInput. None asks
-        for no image, to look at annotations; LSP's frames have no centre then.
-    margin: side of the frame in body heights (F1); drawn people fill their frames as they are.
+    only_present: leave out people whose image is absent, instead of raising BadInput. None does
+        not look for images (annotations only); LSP's frames then have no centre.
+    margin: side of the frame in body heights (F1); ignored for synthetic people.
     missing_points: of pelvis and thorax, which LSP and LSPET lack: "as_labelled", "withheld" or
         "invented", see people.replace_midpoints.
-    difficulty: of drawn people, a key of synthetic.DIFFICULTIES: easy, medium or hard.
+    difficulty: of synthetic people, a key of synthetic.DIFFICULTIES: easy, medium or hard.
 
     Raises BadInput on an unknown data set, and as its loader.
     """
@@ -123,7 +123,7 @@ def require_unchanged(people: People, name: str, fingerprint: str, path: Path) -
 
 
 def cache_folder(out: str | Path) -> Path:
-    """Where drawn people are kept, for all runs: $HPE_CACHE, or the user's cache folder.
+    """Where synthetic people are kept, for all runs: $HPE_CACHE, or the user's cache folder.
 
     Where that cannot be written (no home), in the run itself, which an ablation's rows share.
     """

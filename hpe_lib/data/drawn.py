@@ -1,4 +1,4 @@
-"""Drawn people, kept on disk so that they are drawn once."""
+"""Synthetic people (rendered by synthetic.py) as `People`, cached on disk."""
 
 import contextlib
 import functools
@@ -49,10 +49,10 @@ class DrawnImages(ImageArrays):
 def load_drawn(
     people: str, image_size: int, data_seed: int, difficulty: str, cache: Path
 ) -> People:
-    """Drawn people (synthetic.draw), about whom everything is known.
+    """Synthetic people (synthetic.draw), with complete labels.
 
     people: "FIRST-LAST", counted from 1.  image_size: px, side of their images.
-    data_seed: which endless set of people.  difficulty: a key of synthetic.DIFFICULTIES.
+    data_seed: of the generator.  difficulty: a key of synthetic.DIFFICULTIES.
     cache: the folder that keeps them.
     Raises BadInput on a split, a range without an end, or an unknown difficulty.
     """
@@ -60,7 +60,9 @@ def load_drawn(
         raise BadInput("difficulty", repr(difficulty), ", ".join(synthetic.DIFFICULTIES))
     split, rows = parse_people(people)
     if split != "all" or rows.stop is None:
-        raise BadInput("people", repr(people), "FIRST-LAST: drawn people have no splits and no end")
+        raise BadInput(
+            "people", repr(people), "FIRST-LAST: synthetic people have no splits and no end"
+        )
     numbers = np.arange(rows.start, rows.stop)
     source = f"{difficulty}-{synthetic.VERSION}-seed{data_seed}-{image_size}px-{people}"
     draw = functools.partial(synthetic.draw, data_seed, difficulty=difficulty)
@@ -92,9 +94,9 @@ def _draw_into(
 
 
 def reserve(path: Path) -> None:
-    """Have the disk keep room for a whole file. OSError if it is full.
+    """Allocate a whole file on disk. OSError if the disk is full.
 
-    Without this a full disk would end the process without a word, when a mapped page is written.
+    Without this a full disk would kill the process (SIGBUS) when a mapped page is written.
     """
     with open(path, "r+b") as file:
         if hasattr(os, "posix_fallocate"):

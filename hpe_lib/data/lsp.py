@@ -22,9 +22,9 @@ LEEDS = {  # split -> who of LSP and of LSPET
     "val": {"lspet": "8001-8500"},
     "test": {"lsp": "test"},
 }
-# Pairs of images, one of them scored. Above a correlation of 0.97: all that `hpe check-data` finds.
-# Below: the same photograph cut differently, found by features of a network and local ones that
-# agree, then looked at. Other moments of a scene, with another pose, are not copies.
+# Near-duplicate image pairs, one of each pair scored. Correlation above 0.97: all that `hpe
+# check-data` finds. Below: other crops of one photograph, found by matching network and local
+# features, then checked by eye. Another moment of a scene, with another pose, is no duplicate.
 COPIES = Path(__file__).with_name("leeds_copies.csv")
 
 
@@ -80,8 +80,8 @@ def load_leeds(root: Path, people: str = "train") -> People:
 
     root: holds lsp/ and lspet/, each as its own loader reads it.
     people: "train", LSP 1-1000 and LSPET 1-8000 without near-duplicates (COPIES) of people who
-        are scored, LSP's test people and LSPET 8001-9000; "val", LSPET 8001-8500, for every
-        choice; "test", LSP 1001-2000, when choices are over; or a range of these.
+        are scored, LSP's test people and LSPET 8001-9000; "val", LSPET 8001-8500, for model
+        selection; "test", LSP 1001-2000, for final scores only; or a range of these.
 
     Frames and visibility are each set's own. An LSP joint may be occluded, LSPET's are visible or
     absent, so only "test" has occlusion labels; only LSPET's frames are a hint from the truth.

@@ -12,7 +12,7 @@ from hpe_lib.data.people import SPLIT_SIZES, People, parse_people, select_range
 from hpe_lib.paper import MARGIN
 from hpe_lib.workbook.artifacts import BadInput
 
-WHOLE = 20_000  # people from which on a file is the official one, of 40,000, and not a part of it
+WHOLE = 20_000  # a file with more people is the complete official one (40,000), not a subset
 
 
 def load_mpii(root: Path, people: str = "all") -> People:

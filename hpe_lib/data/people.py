@@ -1,4 +1,4 @@
-"""Who is annotated where, and what errors are divided by: one class, with images or without."""
+"""`People`: annotated people of any data set, with joints, normalisers, frames and images."""
 
 import hashlib
 from collections import Counter
@@ -43,8 +43,7 @@ class People:
     images: see Images; None if there are only annotations.
     center, side, body: (N, 2), (N,), (N,) image px, the frame of everybody, as in geometry.Frame.
         None if there are only annotations.
-    center_from_joints: does the frame come from the annotation, so that it is a hint from the
-        truth?
+    center_from_joints: is the frame placed by the annotation, so that scores use ground truth?
     """
 
     dataset: str
@@ -87,12 +86,12 @@ class People:
         return (high - low).max(1)
 
     def frame(self, row: int, image_size: int) -> Frame:
-        """The window on person `row`, for a crop of image_size px."""
+        """The frame of person `row`, for a crop of image_size px."""
         center = tuple(self.center[row].tolist())
         return Frame(center, float(self.side[row]), image_size, float(self.body[row]))
 
     def frames(self, image_size: int) -> list[Frame]:
-        """(N,) the windows on everybody."""
+        """The N people's frames."""
         return [self.frame(row, image_size) for row in range(len(self))]
 
     def crops(self, image_size: int) -> np.ndarray:
@@ -161,7 +160,7 @@ def concatenate(dataset: str, parts: list[People]) -> People:
 
 
 def require_images(people: People, only_present: bool) -> People:
-    """The people whose image file is there.
+    """The people whose image file exists.
 
     Raises BadInput with a count and the first absent name, unless only_present; then the absent
     are counted in `skipped`, and it is raised only if nobody is left.

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: weights, manifests, numbers. Whole or not at all.
+"""Files of a run (weights, manifests, metrics), written atomically and checked by hash.
 
 Everything is written beside its name and renamed into place, and a folder's manifest.json is
 written last. A folder without a manifest, or with weights of another hash than the manifest says,
@@ -34,7 +34,7 @@ MADE_FROM = ("kind", "network", "parameters", "data", "upstream", "versions_of")
 # Accelerate takes these for WORLD_SIZE.
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 LARGEST_JSON, LARGEST_WEIGHTS = 64 * 2**20, 4 * 2**30  # bytes that are read at most
-PACKAGES = (
+PACKAGES = (  # whose versions can change a number
     "torch",
     "torchvision",
     "numpy",
@@ -136,7 +136,7 @@ def write_metrics(out: str | Path, number: str, values: dict) -> dict:
 
 
 def claim_rows(out: Path, names: Iterable[str]) -> None:
-    """Note in OUT/rows/manifest.json which folders beside it are the run's, for --fresh."""
+    """Record in OUT/rows/manifest.json which row folders belong to the run, for --fresh."""
     together = {path.name for path in own_rows(out)} | set(names)
     write_json(Path(out) / "rows" / MANIFEST, {"kind": "rows", "names": sorted(together)})
 
@@ -155,7 +155,7 @@ HELD = {}  # {path: file}, the locks of this process
 
 
 def forget_locks() -> None:
-    """Leave the locks to the process that holds them: a loader's worker may outlive it."""
+    """Close inherited lock files after a fork: a loader's worker may outlive its parent."""
     for file in HELD.values():
         file.close()
     HELD.clear()
@@ -239,7 +239,7 @@ def torchrun_rank() -> int:
 def parse_json(content: bytes) -> Any:
     """The value of JSON bytes, with or without a byte order mark.
 
-    ValueError if it is no JSON, says a name twice or holds a whole number beyond 64 bits;
+    ValueError if it is not JSON, repeats a key or holds an integer beyond 64 bits;
     RecursionError if it is nested too deeply.
     """
     return json.loads(content, object_pairs_hook=unique_names, parse_int=int64)
@@ -341,8 +341,8 @@ def manifest(folder: str | Path, *needed: str) -> dict:
 def check_settings(manifest: dict, path: Path) -> None:
     """BadInput if "settings" contradict what the weights were made from.
 
-    Those of test time alone (decoder, flip_test, workers) are bound to nothing but the manifest's
-    own hash: whoever computes that anew is believed.
+    Inference settings (decoder, flip_test, workers) are protected only by the manifest's own hash,
+    which anybody can recompute.
     """
     settings = manifest.get("settings", {})
     made = {**manifest.get("parameters", {}), **manifest.get("network", {})}
@@ -585,7 +585,7 @@ def machine() -> dict:
 
 
 def processor() -> str:
-    """The processor's name, by which sums are rounded; "" where it cannot be asked."""
+    """The processor's name (floating-point results depend on it); "" if unknown."""
     path = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.+)", path.read_text() if path.is_file() else "")
     return named[1] if named else platform.processor()

@@ -1,10 +1,10 @@
 """Parameters: declared once, in the tagged cell of the notebook that uses them; a preset only
 overrides them.
 
-The tagged cell is read with json and ast, so `hpe train` has the notebook's defaults on a box
+The tagged cell is read with json and ast, so `hpe train` knows the defaults
 without Jupyter. A preset is a YAML file in notebooks/presets: `all:` plus one section a notebook
-(`"03":` …). `out`, where a run writes, is not a parameter in this sense: it is given apart
-(`--out`) and never part of what an artifact is compared by.
+(`"03":` …). `out`, where a run writes, is not a parameter in this sense: it is given
+separately (`--out`) and plays no part in whether an artifact is reused.
 """
 
 import ast
@@ -28,7 +28,7 @@ from hpe_lib.paper import NOTEBOOKS
 from hpe_lib.workbook import artifacts, schemas
 from hpe_lib.workbook.artifacts import BadInput
 
-MOST_BYTES, DEEPEST = 1_000_000, 4  # of a preset: sections, names, values, and a list's
+MOST_BYTES, DEEPEST = 1_000_000, 4  # size and nesting depth of a preset
 
 
 class Declared(NamedTuple):
@@ -204,7 +204,7 @@ def read_texts(path: Path, content: bytes) -> Any:
     """YAML, and so JSON, with every scalar as the text that is there; None for nothing or null.
 
     The declared type says what a text means: 010 is ten, 1:30 is no number. BadInput, naming the
-    file and the key, for what is there twice, an alias, lists in lists and what is no YAML.
+    file and the key, on a repeated key, an alias, a nested list or invalid YAML.
     """
     import yaml
 

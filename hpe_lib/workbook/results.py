@@ -1,5 +1,5 @@
-"""The evidence behind printed numbers: what a run found is kept in results/NAME, and tables are
-made from it.
+"""Published results: metrics and predictions of runs in results/NAME, and the tables of README
+and docs that are generated from them.
 
 results/NAME holds metrics.json (scores and paired differences), manifest.json (command, commit,
 seed, machine, cost) and predictions.npz (the joints of everybody who was scored), so that anybody
@@ -73,7 +73,7 @@ def kept(name: str) -> dict:
 
 
 def there(*names: str) -> list[str]:
-    """Those of results/NAME that are kept."""
+    """The names for which results/NAME exists."""
     return [name for name in names if (RESULTS / name / "metrics.json").is_file()]
 
 
@@ -126,7 +126,7 @@ def lsp_table() -> pd.DataFrame:
 
 
 def lsp_short_table() -> pd.DataFrame:
-    """What of `lsp_table` a newcomer needs."""
+    """The rows and columns of `lsp_table` that README shows."""
     table = lsp_table()[["total", "95 %", "visible", "occluded", "source"]]
     ours = [name for name in table.index if name.startswith("ours")][:2]
     again = [name for name in table.index if name.endswith("released predictions")]
@@ -147,7 +147,7 @@ def mpii_table() -> pd.DataFrame:
 
 
 def gain_table() -> pd.DataFrame:
-    """What the cascade has above its own detector, paired over people, in points."""
+    """The cascade's lead over its own detector, paired over people, in points."""
     rows = {}
     for name in there("leeds-192", "leeds-256", "leeds-lsp", "leeds", "leeds-mpii"):
         found = kept(name)["cascade over detector"]
@@ -162,11 +162,11 @@ STEPS = {
     "leeds-192": "`leeds`, then 192 px, 6 epochs",
     "leeds-256": "then 256 px, 1 epoch",
     "leeds-lsp": "`leeds-192`, then LSP alone, 8 epochs",
-}  # the trainings on Leeds people: results/NAME, and results/NAME-val of the choosing people
+}  # trainings on Leeds people: results/NAME (LSP test), results/NAME-val (LSPET 8001-8500)
 
 
 def steps_table() -> pd.DataFrame:
-    """What each step of the training brought, on the choosing people and on LSP's test people."""
+    """The score after each training step, on the validation people and on LSP's test people."""
     rows = {}
     for name in there(*STEPS):
         test, choosing = kept(name)["scores"]["cascade"], kept(f"{name}-val")["scores"]["cascade"]
@@ -194,8 +194,7 @@ def study_table(study: str) -> pd.DataFrame:
             "95 %": f"{low:.1f}–{high:.1f}",
             "against the first row": evaluation.said(lead["total"]) if lead else "–",
         }
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.sort_values("LSPET 8001-8500", ascending=False)
+    return ranked(rows, "LSPET 8001-8500")
 
 
 def study_test_table(study: str) -> pd.DataFrame:
@@ -208,16 +207,22 @@ def study_test_table(study: str) -> pd.DataFrame:
         for part in ("total", "visible", "occluded"):
             columns[f"against the first row, {part}"] = evaluation.said(lead.get(part))
         rows[found["label"]] = columns
-    return pd.DataFrame.from_dict(rows, orient="index").sort_values("total", ascending=False)
+    return ranked(rows, "total")
+
+
+def ranked(rows: dict[str, dict], column: str) -> pd.DataFrame:
+    """Rows as a table, the highest in a column first."""
+    names = sorted(rows, key=lambda name: -rows[name][column])
+    return pd.DataFrame.from_dict({name: rows[name] for name in names}, orient="index")
 
 
 def of_last_network(found: dict):
-    """The cascade's of what was found for each network, or the detector's if it is alone."""
+    """The cascade's entry, or the detector's if there is no cascade."""
     return found.get("cascade", found["detector"])
 
 
 def given_table() -> pd.DataFrame:
-    """What the released regressor reaches by the maps that it is given (benchmarks/argument.py)."""
+    """Scores of the released regressor for different input maps (benchmarks/argument.py)."""
     rows = {name: shown(score) for name, score in kept("argument")["given"].items()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -237,7 +242,7 @@ def released_table(dataset: str) -> pd.DataFrame:
 
 
 def drawn_table() -> pd.DataFrame:
-    """Notebooks 03 to 05 on drawn people, beside what asks for no training."""
+    """Notebooks 03 to 05 on synthetic people, with baselines that need no training."""
     run = kept("synthetic")
     rows = {
         "mean pose of the training people": run["floors"]["mean_pose"],
@@ -252,7 +257,7 @@ def drawn_table() -> pd.DataFrame:
 
 
 def drawn_rows_table() -> pd.DataFrame:
-    """Table 5's rows on drawn people (notebook 06), the full cascade first."""
+    """Table 5's rows on synthetic people (notebook 06), the full cascade first."""
     found, rows = kept("synthetic")["ablation"], {}
     for row, score in found["scores"].items():
         name, _, _ = row.rpartition(", seed ")
@@ -264,7 +269,7 @@ def drawn_rows_table() -> pd.DataFrame:
 
 
 def drawn_claims_table() -> pd.DataFrame:
-    """What the claims come to on drawn people (notebook 06)."""
+    """Verdicts on the paper's claims, on synthetic people (notebook 06)."""
     return claims.table(kept("synthetic")["ablation"]["criterion"])
 
 
@@ -324,7 +329,7 @@ def cell(value: str | float | None) -> str:
 
 
 def filled(text: str) -> str:
-    """A page with each of its tables made anew from results/. KeyError on a table of no name."""
+    """A page with each of its tables made anew from results/. KeyError on an unknown table name."""
     return BLOCK.sub(lambda found: found[1] + markdown(TABLES[found[2]]()) + found[3], text)
 
 

@@ -1,4 +1,4 @@
-"""What parameters, and each kind of JSON that a run reads back, must look like: types and bounds.
+"""Schemas (types and bounds) of parameters and of every JSON file that a run reads back.
 
 The bounds leave room for every network that anybody would train. Entries that no class names are
 let through: nothing is computed from them.
@@ -73,9 +73,7 @@ Persons = Annotated[str, must(person_range, PEOPLE)]
 
 
 class Schema(BaseModel):
-    """Values of the very type that is named, none of them NaN or infinite. An entry may be absent,
-    but not null.
-    """
+    """Base: strict types, no NaN or infinity. An entry may be absent, but not null."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow", defer_build=True)
     __pydantic_extra__: dict[str, JsonValue]

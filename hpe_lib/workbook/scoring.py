@@ -64,7 +64,7 @@ def people_range(split: str, numbers: dict, count: int | None) -> str:
         return numbers[split]
     if split == "all":
         if count is None:
-            raise BadInput("--split all", "drawn people, who have no end", "train, val or test")
+            raise BadInput("--split all", "synthetic people, who have no end", "train, val or test")
         return f"1-{count}"
     first = 1 + max(
         schemas.person_range(numbers[part])[1].stop or count for part in ("train", "val")
