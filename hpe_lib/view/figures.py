@@ -60,7 +60,7 @@ def cascade_diagram(cascade: Cascade, images: torch.Tensor) -> Figure:
     """Show the cascade as Fig. 1 does: each map that it computes of the images is a slab.
 
     images: (B, S, S, 3) uint8.  A slab's height goes with the root of its map's side, its width
-    with the logarithm of its channels. The arc is the image, which the regressor reads, too.
+    with the logarithm of its channels. Arcs are what is passed on beside the blocks between.
     """
     pixels = cascade.eval().normalise(images)
     logits = cascade.detector(pixels)
@@ -77,14 +77,20 @@ def cascade_diagram(cascade: Cascade, images: torch.Tensor) -> Figure:
     figure = InlineFigure(13, 3.4)
     ax = figure.subplots()
     places = _draw_slabs(ax, slabs)
-    style = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.15", "color": "#7F7F7F"}
-    ax.annotate("", places[len(first) + 2], places[0], arrowprops=style)
+    _draw_arc(ax, places[0], places[len(first) + 2])
     for part, blocks in tables.items():
         own = [place for place, slab in zip(places, slabs) if slab[0] == part]
         text = f"{part}: {blocks.parameters.sum():,} parameters"
         ax.text(own[0][0], -0.7, text, color=SHADES[part], fontsize=11, weight="bold")
+        for side in _sides(blocks[blocks.index.isin(SKIPS)]):
+            _draw_skip(ax, own, (side / images.shape[1]) ** 0.5 / 2)
     ax.axis("off")
     return figure
+
+
+def _sides(blocks: pd.DataFrame) -> list[int]:
+    """The map sides of blocks, as `block_table` has them, in one list."""
+    return [int(side) for sides in blocks["map, cells"] for side in sides.split(", ")]
 
 
 def _slabs(part: str, blocks: pd.DataFrame) -> list[Slab]:
@@ -116,17 +122,33 @@ def _draw_slabs(ax: Axes, slabs: list[Slab]) -> list[tuple[float, float]]:
     return places
 
 
+def _draw_arc(ax: Axes, begin: tuple[float, float], end: tuple[float, float]) -> None:
+    style = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.15", "color": "#7F7F7F"}
+    ax.annotate("", end, begin, arrowprops=style)
+
+
+def _draw_skip(ax: Axes, places: list[tuple[float, float]], top: float) -> None:
+    """Draw an arc between the last map of a height on the way down and the first on the way up."""
+    lowest = min(range(len(places)), key=lambda k: places[k][1])
+    before = [place for place in places[:lowest] if place[1] >= top]
+    after = [place for place in places[lowest:] if place[1] >= top]
+    _draw_arc(ax, before[-1], after[0])
+
+
 def annotation_bars(counts: dict[str, np.ndarray], total: int) -> Figure:
     """Show how many of `total` people have each joint: a stacked bar for each joint.
 
     counts: a key of KIND_COLOURS -> (16,).
     """
     figure = InlineFigure(8, 4.2)
-    table = pd.DataFrame(counts, MPII.names).mul(100 / total)
-    style = {"color": KIND_COLOURS, "edgecolor": "white", "legend": False}
-    ax = table.plot.barh(ax=figure.subplots(), stacked=True, width=0.8, fontsize=8, **style)
+    ax, left = figure.subplots(), np.zeros(len(MPII.names))
+    for kind, count in counts.items():
+        style = {"color": KIND_COLOURS[kind], "edgecolor": "white", "label": kind}
+        ax.barh(MPII.names, 100 * count / total, left=left, **style)
+        left = left + 100 * count / total
     ax.set(xlabel=f"share of {total} people, %", xlim=(0, 100))
     ax.invert_yaxis()
+    ax.tick_params(labelsize=8)
     figure.legend(loc="outside upper center", ncols=len(counts), fontsize=8, frameon=False)
     return figure
 
@@ -145,18 +167,7 @@ def histograms(
     axes = figure.subplots(1, len(quantities), squeeze=False)[0]
     for ax, (label, groups) in zip(axes, quantities.items()):
         groups = groups if isinstance(groups, dict) else {"": groups}
-        groups = {name: np.asarray(values)[np.isfinite(values)] for name, values in groups.items()}
-        edges = np.histogram_bin_edges(np.concatenate([*groups.values()]), bins)
-        weights = [np.full(len(values), 100 / max(len(values), 1)) for values in groups.values()]
-        names = [f"{name} ({len(values)})" for name, values in groups.items()]
-        ax.hist(
-            [np.clip(values, edges[0], edges[-1]) for values in groups.values()],
-            edges,
-            weights=weights if share else None,
-            histtype="step",
-            color=[GREEN, PURPLE, BLACK, BLUE][: len(groups)],
-            label=names,
-        )
+        _draw_histogram(ax, groups, bins, share)
         ax.set(xlabel=label, ylabel="share, %" if share else "count")
         if share:
             ax.set(yscale="log", ylim=(0.05, 120))
@@ -164,6 +175,24 @@ def histograms(
         if len(groups) > 1:
             ax.legend(fontsize=8, frameon=False)
     return figure
+
+
+def _draw_histogram(ax, groups, bins, share):
+    groups = {name: np.asarray(values)[np.isfinite(values)] for name, values in groups.items()}
+    edges = np.histogram_bin_edges(np.concatenate([*groups.values()]), bins)
+    styles = zip((GREEN, PURPLE, BLACK, BLUE), ("-", "--", ":", "-."))
+    for (name, values), (colour, dash) in zip(groups.items(), styles):
+        ax.hist(
+            np.clip(values, edges[0], edges[-1]),
+            edges,
+            weights=np.full(len(values), 100 / max(len(values), 1)) if share else None,
+            histtype="stepfilled",
+            facecolor=(colour, 0.25),
+            edgecolor=colour,
+            linestyle=dash,
+            linewidth=1.6,
+            label=f"{name} ({len(values)})",
+        )
 
 
 class LearningCurves:
@@ -204,7 +233,8 @@ class LearningCurves:
                 ax.axvline(done + 0.5, color="lightgrey", linewidth=1)
         for name, value in self.reference.items():
             left.axhline(value, color=VERMILION, linestyle=":", label=name)
-        left.set(yscale="log", ylabel="training loss, Σ over px / 16")
+        set_log_scale(left)
+        left.set(ylabel="training loss, Σ over px / 16")
         right.set(ylabel="held-out people, %", ylim=(0, 100))
         for ax in (left, right):
             ax.set(xlabel="epoch", xlim=(0.5, max(done, 1) + 0.5))
@@ -212,6 +242,15 @@ class LearningCurves:
             if ax.get_legend_handles_labels()[0]:
                 ax.legend(fontsize=8, frameon=False)
         return self.figure
+
+
+def set_log_scale(ax: Axes) -> None:
+    """Give an Axes a logarithmic y axis, labelled with plain numbers."""
+    low, high = ax.dataLim.intervaly if np.isfinite(ax.dataLim.intervaly).all() else (1, 1)
+    ax.set(yscale="log", ylim=(0.75 * low, 1.35 * high))
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def draw_scores(ax: Axes, epochs: np.ndarray, records: list[dict], labelled: bool) -> None:
@@ -236,25 +275,23 @@ def visibility_bars(scores: dict[str, dict]) -> Figure:
 
     A sentence takes their place if the data set does not say which joints are occluded.
     """
-    figure = InlineFigure(8, 0.7 + 0.55 * len(scores))
+    figure, names = InlineFigure(8, 0.7 + 0.55 * len(scores)), list(scores)
     ax = figure.subplots()
-    table = pd.DataFrame(scores).T
-    kinds = table[["visible", "occluded"]].astype(float)
-    if kinds["occluded"].isna().any():
+    if any(score["occluded"] is None for score in scores.values()):
         note = "not measurable here:\nthis data set does not say which joints are occluded"
         ax.text(0.5, 0.5, note, ha="center", va="center")
         ax.set(xticks=[], yticks=[])
         figure.set_size_inches(8, 0.8)
         return figure
-    kinds.plot.barh(ax=ax, color=KIND_COLOURS, width=0.76, legend=False)
-    for bars, hatch in zip(ax.containers, ("", "///")):
+    for shift, kind, hatch in ((-0.2, "visible", ""), (0.2, "occluded", "///")):
+        values = [scores[name][kind] for name in names]
+        style = {"color": KIND_COLOURS[kind], "hatch": hatch, "edgecolor": "white"}
+        places = np.arange(len(names)) + shift
+        bars = ax.barh(places, values, 0.38, label=f"{kind} joints", **style)
         ax.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
-        for bar in bars:
-            bar.set(hatch=hatch, edgecolor="white")
-    ax.set(xlabel=f"{table['metric'].iloc[0]}, %", xlim=(0, 108))
-    ax.invert_yaxis()
-    labels = [f"{kind} joints" for kind in kinds]
-    figure.legend(labels, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    label_rows(ax, names, f"{scores[names[0]]['metric']}, %")
+    ax.set(xlim=(0, 108))
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
@@ -286,9 +323,10 @@ def cover_curves(covered: pd.DataFrame, metric: str) -> Figure:
     figure = InlineFigure(9, 3)
     panels = {"": f"{metric} of the covered joint, %", "'s peak": "mean peak"}
     for ax, (ending, label) in zip(figure.subplots(1, 2), panels.items()):
-        pair = covered[["detector" + ending, "cascade" + ending]]
-        pair.columns = ["detector", "cascade"]
-        pair.plot(ax=ax, style=["o-", "s-"], color=[ORANGE, BLUE], ylabel=label, ylim=(0, None))
+        for name, colour, marker in (("detector", ORANGE, "o"), ("cascade", BLUE, "s")):
+            ax.plot(covered.index, covered[name + ending], marker + "-", color=colour, label=name)
+        ax.set(xlabel=covered.index.name, ylabel=label, ylim=0)
+        ax.legend(fontsize=8, frameon=False)
     return figure
 
 
