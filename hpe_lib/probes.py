@@ -73,11 +73,11 @@ def given_maps(
     drawn: dict,
     decoder: str = "parabola",
 ) -> dict[str, dict]:
-    """Regressor scores for four inputs: its detector's heatmaps, or ground-truth discs.
+    """Regressor scores by the heatmaps that it reads: its detector's, or ground-truth discs.
 
     Ground-truth discs stand for a perfect detector: of the visible parts (the detector's targets,
     §3), of all parts, or of all parts but the one being scored, so that only context and image
-    remain. No flip test.  drawn: how targets are drawn (`read_targets`).
+    remain. The same is done with the detector's own maps. No flip test.  drawn: how targets are drawn (`read_targets`).
     """
     targets = Targets(cascade.map_stride, **drawn)
     seeing_all = Targets(cascade.map_stride, **drawn, first_sees="all")
@@ -85,8 +85,10 @@ def given_maps(
     for batch in DataLoader(PoseDataset(people, image_size), 64):
         images = cascade.eval().normalise(batch["image"])
         visible, every = (as_logits(way.detector(batch)[0]) for way in (targets, seeing_all))
+        own = cascade.detector(images)
         answers = {
-            "its detector's": regress(cascade, cascade.detector(images), images),
+            "its detector's": regress(cascade, own, images),
+            "its detector's, of all other parts": regress_from_others(cascade, own, images),
             "true, of visible parts": regress(cascade, visible, images),
             "true, of all parts": regress(cascade, every, images),
             "true, of all other parts": regress_from_others(cascade, every, images),

@@ -56,6 +56,7 @@ def test_true_maps_are_given_to_the_regressor(drawn):
     assert everything["visible"] > 97 and everything["occluded"] > 97
     assert seen["visible"] == everything["visible"] and seen["occluded"] < 40
     assert found["true, of all other parts"]["total"] < 30
+    assert found["its detector's, of all other parts"] != found["its detector's"]
     answer = prediction.predict(made, drawn, 128, flip_test=False, decoder="centroid")
     assert found["its detector's"] == evaluation.score(answer.joints, drawn)
 
