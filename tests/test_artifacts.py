@@ -521,6 +521,9 @@ def test_a_notebook_run_again_leaves_what_the_others_have_measured(tmp_path):
     wanted = {"cascade": {"total": 9.0}, "ablation": None, "comparison": 3}
     assert together == artifacts.read_json(tmp_path / "metrics.json") == wanted
     assert artifacts.read_json(tmp_path / "metrics" / "05.json") == {"cascade": {"total": 9.0}}
+    artifacts.write_json(tmp_path / "metrics" / "06.json", ["edited"])
+    with pytest.raises(BadInput, match=r"06.json: found metrics \['edited'\], expected a valid"):
+        artifacts.write_metrics(tmp_path, "05", {"floors": 2})
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,8 @@ def tarred(*members):
 
 
 GOOD = {
-    "lsp/images/im0001.jpg": b"one",
-    "lsp/images/im0002.jpg": b"two",
+    "lsp/images/im0001.jpg": b"\xff\xd8one",
+    "lsp/images/im0002.jpg": b"\xff\xd8two",
     "lsp/visualized/im0001.jpg": b"drawn on",
 }
 
@@ -236,13 +236,15 @@ def test_archives_are_unpacked_as_the_loaders_read_them(server, fetched, ending)
     file = images(server, path, md5="0" * 32)
     folder, said = fetched(file)
     assert left(folder) == ["downloads.json", "images/im0001.jpg", "images/im0002.jpg"]
-    assert (folder / "images" / "im0001.jpg").read_bytes() == b"one"
+    assert (folder / "images" / "im0001.jpg").read_bytes() == b"\xff\xd8one"
     assert f"md5 {hashlib.md5(server.files[path]).hexdigest()} - warning" in said
     (folder / "images" / "im0001.jpg").write_bytes(b"mine")
     assert "2 files" in fetched(file)[1] and len(server.asked) == 1
     (folder / "images" / "im0002.jpg").unlink()
     fetched(file)
-    assert (folder / "images" / "im0002.jpg").read_bytes() == b"two" and len(server.asked) == 2
+    assert (folder / "images" / "im0002.jpg").read_bytes() == b"\xff\xd8two" and len(
+        server.asked
+    ) == 2
     assert (folder / "images" / "im0001.jpg").read_bytes() == b"mine"  # never overwritten
 
 
@@ -268,11 +270,13 @@ EVIL = {
     "bytes.zip": zipped(**GOOD).replace(b"two", b"owt", 1),
     "empty.zip": zipped(readme=b"nothing"),
     "up.tar.gz": tarred(
-        ("images/im0001.jpg", b"one", tarfile.REGTYPE), ("../im9999.jpg", b"evil", tarfile.REGTYPE)
+        ("images/im0001.jpg", b"\xff\xd8one", tarfile.REGTYPE),
+        ("../im9999.jpg", b"evil", tarfile.REGTYPE),
     ),
     "root.tar.gz": tarred(("/im9999.jpg", b"evil", tarfile.REGTYPE)),
     "link.tar.gz": tarred(
-        ("images/im0001.jpg", b"one", tarfile.REGTYPE), ("images/im0002.jpg", b"", tarfile.SYMTYPE)
+        ("images/im0001.jpg", b"\xff\xd8one", tarfile.REGTYPE),
+        ("images/im0002.jpg", b"", tarfile.SYMTYPE),
     ),
     "link.zip": zipped(**GOOD, link=b"images/im0001.jpg"),
     "cut.tar.gz": tarred(*((name, bytes(9999), tarfile.REGTYPE) for name in GOOD))[:-20],
@@ -280,6 +284,9 @@ EVIL = {
     "method.zip": marked(zipped(**GOOD), method=99),
     "few.zip": zipped(**dict([*GOOD.items()][:1])),
     "offset.zip": zipped(**GOOD)[100:],
+    "folders.zip": zipped(**{f"{name}/": b"" for name in GOOD}),
+    "pages.zip": zipped(**dict.fromkeys(GOOD, PAGE)),
+    "nothing.tar.gz": tarred(*((name, b"", tarfile.REGTYPE) for name in GOOD)),
 }
 
 

@@ -112,6 +112,13 @@ def test_a_drawing_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_cache_that_cannot_be_written_says_how_to_have_another(tmp_path):
+    (tmp_path / "notes").write_text("not a folder")
+    with pytest.raises(BadInput) as error:
+        load_drawn("1-2", 64, 0, "medium", tmp_path / "notes")
+    says(error, f"{tmp_path / 'notes'}: ", "Not a directory", "HPE_CACHE may name another")
+
+
 def test_people_kept_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch):
     synced, fsync, rename = [], os.fsync, Path.rename
     monkeypatch.setattr(

@@ -55,6 +55,21 @@ def test_a_section_wins_over_all_wherever_it_stands(folder):
     assert presets.resolve("q", [])["03"]["epochs"] == 5
 
 
+def test_an_override_of_one_notebook_wins_wherever_it_stands(folder):
+    found = presets.resolve("empty", ["03.epochs=5", "epochs=3"])
+    assert (found["03"]["epochs"], found["04"]["epochs"]) == (5, 3)
+
+
+@pytest.mark.parametrize("section", ["", "03."])
+def test_a_parameter_given_twice_is_refused(folder, section):
+    told = (
+        f"-p {section}epochs=5: found epochs twice, with '3' before, expected each parameter once"
+    )
+    with pytest.raises(BadInput) as error:
+        presets.resolve("empty", [f"{section}epochs=3", "lr=0.1", f"{section}epochs=5"])
+    assert str(error.value) == told
+
+
 def test_a_preset_can_be_a_path(folder, tmp_path):
     (tmp_path / "mine.yaml").write_text("all:\n  width: 3\n")
     assert presets.resolve(tmp_path / "mine.yaml", [])["04"]["width"] == 3

@@ -310,7 +310,7 @@ def unpack(path: Path, root: Path, file: File) -> None:
         try:
             extract(path, Path(folder))
             matches = Path(folder).rglob(file.name)
-            found = {match.name: match for match in matches if not match.is_symlink()}
+            found = {match.name: match for match in matches if is_of_its_kind(match)}
             if len(found) < file.count:
                 raise Refused(f"an archive without {file.count - len(found):,} of {file.name}")
         except Refused:
@@ -318,6 +318,14 @@ def unpack(path: Path, root: Path, file: File) -> None:
             raise
         put_in_place(found.values(), root / file.name)
     remove_fetched(path)
+
+
+def is_of_its_kind(path: Path) -> bool:
+    """Is it a regular file that begins as one of its name does?"""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(8).startswith(SIGNATURES[path.suffix])
 
 
 def extract(path: Path, folder: Path) -> None:

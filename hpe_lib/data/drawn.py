@@ -1,6 +1,7 @@
 """Synthetic people (rendered by synthetic.py) as `People`, cached on disk."""
 
 import contextlib
+import errno
 import functools
 import os
 import shutil
@@ -127,7 +128,13 @@ def _to_people(
 def _writing(folder: Path) -> Iterator[Path]:
     """A folder to write to. It gets its name once all of it, and a manifest, is on the disk."""
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    unfinished.mkdir(parents=True, exist_ok=True)
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        expected = "a folder for drawn people: HPE_CACHE may name another"
+        raise BadInput(folder.parent, error.strerror, expected) from None
     try:
         yield unfinished
         for path in unfinished.iterdir():

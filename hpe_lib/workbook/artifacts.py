@@ -130,7 +130,7 @@ def write_metrics(out: str | Path, number: str, values: dict) -> dict:
     write_json(folder / f"{number}.json", values)
     together = {}
     for path in sorted(folder.glob("[0-9][0-9].json")):
-        together |= read_json(path)
+        together |= numbers(path)
     write_json(Path(out) / METRICS, together)
     return together
 
@@ -364,7 +364,11 @@ def check(value: Any, kind: str, file: Path | None = None) -> None:
 
 def read_metrics(out: str | Path) -> dict:
     """The numbers that a run's notebooks have written so far. BadInput if there are none."""
-    path = Path(out) / "metrics.json"
+    return numbers(Path(out) / METRICS)
+
+
+def numbers(path: Path) -> dict:
+    """A file of notebooks' numbers. BadInput if it is absent or not what `schemas` allow."""
     found = read_json(path)
     check(found, "metrics", path)
     return found

@@ -137,7 +137,7 @@ def resolve(
         for number, lines in known.items()
     }
     settings = [(setting, known) for setting in from_preset(preset)]
-    settings += [(from_override(text), running or known) for text in overrides]
+    settings += [(setting, running or known) for setting in from_overrides(overrides)]
     for (where, section, name, value), reached in settings:
         numbers = target_notebooks(where, section, name, known)
         if not set(numbers) & set(reached):
@@ -253,6 +253,18 @@ def read_texts(path: Path, content: bytes) -> Any:
         return yaml.load(content, Texts) or {}
     except (ValueError, yaml.YAMLError) as error:
         raise BadInput(path, f"{type(error).__name__}: {error}", "YAML") from None
+
+
+def from_overrides(texts: Iterable[str]) -> list[tuple[str, str, str, str]]:
+    """Overrides as (where, section, name, value), `all` first. BadInput for a name given twice."""
+    settings = sorted(map(from_override, texts), key=lambda setting: setting[1] != "all")
+    unique = {}
+    for setting in settings:
+        where, section, name, _ = setting
+        if (earlier := unique.setdefault((section, name), setting)) is not setting:
+            found = f"{name} twice, with {shown(earlier[3])} before"
+            raise BadInput(where, found, "each parameter once")
+    return settings
 
 
 def from_override(text: str) -> tuple[str, str, str, str]:

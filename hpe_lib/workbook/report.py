@@ -74,8 +74,7 @@ def write(out: str | Path) -> Path:
 
 def first_screen(out: Path, manifest: dict, notebooks: list[nbformat.NotebookNode]) -> str:
     """Return what a reader came for as HTML; what the run has not come to yet is left out."""
-    file = out / artifacts.METRICS
-    metrics = artifacts.read_json(file) if file.is_file() else {}
+    metrics = artifacts.read_metrics(out) if (out / artifacts.METRICS).is_file() else {}
     left, ablated = "", metrics.get("ablation")
     if ablated:
         verdicts = claims.table(ablated["criterion"])

@@ -111,8 +111,8 @@ def earlier_run(out: Path) -> dict:
     """The manifest of the run in the folder; {} if there is none. BadInput if it is another's."""
     if not (out / artifacts.MANIFEST).is_file():
         return {}
-    found = artifacts.manifest(out, "kind", "parameters", "notebooks")
-    if found["kind"] != "run":
+    found = artifacts.manifest(out)
+    if found.get("kind") != "run" or not {"parameters", "notebooks"} <= found.keys():
         raise BadInput(out / artifacts.MANIFEST, "the manifest of something else", "a run's")
     return found
 
