@@ -341,7 +341,7 @@ def score_against_time(curves: dict[str, list[dict]], metric: str) -> Figure:
         minutes, totals = zip(*[(point["minutes"], point["total"]) for point in points])
         ax.plot(minutes, totals, f"{marker}-", markersize=4, label=name)
     ax.set(xlabel="minutes of training", ylabel=f"{metric}, %", xlim=0, ylim=0)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     return figure
 
 
