@@ -168,6 +168,15 @@ def test_the_first_screen_has_claims_table_5_a_person_and_the_run(finished):
     assert len([tag for tag, _ in Page(first).tags if tag == "img"]) == 1
 
 
+@pytest.mark.parametrize("ablation", [3, {"criterion": {}}, {"criterion": {"a": 1}}])
+def test_numbers_of_other_notebooks_are_one_line(run, ablation):
+    metrics = {"metric": "PCKh@0.5", "dataset": "synthetic", "ablation": ablation}
+    artifacts.write_json(run / "metrics.json", metrics)
+    with pytest.raises(artifacts.BadInput, match="metrics.json: found numbers that do not make"):
+        report.write(run)
+    assert not (run / "report.html").exists()
+
+
 def test_no_table_is_wider_than_the_page(finished):
     assert ".wide, .output_subarea" in finished and "overflow-x: auto" in finished
     for name in ("wide", "output_html", "output_subarea"):

@@ -73,8 +73,20 @@ def write(out: str | Path) -> Path:
 
 
 def first_screen(out: Path, manifest: dict, notebooks: list[nbformat.NotebookNode]) -> str:
-    """Return what a reader came for as HTML; what the run has not come to yet is left out."""
+    """Return what a reader came for as HTML; what the run has not come to yet is left out.
+
+    BadInput on metrics that other notebooks than these have written.
+    """
     metrics = artifacts.read_metrics(out) if (out / artifacts.METRICS).is_file() else {}
+    try:
+        return _first_screen(out, manifest, notebooks, metrics)
+    except (AttributeError, KeyError, TypeError) as error:
+        found = f"numbers that do not make a report ({type(error).__name__}: {error})"
+        expected = "those of these notebooks: run them again"
+        raise artifacts.BadInput(out / artifacts.METRICS, found, expected) from None
+
+
+def _first_screen(out, manifest, notebooks, metrics):
     left, ablated = "", metrics.get("ablation")
     if ablated:
         verdicts = claims.table(ablated["criterion"])
