@@ -328,7 +328,7 @@ def test_values_of_newer_parameters_at_the_edge_are_taken(given, wanted):
 OF_RIVALS_AND_ROWS = {"rival", "rival_channels", "__pydantic_extra__"}  # chosen in other places
 
 
-@pytest.mark.parametrize("name", schemas.PARAMETERS.keys() - OF_RIVALS_AND_ROWS)
+@pytest.mark.parametrize("name", sorted(schemas.PARAMETERS.keys() - OF_RIVALS_AND_ROWS))
 def test_every_limit_is_of_a_parameter_that_there_is(name):
     assert any(name in presets.declared(number) for number in presets.notebooks())
 
