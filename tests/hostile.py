@@ -83,17 +83,20 @@ def newell():
     return {**names, **ones, "part": POSES, "visible": np.ones((5, 16))}
 
 
+JOINTS = b"MATLAB 5.0 MAT-file" + bytes(range(256)) * 8
+
+
 def archive(kind):
     """A zip, or a tar.gz, with one file that is asked for."""
     file = io.BytesIO()
     if kind == "zip":
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
-            made.writestr("lsp/joints.mat", bytes(range(256)) * 8)
+            made.writestr("lsp/joints.mat", JOINTS)
     else:
         with tarfile.open(fileobj=file, mode="w:gz") as made:
             member = tarfile.TarInfo("lsp/joints.mat")
-            member.size = 2048
-            made.addfile(member, io.BytesIO(bytes(range(256)) * 8))
+            member.size = len(JOINTS)
+            made.addfile(member, io.BytesIO(JOINTS))
     return file.getvalue()
 
 

@@ -234,7 +234,7 @@ def test_evaluate_on_published_splits(weights, test_data, monkeypatch, capsys):
     asked = []
     load = datasets.load_people
     monkeypatch.setattr(
-        datasets,
+        scoring,
         "load_people",
         lambda *given, **named: asked.append(given[2]) or load(*given, **named),
     )

@@ -382,7 +382,9 @@ def test_of_files_that_are_not_all_as_listed_none_is_taken(server, fetched, tmp_
         fetched(one_by_one(server))
     told = {"missing": "404", "page": "an HTML page", "other": "3 files of 600,007 bytes"}[fault]
     assert told in str(error.value) and not (tmp_path / "data").exists()
-    server.files["/lsp.zip"] = zipped(**{f"images/{name}": b"of the zip" for name in JPEGS})
+    server.files["/lsp.zip"] = zipped(
+        **{f"images/{name}": b"\xff\xd8 of the zip" for name in JPEGS}
+    )
     assert len(left(fetched(one_by_one(server))[0])) == 4  # the next mirror gives them
 
 
