@@ -77,7 +77,8 @@ def given_maps(
 
     Ground-truth discs stand for a perfect detector: of the visible parts (the detector's targets,
     §3), of all parts, or of all parts but the one being scored, so that only context and image
-    remain. The same is done with the detector's own maps. No flip test.  drawn: how targets are drawn (`read_targets`).
+    remain. The same is done with the detector's own maps. No flip test.
+    drawn: how targets are drawn (`read_targets`).
     """
     targets = Targets(cascade.map_stride, **drawn)
     seeing_all = Targets(cascade.map_stride, **drawn, first_sees="all")
