@@ -149,7 +149,9 @@ def mpii_table() -> pd.DataFrame:
 def gain_table() -> pd.DataFrame:
     """The cascade's lead over its own detector, paired over people, in points."""
     rows = {}
-    for name in there("leeds-192", "leeds-256", "leeds-lsp", "leeds", "leeds-mpii"):
+    for name in there(
+        "leeds-192", "leeds-256", "leeds-lsp", "leeds", "leeds-mpii", "synthetic-val"
+    ):
         found = kept(name)["cascade over detector"]
         parts = ("total", "visible", "occluded", "occluded_minus_visible")
         rows[f"`{name}`"] = {part.replace("_", " "): evaluation.said(found[part]) for part in parts}
