@@ -335,7 +335,7 @@ def score_against_time(curves: dict[str, list[dict]], metric: str) -> Figure:
 
     curves: row -> [{"minutes", "total"}, …], a point for each epoch.
     """
-    figure = InlineFigure(8, 4)
+    figure = InlineFigure(8, 5)
     ax = figure.subplots()
     for (name, points), marker in zip(curves.items(), cycle("osD^vPX")):
         minutes, totals = zip(*[(point["minutes"], point["total"]) for point in points])
