@@ -11,7 +11,7 @@ from pathlib import Path
 from hpe_lib import photographs, probes
 from hpe_lib.data.datasets import load_people
 from hpe_lib.targets import Targets
-from hpe_lib.workbook import artifacts, results
+from hpe_lib.workbook import results
 
 DRAWN = {"radius": Targets.radius, "sigma": Targets.sigma}  # as the released cascade has learned
 
@@ -30,11 +30,8 @@ def main(data: Path) -> None:
             means = {kind: float(values.mean()) for kind, values in kinds.items()}
             confidence[f"{network}, people it {half}"] = means
     given = probes.given_maps(made.cascade, people, made.image_size, DRAWN)
-    folder = results.RESULTS / "argument"
-    folder.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(folder / "metrics.json", {"confidence": confidence, "given": given})
-    command = {"command": "python -m benchmarks.argument DATA"}
-    artifacts.write_manifest(folder, command | artifacts.environment())
+    metrics = {"confidence": confidence, "given": given}
+    results.write("argument", metrics, "python -m benchmarks.argument DATA")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from hpe_lib import evaluation
-from hpe_lib.workbook import artifacts, results
+from hpe_lib.workbook import results
 
 NETWORKS = {"1": "newell.h5", "2": "bearpaw-hg_s2_b1.mat"}
 TRUTHS = {
@@ -24,11 +24,7 @@ SIDES = {"PC": "pc", "OC": "oc"}
 def main(data: Path) -> None:
     """Write results/released."""
     metrics = {"mpii": mpii(data / "mpii"), "lsp": lsp(data / "lsp")}
-    folder = results.RESULTS / "released"
-    folder.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(folder / "metrics.json", metrics)
-    made = {"command": "python -m benchmarks.released DATA"}
-    artifacts.write_manifest(folder, made | artifacts.environment())
+    results.write("released", metrics, "python -m benchmarks.released DATA")
 
 
 def mpii(folder: Path) -> dict:

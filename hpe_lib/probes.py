@@ -12,6 +12,7 @@ from hpe_lib.cascade import Cascade
 from hpe_lib.data.augment import Augmentation, PoseDataset
 from hpe_lib.data.people import People
 from hpe_lib.evaluation import hit, normalised, score, scored
+from hpe_lib.geometry import Frame
 from hpe_lib.prediction import cover, decode, forward, predict_crops
 from hpe_lib.skeleton import VISIBLE
 from hpe_lib.targets import Targets
@@ -97,6 +98,13 @@ def given_maps(
         for name, maps in answers.items():
             points = heatmaps.decode(maps, decoder)[0]
             found[name].append(heatmaps.from_map(points, cascade.map_stride).numpy())
+    return score_crops(found, frames, people)
+
+
+def score_crops(
+    found: dict[str, list[np.ndarray]], frames: list[Frame], people: People
+) -> dict[str, dict]:
+    """Scores by name of points in crops, in batches (B, 16, 2) crop px in the people's order."""
     scores = {}
     for name, parts in found.items():
         pairs = zip(frames, np.concatenate(parts))
@@ -136,11 +144,7 @@ def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dic
             for name in heatmaps.DECODERS:
                 points = decode(maps, cascade.map_stride, name, cascade.first)[0]
                 found[f"{name}, {flip} flip test"].append(points)
-    scores = {}
-    for name, parts in found.items():
-        pairs = zip(frames, np.concatenate(parts))
-        scores[name] = score(np.stack([frame.to_image(points) for frame, points in pairs]), people)
-    return scores
+    return score_crops(found, frames, people)
 
 
 def covering(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hpe_lib import claims, evaluation, rivals
+from hpe_lib import evaluation, rivals
 from hpe_lib.data.people import People
 from hpe_lib.paper import RELEASED, ROOT
 from hpe_lib.prediction import Predictions
@@ -60,6 +60,12 @@ def keep(folder: Path, weights: Path, found: Predictions, people: People, comman
     artifacts.write_json(folder / "metrics.json", metrics)
     artifacts.write_manifest(folder, manifest)
     return metrics
+
+
+def write(name: str, metrics: dict, command: str) -> None:
+    """Write results/NAME for metrics that rest on no training of ours."""
+    artifacts.write_json(RESULTS / name / "metrics.json", metrics)
+    artifacts.write_manifest(RESULTS / name, {"command": command} | artifacts.environment())
 
 
 def score(joints: np.ndarray, people: People) -> dict:
@@ -258,23 +264,6 @@ def drawn_table() -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def drawn_rows_table() -> pd.DataFrame:
-    """Table 5's rows on synthetic people (notebook 06), the full cascade first."""
-    found, rows = kept("synthetic")["ablation"], {}
-    for row, score in found["scores"].items():
-        name, _, _ = row.rpartition(", seed ")
-        lead = found["against_cascade"][name]["total"]
-        columns = {key: shown(score)[key] for key in ("total", "95 %", "visible", "occluded")}
-        against = {"against the first row": evaluation.said(lead) if rows else "–"}
-        rows[row] = columns | against | {"minutes": found["costs"][row]["minutes"]}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def drawn_claims_table() -> pd.DataFrame:
-    """Verdicts on the paper's claims, on synthetic people (notebook 06)."""
-    return claims.table(kept("synthetic")["ablation"]["criterion"])
-
-
 def study_curves(study: str) -> dict[str, list[dict]]:
     """{label: [{"minutes", "total"}, …]} of a study's rows, the best at its end first."""
     found = [
@@ -310,8 +299,6 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "released-mpii": lambda: released_table("mpii"),
     "released-lsp": lambda: released_table("lsp"),
     "drawn": drawn_table,
-    "drawn-rows": drawn_rows_table,
-    "drawn-claims": drawn_claims_table,
 }
 
 
