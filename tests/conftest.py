@@ -102,9 +102,9 @@ def smoke_process(request, cache, tmp_path_factory):
         yield folder
         return
     folder.mkdir()
-    run = f"{sys.executable} -m hpe_lib reproduce --preset smoke --out {folder / 'run'}"
-    command = f"{run} > {folder / 'said'} 2>&1; echo $? > {folder / 'status'}"
-    with subprocess.Popen(["bash", "-c", command], cwd=ROOT, start_new_session=True) as process:
+    command = '"$0" -m hpe_lib reproduce --preset smoke --out "$1/run" > "$1/said" 2>&1; echo $? > "$1/status"'
+    words = ["bash", "-c", command, sys.executable, folder]
+    with subprocess.Popen(words, cwd=ROOT, start_new_session=True) as process:
         yield folder
         if WORKER and not request.session.shouldstop:  # another worker may still wait for it
             process.wait(600)
