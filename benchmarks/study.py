@@ -31,19 +31,25 @@ def main(run: Path, study: str, names: list[str]) -> None:
     for name in [first, *(names or others)]:
         print(f"{study}: {name}", flush=True)
         folder = train(run, data, name, STUDIES[study][name])
-        label = STUDIES[study][name]["label"]
-        score(data.val, folder, f"{study}/{name}", f"{study}/{first}", label)
+        row = STUDIES[study][name]
+        score(data.val, folder, f"{study}/{name}", against(study, name), row["label"])
+
+
+def against(study: str, name: str) -> str:
+    """The row, as STUDY/ROW, that a row is compared with."""
+    first = next(iter(STUDIES[study]))
+    return f"{study}/{STUDIES[study][name].get('against', first)}"
 
 
 def score_test_people(run: Path, study: str) -> None:
     """Score a study's trained rows on LSP's 1,000 test people."""
     root = Path(artifacts.manifest(run / "data", "parameters")["parameters"]["data_root"])
     people = load_people("lsp", root / "lsp", "test")
-    first = next(iter(STUDIES[study]))
     for name, row in STUDIES[study].items():
         weights = weights_folder(run, name, row)
         if (results.RESULTS / study / name).is_dir():
-            score(people, weights, f"{study}-test/{name}", f"{study}-test/{first}", row["label"])
+            other = against(study, name).replace("/", "-test/")
+            score(people, weights, f"{study}-test/{name}", other, row["label"])
 
 
 def weights_folder(run: Path, name: str, row: dict) -> Path:
