@@ -12,7 +12,8 @@ FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
     "paper workbook.groups workbook.schemas workbook.artifacts data.reading workbook.presets "
     "skeleton geometry heatmaps targets losses "
-    "data.synthetic data.annotations data.images data.people data.mpii data.lsp data.drawn "
+    "data.bodies data.scenes data.synthetic data.annotations data.images data.people "
+    "data.mpii data.lsp data.drawn "
     "data.datasets data.augment data.download data.check "
     "trunks detector regressor rivals cascade "
     "training stages ablation prediction export view.drawing photographs plausibility evaluation "

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from hpe_lib.data import synthetic
+from hpe_lib.data import bodies, synthetic
+from hpe_lib.data.scenes import _GREY, DIFFICULTIES, _looks, make_scene
 from hpe_lib.data.synthetic import IN_SIGHT, OTHER_OCCLUDED, OUTSIDE, PARTS, SELF_OCCLUDED, draw
 from hpe_lib.geometry import rescale
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
@@ -20,7 +21,7 @@ SIZE = 128
 
 def scene_of(index, seed=11, difficulty="hard"):
     rng = np.random.default_rng((seed, index))
-    return synthetic._scene(rng, synthetic.DIFFICULTIES[difficulty])
+    return make_scene(rng, DIFFICULTIES[difficulty])
 
 
 def only(scene, parts):
@@ -110,11 +111,11 @@ def test_harder_people_are_covered_more_often_and_look_away_more_often():
     assert faced < 0.15 < 0.25 < turned < 0.5
 
 
-@pytest.mark.parametrize("difficulty", synthetic.DIFFICULTIES)
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
 def test_camouflage_is_the_share_of_colour_that_things_keep(difficulty):
-    share = synthetic.DIFFICULTIES[difficulty].camouflage
-    plain, bright = (synthetic._looks(np.random.default_rng(2), 50, 1, c) for c in (share, 1.0))
-    grey = synthetic._GREY
+    share = DIFFICULTIES[difficulty].camouflage
+    plain, bright = (_looks(np.random.default_rng(2), 50, 1, c) for c in (share, 1.0))
+    grey = _GREY
     things = plain["first"][:, :50] - grey, bright["first"][:, :50] - grey
     np.testing.assert_allclose(things[0], share * things[1], atol=1e-3)
     np.testing.assert_array_equal(plain["first"][:, 50:], bright["first"][:, 50:])
@@ -143,20 +144,20 @@ def test_body_and_head_keep_mpii_proportions(many):
 
 
 def test_standing_height_is_one():
-    axes, _ = synthetic._proportions(np.random.default_rng(0), 40)
-    _, origins = synthetic._forward(np.zeros((40, 13, 3)), axes)
-    frame = synthetic.FRAMES.index
-    crown = origins[:, frame("head"), 1] + synthetic._CROWN * axes[:, frame("head"), 1]
-    sole = origins[:, frame("left_foot"), 1] - synthetic._SOLE * axes[:, frame("left_shin"), 1]
+    axes, _ = bodies._proportions(np.random.default_rng(0), 40)
+    _, origins = bodies._forward(np.zeros((40, 13, 3)), axes)
+    frame = bodies.FRAMES.index
+    crown = origins[:, frame("head"), 1] + bodies._CROWN * axes[:, frame("head"), 1]
+    sole = origins[:, frame("left_foot"), 1] - bodies._SOLE * axes[:, frame("left_shin"), 1]
     np.testing.assert_allclose(crown - sole, 1, atol=1e-9)
 
 
 def test_hinges_bend_one_way_and_within_limits():
     rng = np.random.default_rng(5)
-    turned, _ = synthetic._forward(
-        synthetic._angles(rng, 300, 0.7), np.ones((300 * synthetic._TRIES, 13, 3))
+    turned, _ = bodies._forward(
+        bodies._angles(rng, 300, 0.7), np.ones((300 * bodies._TRIES, 13, 3))
     )
-    frame = synthetic.FRAMES.index
+    frame = bodies.FRAMES.index
     for upper, lower, sign in (("arm", "forearm", 1), ("thigh", "shin", -1)):
         for side in ("left", "right"):
             turn = (
@@ -167,7 +168,7 @@ def test_hinges_bend_one_way_and_within_limits():
                 turn[:, 0], np.tile((1, 0, 0), (len(turn), 1)), atol=1e-9
             )  # about x only
             angle = np.rad2deg(np.arctan2(-sign * turn[:, 2, 1], turn[:, 1, 1]))
-            low, high = synthetic.HINGE_LIMITS
+            low, high = bodies.HINGE_LIMITS
             assert (angle > low - 1e-6).all() and (angle < high).all() and angle.std() > 20
 
 
@@ -277,9 +278,7 @@ def test_a_joint_in_sight_shows_the_flesh_that_holds_it(scenes):
         owner[pixel] = part
         for joint in np.flatnonzero(person.state == IN_SIGHT):
             column, row = np.rint(person.joints[joint]).astype(int)
-            held.append(
-                list(PARTS)[owner[row * SIZE + column]] in synthetic.FLESH[MPII.names[joint]][0]
-            )
+            held.append(bodies.FLESH_HOLDS[joint, owner[row * SIZE + column]])
     assert np.mean(held) > 0.95  # the rest: another surface hardly in front of it
 
 
