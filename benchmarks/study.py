@@ -76,7 +76,7 @@ def score(people: People, weights: Path, name: str, first: str, label: str) -> N
     found = prediction.predict(
         made.cascade, people, made.image_size, flip_test=made.flip_test, decoder=made.decoder
     )
-    metrics = results.keep(kept, weights, found, people, artifacts.command())
+    metrics = results.keep_scores(kept, weights, found, people, artifacts.command())
     metrics |= {"label": label, "curve": curve(weights.parent)}
     if name != first:
         rows = [[last_joints(row)] for row in (name, first)]

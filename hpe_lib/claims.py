@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hpe_lib.data.people import People
-from hpe_lib.evaluation import paired, said, verdict
+from hpe_lib.evaluation import format_difference, paired, verdict
 
 PARTS = ("total", "visible", "occluded")
 
@@ -69,7 +69,7 @@ def table(judged: dict) -> pd.DataFrame:
             row["mean"] = f"{found['difference']:+.1f}"
             row["above 0"] = f"{found['signs']} of {len(found['seeds'])}"
         for seed, differences in found["seeds"].items():
-            row[f"seed {seed}"] = said(differences[found["joints"]])
+            row[f"seed {seed}"] = format_difference(differences[found["joints"]])
             for part in PARTS[1:]:
-                row[f"seed {seed}, {part}"] = said(differences[part])
+                row[f"seed {seed}, {part}"] = format_difference(differences[part])
     return pd.DataFrame.from_dict(rows, orient="index").fillna("–")

@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             raise KeyboardInterrupt
     except (Exception, KeyboardInterrupt) as error:
         code = failed(error.__cause__ if isinstance(error, Escaped) else error)
-    sys.exit(flushed(code if isinstance(code, int) else 0))
+    sys.exit(flush_stdout(code if isinstance(code, int) else 0))
 
 
 def open_streams() -> None:
@@ -129,7 +129,7 @@ def open_streams() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
-def flushed(code: int) -> int:
+def flush_stdout(code: int) -> int:
     """The exit status, 1 instead of 0 if stdout cannot be written now, before Python ends."""
     try:
         sys.stdout.flush()
@@ -146,14 +146,14 @@ def failed(error: BaseException) -> int:
         traceback.print_exception(error)
     if isinstance(error, BrokenPipeError):  # such as `| head`: nobody listens any more
         return 1
-    message, code = meaning(error)
+    message, code = describe_error(error)
     message = one_line(message)
     with contextlib.suppress(OSError):  # a full disk under stderr
         print(f"hpe: {message if len(message) <= 999 else message[:999] + '…'}", file=sys.stderr)
     return code
 
 
-def meaning(error: BaseException) -> tuple[object, int]:
+def describe_error(error: BaseException) -> tuple[object, int]:
     """What to say of an exception, and the exit status."""
     kind, text = type(error).__name__, str(error)
     if "Traceback (" in text:  # a loader's worker sends it as one text, the error itself last
@@ -331,7 +331,7 @@ def evaluate(
     world.destroy_process_group()  # as train does
     if keep and world.is_main_process:
         given = artifacts.command().replace(str(data_root), "DIR")  # nobody else's folder
-        results.keep(keep, folder, found, people, given)
+        results.keep_scores(keep, folder, found, people, given)
     score = evaluation.score(found.joints, people)
     show(score, scoring.describe(str(folder), score, people), as_json)
 

@@ -46,9 +46,9 @@ def read_files(
     if rows:
         raise BadInput("--rows", rows, "none: LSP's files are all in one order")
     found, source = annotations.lsp(truth), truth.name
-    counts = tuple({len(found), (~found.train).sum() or len(found)})
+    sizes = tuple({len(found), (~found.train).sum() or len(found)})
     predicted = annotations.predictions(
-        predictions, counts, (len(LSP_NAMES), len(MPII.names)), whose=source
+        predictions, sizes, (len(LSP_NAMES), len(MPII.names)), whose=source
     )
     if len(predicted) < len(found):
         found, source = (
@@ -76,7 +76,7 @@ def _truth(dataset, path, found, normaliser, metric, source):
 def scorable(people: People, file: str | Path) -> People:
     """The people. BadInput, naming the file, if nobody has annotated joints and a normaliser."""
     count = len(people.joints)
-    if not scored(people).any():
+    if not annotated_mask(people).any():
         raise BadInput(file, f"no annotated joint of {count} people", "people with labels")
     if not errors(people.joints, people)[1].any():
         length = "head size" if people.metric.startswith("PCKh") else "torso"
@@ -89,28 +89,28 @@ def conventions(predicted: np.ndarray, people: People) -> pd.Series:
     """The same predictions under each convention that published numbers use, percent; the first is
     ours (F14).
     """
-    (ratio, counts), limit = errors(predicted, people), threshold(people)
-    every = (people.visibility != ABSENT) & normalised(people)[:, None]
+    (ratio, mask), limit = errors(predicted, people), threshold(people)
+    every = (people.visibility != ABSENT) & has_normaliser(people)[:, None]
     with np.errstate(invalid="ignore"):
         moved = errors(predicted + 1, people)[0] <= limit
         all_joints = distances(predicted, people) <= limit * people.normaliser[:, None]
     hits = ratio <= limit
-    columns = [macro(hits, only(counts, names)) for names in MPII.groups.values()]
-    everything = len(counts) * len(MPII.scored)
+    columns = [macro(hits, joint_mask(mask, names)) for names in MPII.groups.values()]
+    everything = len(mask) * len(MPII.scored)
     found = {
-        "pooled over 14 joints": share(hits, counts),
-        "mean over 14 joints": macro(hits, counts),
+        "pooled over 14 joints": share(hits, mask),
+        "mean over 14 joints": macro(hits, mask),
         "mean of the 7 columns": pd.Series(columns, dtype=float).mean(),
-        "head column: head top only": share(hits, only(counts, ("head_top",))),
-        "head column: mean with upper neck": macro(hits, only(counts, MPII.groups["head"])),
+        "head column: head top only": share(hits, joint_mask(mask, ("head_top",))),
+        "head column: mean with upper neck": macro(hits, joint_mask(mask, MPII.groups["head"])),
         "pelvis and thorax pooled too": share(all_joints, every),
-        "visible joints only": share(hits, counts & (people.visibility == VISIBLE)),
-        "moved by one pixel": share(moved, counts),
-        "threshold 0.1": share(ratio <= 0.1, counts),
-        "missing truth counted as wrong": 100 * float((hits & counts).sum()) / everything,
+        "visible joints only": share(hits, mask & (people.visibility == VISIBLE)),
+        "moved by one pixel": share(moved, mask),
+        "threshold 0.1": share(ratio <= 0.1, mask),
+        "missing truth counted as wrong": 100 * float((hits & mask).sum()) / everything,
     }
     if people.metric.startswith("PCKh"):
-        found["head size without its 0.6"] = share(ratio <= limit / annotations.HEAD, counts)
+        found["head size without its 0.6"] = share(ratio <= limit / annotations.HEAD, mask)
     else:
         found["longer side of the joints' box"] = box_normalised(predicted, people)
     return pd.Series(found, dtype=float)
@@ -128,30 +128,30 @@ def score(predicted: np.ndarray, people: People, seed: int = 0) -> dict:
     """
     if predicted.shape != people.joints.shape:
         raise ValueError(f"predictions of shape {predicted.shape}, expected {people.joints.shape}")
-    ratio, counts = errors(predicted, people)
+    ratio, mask = errors(predicted, people)
     hits = ratio <= threshold(people)
     report = {
         "metric": people.metric,
-        "total": share(hits, counts),
-        "total_macro": macro(hits, counts),
+        "total": share(hits, mask),
+        "total_macro": macro(hits, mask),
     }
-    report |= {group: macro(hits, only(counts, names)) for group, names in MPII.groups.items()}
-    report["head_top"] = share(hits, only(counts, ("head_top",)))
+    report |= {group: macro(hits, joint_mask(mask, names)) for group, names in MPII.groups.items()}
+    report["head_top"] = share(hits, joint_mask(mask, ("head_top",)))
     for name, value in (("visible", VISIBLE), ("occluded", OCCLUDED)):
         report[name] = (
-            share(hits, counts & (people.visibility == value)) if people.occlusion_labels else None
+            share(hits, mask & (people.visibility == value)) if people.occlusion_labels else None
         )
-    report["at_0.1"] = share(ratio <= 0.1, counts)
-    report["auc"] = area(ratio, counts)
+    report["at_0.1"] = share(ratio <= 0.1, mask)
+    report["auc"] = auc(ratio, mask)
     report["box_normalised"] = (
         box_normalised(predicted, people) if people.metric.startswith("PCK@") else None
     )
-    report["ci95"] = interval(hits, counts, seed)
-    report["not_finite"] = int((counts & ~np.isfinite(predicted).all(-1)).sum())
+    report["ci95"] = interval(hits, mask, seed)
+    report["not_finite"] = int((mask & ~np.isfinite(predicted).all(-1)).sum())
     return report | {
-        "persons": int(normalised(people).sum()),
-        "joints": int(counts.sum()),
-        "left_out": int((~normalised(people)).sum()),
+        "persons": int(has_normaliser(people).sum()),
+        "joints": int(mask.sum()),
+        "left_out": int((~has_normaliser(people)).sum()),
         "notes": notes(predicted, people),
     }
 
@@ -167,26 +167,28 @@ def notes(predicted: np.ndarray, people: People) -> list[str]:
 
 def truth_notes(people: People) -> list[str]:
     """What looks unlikely about a truth, before anything is predicted."""
-    usable = normalised(people)
+    usable = has_normaliser(people)
     annotated = (people.visibility != ABSENT)[..., None]
     joints = np.where(annotated, people.joints, np.nan)
     return [
         *plausibility.normaliser_notes(people.normaliser, usable),
         *plausibility.scale_notes(people.normaliser, usable, joints),
-        *plausibility.truth_notes(people.visibility, scored(people), people.occlusion_labels),
+        *plausibility.truth_notes(
+            people.visibility, annotated_mask(people), people.occlusion_labels
+        ),
     ]
 
 
-def normalised(people: People) -> np.ndarray:
+def has_normaliser(people: People) -> np.ndarray:
     """(N,) bool: people whose normaliser is known and positive."""
-    return annotations.positive(people.normaliser)
+    return annotations.is_positive(people.normaliser)
 
 
 def box_normalised(predicted: np.ndarray, people: People) -> float | None:
     """PCK@0.2 with the longer side of the annotated joints' box as normaliser: laxer, but defined
     for everybody.
     """
-    return share(distances(predicted, people) <= 0.2 * people.box[:, None], scored(people))
+    return share(distances(predicted, people) <= 0.2 * people.box[:, None], annotated_mask(people))
 
 
 def distances(predicted: np.ndarray, people: People) -> np.ndarray:
@@ -196,18 +198,18 @@ def distances(predicted: np.ndarray, people: People) -> np.ndarray:
     return np.where(np.isfinite(predicted).all(-1), distance, np.inf)
 
 
-def scored(people: People) -> np.ndarray:
+def annotated_mask(people: People) -> np.ndarray:
     """(N, 16) bool: annotated joints of the groups that the tables report."""
     rows = np.isin(np.arange(len(MPII.names)), MPII.scored)
     return (people.visibility != ABSENT) & ~np.isnan(people.joints).any(-1) & rows
 
 
 def errors(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarray]:
-    """((N, 16) distances as fractions of the normaliser, (N, 16) bool which of them count)."""
-    counts = scored(people) & normalised(people)[:, None]
+    """Distances (N, 16) as fractions of the normaliser, and the mask (N, 16) of those that count."""
+    mask = annotated_mask(people) & has_normaliser(people)[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = distances(predicted, people) / people.normaliser[:, None]
-    return np.where(counts, ratio, np.inf), counts
+    return np.where(mask, ratio, np.inf), mask
 
 
 def threshold(people: People) -> float:
@@ -215,7 +217,7 @@ def threshold(people: People) -> float:
     return float(people.metric.partition("@")[2])
 
 
-def hit(predicted: np.ndarray, people: People) -> np.ndarray:
+def within_threshold(predicted: np.ndarray, people: People) -> np.ndarray:
     """(N, 16) bool: is the joint within the metric's threshold? False where it does not count."""
     return errors(predicted, people)[0] <= threshold(people)
 
@@ -224,7 +226,7 @@ KEEP = ("everyone", "visible", "occluded", "right", "wrong")
 ORDER = ("as they come", "largest error", "smallest error")
 
 
-def selected(
+def select_rows(
     predicted: np.ndarray,
     people: People,
     joint: int | None = None,
@@ -237,20 +239,20 @@ def selected(
     the metric, or everyone.  order: by error; whose error is unknown comes last. KeyError on
     another keep or order.
     """
-    ratio, counts = errors(predicted, people)
+    ratio, mask = errors(predicted, people)
     right = ratio <= threshold(people)
     kinds = {
-        "everyone": counts | True,
+        "everyone": mask | True,
         "visible": people.visibility == VISIBLE,
         "occluded": people.visibility == OCCLUDED,
         "right": right,
-        "wrong": counts & ~right,
+        "wrong": mask & ~right,
     }
     columns = slice(None) if joint is None else [joint]
     rows = np.flatnonzero(kinds[keep][:, columns].any(1))
     if order == "as they come":
         return rows
-    error = mean_error(ratio[:, columns], counts[:, columns])[rows]
+    error = mean_error(ratio[:, columns], mask[:, columns])[rows]
     sign = {"largest error": -1, "smallest error": 1}[order]
     return rows[np.argsort(sign * error, kind="stable")]
 
@@ -268,33 +270,33 @@ def examples(predicted: np.ndarray, people: People) -> dict[str, int]:
     return {f"{kind}: mean error {error[row]:.2f}": int(row) for kind, row in chosen.items()}
 
 
-def mean_error(ratio: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(N,) the mean of each person's counting `errors`, NaN where none counts."""
-    return np.where(counts, ratio, 0).sum(1) / np.where(counts.any(1), counts.sum(1), np.nan)
+def mean_error(ratio: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(N,) the mean of each person's `errors` within the mask, NaN where there is none."""
+    return np.where(mask, ratio, 0).sum(1) / np.where(mask.any(1), mask.sum(1), np.nan)
 
 
-def only(counts: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """The counting joints among these names."""
-    return counts & np.isin(MPII.names, names)
+def joint_mask(mask: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """The mask, narrowed to the joints of these names."""
+    return mask & np.isin(MPII.names, names)
 
 
-def share(hits: np.ndarray, counts: np.ndarray) -> float | None:
-    """Hits among what counts, in percent; None if nothing counts."""
-    return 100 * float((hits & counts).sum() / counts.sum()) if counts.any() else None
+def share(hits: np.ndarray, mask: np.ndarray) -> float | None:
+    """Hits within the mask, in percent; None if the mask is empty."""
+    return 100 * float((hits & mask).sum() / mask.sum()) if mask.any() else None
 
 
-def macro(hits: np.ndarray, counts: np.ndarray) -> float | None:
+def macro(hits: np.ndarray, mask: np.ndarray) -> float | None:
     """Mean over joints of each joint's share; joints that nobody has are left out."""
-    columns = [share(hits[:, row], counts[:, row]) for row in MPII.scored]
+    columns = [share(hits[:, row], mask[:, row]) for row in MPII.scored]
     found = [column for column in columns if column is not None]
     return float(np.mean(found)) if found else None
 
 
-def area(ratio: np.ndarray, counts: np.ndarray) -> float | None:
+def auc(ratio: np.ndarray, mask: np.ndarray) -> float | None:
     """Area under the share of hits for thresholds 0 … 0.5, in percent of the best."""
-    if not counts.any():
+    if not mask.any():
         return None
-    curve = [share(ratio <= threshold, counts) for threshold in AUC_THRESHOLDS]
+    curve = [share(ratio <= threshold, mask) for threshold in AUC_THRESHOLDS]
     return float(np.trapezoid(curve, AUC_THRESHOLDS) / AUC_THRESHOLDS[-1])
 
 
@@ -303,14 +305,14 @@ def resamples(people: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(people, np.full(people, 1 / people), RESAMPLES)
 
 
-def interval(hits: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float] | None:
+def interval(hits: np.ndarray, mask: np.ndarray, seed: int = 0) -> list[float] | None:
     """[2.5 %, 97.5 %] of the pooled total when people are drawn anew with replacement, RESAMPLES
     times, seeded.
     """
-    if not counts.any():
+    if not mask.any():
         return None
-    drawn = resamples(len(counts), seed)
-    right, all_ = drawn @ (hits & counts).sum(1), drawn @ counts.sum(1)
+    drawn = resamples(len(mask), seed)
+    right, all_ = drawn @ (hits & mask).sum(1), drawn @ mask.sum(1)
     shares = 100 * right[all_ > 0] / all_[all_ > 0]  # who has no joint can be drawn alone
     return [float(edge) for edge in np.percentile(shares, (2.5, 97.5))]
 
@@ -352,9 +354,9 @@ def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
     )
     columns = {}
     for name, predicted in answers.items():
-        ratio, counts = errors(predicted, people)
+        ratio, mask = errors(predicted, people)
         for kind, value in kinds.items():
-            chosen = counts & (people.visibility == value)
+            chosen = mask & (people.visibility == value)
             columns[name, kind] = [
                 share(ratio[:, j] <= threshold(people), chosen[:, j]) for j in MPII.scored
             ]
@@ -391,18 +393,18 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
     where undefined. The interval resamples people jointly for all predictions, so a person's
     difficulty cancels.
     """
-    counts = errors(plus[0], people)[1]
+    mask = errors(plus[0], people)[1]
     gained = sum(
-        sign * hit(answer, people).astype(int)
+        sign * within_threshold(answer, people).astype(int)
         for sign, answers in ((1, plus), (-1, minus))
         for answer in answers
     )
-    everybody = np.ones((1, len(counts)), int)  # once, then the resamples
-    drawn = np.concatenate([everybody, resamples(len(counts), seed)])
-    parts = {"total": counts}
+    everybody = np.ones((1, len(mask)), int)  # once, then the resamples
+    drawn = np.concatenate([everybody, resamples(len(mask), seed)])
+    parts = {"total": mask}
     if people.occlusion_labels:
         parts |= {
-            name: counts & (people.visibility == value)
+            name: mask & (people.visibility == value)
             for name, value in (("visible", VISIBLE), ("occluded", OCCLUDED))
         }
     with np.errstate(invalid="ignore"):
@@ -434,7 +436,7 @@ def verdict(found: dict | None) -> str:
     return "holds" if low > 0 else "fails" if high < 0 else "undecided"
 
 
-def said(found: dict | None) -> str:
+def format_difference(found: dict | None) -> str:
     """A `paired` difference as text, "+5.1 [4.0, 6.3]"; a dash where it is undefined."""
     return (
         "–"

@@ -112,9 +112,9 @@ def _empty(predicted):
             f"{points[0] + 1}: ({x:g}, {y:g})"
         ]
     some = np.nan_to_num(predicted[there.any(1)])
-    counts = np.unique(some, axis=0, return_counts=True)[1]
-    if len(some) and counts.max() > max(1, len(predicted) / 2):
-        return [f"{counts.max()} of {len(predicted)} people have the same predictions"]
+    repeats = np.unique(some, axis=0, return_counts=True)[1]
+    if len(some) and repeats.max() > max(1, len(predicted) / 2):
+        return [f"{repeats.max()} of {len(predicted)} people have the same predictions"]
     return []
 
 
@@ -202,17 +202,17 @@ def _matched(predicted, truth, tolerance):
     """% right of some people beside the truth that their predictions fit best; 0 unless it stands
     out against the next best, for many of them, and is another one for each.
     """
-    counts = ~np.isnan(truth[..., 0])
-    full = np.flatnonzero((counts.sum(1) >= FULL) & (tolerance > 0))
+    annotated = ~np.isnan(truth[..., 0])
+    full = np.flatnonzero((annotated.sum(1) >= FULL) & (tolerance > 0))
     if len(full) < 2:
         return 0.0
-    truth, counts, tolerance = truth[full], counts[full], tolerance[full]
+    truth, annotated, tolerance = truth[full], annotated[full], tolerance[full]
     right, own = [], []
     for row in np.unique(np.linspace(0, len(predicted) - 1, SAMPLE).astype(int)):
         error = np.linalg.norm(predicted[row] - truth, axis=-1) / tolerance[:, None]
-        far = np.where(counts, np.fmin(error, 3), 0).sum(1) / counts.sum(1)
+        far = np.where(annotated, np.fmin(error, 3), 0).sum(1) / annotated.sum(1)
         best, next_best = np.argsort(far)[:2]
-        right.append(error[best][counts[best]] <= 1)
+        right.append(error[best][annotated[best]] <= 1)
         if far[best] < STANDS_OUT * far[next_best] and full[best] != row:
             own.append(best)
     if len(set(own)) < OTHERS * len(right):
@@ -269,11 +269,11 @@ def _moved(predicted, truth):
     """Pixels that count from 0 in one file and from 1 in the other: tells only of nearly exact
     predictions.
     """
-    counts = ~np.isnan(truth[..., 0])
-    if not counts.any():
+    annotated = ~np.isnan(truth[..., 0])
+    if not annotated.any():
         return []
     here, later, earlier = (
-        np.median(np.linalg.norm(predicted + shift - truth, axis=-1)[counts])
+        np.median(np.linalg.norm(predicted + shift - truth, axis=-1)[annotated])
         for shift in (0, 1, -1)
     )
     least = min(later, earlier)
@@ -288,7 +288,7 @@ def _moved(predicted, truth):
 
 def _share(predicted, truth, tolerance):
     """% of the joints that count within the tolerance."""
-    counts = ~np.isnan(truth[..., 0])
+    annotated = ~np.isnan(truth[..., 0])
     return 100 * float(
-        (np.linalg.norm(predicted - truth, axis=-1) <= tolerance[:, None])[counts].mean()
+        (np.linalg.norm(predicted - truth, axis=-1) <= tolerance[:, None])[annotated].mean()
     )

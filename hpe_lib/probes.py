@@ -11,7 +11,7 @@ from hpe_lib import heatmaps
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.augment import Augmentation, PoseDataset
 from hpe_lib.data.people import People
-from hpe_lib.evaluation import hit, normalised, score, scored
+from hpe_lib.evaluation import annotated_mask, has_normaliser, score, within_threshold
 from hpe_lib.geometry import Frame
 from hpe_lib.prediction import cover, decode, forward, predict_crops
 from hpe_lib.skeleton import VISIBLE
@@ -147,7 +147,7 @@ def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dic
     return score_crops(found, frames, people)
 
 
-def covering(
+def cover_one_joint(
     cascade: Cascade,
     people: People,
     image_size: int,
@@ -161,7 +161,9 @@ def covering(
     index. Columns detector and cascade, then each one's mean peak in the covered joint's map. No
     flip test, which would mirror the patch.
     """
-    choices = scored(people) & (people.visibility == VISIBLE) & normalised(people)[:, None]
+    choices = (
+        annotated_mask(people) & (people.visibility == VISIBLE) & has_normaliser(people)[:, None]
+    )
     people, choices, random = (
         people[choices.any(1)],
         choices[choices.any(1)],
@@ -176,7 +178,7 @@ def covering(
         covered = cover(crops, points, side * np.array([frame.body_in_crop for frame in frames]))
         found = predict_crops(cascade, torch.from_numpy(covered).split(64), frames, False, decoder)
         right = {
-            name: hit(joints, people)[person, joint].mean() * 100
+            name: within_threshold(joints, people)[person, joint].mean() * 100
             for name, joints in (("detector", found.detector_joints), ("cascade", found.joints))
         }
         rows.append(

@@ -134,8 +134,8 @@ def mean_pose(joints: np.ndarray) -> np.ndarray:
 
     A joint that nobody has (pelvis and thorax of LSP) is NaN.
     """
-    counts = (~np.isnan(joints[..., 0])).sum(0)
-    return np.nansum(joints, axis=0) / np.where(counts, counts, np.nan)[:, None]
+    annotated = (~np.isnan(joints[..., 0])).sum(0)
+    return np.nansum(joints, axis=0) / np.where(annotated, annotated, np.nan)[:, None]
 
 
 SOURCES = {

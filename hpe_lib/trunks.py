@@ -210,7 +210,7 @@ def timm_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) -
         raise BadInput("trunk", f"'timm:{name}'", expected)
     try:
         net = timm.create_model(name, pretrained=pretrained)
-        if not in_stages(net):
+        if not has_stages(net):
             net = timm.create_model(name, pretrained=pretrained, features_only=True)
         trunk = cut_trunk(net, keep_stride)
         check_features(trunk)
@@ -220,7 +220,7 @@ def timm_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) -
     return trunk
 
 
-def in_stages(net: nn.Module) -> bool:
+def has_stages(net: nn.Module) -> bool:
     """Is a network built like timm's EfficientNets and MobileNets?"""
     return all(hasattr(net, part) for part in ("conv_stem", "bn1", "blocks", "feature_info"))
 
@@ -231,7 +231,7 @@ def cut_trunk(net: nn.Module, keep_stride: bool = False) -> Trunk:
     net: in stages, or made with features_only. timm lists one level per stride. B5 is always the
     last level; if there are fewer than five, the first blocks are empty.
     """
-    if in_stages(net):
+    if has_stages(net):
         modules = {n: getattr(net, n) for n in ("conv_stem", "bn1", "act1") if hasattr(net, n)}
         modules |= {f"blocks.{row}": stage for row, stage in enumerate(net.blocks)}
         ends, last = [level["module"] for level in net.feature_info], net.feature_info[-1]

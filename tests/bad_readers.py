@@ -7,36 +7,36 @@ import time
 
 import numpy as np
 
-from hpe_lib.data.reading import apart
+from hpe_lib.data.reading import in_child_process
 
 
-@apart("a poem")
+@in_child_process("a poem")
 def crashing(stream):
     ctypes.string_at(0)
 
 
-@apart("a poem")
+@in_child_process("a poem")
 def hanging(stream):
     while True:
         pass
 
 
-@apart("a poem")
+@in_child_process("a poem")
 def sleeping(stream):
     time.sleep(600)
 
 
-@apart("a poem")
+@in_child_process("a poem")
 def flooding(stream):
     return np.ones(10 << 30, np.uint8).sum()
 
 
-@apart("a poem")
+@in_child_process("a poem")
 def leaving(stream):
     os._exit(3)
 
 
-@apart("a poem")
+@in_child_process("a poem")
 def measuring(stream, unit):
     """(units of the stream's bytes, is torch there?)."""
     return len(stream.read()) // unit, "torch" in sys.modules

@@ -537,7 +537,7 @@ def test_arrays_that_do_not_belong_together(tmp_path):
 
 def test_a_length_to_divide_by_is_finite_and_positive():
     lengths = np.array([1, 1e-9, 0, -1, np.nan, np.inf, -np.inf])
-    assert annotations.positive(lengths).tolist() == [True, True] + [False] * 5
+    assert annotations.is_positive(lengths).tolist() == [True, True] + [False] * 5
 
 
 def test_truth_values_say_who_is_annotated_in_json(tmp_path):

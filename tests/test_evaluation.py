@@ -289,7 +289,7 @@ def test_hits_are_what_the_score_counts():
     visibility[1, 1] = ABSENT
     normaliser = np.where(np.arange(30) == 2, np.nan, truth.normaliser)
     truth = replace(truth, visibility=visibility, normaliser=normaliser)
-    hits = evaluation.hit(predicted, truth)
+    hits = evaluation.within_threshold(predicted, truth)
     assert (
         hits.shape == (30, 16)
         and hits.dtype == bool
@@ -447,11 +447,13 @@ def test_a_difference_is_what_everybody_says_between_what_resamples_say():
 )
 def test_a_difference_in_words(edges, word, text):
     found = edges and {"difference": 5.06, "ci95": list(edges)}
-    assert evaluation.verdict(found) == word and evaluation.said(found) == text
+    assert evaluation.verdict(found) == word and evaluation.format_difference(found) == text
 
 
 def test_a_difference_has_its_sign():
-    assert evaluation.said({"difference": -0.06, "ci95": [-2, 1]}) == "-0.1 [-2.0, 1.0]"
+    assert (
+        evaluation.format_difference({"difference": -0.06, "ci95": [-2, 1]}) == "-0.1 [-2.0, 1.0]"
+    )
 
 
 # ---- other people's conventions
@@ -545,7 +547,7 @@ def drawn(tmp_path_factory):
 
 def test_a_patch_over_a_joint_is_put_where_the_joint_is(drawn):
     seen = Looking(drawn, 64)
-    found = probes.covering(seen, drawn, 64, [0.0, 0.2], decoder="argmax")
+    found = probes.cover_one_joint(seen, drawn, 64, [0.0, 0.2], decoder="argmax")
     assert (
         found.index.tolist() == [0.0, 0.2] and found.index.name == "side of the patch, body heights"
     )
@@ -572,7 +574,7 @@ def test_only_visible_scored_joints_of_people_with_a_normaliser_are_covered(draw
     visibility[4] = OCCLUDED  # nothing of this one is visible
     asked = replace(drawn, visibility=visibility, normaliser=normaliser)[:5]
     seen = Looking(drawn[[0, 1, 3]], 64)
-    probes.covering(seen, asked, 64, [0.1], decoder="argmax")
+    probes.cover_one_joint(seen, asked, 64, [0.1], decoder="argmax")
     heads = np.rint(seen.points[:, MPII.index("head_top")]).astype(int)
     assert len(seen.asked[0]) == 3 and all(
         changed[y, x] for changed, (x, y) in zip(seen.asked[0], heads)
@@ -582,7 +584,7 @@ def test_only_visible_scored_joints_of_people_with_a_normaliser_are_covered(draw
 def test_which_joint_is_covered_is_seeded(drawn):
     seen = Looking(drawn, 64)
     for seed in (0, 0, 1):
-        probes.covering(seen, drawn, 64, [0.1], seed)
+        probes.cover_one_joint(seen, drawn, 64, [0.1], seed)
     one, again, other = seen.asked
     assert torch.equal(one, again) and not torch.equal(one, other)
 

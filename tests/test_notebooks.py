@@ -49,7 +49,7 @@ class TestAsCommitted:
         told = papermill.inspect_notebook(
             str(NOTEBOOKS[number])
         )  # what `papermill --help-notebook` can parse
-        assert list(told) == ["out", *presets.declared(number)] and all(
+        assert list(told) == ["out", *presets.declared_parameters(number)] and all(
             entry["help"] for entry in told.values()
         )
 

@@ -26,7 +26,7 @@ def folder(notebook):
 
 
 def test_the_tagged_cell_is_read_without_running_it(folder):
-    found = presets.declared("03")
+    found = presets.declared_parameters("03")
     assert list(found) == [
         "lr",
         "epochs",
@@ -37,7 +37,7 @@ def test_the_tagged_cell_is_read_without_running_it(folder):
     ]  # out is not a parameter
     assert found["lr"] == ("float", 1e-3)
     assert found["scale"].default == [0.7, 1.3]
-    assert presets.declared("04")["width"].default == -1
+    assert presets.declared_parameters("04")["width"].default == -1
 
 
 def test_defaults_then_all_then_section_then_command_line(folder):
@@ -186,7 +186,7 @@ def test_an_absent_preset_lists_those_there_are(folder):
 def test_a_cell_that_is_not_declarations_is_refused(notebook, cell):
     notebook("03_x", cell)
     with pytest.raises(BadInput, match="name: type = literal"):
-        presets.declared("03")
+        presets.declared_parameters("03")
 
 
 def test_a_notebook_without_the_tag_is_refused(notebook):
@@ -194,7 +194,7 @@ def test_a_notebook_without_the_tag_is_refused(notebook):
     path = folder / "03_x.ipynb"
     path.write_text(path.read_text().replace("parameters", "params"))
     with pytest.raises(BadInput, match="tagged"):
-        presets.declared("03")
+        presets.declared_parameters("03")
 
 
 def test_tagged_gives_the_values_of_now(folder):
@@ -206,10 +206,10 @@ def test_tagged_gives_the_values_of_now(folder):
         "scale": [1.0, 2.0],
         "start": None,
     }
-    assert presets.tagged("03", {**values, "out": "y", "other": 1}) == values
+    assert presets.notebook_parameters("03", {**values, "out": "y", "other": 1}) == values
     del values["lr"]
     with pytest.raises(BadInput, match="lr"):
-        presets.tagged("03", values)
+        presets.notebook_parameters("03", values)
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -330,7 +330,7 @@ OF_RIVALS_AND_ROWS = {"rival", "rival_channels", "__pydantic_extra__"}  # chosen
 
 @pytest.mark.parametrize("name", sorted(schemas.PARAMETERS.keys() - OF_RIVALS_AND_ROWS))
 def test_every_limit_is_of_a_parameter_that_there_is(name):
-    assert any(name in presets.declared(number) for number in presets.notebooks())
+    assert any(name in presets.declared_parameters(number) for number in presets.notebooks())
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_the_diagram_shows_the_sizes_of_the_network_s_own_maps(model):
 
 
 def test_a_source_is_what_runs():
-    source = figures.Source(evaluation.share, evaluation.hit)
+    source = figures.Source(evaluation.share, evaluation.within_threshold)
     assert source.startswith("def share(") and "\n\ndef hit(" in source
     assert source._repr_markdown_().startswith("```python\ndef share(")
 

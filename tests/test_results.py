@@ -34,9 +34,11 @@ def found(people, off=0.0):
 
 def test_what_is_kept_is_enough_to_score_and_compare_again(people, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    metrics = results.keep(tmp_path / "results" / "a", weights, found(people), people, "hpe …")
+    metrics = results.keep_scores(
+        tmp_path / "results" / "a", weights, found(people), people, "hpe …"
+    )
     assert metrics["scores"]["cascade"]["total"] == 100 > metrics["scores"]["detector"]["total"]
-    assert results.kept("a") == artifacts.plain(metrics)
+    assert results.metrics_of("a") == artifacts.plain(metrics)
     joints = results.joints_of("a")
     assert joints["keys"].tolist() == people.keys.tolist()
     assert evaluation.score(joints["cascade"], people) == metrics["scores"]["cascade"]
@@ -50,7 +52,7 @@ def test_what_is_kept_is_enough_to_score_and_compare_again(people, weights, tmp_
 def test_a_detector_has_no_cascade(people, weights, tmp_path):
     made = artifacts.manifest(weights)
     artifacts.save(weights, {}, {**made, "kind": "detector"})
-    metrics = results.keep(tmp_path / "b", weights, found(people), people, "hpe …")
+    metrics = results.keep_scores(tmp_path / "b", weights, found(people), people, "hpe …")
     assert set(metrics["scores"]) == {"detector", "detector, centroid"}
 
 
@@ -60,7 +62,7 @@ def test_a_block_of_a_page_is_replaced_and_the_rest_left(monkeypatch):
     table = pd.DataFrame({"total": [12.345, None]}, index=["ours", "theirs"])
     monkeypatch.setitem(results.TABLES, "made-up", lambda: table)
     page = "a\n<!-- table: made-up -->\nold\n<!-- end of table -->\nb\n"
-    assert results.filled(page) == (
+    assert results.fill_tables(page) == (
         "a\n<!-- table: made-up -->\n| row | total |\n| --- | --- |\n| ours | 12.3 |\n"
         "| theirs | – |\n<!-- end of table -->\nb\n"
     )
@@ -70,7 +72,7 @@ def test_a_block_of_a_page_is_replaced_and_the_rest_left(monkeypatch):
 def test_printed_tables_are_those_of_the_results(path):
     """`make tables` writes them anew."""
     text = path.read_text(encoding="utf-8")
-    assert results.filled(text) == text
+    assert results.fill_tables(text) == text
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda path: path.name)

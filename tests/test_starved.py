@@ -84,7 +84,7 @@ def test_a_full_disk_at_any_write_of_a_stage_leaves_what_was_there(finished, tmp
         with monkeypatch.context() as patched, pytest.raises(OSError) as raised:
             patched.setattr(os, "fsync", full)
             regressor(out)
-        message, status = cli.meaning(raised.value)
+        message, status = cli.describe_error(raised.value)
         assert message.startswith(str(out)) and "No space left" in message and status == 1
         assert not list(out.rglob("*.tmp")) and same_weights(out / "detector", wanted / "detector")
         regressor(out)

@@ -46,8 +46,8 @@ def test_rows_are_kept_with_their_lead_over_the_first_row(run, capsys):
     joints = {name: study.last_joints(f"three/{name}") for name in ROWS}
     for name in ("other", "first"):
         lead = evaluation.paired([joints[name]], [joints["same"]], people)
-        assert results.kept(f"three/{name}")["over the first row"] == artifacts.plain(lead)
-    same = results.kept("three/same")
+        assert results.metrics_of(f"three/{name}")["over the first row"] == artifacts.plain(lead)
+    same = results.metrics_of("three/same")
     assert "over the first row" not in same and same["label"] == "nothing"
     minutes = [point["minutes"] for point in same["curve"]]
     epochs = sum(len(stages.history(run / folder)) for folder in STAGES.values())
@@ -55,11 +55,11 @@ def test_rows_are_kept_with_their_lead_over_the_first_row(run, capsys):
     table = results.study_table("three")
     assert set(table.index) == {row["label"] for row in ROWS.values()}
     assert table.loc["nothing", "against the first row"] == "–"
-    assert set(results.kept("three/first")["scores"]) == {"detector", "detector, centroid"}
+    assert set(results.metrics_of("three/first")["scores"]) == {"detector", "detector, centroid"}
     same = artifacts.manifest(results.RESULTS / "three/same")["weights_sha256"]
     assert same == artifacts.manifest(run / "cascade")["weights_sha256"]
     curves = results.study_curves("three")
-    assert curves["nothing"] == results.kept("three/same")["curve"]
+    assert curves["nothing"] == results.metrics_of("three/same")["curve"]
     ends = [points[-1]["total"] for points in curves.values()]
     assert ends == sorted(ends, reverse=True)
     (ax,) = figures.score_against_time(curves, "PCKh@0.5").axes
@@ -71,14 +71,14 @@ def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
     monkeypatch.setattr(study, "load_people", lambda name, root, split: people)
     study.main(run, "three", ["first"])
     study.score_test_people(run, "three")
-    found = results.kept("three-test/first")
+    found = results.metrics_of("three-test/first")
     assert found["scores"]["detector"]["persons"] == len(people)
     first, lead = study.last_joints("three-test/same"), found["over the first row"]
     paired = evaluation.paired([study.last_joints("three-test/first")], [first], people)
     assert lead == artifacts.plain(paired)
     table = results.study_test_table("three")
     assert set(table.index) == {"nothing", "one network"}, "rows that are not trained are left out"
-    assert table.loc["one network", "against the first row, total"] == evaluation.said(
+    assert table.loc["one network", "against the first row, total"] == evaluation.format_difference(
         lead["total"]
     )
 

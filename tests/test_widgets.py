@@ -428,11 +428,11 @@ def test_selected_leaves_unknown_errors_last(people):
     visibility[:, joint] = VISIBLE
     visibility[7, joint] = ABSENT
     changed = replace(people, visibility=visibility)
-    rows = evaluation.selected(predicted, changed, joint, order="largest error")
+    rows = evaluation.select_rows(predicted, changed, joint, order="largest error")
     assert rows[-1] == 7 and rows[:11].tolist() == [11, 10, 9, 8, 6, 5, 4, 3, 2, 1, 0]
-    assert evaluation.selected(predicted, changed, joint, "wrong").tolist() == [6, 8, 9, 10, 11]
-    assert evaluation.selected(predicted, changed, joint, "visible").tolist() == [
+    assert evaluation.select_rows(predicted, changed, joint, "wrong").tolist() == [6, 8, 9, 10, 11]
+    assert evaluation.select_rows(predicted, changed, joint, "visible").tolist() == [
         k for k in range(12) if k != 7
     ]
     with pytest.raises(KeyError, match="somebody"):
-        evaluation.selected(predicted, changed, joint, "somebody")
+        evaluation.select_rows(predicted, changed, joint, "somebody")

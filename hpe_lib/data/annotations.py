@@ -13,7 +13,14 @@ import h5py
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from hpe_lib.data.reading import apart, arrays_in, hdf5_arrays, is_hdf5, mat_file, starts_json
+from hpe_lib.data.reading import (
+    arrays_in,
+    hdf5_arrays,
+    in_child_process,
+    is_hdf5,
+    mat_file,
+    starts_json,
+)
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, LSP_ROWS, MPII, OCCLUDED, VISIBLE
 from hpe_lib.workbook import schemas
 from hpe_lib.workbook.artifacts import BadInput, parse_json
@@ -90,7 +97,7 @@ def _annotations(joints, visibility, **known) -> Annotations:
     return Annotations(**given | {"joints": joints, "visibility": visibility})
 
 
-def positive(lengths: np.ndarray) -> np.ndarray:
+def is_positive(lengths: np.ndarray) -> np.ndarray:
     """Which of these (N,) are lengths that an error can be divided by: finite and above 0."""
     return np.isfinite(lengths) & (lengths > 0)
 
@@ -101,7 +108,7 @@ def positive(lengths: np.ndarray) -> np.ndarray:
 OFFICIAL = "a .mat file in MPII's official layout, with RELEASE"
 
 
-@apart(OFFICIAL)
+@in_child_process(OFFICIAL)
 def mpii_official(stream: BinaryIO) -> Annotations:
     """Every rectangle with points of a .mat in MPII's official layout (RELEASE), in file order.
 
@@ -112,7 +119,7 @@ def mpii_official(stream: BinaryIO) -> Annotations:
     return _official(mat_file(stream)["RELEASE"].ravel()[0])
 
 
-@apart(OFFICIAL)
+@in_child_process(OFFICIAL)
 def has_release(stream: BinaryIO) -> bool:
     """Does a .mat file of any version hold MPII's official struct? BadInput if it is no .mat."""
     if is_hdf5(stream):
@@ -210,10 +217,10 @@ def mpii_truth(path: Path, rows: Path | None = None) -> Annotations:
     lacks one of the rows.
     """
     found = _mpii_truth(path)
-    return found if rows is None else in_order_of(path, found, rows)
+    return found if rows is None else reorder(path, found, rows)
 
 
-@apart("MPII's official .mat, Newell's .h5, Tompson's .mat or HRNet/MMPose JSON")
+@in_child_process("MPII's official .mat, Newell's .h5, Tompson's .mat or HRNet/MMPose JSON")
 def _mpii_truth(stream: BinaryIO) -> Annotations:
     if is_hdf5(stream):
         with h5py.File(stream) as file:
@@ -293,7 +300,7 @@ def _json(people) -> Annotations:
     if not isinstance(people, list) or not people:
         raise ValueError(f"JSON: {str(people)[:40]} where a list of people is needed")
     for number, person in enumerate(people, start=1):
-        if fault := schemas.fault(person, Person):
+        if fault := schemas.first_fault(person, Person):
             where, found, expected = fault
             raise ValueError(f"{where} of person {number}: {found[:60]} where {expected} is needed")
     joints, visible, center, scale = (
@@ -314,7 +321,7 @@ def _json(people) -> Annotations:
     )
 
 
-@apart("an HDF5 file with imgname and person, such as valid.h5")
+@in_child_process("an HDF5 file with imgname and person, such as valid.h5")
 def mpii_rows(stream: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
     """(image (N,) str, person (N,) int from 1) of Newell's valid.h5, the published list of the
     2,958 validation people.
@@ -331,7 +338,7 @@ def _rows(file) -> tuple[np.ndarray, np.ndarray]:
     return np.array(file["imgname"].asstr()[:], str), file["person"][:].astype(int) + 1
 
 
-def in_order_of(path: Path, found: Annotations, rows: Path) -> Annotations:
+def reorder(path: Path, found: Annotations, rows: Path) -> Annotations:
     """The people whom Newell's .h5 `rows` lists, in its order. path: that of `found`. BadInput if
     one is not there.
     """
@@ -354,7 +361,7 @@ def in_order_of(path: Path, found: Annotations, rows: Path) -> Annotations:
 LSP = "a .mat file whose `joints` is (14, 3, N) or (3, 14, N)"
 
 
-@apart(LSP)
+@in_child_process(LSP)
 def lsp(stream: BinaryIO) -> Annotations:
     """Everybody in a joints.mat of LSP or LSPET, in MPII's rows; LSP's 1001–2000 are its test half,
     the rest train.
@@ -433,7 +440,7 @@ def predictions(
     return placed
 
 
-@apart("a .mat or .h5 file with one numeric array of people × joints × (x, y)")
+@in_child_process("a .mat or .h5 file with one numeric array of people × joints × (x, y)")
 def _fitting(stream: BinaryIO, counts: list[int], sizes: list[int], whose: str) -> np.ndarray:
     """(N, J, 2) the one array that fits."""
     layouts = " or ".join(f"({n}, {j}, 2)" for n in counts for j in sizes)

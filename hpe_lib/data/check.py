@@ -82,7 +82,7 @@ def count_joints(people: People) -> dict:
         "people": len(people),
         "images": len(set(people.images.paths)),
         "metric": people.metric,
-        "without normaliser": int((~annotations.positive(people.normaliser)).sum()),
+        "without normaliser": int((~annotations.is_positive(people.normaliser)).sum()),
         "joints": {name: int((labelled == state).sum()) for name, state in states.items()},
         "left out": {why: count for why, count in people.skipped.items() if count},
     }

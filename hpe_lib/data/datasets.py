@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from hpe_lib.data.annotations import positive
+from hpe_lib.data.annotations import is_positive
 from hpe_lib.data.drawn import load_drawn
 from hpe_lib.data.lsp import load_leeds, load_lsp, load_lspet
 from hpe_lib.data.mpii import load_mpii
@@ -83,7 +83,7 @@ def prepare(out: str | Path, **parameters: str | int | float | bool) -> Data:
     if shared := train & val:
         found = f"{len(shared)} in both, first {min(shared)}"
         raise BadInput("train and val", found, "no person and no image in both")
-    if not positive(data.val.normaliser).any():
+    if not is_positive(data.val.normaliser).any():
         found = f"nobody of {len(data.val)} with a positive normaliser for {data.val.metric}"
         raise BadInput("val", found, "people who can be scored")
     halves = {"train": data.train, "val": data.val}

@@ -86,7 +86,7 @@ def download(dataset: str, root: str | Path) -> None:
         size = sum(file.size for file in lacking) / 1e6
         say(f"to fetch: about {size:,.0f} MB; {source['terms']}")
     check_space(root, lacking)
-    failures = [failure for file in lacking if (failure := obtain(root, file))]
+    failures = [failure for file in lacking if (failure := get_file(root, file))]
     for folder in (root / "predictions", root):
         with suppress(OSError):  # not empty
             folder.rmdir()
@@ -118,7 +118,7 @@ def check_space(root: Path, files: list[File]) -> None:
         raise BadInput(root, f"{free / 1e9:.1f} GB free on its disk", f"{needed / 1e9:.1f} GB free")
 
 
-def obtain(root: Path, file: File) -> str | None:
+def get_file(root: Path, file: File) -> str | None:
     """Get a file from the first source that serves, and record it.
 
     An archive that a person has put there is tried before the mirrors, and stays. Returns None, or
@@ -130,14 +130,14 @@ def obtain(root: Path, file: File) -> str | None:
     for source in (*by_hand, *file.urls):
         say(f"{file.what}: {source}")
         try:
-            entry = use(source, root, file)
+            entry = place_source(source, root, file)
         except Refused as error:
             answer = one_line(error)
         except requests.RequestException as error:
             answer = f"no connection ({type(error).__name__})"
         else:
             record = artifacts.read_json(root / RECORD) if (root / RECORD).is_file() else {}
-            record[file.name] = {"url": str(source), **entry, "fetched": artifacts.now()}
+            record[file.name] = {"url": str(source), **entry, "fetched": artifacts.timestamp()}
             artifacts.write_json(root / RECORD, record)
             return None
         say(f"  no: {answer}")
@@ -145,7 +145,7 @@ def obtain(root: Path, file: File) -> str | None:
     return f"{file.name} from no mirror: {', '.join(answers)}"
 
 
-def use(source: str | Path, root: Path, file: File) -> dict:
+def place_source(source: str | Path, root: Path, file: File) -> dict:
     """Put what a url or an archive gives into its place. Returns {"bytes", "sha256"} of it.
 
     Raises Refused if it cannot be used, RequestException if it cannot be reached.

@@ -69,7 +69,7 @@ def _select_split(root: Path, path: Path, split: str) -> Annotations:
     if split == "test":
         found = everyone[~everyone.train]
     elif split == "val":
-        found = annotations.in_order_of(path, everyone, root / "valid.h5")
+        found = annotations.reorder(path, everyone, root / "valid.h5")
     else:
         val_images = annotations.mpii_rows(root / "valid.h5")[0]
         found = everyone[everyone.train & ~np.isin(everyone.image, val_images)]

@@ -29,11 +29,11 @@ PATIENCE = 20  # times that on the clock: the machine may be busy
 PIPE = 20_000_000  # bytes that a pipe, whose size is unknown, is taken to hold
 CHILD = (
     "import pickle, sys; sys.path[:], *job = pickle.loads(bytes.fromhex(sys.argv[1])); "
-    "from hpe_lib.data import reading; reading.answer(*job)"
+    "from hpe_lib.data import reading; reading.run_reader(*job)"
 )
 
 
-def apart(expected: str) -> Callable:
+def in_child_process(expected: str) -> Callable:
     """Decorates reader(stream, *arguments): called with a path instead, it runs in a child process.
 
     The file is opened once, here, so pipes can be read too; the reader gets it as a seekable binary
@@ -99,7 +99,7 @@ def _in_child(file, expected: str, *job):
     return BadInput(None, found, expected)
 
 
-def answer(seconds: int, size: int, *job) -> None:
+def run_reader(seconds: int, size: int, *job) -> None:
     """The child: what the reader makes of standard input, or a BadInput, pickled to its output."""
     _limit(seconds, MEMORY + PER_BYTE * size)
     sys.stdout.buffer.write(pickle.dumps(attempt(sys.stdin.buffer, *job)))

@@ -319,7 +319,7 @@ def ablation_differences(differences: dict[str, dict], printed: pd.Series) -> Fi
 
 
 def cover_curves(covered: pd.DataFrame, metric: str) -> Figure:
-    """Show `probes.covering` by the patch's side: the covered joint's score and its peak."""
+    """Show `probes.cover_one_joint` by the patch's side: the covered joint's score and its peak."""
     figure = InlineFigure(9, 3)
     panels = {"": f"{metric} of the covered joint, %", "'s peak": "mean peak"}
     for ax, (ending, label) in zip(figure.subplots(1, 2), panels.items()):

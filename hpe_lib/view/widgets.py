@@ -235,7 +235,7 @@ class Inspector(PersonPanel):
         check_crop_size(self.cascade, self.image_size)
         joint, layer, keep = self.chosen_joint, self.layer.value, self.keep.value
         order = self.order.value
-        rows = evaluation.selected(self.answer.joints, self.people, joint, keep, order)
+        rows = evaluation.select_rows(self.answer.joints, self.people, joint, keep, order)
         self.place.max = max(1, len(rows))
         if not len(rows):
             raise BadInput("this selection", "nobody", f"people with {self.joint.label} {keep}")

@@ -277,7 +277,7 @@ def own_hash(manifest: dict) -> str:
     return digest({name: value for name, value in manifest.items() if name != OWN_HASH})
 
 
-def origin(manifest: dict) -> str:
+def origin_hash(manifest: dict) -> str:
     """The hash, kept in the weights' file, of what the weights were made from."""
     return digest({name: manifest.get(name) for name in MADE_FROM})
 
@@ -305,13 +305,13 @@ def save(
     tensors = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()
     }
-    write_bytes(folder / WEIGHTS, packed(tensors, {"made_from": origin(manifest)}))
+    write_bytes(folder / WEIGHTS, packed(tensors, {"made_from": origin_hash(manifest)}))
     if history is not None:
         write_history(folder, history)
     measured = {
         "weights_sha256": file_hash(folder / WEIGHTS),
         "peak_memory_mb": peak_memory_mb(),
-        "written": now(),
+        "written": timestamp(),
     }
     write_manifest(folder, {**environment(), **manifest, **measured})
 
@@ -348,17 +348,17 @@ def check_settings(manifest: dict, path: Path) -> None:
     made = {**manifest.get("parameters", {}), **manifest.get("network", {})}
     for name in settings.keys() & made.keys():
         if settings[name] != made[name]:
-            found = f"settings.{name} {short(settings[name])}"
-            raise BadInput(path, found, f"{short(made[name])}, as the weights were made with")
+            found = f"settings.{name} {shorten(settings[name])}"
+            raise BadInput(path, found, f"{shorten(made[name])}, as the weights were made with")
 
 
 def check(value: Any, kind: str, file: Path | None = None) -> None:
     """BadInput on the first thing in a value that `schemas` does not allow for its kind."""
     from hpe_lib.workbook import schemas  # here: hpe --help waits for no pydantic
 
-    if fault := schemas.fault(value, kind):
+    if fault := schemas.first_fault(value, kind):
         where, found, expected = fault
-        found = short(found)
+        found = shorten(found)
         raise BadInput(file, f"{where} {found}", expected) if file else BadInput(*fault)
 
 
@@ -420,7 +420,7 @@ def load_weights(folder: str | Path) -> dict:
         tensors = load(content)
     except Exception as error:  # safetensors raises its own, undocumented class
         raise BadInput(path, one_line(error), "a safetensors file") from None
-    if kept_origin(path) != origin(made):
+    if stored_origin(path) != origin_hash(made):
         raise BadInput(
             path.with_name(MANIFEST),
             "another network, people or parameters than its weights were made from",
@@ -438,8 +438,8 @@ def not_finite(tensors: dict) -> list[str]:
     return [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]
 
 
-def kept_origin(path: Path) -> str | None:
-    """What a weights file says it was made from (`origin`); None if it does not say."""
+def stored_origin(path: Path) -> str | None:
+    """What a weights file says it was made from (`origin_hash`); None if it does not say."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -455,12 +455,12 @@ def load_into(module: "Module", folder: str | Path, prefix: str = ""):  # noqa: 
     prefix: only tensors whose name starts with it, and without it. BadInput, naming the file and
     the first tensors that do not fit, if the weights are of another network.
     """
-    found = fitting(load_weights(folder), module, Path(folder) / WEIGHTS, prefix)
+    found = matching_tensors(load_weights(folder), module, Path(folder) / WEIGHTS, prefix)
     module.load_state_dict(found)
     return module
 
 
-def fitting(tensors: dict, module: "Module", file: Path, prefix: str = "") -> dict:  # noqa: F821
+def matching_tensors(tensors: dict, module: "Module", file: Path, prefix: str = "") -> dict:  # noqa: F821
     """The tensors whose name starts with `prefix`, without it. BadInput if the module's differ."""
     found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     wanted = module.state_dict()
@@ -503,10 +503,10 @@ def differences(folder: str | Path, wanted: dict) -> list[str]:
         found = manifest(folder, OWN_HASH)
     except BadInput as error:
         return [f"its {MANIFEST}: found {error.args[1]}"]
-    return changed(found, plain(wanted)) + damaged(folder, found)
+    return changed_inputs(found, plain(wanted)) + damaged(folder, found)
 
 
-def changed(found: dict, wanted: dict) -> list[str]:
+def changed_inputs(found: dict, wanted: dict) -> list[str]:
     """The reasons of `differences` that lie in what the artifact was made from."""
     reasons = []
     for key, now_ in wanted.items():
@@ -514,11 +514,11 @@ def changed(found: dict, wanted: dict) -> list[str]:
         if isinstance(now_, dict) and isinstance(before, dict):
             names = [name for name in now_ | before if before.get(name) != now_.get(name)]
             reasons += [
-                f"{key}: {name} was {short(before.get(name))}, is {short(now_.get(name))}"
+                f"{key}: {name} was {shorten(before.get(name))}, is {shorten(now_.get(name))}"
                 for name in names
             ]
         elif before != now_:
-            reasons.append(f"{key} was {short(before)}, is {short(now_)}")
+            reasons.append(f"{key} was {shorten(before)}, is {shorten(now_)}")
     return reasons
 
 
@@ -529,18 +529,18 @@ def damaged(folder: Path, found: dict) -> list[str]:
     path = folder / WEIGHTS
     if not path.is_file() or file_hash(path) != found["weights_sha256"]:
         return [f"{WEIGHTS} is not the file its manifest was written for"]
-    if kept_origin(path) != origin(found):
+    if stored_origin(path) != origin_hash(found):
         return [f"{WEIGHTS} was not made from what its manifest says"]
     return []
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value for a message: hashes and long texts cut."""
     text = "absent" if value is None else str(value)
     return text if len(text) <= 40 else text[:12] + "…"
 
 
-def now() -> str:
+def timestamp() -> str:
     """The time, to the second, with its zone."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 

@@ -48,7 +48,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in (NOTEBOOKS / "presets").glob("*.yaml"))
 
 
-def declared(number: str) -> dict[str, Declared]:
+def declared_parameters(number: str) -> dict[str, Declared]:
     """The parameters of notebook "03", `out` left aside, as {name: Declared(type, default)}
     in their order.
     """
@@ -86,11 +86,11 @@ def declaration(node: ast.stmt, path: Path) -> tuple[str, Declared]:
         ) from None
 
 
-def tagged(number: str, values: dict) -> dict:
+def notebook_parameters(number: str, values: dict) -> dict:
     """What a notebook runs with: the names it declares, without `out`, and their values in
     `values`, its globals().
     """
-    wanted, path = declared(number), notebooks()[number]
+    wanted, path = declared_parameters(number), notebooks()[number]
     missing = [name for name in wanted if name not in values]
     if missing:
         raise BadInput(
@@ -99,7 +99,7 @@ def tagged(number: str, values: dict) -> dict:
             "its cell tagged 'parameters', as saved, run first",
         )
     found = {
-        name: checked(name, values[name], wanted[name].type, f"{path.name}, {name}")
+        name: check_value(name, values[name], wanted[name].type, f"{path.name}, {name}")
         for name in wanted
     }
     trust_trunks(found)
@@ -131,7 +131,7 @@ def resolve(
     Returns {"01": {name: value cast to its declared type}, …} without `out`. BadInput for an
     unknown name, or a value that is not of the declared type or out of bounds.
     """
-    known = {number: declared(number) for number in notebooks()}
+    known = {number: declared_parameters(number) for number in notebooks()}
     resolved = {
         number: {name: line.default for name, line in lines.items()}
         for number, lines in known.items()
@@ -147,7 +147,7 @@ def resolve(
                 f"one of notebook {', '.join(reached)}",
             )
         for number in set(numbers) & set(reached):
-            resolved[number][name] = checked(
+            resolved[number][name] = check_value(
                 name, value, known[number][name].type, f"{where}, {name}"
             )
     for parameters in resolved.values():
@@ -155,11 +155,11 @@ def resolve(
     return resolved
 
 
-def checked(name: str, value: Any, kind: str, where: str) -> Any:
+def check_value(name: str, value: Any, kind: str, where: str) -> Any:
     """The value cast to its declared type. BadInput if it is not of the type or out of bounds."""
     value = cast(value, kind, where)
-    if fault := schemas.fault(value, schemas.PARAMETERS.get(name, Any)):
-        raise BadInput(where, shown(value), fault[2])
+    if fault := schemas.first_fault(value, schemas.PARAMETERS.get(name, Any)):
+        raise BadInput(where, format_value(value), fault[2])
     return value
 
 
@@ -216,12 +216,11 @@ def read_texts(path: Path, content: bytes) -> Any:
         def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
             """No alias, and nothing nested deeper than a preset is."""
             if self.depth == 2 and isinstance(index, yaml.ScalarNode):
-                self.key = f", {shortened(index.value)}"
+                self.key = f", {trim(index.value)}"
             if self.check_event(yaml.AliasEvent):
                 name = self.peek_event().anchor
-                raise BadInput(
-                    f"{path}{self.key}", f"the alias *{shortened(name)}", "the value itself"
-                )
+                found = f"the alias *{trim(name)}"
+                raise BadInput(f"{path}{self.key}", found, "the value itself")
             if self.depth == DEEPEST:
                 raise BadInput(f"{path}{self.key}", "lists in lists", "a value or a list of them")
             self.depth += 1
@@ -244,7 +243,7 @@ def read_texts(path: Path, content: bytes) -> Any:
                 key.value = key.value.zfill(2) if key.value.isdigit() else key.value
                 line = key.start_mark.line + 1
                 if key.value in lines:
-                    found = f"{shortened(key.value)} twice, in lines {lines[key.value]} and {line}"
+                    found = f"{trim(key.value)} twice, in lines {lines[key.value]} and {line}"
                     raise BadInput(path, found, "each section and name once")
                 lines[key.value] = line
             return super().construct_mapping(node, deep)
@@ -262,7 +261,7 @@ def from_overrides(texts: Iterable[str]) -> list[tuple[str, str, str, str]]:
     for setting in settings:
         where, section, name, _ = setting
         if (earlier := unique.setdefault((section, name), setting)) is not setting:
-            found = f"{name} twice, with {shown(earlier[3])} before"
+            found = f"{name} twice, with {format_value(earlier[3])} before"
             raise BadInput(where, found, "each parameter once")
     return settings
 
@@ -271,8 +270,8 @@ def from_override(text: str) -> tuple[str, str, str, str]:
     """ "03.name=value" or "name=value" as (where, section, name, value)."""
     match = re.fullmatch(r"\s*(?:(\d\d)\.)?(\w+)\s*=(.*)", text, re.DOTALL)
     if not match:
-        raise BadInput(f"-p {shortened(text)}", "no name=value", "name=value or NN.name=value")
-    return f"-p {shortened(text)}", match[1] or "all", match[2], match[3].strip()
+        raise BadInput(f"-p {trim(text)}", "no name=value", "name=value or NN.name=value")
+    return f"-p {trim(text)}", match[1] or "all", match[2], match[3].strip()
 
 
 def target_notebooks(where: object, section: str, name: str, known: dict) -> list[str]:
@@ -280,7 +279,7 @@ def target_notebooks(where: object, section: str, name: str, known: dict) -> lis
     if name == "out":
         raise BadInput(where, "out", "--out DIR, which says where to write")
     if section != "all" and section not in known:
-        raise BadInput(where, f"section {shown(section)}", f"all, {', '.join(known)}")
+        raise BadInput(where, f"section {format_value(section)}", f"all, {', '.join(known)}")
     numbers = [number for number in known if section in ("all", number) and name in known[number]]
     if not numbers:
         there = sorted(
@@ -289,7 +288,7 @@ def target_notebooks(where: object, section: str, name: str, known: dict) -> lis
         close = difflib.get_close_matches(str(name), there)
         raise BadInput(
             where,
-            f"unknown parameter {shown(name)}"
+            f"unknown parameter {format_value(name)}"
             + (f" of notebook {section}" if section != "all" else ""),
             " or ".join(close) or f"one of {', '.join(there)}",
         )
@@ -308,27 +307,27 @@ def cast(value: Any, kind: str, where: str = "value") -> Any:
         )
     if kind.startswith("list"):
         inner = kind[5:-1] or "str"
-        return [cast(item, inner, where) for item in listed(value)]
+        return [cast(item, inner, where) for item in as_list(value)]
     if kind not in TYPES:
         expected = f"{', '.join(TYPES)}, list[…], each with '| None' if need be"
         raise BadInput(where, f"type {kind}", expected)
     try:
         return TypeAdapter(TYPES[kind]).validate_python(value)
     except ValidationError:
-        raise BadInput(where, shown(value), kind) from None
+        raise BadInput(where, format_value(value), kind) from None
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value for a message."""
-    return shortened(repr(value))
+    return trim(repr(value))
 
 
-def shortened(text: str) -> str:
+def trim(text: str) -> str:
     """At most 80 characters of a text."""
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def listed(value: Any) -> list:
+def as_list(value: Any) -> list:
     """A list as it is; a text such as "0.7, 1.3" or "[0.7, 1.3]" taken apart; anything else alone
     in a list.
     """
@@ -348,7 +347,7 @@ TYPES = {
     "int": Annotated[int, BeforeValidator(number)],
     "float": Annotated[FiniteFloat, BeforeValidator(number)],
     "str": Annotated[
-        str, Field(coerce_numbers_to_str=True), schemas.must(lambda text: "\0" not in text, "text")
+        str, Field(coerce_numbers_to_str=True), schemas.bound(lambda text: "\0" not in text, "text")
     ],
     "bool": bool,
 }

@@ -63,7 +63,7 @@ def compare(before: dict, after: dict, made: dict, again: dict) -> tuple[bool, l
     }
     if not differing:
         return True, [f"all {len(before)} numbers are equal"]
-    reasons = unlike(made, again)
+    reasons = environment_differences(made, again)
     totals = [abs(gap) for name, gap in differing.items() if name.endswith("total")]
     agree = bool(reasons) and max(totals, default=0.0) <= MOST
     worst = max(differing, key=lambda name: abs(differing[name]))
@@ -77,7 +77,7 @@ def compare(before: dict, after: dict, made: dict, again: dict) -> tuple[bool, l
     return False, [*lines, "processor, packages and code are the same: they ought to be equal"]
 
 
-def unlike(made: dict, again: dict) -> list[str]:
+def environment_differences(made: dict, again: dict) -> list[str]:
     """What two runs were made with that can change a number: processor, GPUs, packages, code."""
     pairs = {"commit": (made.get("commit"), again.get("commit"))}
     for part, names in (("machine", ("processor", "gpus")), ("versions", again["versions"])):

@@ -60,7 +60,7 @@ def write(out: str | Path) -> Path:
         "<h2>How the paper was read</h2>",
         text_table(paper.reading()),
         "<h2>What it cost</h2>",
-        wide(costs.to_html(na_rep="–")),
+        scrolling_table(costs.to_html(na_rep="–")),
         "<h2>How it was made</h2>",
         origin_table(manifest),
         "<h2>Commands</h2>",
@@ -91,16 +91,16 @@ def _first_screen(out, manifest, notebooks, metrics):
     if ablated:
         verdicts = claims.table(ablated["criterion"])
         short = [name for name in verdicts if not name.endswith(claims.PARTS[1:])]
-        table = wide(verdicts[short].to_html(classes="claims"))
+        table = scrolling_table(verdicts[short].to_html(classes="claims"))
         left = f"<h2>Does the argument hold?</h2><p>{CLAIMS}</p>{table}"
-        rows = wide(rows_table(ablated).to_html(na_rep="–"))
+        rows = scrolling_table(rows_table(ablated).to_html(na_rep="–"))
         ours = (
             f"<p>Paper: {rivals.SOURCES[5]}. Ours: {metrics['dataset']}, {metrics['metric']}.</p>"
         )
         left += f"<h2>Table 5, the paper's total beside ours</h2>{ours}{rows}"
     picture = "".join(tagged_cells(notebook, "summary") for notebook in notebooks)
     right = "<h2>A typical person</h2>" * bool(picture) + picture
-    right += "<h2>The run</h2>" + text_table(pd.DataFrame({"": facts(out, manifest, metrics)}))
+    right += "<h2>The run</h2>" + text_table(pd.DataFrame({"": run_facts(out, manifest, metrics)}))
     return f"<div class='first'><div>{left}</div><div>{right}</div></div>"
 
 
@@ -114,7 +114,7 @@ def rows_table(ablated: dict) -> pd.DataFrame:
     return means.rename_axis(None)
 
 
-def facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
+def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
     """Return people, budget, seeds and cost of a run in words, and what its cascade scores."""
     found, stages = {}, stage_manifests(out)
     if (out / "data" / artifacts.MANIFEST).is_file():
@@ -153,13 +153,13 @@ def tagged_cells(notebook: nbformat.NotebookNode, tag: str) -> str:
         return ""
     for cell in cells:
         if "outputs" in cell:
-            cell.outputs = folded(cell.outputs)
+            cell.outputs = fold_log(cell.outputs)
     shown = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
     exporter = HTMLExporter(template_name="basic", exclude_input=True, embed_images=True)
     return exporter.from_notebook_node(shown)[0]
 
 
-def folded(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+def fold_log(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
     """Return a cell's outputs; what a training printed comes last and opens on a click."""
     printed = [output for output in outputs if output.output_type == "stream"]
     text = "".join(output.text for output in printed)
@@ -185,10 +185,10 @@ def origin_table(manifest: dict) -> str:
 
 def text_table(frame: pd.DataFrame) -> str:
     """Return a table of sentences as HTML, aligned to the left."""
-    return wide(frame.to_html(classes="text", header=len(frame.columns) > 1))
+    return scrolling_table(frame.to_html(classes="text", header=len(frame.columns) > 1))
 
 
-def wide(table: str) -> str:
+def scrolling_table(table: str) -> str:
     """Return an HTML table that scrolls where it is wider than the page."""
     return f"<div class='wide'>{table}</div>"
 

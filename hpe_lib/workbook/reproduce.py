@@ -72,7 +72,7 @@ def run(
                 path, out, {**parameters[number], "out": str(out)}
             )
             artifacts.write_manifest(out, manifest)
-        manifest = artifacts.write_manifest(out, {**manifest, "finished": artifacts.now()})
+        manifest = artifacts.write_manifest(out, {**manifest, "finished": artifacts.timestamp()})
         print(f"the report is {report.write(out)}", flush=True)
     return manifest
 
@@ -99,7 +99,7 @@ def begin_manifest(out: Path, preset: str | Path, parameters: dict) -> dict:
         "preset": str(preset),
         "parameters": earlier.get("parameters", {}) | parameters,
         **artifacts.environment(),
-        "started": artifacts.now(),
+        "started": artifacts.timestamp(),
         "finished": None,
         "notebooks": earlier.get("notebooks", {}),
     }
@@ -160,9 +160,9 @@ def execute(path: Path, out: Path, parameters: dict) -> dict:
     try:
         quietly_execute(path, running, parameters)
     except BaseException as error:
-        finish(running, failed)
-        raise reason(path, failed, error) from None
-    finish(running, done)
+        save_executed(running, failed)
+        raise explain_failure(path, failed, error) from None
+    save_executed(running, done)
     seconds = time.monotonic() - begin
     print(f"notebook {path.stem} done in {seconds:.0f} s", flush=True)
     return {"notebook": done.name, "wall_seconds": round(seconds, 1)}
@@ -174,8 +174,8 @@ def quietly_execute(path: Path, running: Path, parameters: dict) -> None:
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
     papermill.execute_notebook(
-        literal(path),
-        literal(running),
+        escape_braces(path),
+        escape_braces(running),
         parameters,
         kernel_name="python3",
         language="python",
@@ -187,12 +187,12 @@ def quietly_execute(path: Path, running: Path, parameters: dict) -> None:
     )
 
 
-def literal(path: Path) -> str:
+def escape_braces(path: Path) -> str:
     """The path with its braces doubled: papermill formats paths by the parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def finish(running: Path, name: Path) -> None:
+def save_executed(running: Path, name: Path) -> None:
     """Give the executed copy its name, without the state of widgets nobody can move any more."""
     if not running.exists():
         return
@@ -207,7 +207,7 @@ def finish(running: Path, name: Path) -> None:
     os.replace(running, name)
 
 
-def reason(path: Path, failed: Path, error: BaseException) -> BaseException:
+def explain_failure(path: Path, failed: Path, error: BaseException) -> BaseException:
     """The exception to raise for what papermill raised: BadInput as it was, the rest as one line
     naming the cell.
     """

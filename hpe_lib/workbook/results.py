@@ -26,7 +26,9 @@ PAGES = ("README.md", "docs/*.md")
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
-def keep(folder: Path, weights: Path, found: Predictions, people: People, command: str) -> dict:
+def keep_scores(
+    folder: Path, weights: Path, found: Predictions, people: People, command: str
+) -> dict:
     """Write results/NAME for predictions that a stage's weights made; returns its metrics.
 
     weights: the stage's folder, whose manifest says what it was made from and at what cost.
@@ -73,12 +75,12 @@ def score(joints: np.ndarray, people: People) -> dict:
     return evaluation.score(joints.astype(float), people)
 
 
-def kept(name: str) -> dict:
+def metrics_of(name: str) -> dict:
     """The metrics of results/NAME. BadInput if there are none."""
     return artifacts.read_json(RESULTS / name / "metrics.json")
 
 
-def there(*names: str) -> list[str]:
+def existing(*names: str) -> list[str]:
     """The names for which results/NAME exists."""
     return [name for name in names if (RESULTS / name / "metrics.json").is_file()]
 
@@ -103,13 +105,13 @@ def release(weights: Path, name: str) -> Path:
     are kept as they are.
     """
     tensors, made = artifacts.load_weights(weights), artifacts.manifest(weights)
-    halved = {name: half(tensor) for name, tensor in tensors.items()}
+    halved = {name: to_half(tensor) for name, tensor in tensors.items()}
     folder = RELEASED.parent / name
     artifacts.save(folder, halved, made)
     return folder
 
 
-def half(tensor: torch.Tensor) -> torch.Tensor:
+def to_half(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor as float16 if it holds floating-point numbers."""
     return tensor.half() if tensor.is_floating_point() else tensor
 
@@ -121,12 +123,12 @@ def lsp_table() -> pd.DataFrame:
     """Table 7, ours beside the printed rows: LSP's 1,000 test people, person-centric PCK@0.2."""
     printed = rivals.published(7).assign(source="printed")
     rows = {}
-    for name in there("leeds-192", "leeds-256", "leeds-lsp", "leeds"):
-        scores = kept(name)["scores"]
-        rows[f"ours, cascade (`{name}`)"] = shown(scores["cascade"])
-        rows[f"ours, its detector alone (`{name}`)"] = shown(scores["detector"])
-    for name, again in kept("lsp-released")["scores"].items():
-        rows[f"{name}, released predictions"] = shown(again)
+    for name in existing("leeds-192", "leeds-256", "leeds-lsp", "leeds"):
+        scores = metrics_of(name)["scores"]
+        rows[f"ours, cascade (`{name}`)"] = score_columns(scores["cascade"])
+        rows[f"ours, its detector alone (`{name}`)"] = score_columns(scores["detector"])
+    for name, again in metrics_of("lsp-released")["scores"].items():
+        rows[f"{name}, released predictions"] = score_columns(again)
     ours = pd.DataFrame.from_dict(rows, orient="index").assign(source="scored here")
     return pd.concat([ours, printed])
 
@@ -143,24 +145,26 @@ def lsp_short_table() -> pd.DataFrame:
 def mpii_table() -> pd.DataFrame:
     """The Leeds weights on MPII photographs, beside a released hourglass on the same people."""
     rows = {}
-    for name in there("leeds-mpii"):
-        scores = kept(name)["scores"]
-        rows["ours, cascade, never saw MPII"] = shown(scores["cascade"])
-        rows["ours, its detector alone"] = shown(scores["detector"])
-    for name, again in kept("mpii-released")["scores"].items():
-        rows[f"{name}, released predictions, trained on MPII"] = shown(again)
+    for name in existing("leeds-mpii"):
+        scores = metrics_of(name)["scores"]
+        rows["ours, cascade, never saw MPII"] = score_columns(scores["cascade"])
+        rows["ours, its detector alone"] = score_columns(scores["detector"])
+    for name, again in metrics_of("mpii-released")["scores"].items():
+        rows[f"{name}, released predictions, trained on MPII"] = score_columns(again)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def gain_table() -> pd.DataFrame:
     """The cascade's lead over its own detector, paired over people, in points."""
     rows = {}
-    for name in there(
+    for name in existing(
         "leeds-192", "leeds-256", "leeds-lsp", "leeds", "leeds-mpii", "synthetic-val"
     ):
-        found = kept(name)["cascade over detector"]
+        found = metrics_of(name)["cascade over detector"]
         parts = ("total", "visible", "occluded", "occluded_minus_visible")
-        rows[f"`{name}`"] = {part.replace("_", " "): evaluation.said(found[part]) for part in parts}
+        rows[f"`{name}`"] = {
+            part.replace("_", " "): evaluation.format_difference(found[part]) for part in parts
+        }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -176,8 +180,11 @@ STEPS = {
 def steps_table() -> pd.DataFrame:
     """The score after each training step, on the validation people and on LSP's test people."""
     rows = {}
-    for name in there(*STEPS):
-        test, choosing = kept(name)["scores"]["cascade"], kept(f"{name}-val")["scores"]["cascade"]
+    for name in existing(*STEPS):
+        test, choosing = (
+            metrics_of(name)["scores"]["cascade"],
+            metrics_of(f"{name}-val")["scores"]["cascade"],
+        )
         rows[f"{STEPS[name]} (`{name}`)"] = {
             "minutes": minutes(name),
             "LSPET 8001-8500": choosing["total"],
@@ -192,7 +199,7 @@ def study_table(study: str) -> pd.DataFrame:
     """The rows of results/STUDY, by their total on LSPET 8001-8500; the first row has no lead."""
     rows = {}
     for path in RESULTS.glob(f"{study}/*/metrics.json"):
-        found = kept(f"{study}/{path.parent.name}")
+        found = metrics_of(f"{study}/{path.parent.name}")
         score = of_last_network(found["scores"])
         low, high = score["ci95"]
         lead = found.get("over the first row")
@@ -200,7 +207,7 @@ def study_table(study: str) -> pd.DataFrame:
             "minutes": found["curve"][-1]["minutes"],
             "LSPET 8001-8500": score["total"],
             "95 %": f"{low:.1f}–{high:.1f}",
-            "against the first row": evaluation.said(lead["total"]) if lead else "–",
+            "against the first row": evaluation.format_difference(lead["total"]) if lead else "–",
         }
     return ranked(rows, "LSPET 8001-8500")
 
@@ -209,11 +216,13 @@ def study_test_table(study: str) -> pd.DataFrame:
     """The rows of results/STUDY-test on LSP's test people, with their leads over the first row."""
     rows = {}
     for path in RESULTS.glob(f"{study}-test/*/metrics.json"):
-        found = kept(f"{study}-test/{path.parent.name}")
+        found = metrics_of(f"{study}-test/{path.parent.name}")
         score, lead = of_last_network(found["scores"]), found.get("over the first row", {})
-        columns = {key: shown(score)[key] for key in ("total", "95 %", "visible", "occluded")}
+        columns = {
+            key: score_columns(score)[key] for key in ("total", "95 %", "visible", "occluded")
+        }
         for part in ("total", "visible", "occluded"):
-            columns[f"against the first row, {part}"] = evaluation.said(lead.get(part))
+            columns[f"against the first row, {part}"] = evaluation.format_difference(lead.get(part))
         rows[found["label"]] = columns
     return ranked(rows, "total")
 
@@ -231,19 +240,19 @@ def of_last_network(found: dict):
 
 def given_table() -> pd.DataFrame:
     """Scores of the released regressor for different input maps (benchmarks/argument.py)."""
-    rows = {name: shown(score) for name, score in kept("argument")["given"].items()}
+    rows = {name: score_columns(score) for name, score in metrics_of("argument")["given"].items()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def confidence_table() -> pd.DataFrame:
     """Mean peak within a disc at joints, and in the background, in the released networks' maps."""
-    table = pd.DataFrame.from_dict(kept("argument")["confidence"], orient="index")
+    table = pd.DataFrame.from_dict(metrics_of("argument")["confidence"], orient="index")
     return table.map(lambda peak: f"{peak:.2f}")
 
 
 def released_table(dataset: str) -> pd.DataFrame:
     """Released predictions on all people, against each truth (benchmarks/released.py)."""
-    table = evaluation.table(kept("released")[dataset]).drop(columns=["persons", "left_out"])
+    table = evaluation.table(metrics_of("released")[dataset]).drop(columns=["persons", "left_out"])
     return table.map(lambda value: f"{value:.2f}" if isinstance(value, float) else value).replace(
         "nan", "–"
     )
@@ -251,7 +260,7 @@ def released_table(dataset: str) -> pd.DataFrame:
 
 def drawn_table() -> pd.DataFrame:
     """Notebooks 03 to 05 on synthetic people, with baselines that need no training."""
-    run = kept("synthetic")
+    run = metrics_of("synthetic")
     rows = {
         "mean pose of the training people": run["floors"]["mean_pose"],
         "untrained cascade": run["floors"]["untrained"],
@@ -260,20 +269,21 @@ def drawn_table() -> pd.DataFrame:
         "regressor on the frozen detector": run["regressor"],
         "cascade, joint": run["cascade"],
     }
-    found = {name: shown(score) for name, score in rows.items()}
+    found = {name: score_columns(score) for name, score in rows.items()}
     return pd.DataFrame.from_dict(found, orient="index")
 
 
 def study_curves(study: str) -> dict[str, list[dict]]:
     """{label: [{"minutes", "total"}, …]} of a study's rows, the best at its end first."""
     found = [
-        kept(f"{study}/{path.parent.name}") for path in RESULTS.glob(f"{study}/*/metrics.json")
+        metrics_of(f"{study}/{path.parent.name}")
+        for path in RESULTS.glob(f"{study}/*/metrics.json")
     ]
     found.sort(key=lambda row: -row["curve"][-1]["total"])
     return {row["label"]: row["curve"] for row in found}
 
 
-def shown(found: dict) -> dict:
+def score_columns(found: dict) -> dict:
     """A score's columns for a table of a page."""
     low, high = found["ci95"]
     columns = {name: found[name] for name in (*rivals.COLUMNS, "total")}
@@ -317,7 +327,7 @@ def cell(value: str | float | None) -> str:
     return "–" if value is None or np.isnan(value) else f"{value:.1f}"
 
 
-def filled(text: str) -> str:
+def fill_tables(text: str) -> str:
     """A page with each of its tables made anew from results/. KeyError on an unknown table name."""
     return BLOCK.sub(lambda found: found[1] + markdown(TABLES[found[2]]()) + found[3], text)
 
@@ -326,7 +336,7 @@ def main() -> None:
     """Write the tables of README and docs anew: make tables."""
     for path in [path for page in PAGES for path in sorted(ROOT.glob(page))]:
         text = path.read_text(encoding="utf-8")
-        if (new := filled(text)) != text:
+        if (new := fill_tables(text)) != text:
             artifacts.write_bytes(path, new.encode())
             print(path.relative_to(ROOT))
 

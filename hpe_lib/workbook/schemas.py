@@ -55,7 +55,7 @@ def person_range(people: str) -> tuple[str, slice] | None:
     return match[1] or "all", slice(first - 1, last)
 
 
-def must(hold: Callable[[Any], Any], expected: str) -> AfterValidator:
+def bound(hold: Callable[[Any], Any], expected: str) -> AfterValidator:
     """A bound that has no name in pydantic. expected: in words."""
 
     def validate(value: Any) -> Any:
@@ -67,9 +67,9 @@ def must(hold: Callable[[Any], Any], expected: str) -> AfterValidator:
     return AfterValidator(validate)
 
 
-Kernel = Annotated[int, Field(ge=1, le=63), must(lambda size: size % 2, "an odd number")]
+Kernel = Annotated[int, Field(ge=1, le=63), bound(lambda size: size % 2, "an odd number")]
 Kernels = Annotated[list[Kernel], Field(min_length=4, max_length=4)]
-Persons = Annotated[str, must(person_range, PEOPLE)]
+Persons = Annotated[str, bound(person_range, PEOPLE)]
 
 
 class Schema(BaseModel):
@@ -262,7 +262,9 @@ class Others(Schema):
     vgg_channels: Width = None
     vgg_kernels: Kernels = None
     vgg_std: Amount = None
-    stage_epochs: Annotated[list[Epochs], must(lambda given: len(given) in (0, 3), "0 or 3 values")]
+    stage_epochs: Annotated[
+        list[Epochs], bound(lambda given: len(given) in (0, 3), "0 or 3 values")
+    ]
     seeds: list[Seed] = None
     count: Annotated[int, Field(ge=1, le=10_000)] = None
 
@@ -287,7 +289,7 @@ class Parameters(People, Settings, Others):
 PARAMETERS = get_type_hints(Parameters, include_extras=True)  # by name, with their bounds
 
 
-def fault(value: Any, wanted: Any) -> tuple[str, str, str] | None:
+def first_fault(value: Any, wanted: Any) -> tuple[str, str, str] | None:
     """What a type, or the class of a kind, first objects to: (where, found, expected), or None."""
     try:
         TypeAdapter(KINDS.get(wanted, wanted)).validate_python(value)
