@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from benchmarks import study
@@ -16,6 +17,7 @@ ROWS = {
     "same": {"label": "nothing"},
     "other": {"label": "half the rate", "changes": {"joint.lr": 7e-4}},
     "first": {"label": "one network", "stages": ["detector"], "changes": {"prior": 0.02}},
+    "second": {"label": "another seed", "changes": {"seed": 1}, "against": "other"},
 }
 
 
@@ -44,8 +46,8 @@ def test_rows_are_kept_with_their_lead_over_the_first_row(run, capsys):
     assert "joint: trained" in capsys.readouterr().out
     people = open_data(run).val
     joints = {name: study.last_joints(f"three/{name}") for name in ROWS}
-    for name in ("other", "first"):
-        lead = evaluation.paired([joints[name]], [joints["same"]], people)
+    for name, other in (("other", "same"), ("first", "same"), ("second", "other")):
+        lead = evaluation.paired([joints[name]], [joints[other]], people)
         assert results.metrics_of(f"three/{name}")["over the first row"] == artifacts.plain(lead)
     same = results.metrics_of("three/same")
     assert "over the first row" not in same and same["label"] == "nothing"
@@ -54,7 +56,7 @@ def test_rows_are_kept_with_their_lead_over_the_first_row(run, capsys):
     assert len(minutes) == epochs > 3 and minutes == sorted(minutes)
     table = results.study_table("three")
     assert set(table.index) == {row["label"] for row in ROWS.values()}
-    assert table.loc["nothing", "against the first row"] == "–"
+    assert table.loc["nothing", "difference"] == "–"
     assert set(results.metrics_of("three/first")["scores"]) == {"detector", "detector, centroid"}
     same = artifacts.manifest(results.RESULTS / "three/same")["weights_sha256"]
     assert same == artifacts.manifest(run / "cascade")["weights_sha256"]
@@ -64,6 +66,12 @@ def test_rows_are_kept_with_their_lead_over_the_first_row(run, capsys):
     assert ends == sorted(ends, reverse=True)
     (ax,) = figures.score_against_time(curves, "PCKh@0.5").axes
     assert [line.get_label() for line in ax.lines] == list(curves)
+
+
+def test_the_last_third_of_a_curve():
+    curve = [{"total": total} for total in (1.0, 2.0, 4.0, 8.0, 8.5, 8.25)]
+    assert results.last_third(curve) == 0.25
+    assert np.isnan(results.last_third(curve[:5])), "too short to have a third"
 
 
 def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
@@ -78,7 +86,7 @@ def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
     assert lead == artifacts.plain(paired)
     table = results.study_test_table("three")
     assert set(table.index) == {"nothing", "one network"}, "rows that are not trained are left out"
-    assert table.loc["one network", "against the first row, total"] == evaluation.format_difference(
+    assert table.loc["one network", "difference, total"] == evaluation.format_difference(
         lead["total"]
     )
 

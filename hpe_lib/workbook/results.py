@@ -196,7 +196,11 @@ def steps_table() -> pd.DataFrame:
 
 
 def study_table(study: str) -> pd.DataFrame:
-    """The rows of results/STUDY, by their total on LSPET 8001-8500; the first row has no lead."""
+    """The rows of results/STUDY, the highest total on LSPET 8001-8500 first.
+
+    "last third": what the curve has gained in the last third of its epochs.  "difference": from
+    the row that it is compared with, paired.
+    """
     rows = {}
     for path in RESULTS.glob(f"{study}/*/metrics.json"):
         found = metrics_of(f"{study}/{path.parent.name}")
@@ -207,13 +211,14 @@ def study_table(study: str) -> pd.DataFrame:
             "minutes": found["curve"][-1]["minutes"],
             "LSPET 8001-8500": score["total"],
             "95 %": f"{low:.1f}–{high:.1f}",
-            "against the first row": evaluation.format_difference(lead["total"]) if lead else "–",
+            "last third": last_third(found["curve"]),
+            "difference": evaluation.format_difference(lead["total"]) if lead else "–",
         }
-    return ranked(rows, "LSPET 8001-8500")
+    return ranked(rows, "LSPET 8001-8500").dropna(axis="columns", how="all")
 
 
 def study_test_table(study: str) -> pd.DataFrame:
-    """The rows of results/STUDY-test on LSP's test people, with their leads over the first row."""
+    """The rows of results/STUDY-test on LSP's test people; differences as in `study_table`."""
     rows = {}
     for path in RESULTS.glob(f"{study}-test/*/metrics.json"):
         found = metrics_of(f"{study}-test/{path.parent.name}")
@@ -222,9 +227,16 @@ def study_test_table(study: str) -> pd.DataFrame:
             key: score_columns(score)[key] for key in ("total", "95 %", "visible", "occluded")
         }
         for part in ("total", "visible", "occluded"):
-            columns[f"against the first row, {part}"] = evaluation.format_difference(lead.get(part))
+            columns[f"difference, {part}"] = evaluation.format_difference(lead.get(part))
         rows[found["label"]] = columns
     return ranked(rows, "total")
+
+
+def last_third(curve: list[dict]) -> float:
+    """What a curve has gained in the last third of its epochs, in points; NaN below six epochs."""
+    if len(curve) < 6:
+        return np.nan
+    return curve[-1]["total"] - curve[-1 - len(curve) // 3]["total"]
 
 
 def ranked(rows: dict[str, dict], column: str) -> pd.DataFrame:
@@ -304,6 +316,10 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "rates": lambda: study_table("rates"),
     "race": lambda: study_table("race"),
     "race-test": lambda: study_test_table("race"),
+    "table-5": lambda: study_table("table-5"),
+    "table-5-test": lambda: study_test_table("table-5"),
+    "seeds": lambda: study_table("seeds"),
+    "seeds-test": lambda: study_test_table("seeds"),
     "given": given_table,
     "confidence": confidence_table,
     "released-mpii": lambda: released_table("mpii"),
