@@ -306,7 +306,7 @@ def resamples(people: int, seed: int) -> np.ndarray:
 
 
 def interval(hits: np.ndarray, mask: np.ndarray, seed: int = 0) -> list[float] | None:
-    """[2.5 %, 97.5 %] of the pooled total when people are drawn anew with replacement, RESAMPLES
+    """[2.5 %, 97.5 %] of the pooled total when people are resampled with replacement, RESAMPLES
     times, seeded.
     """
     if not mask.any():

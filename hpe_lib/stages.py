@@ -385,7 +385,7 @@ def watched_maps(folder: str | Path) -> list[dict]:
             with np.load(path) as file:
                 arrays = {"crops": file["crops"], "maps": file["maps"].astype(np.float32)}
             found.append({"stage": stage, "epoch": int(path.stem), **arrays})
-        except FileNotFoundError:  # removed by a training that starts anew
+        except FileNotFoundError:  # removed by a training that starts over
             continue
         except Exception as error:  # zipfile and numpy raise many kinds
             print(f"{path}: left out, as no maps can be read from it: {artifacts.one_line(error)}")

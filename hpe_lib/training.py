@@ -36,7 +36,7 @@ POSITION = ("step", "total", "seconds", "spent")  # of a training, kept in its c
 
 
 class ShuffledBatches(Sampler):
-    """Batches of (row, epoch), shuffled anew in each epoch; seed and epoch alone decide the order.
+    """Batches of (row, epoch), reshuffled in each epoch; seed and epoch alone decide the order.
 
     So a training that was stopped can go on where it was: set `epoch`, and set `start` to the
     first step that is still to be done. The last people of an epoch that fill no batch are left

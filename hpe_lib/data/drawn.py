@@ -26,7 +26,7 @@ TRUTH = "joints", "visibility", "head_box", "body"  # what is kept of a drawing 
 
 @dataclass(frozen=True, eq=False)
 class DrawnImages(ImageArrays):
-    """Drawings, kept at one size. A crop of more px is drawn anew, so that figures are sharp.
+    """Drawings, kept at one size. A crop of more px is drawn again, so that figures are sharp.
 
     numbers: (N,), who they are.  draw: (number, px) -> their drawing.
     """

@@ -16,7 +16,7 @@ from hpe_lib.data.bodies import FLESH_DEPTH, FLESH_HOLDS, PARTS
 from hpe_lib.data.scenes import DIFFICULTIES, SHADES, TILE, make_scene
 from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
 
-VERSION = 1  # raised when drawing changes its numbers: what was drawn before is then drawn anew
+VERSION = 1  # raised when drawing changes its numbers: what was drawn before is then drawn again
 
 # What is known of a joint: it lies outside the image; another person or thing is in front of it;
 # another part of the same body is; or the flesh that it lies in is seen.

@@ -93,7 +93,7 @@ def random_stage(
 
 
 def reset_peak_memory(device: torch.device) -> float:
-    """Count peak memory anew from here, where the system can. Returns MiB in use now."""
+    """Count peak memory from here on, where the system can. Returns MiB in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:

@@ -344,12 +344,12 @@ def cell(value: str | float | None) -> str:
 
 
 def fill_tables(text: str) -> str:
-    """A page with each of its tables made anew from results/. KeyError on an unknown table name."""
+    """Fill each of a page's tables from results/. KeyError on an unknown table name."""
     return BLOCK.sub(lambda found: found[1] + markdown(TABLES[found[2]]()) + found[3], text)
 
 
 def main() -> None:
-    """Write the tables of README and docs anew: make tables."""
+    """Rewrite the tables of README and docs (make tables)."""
     for path in [path for page in PAGES for path in sorted(ROOT.glob(page))]:
         text = path.read_text(encoding="utf-8")
         if (new := fill_tables(text)) != text:
