@@ -3,10 +3,10 @@
 python -m benchmarks.study RUN STUDY [ROW…]
 python -m benchmarks.study RUN STUDY --test
 
-RUN is a finished run of the three stages on Leeds people. A row changes one thing of it
-(studies.yaml). It is trained into RUN/rows and goes on if it was stopped; its scores on LSPET
-8001-8500 come to results/STUDY/ROW, and `make tables` makes tables of them. --test scores the
-rows that are there on LSP's test people, once all choices are made: results/STUDY-test/ROW.
+RUN is a finished run of the three stages. A row changes one thing of it (studies.yaml). It is
+trained into RUN/rows and goes on if it was stopped; its scores on RUN's validation people come to
+results/STUDY/ROW, and `make tables` makes tables of them. --test scores the rows that are there
+on LSP's test people, once all choices are made: results/STUDY-test/ROW.
 """
 
 import sys
@@ -25,20 +25,19 @@ STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(enco
 
 
 def main(run: Path, study: str, names: list[str]) -> None:
-    """Train and score a study's rows, all of them if none are named; the first row always."""
-    first, *others = STUDIES[study]
-    data = open_data(run)
-    for name in [first, *(names or others)]:
+    """Train and score a study's rows, all if none are named, and those they are compared with."""
+    rows, data = STUDIES[study], open_data(run)
+    wanted = {*(names or rows)}
+    wanted |= {against(study, name) for name in wanted}
+    for name in [name for name in rows if name in wanted]:
         print(f"{study}: {name}", flush=True)
-        folder = train(run, data, name, STUDIES[study][name])
-        row = STUDIES[study][name]
-        score(data.val, folder, f"{study}/{name}", against(study, name), row["label"])
+        folder = train(run, data, name, rows[name])
+        score(data.val, folder, study, name)
 
 
 def against(study: str, name: str) -> str:
-    """The row, as STUDY/ROW, that a row is compared with."""
-    first = next(iter(STUDIES[study]))
-    return f"{study}/{STUDIES[study][name].get('against', first)}"
+    """The row that a row is compared with."""
+    return STUDIES[study][name].get("against", next(iter(STUDIES[study])))
 
 
 def score_test_people(run: Path, study: str) -> None:
@@ -46,10 +45,8 @@ def score_test_people(run: Path, study: str) -> None:
     root = Path(artifacts.manifest(run / "data", "parameters")["parameters"]["data_root"])
     people = load_people("lsp", root / "lsp", "test")
     for name, row in STUDIES[study].items():
-        weights = weights_folder(run, name, row)
         if (results.RESULTS / study / name).is_dir():
-            other = against(study, name).replace("/", "-test/")
-            score(people, weights, f"{study}-test/{name}", other, row["label"])
+            score(people, weights_folder(run, name, row), study, name, "-test")
 
 
 def weights_folder(run: Path, name: str, row: dict) -> Path:
@@ -67,9 +64,12 @@ def train(run: Path, data: Data, name: str, row: dict) -> Path:
     return weights_folder(run, name, row)
 
 
-def score(people: People, weights: Path, name: str, first: str, label: str) -> None:
-    """Keep a row's scores in results/NAME, with its lead over the first row and its curve."""
-    kept = results.RESULTS / name
+def score(people: People, weights: Path, study: str, name: str, split: str = "") -> None:
+    """Keep a row's scores in results/STUDY/NAME, with its curve and its paired difference.
+
+    split: "-test" for test people; goes behind the study's name.
+    """
+    kept = results.RESULTS / f"{study}{split}/{name}"
     if scored(kept, weights):
         return
     made = photographs.load(weights)
@@ -77,10 +77,11 @@ def score(people: People, weights: Path, name: str, first: str, label: str) -> N
         made.cascade, people, made.image_size, flip_test=made.flip_test, decoder=made.decoder
     )
     metrics = results.keep_scores(kept, weights, found, people, artifacts.command())
-    metrics |= {"label": label, "curve": curve(weights.parent)}
-    if name != first:
-        rows = [[last_joints(row)] for row in (name, first)]
-        metrics["over the first row"] = evaluation.paired(*rows, people)
+    metrics |= {"label": STUDIES[study][name]["label"], "curve": curve(weights.parent)}
+    other = against(study, name)
+    if name != other:
+        rows = [[last_joints(f"{study}{split}/{row}")] for row in (name, other)]
+        metrics["difference"] = evaluation.paired(*rows, people)
     artifacts.write_json(kept / "metrics.json", metrics)
     print(evaluation.table(metrics["scores"]).round(1).to_string(), flush=True)
 

@@ -48,9 +48,9 @@ def test_rows_are_kept_with_their_lead_over_the_first_row(run, capsys):
     joints = {name: study.last_joints(f"three/{name}") for name in ROWS}
     for name, other in (("other", "same"), ("first", "same"), ("second", "other")):
         lead = evaluation.paired([joints[name]], [joints[other]], people)
-        assert results.metrics_of(f"three/{name}")["over the first row"] == artifacts.plain(lead)
+        assert results.metrics_of(f"three/{name}")["difference"] == artifacts.plain(lead)
     same = results.metrics_of("three/same")
-    assert "over the first row" not in same and same["label"] == "nothing"
+    assert "difference" not in same and same["label"] == "nothing"
     minutes = [point["minutes"] for point in same["curve"]]
     epochs = sum(len(stages.history(run / folder)) for folder in STAGES.values())
     assert len(minutes) == epochs > 3 and minutes == sorted(minutes)
@@ -81,7 +81,7 @@ def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
     study.score_test_people(run, "three")
     found = results.metrics_of("three-test/first")
     assert found["scores"]["detector"]["persons"] == len(people)
-    first, lead = study.last_joints("three-test/same"), found["over the first row"]
+    first, lead = study.last_joints("three-test/same"), found["difference"]
     paired = evaluation.paired([study.last_joints("three-test/first")], [first], people)
     assert lead == artifacts.plain(paired)
     table = results.study_test_table("three")

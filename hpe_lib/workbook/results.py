@@ -206,7 +206,7 @@ def study_table(study: str) -> pd.DataFrame:
         found = metrics_of(f"{study}/{path.parent.name}")
         score = of_last_network(found["scores"])
         low, high = score["ci95"]
-        lead = found.get("over the first row")
+        lead = found.get("difference")
         rows[found["label"]] = {
             "minutes": found["curve"][-1]["minutes"],
             "LSPET 8001-8500": score["total"],
@@ -222,7 +222,7 @@ def study_test_table(study: str) -> pd.DataFrame:
     rows = {}
     for path in RESULTS.glob(f"{study}-test/*/metrics.json"):
         found = metrics_of(f"{study}-test/{path.parent.name}")
-        score, lead = of_last_network(found["scores"]), found.get("over the first row", {})
+        score, lead = of_last_network(found["scores"]), found.get("difference", {})
         columns = {
             key: score_columns(score)[key] for key in ("total", "95 %", "visible", "occluded")
         }
