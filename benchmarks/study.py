@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from hpe_lib import evaluation, photographs, prediction, stages
+from hpe_lib import claims, evaluation, photographs, prediction, stages
 from hpe_lib.ablation import train_row
 from hpe_lib.cascade import STAGES
 from hpe_lib.data.datasets import Data, load_people, open_data
@@ -33,6 +33,7 @@ def main(run: Path, study: str, names: list[str]) -> None:
         print(f"{study}: {name}", flush=True)
         folder = train(run, data, name, rows[name])
         score(data.val, folder, study, name)
+    judge(data.val, len(data.train), study)
 
 
 def against(study: str, name: str) -> str:
@@ -47,6 +48,26 @@ def score_test_people(run: Path, study: str) -> None:
     for name, row in STUDIES[study].items():
         if (results.RESULTS / study / name).is_dir():
             score(people, weights_folder(run, name, row), study, name, "-test")
+    judge(people, len(open_data(run).train), study, "-test")
+
+
+def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
+    """Keep what the claims of claims.csv come to on a study's rows of Table 5.
+
+    trained_on: the number of people that the rows have learned from.  split: as in `score`.
+    """
+    rows = {name: row for name, row in STUDIES[study].items() if "row" in row}
+    kept = [name for name in rows if (results.RESULTS / f"{study}{split}" / name).is_dir()]
+    if not kept:
+        return
+    made = artifacts.manifest(results.RESULTS / f"{study}{split}" / kept[0])
+    setting = f"{people.dataset}, {made['settings']['epochs']} epochs of {trained_on:,}"
+    answers = {}
+    for name in kept:
+        seed = rows[name].get("changes", {}).get("seed", 0)
+        answers[rows[name]["row"], seed] = last_joints(f"{study}{split}/{name}")
+    judged = claims.judge(answers, people, setting)
+    results.write(f"{study}{split}-claims", {"criterion": judged}, artifacts.command())
 
 
 def weights_folder(run: Path, name: str, row: dict) -> Path:

@@ -14,9 +14,14 @@ from hpe_lib.view import figures
 from hpe_lib.workbook import artifacts, presets, results
 
 ROWS = {
-    "same": {"label": "nothing"},
+    "same": {"label": "nothing", "row": "detection+regression (Res)"},
     "other": {"label": "half the rate", "changes": {"joint.lr": 7e-4}},
-    "first": {"label": "one network", "stages": ["detector"], "changes": {"prior": 0.02}},
+    "first": {
+        "label": "one network",
+        "stages": ["detector"],
+        "changes": {"prior": 0.02},
+        "row": "detection only (Res)",
+    },
     "second": {"label": "another seed", "changes": {"seed": 1}, "against": "other"},
 }
 
@@ -60,6 +65,11 @@ def test_rows_are_kept_with_their_lead_over_the_first_row(run, capsys):
     assert set(results.metrics_of("three/first")["scores"]) == {"detector", "detector, centroid"}
     same = artifacts.manifest(results.RESULTS / "three/same")["weights_sha256"]
     assert same == artifacts.manifest(run / "cascade")["weights_sha256"]
+    judged = results.metrics_of("three-claims")["criterion"]
+    lead = evaluation.paired([joints["same"]], [joints["first"]], people)
+    assert set(judged) == {"4 det+reg > det only", "4 more on occluded joints"}, "no other rows"
+    assert judged["4 det+reg > det only"]["seeds"]["0"] == artifacts.plain(lead)
+    assert ": synthetic, 1 epochs of 48, 1 seed" in judged["4 det+reg > det only"]["verdict"]
     curves = results.study_curves("three")
     assert curves["nothing"] == results.metrics_of("three/same")["curve"]
     ends = [points[-1]["total"] for points in curves.values()]
