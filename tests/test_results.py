@@ -7,6 +7,7 @@ from hpe_lib import evaluation
 from hpe_lib.data.datasets import load_people
 from hpe_lib.paper import ROOT
 from hpe_lib.prediction import Predictions
+from hpe_lib.view import figures
 from hpe_lib.workbook import artifacts, results
 
 PAGES = [path for page in results.PAGES for path in sorted(ROOT.glob(page))]
@@ -80,3 +81,25 @@ def test_kept_files_are_small_and_complete(folder):
     assert (folder / "predictions.npz").stat().st_size <= 150_000
     manifest = artifacts.manifest(folder)
     assert {"scored_by", "commit", "seed", "machine", "wall_seconds"} <= set(manifest)
+
+
+def test_leads_on_synthetic_people_are_those_of_detection_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    behind = {"difference": -4.0, "ci95": [-5.0, -2.0]}
+    level = {"difference": 0.5, "ci95": [-1.0, 1.5]}
+    difference = {"visible": level, "occluded": behind}
+    for row in ("cascade-3", "iterative-3", "regression-3"):
+        artifacts.write_json(
+            tmp_path / f"drawn-hard/{row}/metrics.json", {"difference": difference}
+        )
+    artifacts.write_json(tmp_path / "drawn-hard-claims/metrics.json", {})
+    leads = results.drawn_leads()
+    of_row = {"difficulty": "hard", "epochs": 3, "over": "regression+regression"}
+    assert leads.to_dict("records") == [
+        {**of_row, "joints": "visible", "lead": -0.5, "low": -1.5, "high": 1.0},
+        {**of_row, "joints": "occluded", "lead": 4.0, "low": 2.0, "high": 5.0},
+    ]
+    (panel,) = figures.leads_by_difficulty(leads).axes
+    assert panel.get_title() == "hard"
+    heights = sorted(float(bars[0].get_ydata()[0]) for bars in panel.containers)
+    assert heights == [-0.5, 4.0]

@@ -250,7 +250,7 @@ def set_log_scale(ax: Axes) -> None:
     ax.set(yscale="log", ylim=(0.75 * low, 1.35 * high))
     ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_locator(ticker.NullLocator())
+    ax.yaxis.set_minor_locator(ticker.ticker.NullLocator())
 
 
 def draw_scores(ax: Axes, epochs: np.ndarray, records: list[dict], labelled: bool) -> None:
@@ -342,6 +342,37 @@ def score_against_time(curves: dict[str, list[dict]], metric: str) -> Figure:
         ax.plot(minutes, totals, f"{marker}-", markersize=4, label=name)
     ax.set(xlabel="minutes of training", ylabel=f"{metric}, %", xlim=0, ylim=0)
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    return figure
+
+
+def leads_by_difficulty(leads: pd.DataFrame) -> Figure:
+    """Show detection+regression's lead by budget, a panel for each difficulty.
+
+    leads: `results.drawn_leads`.
+    """
+    difficulties = [name for name in ("easy", "medium", "hard") if name in set(leads.difficulty)]
+    figure = InlineFigure(9, 3.6)
+    panels = figure.subplots(1, len(difficulties), sharey=True, squeeze=False)[0]
+    styles = {"visible": ("o-", "full"), "occluded": ("s--", "none")}
+    for ax, difficulty in zip(panels, difficulties):
+        shown = leads[leads.difficulty == difficulty]
+        for number, ((over, joints), part) in enumerate(shown.groupby(["over", "joints"])):
+            line, fill = styles[joints]
+            colour = ORANGE if over == "detection only" else BLUE
+            places = part.epochs * 1.03 ** (number - 1.5)  # side by side
+            error = [part.lead - part.low, part.high - part.lead]
+            label = f"over {over}, {joints} joints"
+            ax.errorbar(
+                places, part.lead, error, fmt=line, color=colour, fillstyle=fill, label=label
+            )
+        ax.axhline(0, color=BLACK, lw=0.8)
+        ax.set(xscale="log", title=difficulty, xlabel="epochs of 8,000 people")
+        budgets = sorted(set(shown.epochs))
+        ax.set_xticks(budgets, budgets)
+        ax.xaxis.set_minor_locator(ticker.NullLocator())
+    panels[0].set_ylabel("lead of detection+regression, points")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 

@@ -285,6 +285,31 @@ def drawn_table() -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
+def drawn_leads() -> pd.DataFrame:
+    """By how much detection+regression leads on synthetic people (studies drawn-easy to drawn-hard).
+
+    A row for every difficulty, budget ("epochs"), other row ("over") and kind of joints: lead, low
+    and high of its 95 % interval, in points. Empty where the studies have not been run.
+    """
+    names = {"iterative": "regression+regression", "detection": "detection only"}
+    leads = []
+    for path in sorted(RESULTS.glob("drawn-*/*/metrics.json")):
+        row, _, epochs = path.parent.name.rpartition("-")
+        if row not in names:
+            continue
+        place = {
+            "difficulty": path.parts[-3].removeprefix("drawn-"),
+            "epochs": int(epochs),
+            "over": names[row],
+        }
+        difference = artifacts.read_json(path)["difference"]
+        for joints in ("visible", "occluded"):
+            low, high = difference[joints]["ci95"]
+            lead = {"lead": -difference[joints]["difference"], "low": -high, "high": -low}
+            leads.append({**place, "joints": joints, **lead})
+    return pd.DataFrame(leads)
+
+
 def study_curves(study: str) -> dict[str, list[dict]]:
     """{label: [{"minutes", "total"}, …]} of a study's rows, the best at its end first."""
     found = [
