@@ -250,7 +250,7 @@ def set_log_scale(ax: Axes) -> None:
     ax.set(yscale="log", ylim=(0.75 * low, 1.35 * high))
     ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_locator(ticker.ticker.NullLocator())
+    ax.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def draw_scores(ax: Axes, epochs: np.ndarray, records: list[dict], labelled: bool) -> None:
