@@ -94,7 +94,6 @@ _HEIGHTS = np.array([_TALL.get(name, 0) for name in FRAMES])
 
 # ---- poses
 
-HINGE_LIMITS = (0, 150)  # of elbows and knees, degrees
 _NECK = ((-18, 28), (-14, 14), (-55, 55))  # forward, sideways, twist, degrees
 _FOOT = (-25, 20)
 _FAMILIES = list(_read("poses.yaml").values())

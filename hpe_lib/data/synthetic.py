@@ -5,7 +5,6 @@ in closed form at each pixel of its box, for all capsules of all people at once,
 one wins: so which surface lies in front of a joint is known.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -60,21 +59,6 @@ def draw(seed: int, index: int, size: int = 128, difficulty: str = "medium") -> 
     """
     scene = make_scene(np.random.default_rng((seed, index)), DIFFICULTIES[difficulty])
     return _draw(scene, size)
-
-
-def draw_many(
-    seed: int, indices: Sequence[int], size: int = 128, difficulty: str = "medium"
-) -> tuple[np.ndarray, ...]:
-    """Draw the people of these indices (N,).
-
-    Returns images (N, size, size, 3), joints (N, 16, 2), state (N, 16), head_box (N, 4), center
-    (N, 2) and body (N,), as in Drawing.
-    """
-    people = [draw(seed, int(index), size, difficulty) for index in indices]
-    return tuple(
-        np.array([getattr(person, name) for person in people])
-        for name in Drawing.__dataclass_fields__
-    )
 
 
 # ---- drawing
