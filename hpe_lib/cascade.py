@@ -309,5 +309,5 @@ def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None)
     except BadInput as error:
         name, found, expected = error.args
         raise BadInput(folder / artifacts.MANIFEST, f"{name} {found}", expected) from None
-    cascade.load_state_dict(artifacts.matching_tensors(tensors, cascade, file))
+    cascade.load_state_dict(artifacts.tensors_for(tensors, cascade, file))
     return cascade.set_memory_format().eval()

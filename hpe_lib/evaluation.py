@@ -205,7 +205,7 @@ def annotated_mask(people: People) -> np.ndarray:
 
 
 def errors(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarray]:
-    """Distances (N, 16) as fractions of the normaliser, and the mask (N, 16) of those that count."""
+    """Distances (N, 16) in fractions of the normaliser, and the mask (N, 16) of what counts."""
     mask = annotated_mask(people) & has_normaliser(people)[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = distances(predicted, people) / people.normaliser[:, None]

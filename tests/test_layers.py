@@ -17,7 +17,7 @@ ROOMS = (
     "data.datasets data.augment data.download data.check "
     "trunks detector regressor rivals cascade "
     "training stages ablation prediction export view.drawing photographs plausibility evaluation "
-    "probes claims workbook.estimate workbook.scoring workbook.results view.figures view.pictures view.widgets "
+    "probes claims workbook.estimate workbook.scoring workbook.results view.figures view.diagram view.pictures view.widgets "
     "workbook.report workbook.reproduce workbook.repeat cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]
@@ -110,5 +110,5 @@ def test_no_function_is_longer_than_50_lines(room):
 
 
 def test_only_drawings_and_figures_import_matplotlib():
-    others = set(HERE) - {"view.drawing", "view.figures"}
+    others = set(HERE) - {"view.drawing", "view.figures", "view.diagram"}
     assert not [room for room in others if "matplotlib" in imported(parsed(room))[1]]

@@ -7,7 +7,7 @@ import torch
 from hpe_lib import cascade, evaluation, heatmaps, prediction, probes
 from hpe_lib.data.augment import PoseDataset
 from hpe_lib.skeleton import MPII, OCCLUDED
-from hpe_lib.view import drawing, figures, pictures
+from hpe_lib.view import diagram, drawing, figures, pictures
 
 NETWORK = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "channels": 16, "levels": 2}
 NETWORK |= {"bottlenecks": 1, "stem": "patch", "regressor": "hourglass"}
@@ -84,7 +84,7 @@ def test_examples_go_from_the_best_to_the_worst(drawn):
 
 
 def test_the_diagram_shows_the_sizes_of_the_network_s_own_maps(model):
-    figure = figures.cascade_diagram(model, torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    figure = diagram.cascade_diagram(model, torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     texts = [text.get_text() for text in figure.axes[0].texts]
     for text in ("image\n3×64²", "B1\n24×16²", "stack\n19×64²", "bottom\n16×4²", "D7\n16×16²"):
         assert text in texts
@@ -94,12 +94,12 @@ def test_the_diagram_shows_the_sizes_of_the_network_s_own_maps(model):
     assert len(arcs) == 1 + NETWORK["levels"] and figure._repr_png_()[:4] == b"\x89PNG"
     vgg = {"trunk": "slim_vgg", "map_stride": 4, "regressor": "convolutions", "channels": 8}
     other = cascade.Cascade(vgg | {"kernels": [3, 3, 3, 3], "std": 0.0})
-    assert figures.cascade_diagram(other, torch.zeros(1, 72, 72, 3))._repr_png_()
+    assert diagram.cascade_diagram(other, torch.zeros(1, 72, 72, 3))._repr_png_()
 
 
 def test_a_source_is_what_runs():
     source = figures.Source(evaluation.share, evaluation.within_threshold)
-    assert source.startswith("def share(") and "\n\ndef hit(" in source
+    assert source.startswith("def share(") and "\n\ndef within_threshold(" in source
     assert source._repr_markdown_().startswith("```python\ndef share(")
 
 

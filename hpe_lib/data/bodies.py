@@ -80,8 +80,8 @@ _FLESH = [BODY["flesh"][name] for name in MPII.names]
 FLESH_HOLDS = np.array([[part in flesh["parts"] for part in PARTS] for flesh in _FLESH])
 FLESH_DEPTH = np.array([flesh["depth"] for flesh in _FLESH])
 
-# What standard normal numbers add to the logarithms of the lengths of the frames' axes. The numbers:
-# legs as a whole, breadth, girth, trunk, head, arms, thighs, shins.
+# What standard normal numbers add to the logarithms of the lengths of the frames' axes. They stand
+# for: legs as a whole, breadth, girth, trunk, head, arms, thighs, shins.
 _VARIES = np.zeros((8, len(FRAMES), 3))
 _VARIES[[3, 3, 6, 6, 4, 5, 5, 7, 7, 5, 5, 7, 7], np.arange(len(FRAMES))] = 0.05
 _VARIES[0, [2, 3, 7, 8, 11, 12]] = 0.05

@@ -21,9 +21,12 @@ import time
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from hpe_lib.paper import ROOT
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from torch.nn import Module
 
 MANIFEST, WEIGHTS, HISTORY = "manifest.json", "weights.safetensors", "history.jsonl"
 CHECKPOINT = "checkpoint.pt"  # of a stage that is being trained
@@ -449,18 +452,18 @@ def stored_origin(path: Path) -> str | None:
         return None
 
 
-def load_into(module: "Module", folder: str | Path, prefix: str = ""):  # noqa: F821
+def load_into(module: "Module", folder: str | Path, prefix: str = ""):
     """Load the folder's weights into a torch module, and return it.
 
     prefix: only tensors whose name starts with it, and without it. BadInput, naming the file and
     the first tensors that do not fit, if the weights are of another network.
     """
-    found = matching_tensors(load_weights(folder), module, Path(folder) / WEIGHTS, prefix)
+    found = tensors_for(load_weights(folder), module, Path(folder) / WEIGHTS, prefix)
     module.load_state_dict(found)
     return module
 
 
-def matching_tensors(tensors: dict, module: "Module", file: Path, prefix: str = "") -> dict:  # noqa: F821
+def tensors_for(tensors: dict, module: "Module", file: Path, prefix: str = "") -> dict:
     """The tensors whose name starts with `prefix`, without it. BadInput if the module's differ."""
     found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     wanted = module.state_dict()

@@ -286,7 +286,7 @@ def drawn_table() -> pd.DataFrame:
 
 
 def drawn_leads() -> pd.DataFrame:
-    """By how much detection+regression leads on synthetic people (studies drawn-easy to drawn-hard).
+    """By how much detection+regression leads on synthetic people (studies drawn-…).
 
     A row for every difficulty, budget ("epochs"), other row ("over") and kind of joints: lead, low
     and high of its 95 % interval, in points. Empty where the studies have not been run.
