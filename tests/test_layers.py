@@ -17,7 +17,8 @@ ROOMS = (
     "data.datasets data.augment data.download data.check "
     "trunks detector regressor rivals cascade "
     "training stages ablation prediction export view.drawing photographs plausibility evaluation "
-    "probes claims workbook.estimate workbook.scoring workbook.results view.figures view.diagram view.pictures view.widgets "
+    "probes claims workbook.estimate workbook.scoring workbook.results "
+    "view.figures view.diagram view.pictures view.widgets "
     "workbook.report workbook.reproduce workbook.repeat cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]
