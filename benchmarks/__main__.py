@@ -1,11 +1,18 @@
-"""Print all rows as a table, or with --json as JSON. It takes minutes."""
+"""Print all rows as a table, or with --json as JSON. It takes minutes.
+
+With --keep they come to results/bench as well, from where `make tables` puts them into
+docs/speed.md.
+"""
 
 import json
 import sys
 
 from benchmarks import speed
+from hpe_lib.workbook import artifacts, results
 
 rows = speed.table()
+if "--keep" in sys.argv[1:]:
+    results.write("bench", {"rows": rows.to_dict("records")}, artifacts.command())
 if "--json" in sys.argv[1:]:
     print(json.dumps(rows.to_dict("records"), indent=2, ensure_ascii=False))
 else:

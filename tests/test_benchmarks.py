@@ -15,6 +15,7 @@ import torch
 from benchmarks import references, speed
 from hpe_lib import heatmaps, stages
 from hpe_lib.trunks import IMAGENET_MEAN, IMAGENET_STD
+from hpe_lib.workbook import results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,3 +131,21 @@ def test_the_command_prints_the_table_or_json(monkeypatch, capsys):
         runpy.run_module("benchmarks", run_name="__main__")
     told = capsys.readouterr().out
     assert json.loads(told[told.index("[") :]) == rows and "200.0" in told.partition("[")[0]
+
+
+def test_speeds_are_kept_for_the_page(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    rows = [
+        speed.claim("samples", "samples/s", (1 / 1500, 1 / 750), "a class", limit=2000),
+        speed.claim("step", "ms", (0.0025, 0.01), "a loop", ratio=4),
+        speed.claim("rest", "ms", (0.002, 0.001), "another"),
+    ]
+    monkeypatch.setattr(speed, "table", lambda: pd.DataFrame(rows))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--keep"])
+    runpy.run_module("benchmarks", run_name="__main__")
+    table = results.speed_table()
+    assert table.loc["samples"].tolist() == [
+        *("1,500 samples/s", "750 samples/s", "a class", "2.00", "≥ 2000 samples/s", "**no**"),
+    ]
+    assert table.loc["step"].tolist() == ["2.5 ms", "10.0 ms", "a loop", "4.00", "4 times", "yes"]
+    assert table.loc["rest", ["times as fast", "aim", "met"]].tolist() == ["0.50", "–", "–"]

@@ -270,6 +270,20 @@ def released_table(dataset: str) -> pd.DataFrame:
     )
 
 
+def speed_table() -> pd.DataFrame:
+    """Our speeds beside references', measured in turn (python -m benchmarks --keep)."""
+    rows = pd.DataFrame(metrics_of("bench")["rows"]).set_index("what")
+    digits = {unit: 1 if unit == "ms" else 0 for unit in set(rows.unit)}
+    table = pd.DataFrame(index=rows.index)
+    for name in ("ours", "reference"):
+        table[name] = [f"{v:,.{digits[u]}f} {u}" for v, u in zip(rows[name], rows.unit)]
+    table["the reference"] = rows.against
+    table["times as fast"] = rows.ratio.map("{:.2f}".format)
+    table["aim"] = rows.aim.replace("", "–")
+    table["met"] = rows.met.map({True: "yes", False: "**no**"}).fillna("–")
+    return table
+
+
 def drawn_table() -> pd.DataFrame:
     """Notebooks 03 to 05 on synthetic people, with baselines that need no training."""
     run = metrics_of("synthetic")
@@ -350,6 +364,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "released-mpii": lambda: released_table("mpii"),
     "released-lsp": lambda: released_table("lsp"),
     "drawn": drawn_table,
+    "speed": speed_table,
 }
 
 
