@@ -70,6 +70,8 @@ class Cascade(nn.Module):
     there is no regressor. BadInput on an invalid value, before anything is built.
     pretrained: start the trunk from ImageNet weights.
     trunk: used in place of the one that `network` names.
+    map_dropout: an attribute, the chance that a joint's map is erased before the regressor reads
+    it, in training only.
     """
 
     def __init__(self, network: dict, pretrained: bool = False, trunk: Trunk | None = None):
@@ -86,7 +88,7 @@ class Cascade(nn.Module):
             raise BadInput("pretrained", found, "a trunk that has ImageNet weights")
         self.detector = make_first(network, trunk or network["trunk"], pretrained, prior)
         self.regressor = make_regressor(network)
-        self.frozen, self.frozen_blocks = False, 0
+        self.frozen, self.frozen_blocks, self.map_dropout = False, 0, 0.0
         for name in ("mean", "std"):
             value = 255 * torch.tensor(getattr(self.detector, name)).view(1, 3, 1, 1)
             self.register_buffer(name, value, persistent=False)
@@ -116,7 +118,11 @@ class Cascade(nn.Module):
         """
         if self.stacked == "image":
             return images
-        heatmaps = enlarge(self.confidence(maps), self.map_stride)
+        maps = self.confidence(maps)
+        if self.training and self.map_dropout:
+            kept = torch.rand(maps.shape[:2], device=maps.device) >= self.map_dropout
+            maps = maps * kept[..., None, None]
+        heatmaps = enlarge(maps, self.map_stride)
         return heatmaps if self.stacked == "heatmaps" else torch.cat([heatmaps, images], dim=1)
 
     def set_memory_format(self) -> "Cascade":

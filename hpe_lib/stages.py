@@ -20,7 +20,7 @@ from hpe_lib.cascade import REGRESSOR_PARAMETERS, STAGES, Cascade, Maps, network
 from hpe_lib.data.augment import Augmentation, PoseDataset, limit_opencv_threads
 from hpe_lib.data.datasets import open_data
 from hpe_lib.rivals import LEVELS
-from hpe_lib.targets import Targets, read_targets
+from hpe_lib.targets import Targets, draws_discs, read_targets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.groups import build
@@ -151,11 +151,10 @@ class Recipe:
 
     def decisive_parameters(self) -> dict:
         """The parameters that decide what the stage's weights become."""
-        first = self.parameters.get("first", "detection")
-        unused = set() if first == "detection" else {"radius"}
+        discs = draws_discs(self.parameters)
+        unused = set() if discs else {"radius"}
         if self.stage == "detector":
-            not_drawn = "sigma" if first == "detection" else "radius"
-            unused = {*REGRESSOR_PARAMETERS, not_drawn}
+            unused = {*REGRESSOR_PARAMETERS, "sigma" if discs else "radius"}
         without = WITHOUT_EFFECT | unused
         return {name: value for name, value in self.parameters.items() if name not in without}
 
@@ -218,6 +217,7 @@ class Recipe:
             artifacts.load_into(getattr(model, self.stage), start, f"{self.stage}.")
         if self.stage == "regressor":
             artifacts.load_into(model.detector, self.previous, "detector.")
+        model.map_dropout = self.settings.map_dropout
         model.freeze_blocks(self.settings.frozen_blocks)
         return model.set_memory_format().freeze_detector(self.stage == "regressor")
 

@@ -23,6 +23,8 @@ class Targets:
     first: what the first network learns, "detection" (discs) or "regression" (Gaussians, F15).
     first_sees: the joints in the first network's targets, "visible" or "all"; "" means visible
     for detection (§3) and all for regression, as in [16] (F15).
+    first_maps: the first network's maps, "discs" or "gaussians"; "" means discs for detection and
+    Gaussians for regression.
     first_sigma: sigma of the first network's Gaussians; 0: the same as sigma.
     BadInput on any other value.
     """
@@ -33,6 +35,7 @@ class Targets:
     occluded: str = "empty"
     first: str = "detection"
     first_sees: str = ""
+    first_maps: str = ""
     first_sigma: float = 0.0
 
     def __post_init__(self):
@@ -47,7 +50,7 @@ class Targets:
         all_joints = (self.first_sees or self.first) in ("all", "regression")
         drawn = present if all_joints else batch["visibility"] == VISIBLE
         mask = drawn if self.occluded == "ignored" else present
-        if self.first == "detection":
+        if draws_discs(vars(self)):
             return self._draw(heatmaps.discs, batch, drawn, self.radius), mask
         return self._draw(heatmaps.gaussians, batch, drawn, self.first_sigma or self.sigma), mask
 
@@ -62,6 +65,12 @@ class Targets:
         size = batch["image"].shape[1] // self.map_stride
         unit = batch["body"] / BODY / self.map_stride
         return draw(points, drawn, size, extent * unit)
+
+
+def draws_discs(parameters: dict) -> bool:
+    """Are the first network's maps discs, by the parameters `first` and `first_maps`?"""
+    usual = "discs" if parameters.get("first", "detection") == "detection" else "gaussians"
+    return (parameters.get("first_maps") or usual) == "discs"
 
 
 def write_targets(out: str | Path, **parameters: float | str) -> None:

@@ -540,6 +540,28 @@ def test_a_regression_network_s_maps_are_stacked_as_they_are():
     assert maps.min() < 0 and torch.equal(woken().confidence(maps), torch.sigmoid(maps))
 
 
+def test_maps_are_erased_in_training_only():
+    net, images = woken(), crops()
+    normal = net.normalise(images)
+    logits = net.detector(normal)
+    whole = net.eval().stack(logits, normal)
+    net.map_dropout = 0.5
+    assert torch.equal(net.stack(logits, normal), whole), "not at test time"
+    torch.manual_seed(0)
+    found = net.train().stack(logits, normal)
+    kept = (found[:, :16] == whole[:, :16]).all((2, 3))
+    erased = (found[:, :16] == 0).all((2, 3))
+    assert (kept ^ erased).all() and 0.25 < erased.float().mean() < 0.75
+    assert torch.equal(found[:, 16:], normal), "the image stays"
+
+
+def test_without_erasing_no_random_number_is_drawn():
+    net, images = woken().train(), crops()
+    before = torch.get_rng_state()
+    net(images)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("network", [SMALL, VGG])
 @pytest.mark.parametrize(
     "stacked, part", [("both", slice(0, 19)), ("image", slice(16, 19)), ("heatmaps", slice(0, 16))]

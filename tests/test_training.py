@@ -760,9 +760,9 @@ def test_radius_and_sigma_are_of_a_body_of_200_px():
 
 
 def test_unknown_readings_of_targets():
-    for name in ("occluded", "first", "first_sees"):
+    for name in ("occluded", "first", "first_sees", "first_maps"):
         with pytest.raises(
-            BadInput, match=f"{name}: found 'maybe', expected .*(ignored|regression|all)"
+            BadInput, match=f"{name}: found 'maybe', expected .*(ignored|regression|all|discs)"
         ):
             Targets(1, **{name: "maybe"})
 
@@ -786,6 +786,16 @@ def test_what_a_first_network_is_taught():
         for joint in range(3):
             assert torch.equal(maps[0, joint], full * shown[joint]), (first, sees, occluded)
         assert counts[0, :3].tolist() == [bool(count) for count in counted]
+
+
+def test_either_loss_may_be_taught_by_either_kind_of_map():
+    one = batch(VISIBLE, OCCLUDED)
+    discs, gaussians = Targets(1).detector(one)[0], Targets(1).regressor(one)[0]
+    soft, mask = Targets(1, first_maps="gaussians").detector(one)
+    assert torch.equal(soft[0, 0], gaussians[0, 0]) and not soft[0, 1].any()
+    assert mask[0, :2].all(), "the occluded joint's empty map still counts"
+    hard = Targets(1, first="regression", first_maps="discs").detector(one)[0]
+    assert torch.equal(hard[0, 0], discs[0, 0]) and hard[0, 1].any()
 
 
 def test_a_first_network_s_own_gaussians_leave_the_second_s_alone():

@@ -5,6 +5,7 @@ never a traceback. Without a live kernel a panel shows nothing, so notebooks sho
 below it.
 """
 
+import dataclasses
 import html
 from collections.abc import Callable
 from functools import lru_cache
@@ -330,9 +331,9 @@ class TargetExplorer(PersonPanel):
 
     def draw(self) -> tuple[Image.Image, str]:
         """Draw the person as augmented, and the targets."""
-        old, row, joint = self.targets, self.row, self.chosen_joint
-        sizes = (self.radius.value, self.sigma.value)
-        targets = Targets(old.map_stride, *sizes, old.occluded, old.first, old.first_sees)
+        row, joint = self.row, self.chosen_joint
+        sizes = {"radius": self.radius.value, "sigma": self.sigma.value}
+        targets = dataclasses.replace(self.targets, **sizes)
         moves = (self.scale.value, self.angle.value, self.mirrored.value)
         picture = pictures.target_picture(self.people, row, self.image_size, targets, joint, *moves)
         label = self.joint.label

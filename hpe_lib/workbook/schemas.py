@@ -119,6 +119,8 @@ class Settings(Parts, Drawn):
     """How a stage is trained, test time included: a stage manifest's "settings"."""
 
     first_sees: Literal["", "visible", "all"] = None
+    first_maps: Literal["", "discs", "gaussians"] = None
+    map_dropout: Share = 0.0
     frozen_blocks: Annotated[int, Field(ge=0, le=7)] = 0
     seed: Seed = None
     epochs: Epochs = None
