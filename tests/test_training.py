@@ -936,6 +936,24 @@ def hashes(folder):
     return {path: artifacts.file_hash(path) for path in files}
 
 
+@pytest.mark.parametrize(
+    "first, maps, drawn",
+    [
+        ("detection", "", "radius"),
+        ("detection", "gaussians", "sigma"),
+        ("regression", "", "sigma"),
+        ("regression", "discs", "radius"),
+    ],
+)
+def test_the_extent_that_is_drawn_decides_a_first_network(first, maps, drawn):
+    parameters = {"radius": 10.0, "sigma": 5.0, "first": first, "first_maps": maps, "lr": 0.1}
+    detector = SimpleNamespace(stage="detector", parameters=parameters)
+    decisive = stages.Recipe.decisive_parameters(detector)
+    assert decisive.keys() & {"radius", "sigma"} == {drawn} and "lr" in decisive
+    joint = SimpleNamespace(stage="joint", parameters=parameters)
+    assert stages.Recipe.decisive_parameters(joint).keys() >= {drawn, "sigma"}
+
+
 def test_a_row_that_changes_nothing_is_the_run(run):
     before = hashes(run)
     assert varied(run, "same", {"seed": 0, "joint.epochs": 1, "workers": 0}) == {}
