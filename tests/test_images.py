@@ -107,6 +107,45 @@ def test_a_remark_on_a_jpeg_s_header_is_no_damage(jpeg):
     assert (decode_image("a.jpg", odd) == decode_image("a.jpg", jpeg)).all()
 
 
+def with_odd_header(jpeg, kind):
+    """The JPEG with one value in its header that libjpeg remarks upon."""
+    odd = bytearray(jpeg)
+    if kind == "SOS":
+        odd[jpeg.index(b"\xff\xda") + 12] = 0
+    elif kind == "JFIF":
+        odd[jpeg.index(b"JFIF\0") + 5] = 2
+    elif kind == "ICC":
+        odd[2:2] = b"\xff\xe2\x00\x12ICC_PROFILE\0\x01\x00ab"
+    else:
+        odd[2:20] = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\x07"  # in JFIF's place
+    return bytes(odd)
+
+
+@pytest.mark.parametrize("kind", ["SOS", "JFIF", "ICC", "Adobe"])
+def test_a_hole_behind_a_remark_is_seen(jpeg, kind):
+    odd = with_odd_header(jpeg, kind)
+    with pytest.raises(ValueError, match="(?i)warning|Unknown|Invalid|bad"):
+        images.simplejpeg.decode_jpeg(odd)
+    assert (decode_image("a.jpg", odd) == decode_image("a.jpg", jpeg)).all()
+    for damaged in (holed(odd), odd[: len(odd) // 2] + b"\xff\xd9"):
+        with pytest.raises(BadInput, match="expected a whole JPEG"):
+            decode_image("a.jpg", damaged)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [2 * (b"\xff\xe2\xfd\xe8" + bytes(64998)), b"\xff\xfe\x00\x10Exif\0\0comment!"],
+    ids=["far behind", "in a comment"],
+)
+def test_a_turn_is_found_wherever_its_segment_is(before):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = picture(Image.fromarray(CORNER), "JPEG", exif=exif, quality=95)
+    expected = decode_image("a.jpg", turned)
+    assert expected.shape == (60, 40, 3)
+    assert (decode_image("a.jpg", turned[:2] + before + turned[2:]) == expected).all()
+
+
 def test_a_jpeg_whose_sampling_is_unknown_is_left_to_pillow(jpeg, monkeypatch):
     def unknown(data):
         raise ValueError("Could not determine subsampling level")

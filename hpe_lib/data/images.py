@@ -1,10 +1,9 @@
 """The images of people: files, or arrays. Everything is (H, W, 3) uint8 RGB, upright."""
 
 import contextlib
-import functools
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,8 +27,8 @@ EXPECTED = (
     f"JPEG of at most {MAX_JPEG_PIXELS / 1e6:.0f} million pixels, or a "
     f"{', '.join(FORMATS)} image of at most {MAX_PIXELS / 1e6:.0f} million"
 )
-# What libjpeg warns of in headers, although the pixels are whole.
-HARMLESS = "Invalid SOS parameters", "unknown JFIF", "bad ICC marker", "Unknown Adobe color"
+# markers: a frame and a scan of a sequential JPEG; JFIF, EXIF, ICC and Adobe's colours
+SOF, SOS, APP0, APP1, APP2, APP14 = (0xC0, 0xC1), 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 # A file that cannot be used is refused in one line; Pillow's warnings would stand beside it.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -142,28 +141,62 @@ def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
     """A JPEG by libjpeg, any damage an error: OpenCV would fill the gap and go on."""
     if simplejpeg is None:
         return _decode_by_pillow(data, step, ("JPEG",))
+    segments = list(_jpeg_segments(data))
+    plain = _without_remarks(data, segments)
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(plain)
     except ValueError:  # no header, or colours sampled in a way that it does not know
         return _decode_by_pillow(data, step, ("JPEG",))
     _check_size(width, height, MAX_PIXELS if "K" in colours else MAX_JPEG_PIXELS)
-    decode = functools.partial(
-        simplejpeg.decode_jpeg,
-        data,
+    pixels = simplejpeg.decode_jpeg(
+        plain,
         "CMYK" if colours in ("CMYK", "YCCK") else "RGB",
         min_height=-(-height // step),
         min_width=-(-width // step),
     )
-    try:
-        pixels = decode()
-    except ValueError as error:
-        if not any(warning in str(error) for warning in HARMLESS):
-            raise
-        pixels = decode(strict=False)
     if pixels.shape[2] == 4:  # CMYK, inverted as Adobe writes it
         pixels = (pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)
-    start = data.find(b"Exif\0\0", 0, 1 << 16)
-    return pixels if start < 0 else _turn_upright(pixels, data[start : start + (1 << 16)])
+    for marker, start, end in segments:
+        if marker == APP1 and data[start : start + 6] == b"Exif\0\0":
+            return _turn_upright(pixels, data[start:end])
+    return pixels
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The header's segments of a JPEG up to its first scan: (marker, where its content lies)."""
+    start = 2
+    while data[start : start + 1] == b"\xff" and start + 4 <= len(data):
+        marker = data[start + 1]
+        if marker == 0xFF:  # padding
+            start += 1
+            continue
+        end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        yield marker, start + 4, end
+        if marker == SOS:
+            return
+        start = end
+
+
+def _without_remarks(data: bytes, segments: list[tuple[int, int, int]]) -> bytes:
+    """A JPEG without the oddities of headers that libjpeg remarks upon, though the pixels are whole.
+
+    It tells of the first oddity only, so a hole behind one would go unseen. What it assumes instead
+    of the odd values is written in their place.
+    """
+    clean, colours = bytearray(data), 3
+    for marker, start, end in segments:
+        if marker in SOF:
+            colours = data[start + 5]
+        elif marker == APP0 and data[start : start + 5] == b"JFIF\0":
+            clean[start + 5] = 1  # the only revision there is
+        elif marker == APP14 and data[start : start + 5] == b"Adobe" and data[start + 11] > 2:
+            clean[start + 11] = 1 if colours == 3 else 2
+        elif marker == SOS and any(kind in SOF for kind, *_ in segments):
+            clean[end - 3 : end] = b"\0\x3f\0"
+    for marker, start, end in reversed(segments):
+        if marker == APP2:  # colour profiles are not used
+            del clean[start - 4 : end]
+    return bytes(clean)
 
 
 def _turn_upright(pixels: np.ndarray, block: bytes) -> np.ndarray:

@@ -118,6 +118,20 @@ def trust_trunks(parameters: dict) -> None:
         os.environ["HPE_TRUNK"] = ",".join(dict.fromkeys([*known, *own]))
 
 
+def refuse_unknown_trunks(from_file: list[tuple], from_person: list[tuple]) -> None:
+    """BadInput if a manifest names a trunk "module:function" that the person does not name, too.
+
+    A manifest may come from anybody, and to import is to run.
+    """
+    named = {value for *_, name, value in from_person if name in ("trunk", "vgg")}
+    named |= set(os.environ.get("HPE_TRUNK", "").split(","))
+    for where, _, name, value in from_file:
+        foreign = name in ("trunk", "vgg") and ":" in str(value) and value not in named
+        if foreign and not value.startswith("timm:"):
+            expected = f"a trunk of this library, or HPE_TRUNK={value} set, to let this code run"
+            raise BadInput(where, f"{name} {value}", expected)
+
+
 def resolve(
     preset: str | Path,
     overrides: Iterable[str] = (),
@@ -136,8 +150,11 @@ def resolve(
         number: {name: line.default for name, line in lines.items()}
         for number, lines in known.items()
     }
-    settings = [(setting, known) for setting in from_preset(preset)]
-    settings += [(setting, running or known) for setting in from_overrides(overrides)]
+    from_file, from_person = from_preset(preset), from_overrides(overrides)
+    if Path(preset).name == artifacts.MANIFEST:
+        refuse_unknown_trunks(from_file, from_person)
+    settings = [(setting, known) for setting in from_file]
+    settings += [(setting, running or known) for setting in from_person]
     for (where, section, name, value), reached in settings:
         numbers = target_notebooks(where, section, name, known)
         if not set(numbers) & set(reached):
