@@ -17,7 +17,7 @@ import typer
 import typer.core
 from typer.exceptions import Abort, TyperException
 
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, locks
 from hpe_lib.workbook.artifacts import BadInput, CellFailed, one_line
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -272,7 +272,7 @@ def train(
     from hpe_lib.targets import write_targets
 
     world = training.world()
-    with artifacts.lock(out) if world.is_main_process else contextlib.nullcontext():
+    with locks.lock(out) if world.is_main_process else contextlib.nullcontext():
         with world.main_process_first():
             if stage == "detector" and world.is_main_process:
                 prepare(out, **parameters["01"])
@@ -313,6 +313,8 @@ def evaluate(
     from hpe_lib.workbook import results, scoring
 
     folder, world = cascade.stage_folder(weights), training.world()
+    if keep:
+        results.refuse_foreign_results(keep)
     made = photographs.load(folder)
     with world.main_process_first():  # people are drawn once
         people = scoring.people_to_score(

@@ -128,6 +128,7 @@ def _misread(predicted, truth, tolerance):
     readings = {
         "x and y exchanged": predicted[..., ::-1],
         "left and right exchanged": predicted[:, MPII.mirror],
+        "x and y, and left and right, exchanged": predicted[:, MPII.mirror, ::-1],
         "the people's rows moved on by one": np.roll(predicted, 1, axis=0),
         "the people's rows moved back by one": np.roll(predicted, -1, axis=0),
         "the people's rows in reverse": predicted[::-1],

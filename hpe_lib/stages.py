@@ -21,7 +21,7 @@ from hpe_lib.data.augment import Augmentation, PoseDataset, limit_opencv_threads
 from hpe_lib.data.datasets import open_data
 from hpe_lib.rivals import LEVELS
 from hpe_lib.targets import Targets, draws_discs, read_targets
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, locks
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.groups import build
 from hpe_lib.workbook.schemas import Settings
@@ -104,7 +104,7 @@ def lock_stage(recipe: "Recipe") -> contextlib.AbstractContextManager:
     """
     if not training.world().is_main_process:
         return contextlib.nullcontext()
-    return artifacts.lock(recipe.folder.parent, f".{recipe.folder.name}.lock")
+    return locks.lock(recipe.folder.parent, f".{recipe.folder.name}.lock")
 
 
 class Recipe:
@@ -259,6 +259,7 @@ class Recipe:
         checkpoint = training.Checkpoint(path, made_from, settings.save_minutes)
         accelerator.wait_for_everyone()  # all have read what they start from
         if accelerator.is_main_process:  # only now: nothing above touches what is there
+            artifacts.refuse_foreign_manifest(self.folder)
             (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)
         records = []
         for record in training.fit(
@@ -321,21 +322,34 @@ class Recipe:
     def reuse(self, scorer: Scorer | None) -> Iterator[dict]:
         """Yield a finished stage's records again.
 
-        If the held-out people are others now, scores and watched maps are made again, but only
-        for the last epoch: only its weights are kept.
+        If the held-out people are others now, or the history was changed by hand, scores and
+        watched maps are made again, but only for the last epoch: only its weights are kept.
         """
-        records = history(self.folder)
-        if records and records[-1].get("scored_on") != self.scored_on:
-            records = [without_scores(record) for record in records]
-            model = cascade.load(self.folder).to(training.world().device)
-            records[-1] |= self.score(model, scorer)
-            if training.world().is_main_process:
-                shutil.rmtree(self.folder / "watched", ignore_errors=True)
-                self.write_watched_maps(model, records[-1])
-                artifacts.write_history(self.folder, records)
-            again = "other held-out people: scored anew after its last epoch"
-            print(f"{self.stage}: {again}", flush=True)
+        records, made = history(self.folder), artifacts.manifest(self.folder)
+        if not records and self.settings.epochs:
+            print(f"{self.stage}: no {artifacts.HISTORY} beside its weights: no curve", flush=True)
+        reason = ""
+        if made.get("history_sha256", "") not in ("", artifacts.history_hash(self.folder)):
+            reason = "its history was changed"
+        elif records and records[-1].get("scored_on") != self.scored_on:
+            reason = "other held-out people"
+        if records and reason:
+            print(f"{self.stage}: {reason}: scored anew after its last epoch", flush=True)
+            records = self.score_again(records, made, scorer)
         yield from ({**record, "reused": True} for record in records)
+
+    def score_again(self, records: list[dict], made: dict, scorer: Scorer | None) -> list[dict]:
+        """The records with new scores for the last epoch only, also in the stage's folder."""
+        records = [without_scores(record) for record in records]
+        model = cascade.load(self.folder).to(training.world().device)
+        records[-1] |= self.score(model, scorer)
+        if training.world().is_main_process:
+            self.remove_watched_maps()
+            self.write_watched_maps(model, records[-1])
+            artifacts.write_history(self.folder, records)
+            hashed = {"history_sha256": artifacts.history_hash(self.folder)}
+            artifacts.write_manifest(self.folder, made | hashed)
+        return records
 
     def write_progress(self, model: Cascade, records: list[dict], resumed: bool) -> None:
         """Write the records so far, and the maps after the last one if they are not there yet.
@@ -345,10 +359,15 @@ class Recipe:
         """
         record = records[-1]
         if record["epoch"] == 1 and not resumed:
-            shutil.rmtree(self.folder / "watched", ignore_errors=True)
+            self.remove_watched_maps()
         if not resumed or not self.watched_path(record).is_file():
             self.write_watched_maps(model, record)
         artifacts.write_history(self.folder, records)
+
+    def remove_watched_maps(self) -> None:
+        """Remove the maps that an earlier training kept, and nothing else."""
+        for path in self.folder.glob("watched/[0-9][0-9][0-9][0-9].npz"):
+            path.unlink()
 
     def watched_path(self, record: dict) -> Path:
         """The file for the maps after this record's epoch."""

@@ -8,7 +8,7 @@ import torch
 from hpe_lib import heatmaps
 from hpe_lib.paper import BODY
 from hpe_lib.skeleton import ABSENT, VISIBLE
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, locks
 from hpe_lib.workbook.artifacts import BadInput
 
 
@@ -76,6 +76,7 @@ def draws_discs(parameters: dict) -> bool:
 def write_targets(out: str | Path, **parameters: float | str) -> None:
     """Save this run's target parameters: radius, sigma, occluded. BadInput as for `Targets`."""
     Targets(1, **parameters)
+    locks.check_idle(Path(out))
     artifacts.write_manifest(Path(out) / "targets", {"kind": "targets", "parameters": parameters})
 
 

@@ -1,6 +1,7 @@
 """The training loop `fit` that all stages share: epochs, checkpoints, optimisers, rates (§3)."""
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -58,6 +59,9 @@ class ShuffledBatches(Sampler):
             yield [(row, self.epoch) for row in batch]
 
 
+DIGEST = 32  # bytes of a sha256
+
+
 @dataclass
 class Checkpoint:
     """The state of a training, in one file that is always replaced as a whole.
@@ -75,7 +79,11 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            content = self.path.read_bytes()
+            found, saved = content[:DIGEST], content[DIGEST:]
+            if found != hashlib.sha256(saved).digest():
+                raise ValueError("its bytes have changed since it was written")
+            state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
             fits = state["made_from"] == self.key
         except Exception as error:  # torch, zipfile and pickle raise many kinds
             reason = artifacts.one_line(error)[:80]
@@ -84,10 +92,11 @@ class Checkpoint:
         return state if fits else None
 
     def save(self, state: dict) -> None:
-        """Write a state of tensors, numbers and text."""
+        """Write a state of tensors, numbers and text, its sha256 before it."""
         buffer = io.BytesIO()
         torch.save({**state, "made_from": self.key}, buffer)
-        artifacts.write_bytes(self.path, buffer.getvalue())
+        saved = buffer.getvalue()
+        artifacts.write_bytes(self.path, hashlib.sha256(saved).digest() + saved)
 
     @property
     def key(self) -> str:
@@ -437,8 +446,18 @@ def world() -> PartialState:
     They wait for each other for two hours at most: the first may have to draw or check all people.
     """
     artifacts.torchrun_rank()  # removes variables that torchrun has not set
+    ignore_accelerate_variables()
     # Never MPS by accident. Without `cpu` Accelerate would not connect processes on CPUs.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=2))
+
+
+def ignore_accelerate_variables() -> None:
+    """Remove Accelerate's variables from the environment: a run's parameters decide instead.
+
+    They are what `accelerate launch` or another program has left behind.
+    """
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
 
 
 def make_accelerator(precision: str = "no") -> Accelerator:
@@ -448,6 +467,7 @@ def make_accelerator(precision: str = "no") -> Accelerator:
     """
     # Otherwise a second training in this process could not have another precision.
     AcceleratorState._reset_state()
+    ignore_accelerate_variables()
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=precision,

@@ -155,6 +155,23 @@ def newell(path, image, person, joints=None, **values):
     return path
 
 
+def test_what_an_hdf5_file_lacks_is_said_in_plain_words(tmp_path):
+    path = newell(tmp_path / "numbers.h5", ["a.jpg"], [0])
+    with h5py.File(path, "r+") as file:
+        del file["imgname"]
+        file["imgname"] = np.arange(1.0)
+    for call in (
+        lambda: annotations.mpii_truth(path),
+        lambda: annotations.mpii_truth(newell(tmp_path / "t.h5", ["a.jpg"], [0]), path),
+    ):
+        with pytest.raises(BadInput, match="imgname holds no names of images"):
+            call()
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file["preds"] = h5py.Empty("f")
+    with pytest.raises(BadInput, match=r"expected .* \(1, 16, 2\)|expected .*numeric array"):
+        annotations.predictions(tmp_path / "empty.h5", (1,), (16,), whose="MPII")
+
+
 def test_newell_s_rows_select_and_reorder_an_official_file(tmp_path):
     """Rectangles count from 0 there and from 1 here, those without points count too."""
     truth = release(

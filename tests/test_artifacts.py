@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, locks
 from hpe_lib.workbook.artifacts import BadInput
 
 MADE_FROM = {
@@ -447,23 +447,23 @@ def test_metrics_are_read_as_they_are_or_refused(tmp_path):
 
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
     out = tmp_path / "x"
-    with artifacts.lock(out):
+    with locks.lock(out):
         (out / "kept").touch()
-        with artifacts.lock(out):  # whoever holds it may take it again
+        with locks.lock(out):  # whoever holds it may take it again
             pass
-        artifacts.HELD.clear()  # from here on as if another process asked
-        with pytest.raises(BadInput) as refused, artifacts.lock(out):
+        locks.HELD.clear()  # from here on as if another process asked
+        with pytest.raises(BadInput) as refused, locks.lock(out):
             pass
         assert str(refused.value).startswith(f"{out}: found another process")
-    with artifacts.lock(out):
+    with locks.lock(out):
         pass
     assert (out / "kept").exists()
 
 
 KILLED = """
 import os, sys, time
-from hpe_lib.workbook import artifacts
-held = artifacts.lock(sys.argv[1])
+from hpe_lib.workbook import locks
+held = locks.lock(sys.argv[1])
 held.__enter__()
 read, write = os.pipe()
 worker = os.fork()
@@ -482,22 +482,22 @@ def test_a_worker_that_outlives_a_killed_training_does_not_keep_its_folder_locke
         worker = int(training.stdout.readline())
         training.wait()
         try:
-            with artifacts.lock(tmp_path):
+            with locks.lock(tmp_path):
                 os.kill(worker, 0)
         finally:
             os.kill(worker, signal.SIGKILL)
 
 
 def test_a_folder_that_nothing_was_written_to_goes_again(tmp_path):
-    with pytest.raises(ValueError), artifacts.lock(tmp_path / "x"):
+    with pytest.raises(ValueError), locks.lock(tmp_path / "x"):
         raise ValueError
     assert not (tmp_path / "x").exists()
     (tmp_path / "mine").mkdir()
-    with artifacts.lock(tmp_path / "mine"):
+    with locks.lock(tmp_path / "mine"):
         pass
     assert (tmp_path / "mine").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match="a folder to write to"), artifacts.lock(tmp_path / "file"):
+    with pytest.raises(BadInput, match="a folder to write to"), locks.lock(tmp_path / "file"):
         pass
 
 
@@ -509,7 +509,7 @@ def test_where_no_locks_are_kept_every_folder_is_free(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with artifacts.lock(tmp_path), artifacts.lock(tmp_path):
+    with locks.lock(tmp_path), locks.lock(tmp_path):
         pass
 
 
@@ -522,8 +522,8 @@ def test_a_notebook_run_again_leaves_what_the_others_have_measured(tmp_path):
     assert together == artifacts.read_json(tmp_path / "metrics.json") == wanted
     assert artifacts.read_json(tmp_path / "metrics" / "05.json") == {"cascade": {"total": 9.0}}
     artifacts.write_json(tmp_path / "metrics" / "06.json", ["edited"])
-    with pytest.raises(BadInput, match=r"06.json: found metrics \['edited'\], expected a valid"):
-        artifacts.write_metrics(tmp_path, "05", {"floors": 2})
+    together = artifacts.write_metrics(tmp_path, "05", {"floors": 2})
+    assert together == {"floors": 2, "comparison": 3}, "the edited file is left out"
 
 
 @pytest.mark.parametrize(
@@ -549,3 +549,57 @@ def test_torchrun_s_processes_know_their_rank(monkeypatch):
     for name, value in (given | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}).items():
         monkeypatch.setenv(name, value)
     assert artifacts.torchrun_rank() == 3 and os.environ["LOCAL_RANK"] == "1"
+
+
+# ---- numbers, and what they rest on
+
+
+def measured(out, weights="a", people="b"):
+    """A run's people and detector, as far as the numbers of notebooks rest on them."""
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    hashes = {"train": "0" * 64, "val": people * 64}
+    artifacts.write_manifest(out / "data", {"kind": "data", "fingerprints": hashes})
+    artifacts.write_manifest(out / "detector", {"kind": "detector", "weights_sha256": weights * 64})
+
+
+def test_numbers_of_other_people_or_weights_are_left_out(tmp_path, capsys):
+    measured(tmp_path)
+    artifacts.write_metrics(tmp_path, "03", {"found": 1})
+    artifacts.write_metrics(tmp_path, "07", {"compared": 2})
+    assert artifacts.read_metrics(tmp_path) == {"found": 1, "compared": 2}
+    measured(tmp_path, weights="c")
+    assert artifacts.write_metrics(tmp_path, "03", {"found": 3}) == {"found": 3}
+    assert "07.json: of other people or weights" in capsys.readouterr().out
+    artifacts.write_metrics(tmp_path, "07", {"compared": 4})
+    assert artifacts.read_metrics(tmp_path) == {"found": 3, "compared": 4}
+    measured(tmp_path, weights="c", people="d")
+    assert artifacts.write_metrics(tmp_path, "03", {"found": 5}) == {"found": 5}
+
+
+def test_an_earlier_notebook_s_numbers_do_not_rest_on_later_weights(tmp_path):
+    artifacts.write_metrics(tmp_path, "02", {"targets": 1})
+    artifacts.write_manifest(tmp_path / "detector", {"weights_sha256": "a" * 64})
+    assert artifacts.write_metrics(tmp_path, "03", {"found": 2}) == {"targets": 1, "found": 2}
+
+
+def test_numbers_changed_by_hand_are_not_published(tmp_path, capsys):
+    artifacts.write_metrics(tmp_path, "05", {"total": 50.0})
+    file = tmp_path / "metrics" / "05.json"
+    file.write_text(file.read_text().replace("50.0", "99.9"))
+    assert artifacts.write_metrics(tmp_path, "07", {"place": 1}) == {"place": 1}
+    assert "05.json: changed since" in capsys.readouterr().out
+    together = tmp_path / "metrics.json"
+    together.write_text(together.read_text().replace("1", "2"))
+    with pytest.raises(BadInput, match="numbers changed by hand"):
+        artifacts.read_metrics(tmp_path)
+
+
+def test_a_manifest_of_somebody_else_is_not_replaced(tmp_path):
+    theirs = tmp_path / "manifest.json"
+    theirs.write_text('{"name": "my app"}')
+    for write in (artifacts.write_manifest, lambda out, made: artifacts.save(out, {}, made)):
+        with pytest.raises(BadInput, match="has not written"):
+            write(tmp_path, {"kind": "run"})
+    assert theirs.read_text() == '{"name": "my app"}'
+    theirs.write_text('{"name": ')  # half of one: a power cut's
+    artifacts.write_manifest(tmp_path, {"kind": "run"})

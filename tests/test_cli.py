@@ -11,7 +11,7 @@ import pytest
 
 from hpe_lib import cli, stages, targets, training
 from hpe_lib.data import annotations, datasets
-from hpe_lib.workbook import artifacts, presets, scoring
+from hpe_lib.workbook import artifacts, locks, presets, scoring
 from hpe_lib.workbook.artifacts import BadInput
 
 NUMBERS = {
@@ -517,7 +517,7 @@ def test_two_trainings_into_one_folder_are_one_too_many(tmp_path, capsys):
     finally:
         first.kill()
         first.communicate()
-    with artifacts.lock(tmp_path / "x"):  # the lock went with the process
+    with locks.lock(tmp_path / "x"):  # the lock went with the process
         pass
 
 

@@ -222,6 +222,7 @@ def test_pixels_of_other_kinds():
         (picture(colour.convert("L"), "JPEG", quality=100), grey[..., None]),
         (picture(Image.fromarray(deep), "PNG"), (deep >> 8)[..., None]),
         (picture(Image.fromarray(deep), "TIFF"), (deep >> 8)[..., None]),
+        (picture(Image.fromarray(deep), "PPM"), (deep >> 8)[..., None]),
         (picture(colour.convert("P"), "PNG"), CORNER),
         (picture(colour.quantize(4), "GIF", **first), CORNER),
         (picture(colour, "PNG", **first), CORNER),

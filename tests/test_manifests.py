@@ -409,6 +409,26 @@ def test_parameters_that_a_person_gives_name_trunks(monkeypatch):
     assert presets.os.environ["HPE_TRUNK"] == "a:b_trunk,evilmod:x_trunk"
 
 
+def test_a_run_s_manifest_as_preset_names_no_trunk_for_others(tmp_path, monkeypatch):
+    """A YAML preset is a person's own; a manifest may come from anybody."""
+    monkeypatch.setenv("HPE_TRUNK", "")
+    trunk = "evilmod:x_trunk"
+    made = {"kind": "run", "parameters": {"03": {"trunk": trunk}}, "notebooks": {}}
+    artifacts.write_manifest(tmp_path, made)
+    with pytest.raises(BadInput, match="found trunk evilmod:x_trunk, expected .*HPE_TRUNK"):
+        presets.resolve(tmp_path / "manifest.json")
+    assert presets.os.environ["HPE_TRUNK"] == ""
+    for said in ({"overrides": [f"03.trunk={trunk}"]}, {}):
+        found = presets.resolve(tmp_path / "manifest.json", **said)  # then the environment says it
+        assert found["03"]["trunk"] == trunk
+    monkeypatch.setenv("HPE_TRUNK", "")
+    (tmp_path / "own.yaml").write_text(f'"03": {{trunk: "{trunk}"}}')
+    assert presets.resolve(tmp_path / "own.yaml")["03"]["trunk"] == trunk
+    made["parameters"]["03"]["trunk"] = "timm:resnet18"
+    artifacts.write_manifest(tmp_path, made)
+    assert presets.resolve(tmp_path / "manifest.json")["03"]["trunk"] == "timm:resnet18"
+
+
 # ---- whatever else a manifest may hold
 
 VALUES = (

@@ -58,6 +58,10 @@ def notes(predicted, **changed):
         (GUESS[..., ::-1], "with x and y exchanged the total would be 9"),
         (GUESS[:, MPII.mirror], "with left and right exchanged the total would be 9"),
         (
+            GUESS[:, MPII.mirror, ::-1],
+            "with x and y, and left and right, exchanged the total would be 9",
+        ),
+        (
             np.roll(GUESS, 1, axis=0),
             "with the people's rows moved back by one the total would be 9",
         ),

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from hpe_lib import cli
-from hpe_lib.workbook import artifacts, presets, reproduce
+from hpe_lib.workbook import artifacts, locks, presets, reproduce
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.reproduce import CellFailed
 
@@ -82,7 +82,8 @@ def test_unknown_names_are_refused_before_anything_runs(notebook, run, tmp_path)
 def test_a_failing_cell_is_one_line_and_no_notebook_poses_as_executed(notebook, run, tmp_path):
     folder = notebook("01_a", "a: int = 1", "a", "raise ValueError('so\\nit is')")
     notebook("02_b", "a: int = 1", "a")
-    (tmp_path / "runs" / "x").mkdir(parents=True)
+    earlier = {"kind": "run", "parameters": {}, "notebooks": {}}
+    artifacts.write_manifest(tmp_path / "runs" / "x", earlier)
     (tmp_path / "runs" / "x" / "01_a.ipynb").write_text("an earlier run's")
     with pytest.raises(CellFailed) as error:
         run(folder)
@@ -222,10 +223,37 @@ def test_fresh_does_not_touch_a_folder_that_is_no_run(notebook, run, tmp_path):
 
 def test_a_folder_takes_one_run_at_a_time(notebook, run, tmp_path):
     folder = notebook("01_a", TYPED, SAY)
-    with artifacts.lock(tmp_path / "runs" / "x"), pytest.raises(BadInput, match="another process"):
-        artifacts.HELD.clear()  # as if the run were another process
+    with locks.lock(tmp_path / "runs" / "x"), pytest.raises(BadInput, match="another process"):
+        locks.HELD.clear()  # as if the run were another process
         run(folder)
     run(folder)
+
+
+@pytest.mark.parametrize("place", ["", "rows/wide-seed0"])
+def test_a_run_does_not_begin_while_one_of_its_stages_is_trained(notebook, run, tmp_path, place):
+    """A notebook in Jupyter holds its stage alone."""
+    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    run(folder)
+    artifacts.write_bytes(out / place / "detector" / "checkpoint.pt", b"an epoch")
+    report = (out / "report.html").read_text()
+    with locks.lock(out / place, ".detector.lock"):
+        locks.HELD.clear()  # as if the notebook were another process
+        for fresh in (True, False):
+            with pytest.raises(BadInput, match="another process that is writing"):
+                run(folder, fresh=fresh)
+    assert (out / place / "detector" / "checkpoint.pt").read_bytes() == b"an epoch"
+    assert (out / place / ".detector.lock").exists() and (out / "report.html").read_text() == report
+    run(folder)
+
+
+@pytest.mark.parametrize("name", ["report.html", "01_a.ipynb", "01_a.failed.ipynb", "metrics.json"])
+def test_a_run_does_not_replace_a_person_s_files(notebook, run, tmp_path, name):
+    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    artifacts.write_bytes(out / name, b"mine")
+    with pytest.raises(BadInput, match="a file that no run has written"):
+        run(folder)
+    assert {path.name for path in out.iterdir()} <= {name, ".lock"}
+    assert (out / name).read_bytes() == b"mine"
 
 
 def test_ctrl_c_leaves_no_kernel_and_no_half_notebook(notebook, tmp_path):

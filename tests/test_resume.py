@@ -1,6 +1,7 @@
 """A training that is stopped goes on from its last epoch and ends in the same weights, bit for bit."""
 
 import contextlib
+import io
 import json
 import os
 import random
@@ -16,10 +17,11 @@ import processes
 import pytest
 import small_runs
 import torch
-from small_runs import same_weights
+from small_runs import TARGETS, same_weights
 
 from hpe_lib import ablation, cascade, stages, training
 from hpe_lib.data import datasets
+from hpe_lib.targets import write_targets
 from hpe_lib.workbook import artifacts
 
 DETECTOR = small_runs.DETECTOR | {
@@ -124,8 +126,8 @@ def test_with_loader_workers_too(whole, copy, monkeypatch):
 def test_long_epochs_are_saved_within(whole, copy, monkeypatch, ema):
     out = copy("detector")
     stop("detector", out, monkeypatch, 5, save_minutes=0.0, ema=ema)
-    state = training.Checkpoint(out / "detector" / "checkpoint.pt", {}).path
-    state = torch.load(state, weights_only=True)
+    saved = (out / "detector" / "checkpoint.pt").read_bytes()[training.DIGEST :]
+    state = torch.load(io.BytesIO(saved), weights_only=True)
     assert len(state["records"]) == 1 and state["step"] == 2
     records = train("detector", out, save_minutes=0.0, ema=ema)
     if ema:
@@ -190,6 +192,17 @@ def test_a_checkpoint_of_something_else_is_not_used(copy, monkeypatch, capsys):
     records = train("detector", out, lr=1e-3)
     assert not any(record.get("resumed") for record in records)
     assert "goes on" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_with_one_bit_changed_is_not_used(tmp_path, capsys):
+    checkpoint = training.Checkpoint(tmp_path / "checkpoint.pt", {"lr": 1})
+    checkpoint.save({"weight": torch.arange(4096.0)})
+    assert torch.equal(checkpoint.load()["weight"], torch.arange(4096.0))
+    content = bytearray(checkpoint.path.read_bytes())
+    content[content.index(torch.arange(4096.0).numpy().tobytes()) + 801] ^= 16
+    checkpoint.path.write_bytes(content)
+    assert checkpoint.load() is None
+    assert "its bytes have changed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", [b"", b"no checkpoint", None])
@@ -436,8 +449,8 @@ def untimed(value):
 def test_a_second_training_of_a_stage_is_refused_in_one_line(copy):
     out = copy("detector")
     holder = (
-        "import sys, time; from hpe_lib.workbook import artifacts\n"
-        f"with artifacts.lock({str(out)!r}, '.detector.lock'): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from hpe_lib.workbook import locks\n"
+        f"with locks.lock({str(out)!r}, '.detector.lock'): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", holder],
@@ -445,10 +458,38 @@ def test_a_second_training_of_a_stage_is_refused_in_one_line(copy):
         env=os.environ | {"PYTHONPATH": str(processes.ROOT)},
     ) as process:
         process.stdout.readline()
-        with pytest.raises(artifacts.BadInput, match="another process that is writing to it"):
-            train("detector", out)
+        before = [(out / name / "manifest.json").read_text() for name in ("data", "targets")]
+        for write in (
+            lambda: train("detector", out),
+            lambda: small_runs.prepare(out, train="1-7"),
+            lambda: write_targets(out, **TARGETS | {"sigma": 7.0}),
+        ):
+            with pytest.raises(artifacts.BadInput, match="another process that is writing to it"):
+                write()
+        after = [(out / name / "manifest.json").read_text() for name in ("data", "targets")]
+        assert after == before, "the training's people and targets stay"
         process.kill()
     assert len(train("detector", out)) == 3
+
+
+@pytest.mark.parametrize("change", ["edited", "removed"])
+def test_scores_of_a_history_changed_by_hand_are_not_believed(copy, capsys, change):
+    out = copy("detector")
+    scores = iter([10.0, 20.0, 30.0, 31.0])
+    list(stages.train("detector", out, DETECTOR, lambda model: {"PCKh@0.5": next(scores)}))
+    path = out / "detector" / "history.jsonl"
+    if change == "edited":
+        path.write_text(path.read_text().replace("30.0", "99.9"))
+    else:
+        path.unlink()
+    again = list(stages.train("detector", out, DETECTOR, lambda model: {"PCKh@0.5": next(scores)}))
+    told = capsys.readouterr().out
+    if change == "removed":
+        assert again == [] and "no history.jsonl beside its weights" in told
+        return
+    assert [record.get("PCKh@0.5") for record in again] == [None, None, 31.0]
+    assert "its history was changed: scored anew" in told
+    assert list(stages.train("detector", out, DETECTOR))[-1]["PCKh@0.5"] == 31.0
 
 
 def test_an_interrupted_cell_does_not_lock_its_own_kernel_out(copy):

@@ -1082,3 +1082,18 @@ def test_a_change_of_nothing_that_there_is_is_refused(run, change):
     with pytest.raises(BadInput, match=change):
         varied(run, "row", {change: 5.0})
     assert not (run / "rows" / "row").exists()
+
+
+def test_accelerate_s_variables_in_the_environment_change_no_training(monkeypatch):
+    left = {
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+        "ACCELERATE_MIXED_PRECISION": "bf16",
+        "ACCELERATE_DYNAMO_BACKEND": "EAGER",
+        "ACCELERATE_USE_FSDP": "true",
+    }
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    made = training.make_accelerator("no")
+    assert made.gradient_accumulation_steps == 1 and made.mixed_precision == "no"
+    assert made.distributed_type.value == "NO"
+    assert not [name for name in left if os.environ.get(name) == left[name]]

@@ -335,6 +335,8 @@ def mpii_rows(stream: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
 
 def _rows(file) -> tuple[np.ndarray, np.ndarray]:
     _need("a list of people", file, "imgname", "person")
+    if h5py.check_string_dtype(file["imgname"].dtype) is None:
+        raise ValueError("imgname holds no names of images")
     return np.array(file["imgname"].asstr()[:], str), file["person"][:].astype(int) + 1
 
 

@@ -13,7 +13,7 @@ from hpe_lib.data.lsp import load_leeds, load_lsp, load_lspet
 from hpe_lib.data.mpii import load_mpii
 from hpe_lib.data.people import People, center_on_images, replace_midpoints, require_images
 from hpe_lib.paper import MARGIN
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, locks
 from hpe_lib.workbook.artifacts import BadInput
 
 LOADERS = {"mpii": load_mpii, "lsp": load_lsp, "lspet": load_lspet, "leeds": load_leeds}
@@ -76,8 +76,10 @@ def prepare(out: str | Path, **parameters: str | int | float | bool) -> Data:
         difficulty, only_present, margin and missing_points, as load_people takes them.
 
     Raises BadInput, before anything is written, on the first file that cannot be read, if train
-    and val share a person or an image, or if nobody of val could be scored.
+    and val share a person or an image, if nobody of val could be scored, or while the run is being
+    trained.
     """
+    locks.check_idle(Path(out))
     data = _load_both(out, parameters)
     train, val = ({key.partition(" ")[0] for key in half.keys} for half in (data.train, data.val))
     if shared := train & val:

@@ -171,6 +171,8 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             start += 1
             continue
         end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        if end > len(data):
+            return
         yield marker, start + 4, end
         if marker == SOS:
             return
@@ -216,7 +218,7 @@ def _decode_by_pillow(data: bytes, step: int, formats: Sequence[str] = FORMATS) 
     _check_size(*image.size)
     _check_holes(image, data)
     ImageOps.exif_transpose(image, in_place=True)  # a copy only where it is turned
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError("32-bit pixels")

@@ -216,7 +216,8 @@ def hdf5_arrays(file: h5py.File, most: int | None = None) -> Iterator[tuple[str,
     file.visit(names.append)
     for name in names:
         item = file[name]
-        if not isinstance(item, h5py.Dataset) or name.startswith("#refs#"):
+        is_array = isinstance(item, h5py.Dataset) and item.shape is not None
+        if not is_array or name.startswith("#refs#"):
             continue
         values = _hdf5_value(item, most)
         if h5py.check_ref_dtype(item.dtype):

@@ -6,7 +6,6 @@ is no artifact. A manifest keeps its own hash, and the weights' file the hash of
 from, so a change by hand is noticed in both.
 """
 
-import contextlib
 import hashlib
 import json
 import math
@@ -14,14 +13,13 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from hpe_lib.paper import ROOT
 
@@ -131,11 +129,42 @@ def write_metrics(out: str | Path, number: str, values: dict) -> dict:
     """
     folder = Path(out) / "metrics"
     write_json(folder / f"{number}.json", values)
+    measured = measured_on(out)
+    measured[number] = {"sha256": file_hash(folder / f"{number}.json"), "on": basis(out, number)}
     together = {}
     for path in sorted(folder.glob("[0-9][0-9].json")):
-        together |= numbers(path)
+        found = measured.get(path.stem, {})
+        if found.get("sha256") != file_hash(path):
+            print(f"{path}: changed since its notebook wrote it, and left out")
+        elif found["on"] != basis(out, path.stem):
+            print(f"{path}: of other people or weights than the run has now, and left out")
+        else:
+            together |= numbers(path)
     write_json(Path(out) / METRICS, together)
+    hashed = {"metrics_sha256": file_hash(Path(out) / METRICS)}
+    write_manifest(folder, {"kind": "numbers", "notebooks": measured, **hashed})
     return together
+
+
+def measured_on(out: str | Path) -> dict:
+    """Which numbers were written, and of what: {notebook: {"sha256", "on": `basis`}}."""
+    folder = Path(out) / "metrics"
+    return manifest(folder, "notebooks")["notebooks"] if (folder / MANIFEST).is_file() else {}
+
+
+def basis(out: str | Path, number: str) -> dict:
+    """What a notebook's numbers rest on: hashes of the run's people and of its stages' weights."""
+    found = {}
+    for folder, first in (
+        ("data", "01"),
+        ("detector", "03"),
+        ("regressor", "04"),
+        ("cascade", "05"),
+    ):
+        if first <= number and (Path(out) / folder / MANIFEST).is_file():
+            made = manifest(Path(out) / folder)
+            found[folder] = made.get("fingerprints") or made.get("weights_sha256")
+    return found
 
 
 def claim_rows(out: Path, names: Iterable[str]) -> None:
@@ -152,75 +181,6 @@ def own_rows(out: Path) -> list[Path]:
     found = manifest(folder, "names")
     check(found, "rows", folder / MANIFEST)
     return [path for path in folder.glob("*") if path.name in found["names"]]
-
-
-HELD = {}  # {path: file}, the locks of this process
-
-
-def forget_locks() -> None:
-    """Close inherited lock files after a fork: a loader's worker may outlive its parent."""
-    for file in HELD.values():
-        file.close()
-    HELD.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget_locks)
-
-
-@contextlib.contextmanager
-def lock(folder: str | Path, name: str = LOCK) -> Iterator[None]:
-    """Hold a folder, made if need be, for this process: BadInput if another process holds it.
-
-    The lock goes with the process, however it ends. Whoever holds it may take it again: a cell of a
-    notebook that was interrupted keeps it. Where the system keeps no locks, every folder is free.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(folder, "a file", "a folder to write to")
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = (folder / name).resolve()
-    if path in HELD:
-        yield
-        return
-    try:
-        with open(path, "w") as file:
-            if not try_lock(file):
-                raise BadInput(
-                    folder, "another process that is writing to it", "one at a time in a folder"
-                )
-            HELD[path] = file
-            try:
-                yield
-            finally:
-                unlock(file)
-    finally:
-        HELD.pop(path, None)
-        if made and os.listdir(folder) == [name]:  # nothing came of it
-            shutil.rmtree(folder)
-
-
-def try_lock(file: IO) -> bool:
-    """Lock an open file for this process; False if another holds it."""
-    with contextlib.suppress(
-        ImportError, OSError
-    ):  # Windows and some network folders keep no locks
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
-def unlock(file: IO) -> None:
-    """Give up the lock at once, whatever process still has the file open."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def torchrun_rank() -> int:
@@ -287,9 +247,21 @@ def origin_hash(manifest: dict) -> str:
 
 def write_manifest(folder: str | Path, manifest: dict) -> dict:
     """Write a folder's manifest.json with its own hash in it; returns what was written."""
+    refuse_foreign_manifest(folder)
     written = {**manifest, OWN_HASH: own_hash(manifest)}
     write_json(Path(folder) / MANIFEST, written)
     return written
+
+
+def refuse_foreign_manifest(folder: str | Path) -> None:
+    """BadInput if the folder has a manifest.json that is JSON, but not of this program."""
+    path = Path(folder) / MANIFEST
+    try:
+        found = read_json(path)
+    except BadInput:  # absent, or damaged
+        return
+    if not isinstance(found, dict) or OWN_HASH not in found:
+        raise BadInput(path, "a file that this program has not written", "a folder without it")
 
 
 def save(
@@ -304,6 +276,7 @@ def save(
     from safetensors.torch import save as packed
 
     folder = Path(folder)
+    refuse_foreign_manifest(folder)
     (folder / MANIFEST).unlink(missing_ok=True)  # until the last line this is no artifact
     tensors = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()
@@ -313,6 +286,7 @@ def save(
         write_history(folder, history)
     measured = {
         "weights_sha256": file_hash(folder / WEIGHTS),
+        "history_sha256": history_hash(folder),
         "peak_memory_mb": peak_memory_mb(),
         "written": timestamp(),
     }
@@ -334,7 +308,7 @@ def manifest(folder: str | Path, *needed: str) -> dict:
     if absent := [name for name in needed if name not in found]:
         raise BadInput(path, f"no {', '.join(absent)}", "the manifest that was written with it")
     kind = found.get("kind")
-    check(found, kind if kind in ("data", "targets", "run", "rows") else "stage", path)
+    check(found, kind if kind in ("data", "targets", "run", "rows", "numbers") else "stage", path)
     if OWN_HASH in found and found[OWN_HASH] != own_hash(found):
         raise BadInput(path, "entries changed by hand", "the manifest as a run has written it")
     check_settings(found, path)
@@ -366,8 +340,16 @@ def check(value: Any, kind: str, file: Path | None = None) -> None:
 
 
 def read_metrics(out: str | Path) -> dict:
-    """The numbers that a run's notebooks have written so far. BadInput if there are none."""
-    return numbers(Path(out) / METRICS)
+    """The numbers that a run's notebooks have written so far.
+
+    BadInput if there are none, or if they were changed since.
+    """
+    path, written = Path(out) / METRICS, Path(out) / "metrics"
+    found = numbers(path)
+    made = manifest(written, "metrics_sha256") if (written / MANIFEST).is_file() else {}
+    if made and made["metrics_sha256"] != file_hash(path):
+        raise BadInput(path, "numbers changed by hand", "those that the notebooks have written")
+    return found
 
 
 def numbers(path: Path) -> dict:
@@ -381,6 +363,12 @@ def write_history(folder: str | Path, records: list[dict]) -> None:
     """Write a stage's epoch records, one a line, so that a killed run leaves what was measured."""
     lines = [json.dumps(plain(record)) + "\n" for record in records]
     write_bytes(Path(folder) / HISTORY, "".join(lines).encode())
+
+
+def history_hash(folder: str | Path) -> str | None:
+    """sha256 of a stage's history as it is on disk; None if there is none."""
+    path = Path(folder) / HISTORY
+    return file_hash(path) if path.is_file() else None
 
 
 def read_history(folder: str | Path) -> list[dict]:

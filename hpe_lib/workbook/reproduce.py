@@ -16,7 +16,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError, strip_color
 
 from hpe_lib.cascade import STAGES
-from hpe_lib.workbook import artifacts, presets, report
+from hpe_lib.workbook import artifacts, locks, presets, report
 from hpe_lib.workbook.artifacts import BadInput, CellFailed, one_line
 
 # "python3" is this interpreter, whatever kernels the person has installed; no progress bars.
@@ -35,6 +35,7 @@ WRITTEN = [
     *(f"{folder}/{name}" for folder in ("data", "targets", *STAGES.values()) for name in STAGED),
     *(f"{folder}/watched/[0-9][0-9][0-9][0-9].npz" for folder in STAGES.values()),
     "metrics/[0-9][0-9].json",
+    "metrics/manifest.json",
     *(f".{folder}.lock" for folder in STAGES.values()),
 ]
 
@@ -63,7 +64,9 @@ def run(
     chosen = choose(among, start, only)
     resolved = presets.resolve(preset, overrides, running=chosen)
     parameters = {number: resolved[number] for number in chosen}
-    with artifacts.lock(out), patch.dict(os.environ, KERNEL):
+    with locks.lock(out), patch.dict(os.environ, KERNEL):
+        locks.check_idle(out)
+        refuse_foreign_files(out)
         if fresh:
             remove_artifacts(out)
         manifest = begin_manifest(out, preset, parameters)
@@ -107,6 +110,25 @@ def begin_manifest(out: Path, preset: str | Path, parameters: dict) -> dict:
     return manifest
 
 
+def refuse_foreign_files(out: Path) -> None:
+    """BadInput if the folder is no run's, but has files of the names that a run writes."""
+    if earlier_run(out):
+        return
+    names = ["report.html", *executed_names()]
+    if not (out / "metrics").is_dir():  # notebooks that a person has run leave both
+        names.append(artifacts.METRICS)
+    for name in names:
+        if (out / name).exists():
+            found = "a file that no run has written"
+            raise BadInput(out / name, found, "a run's folder, or one without it")
+
+
+def executed_names() -> list[str]:
+    """The names of executed notebooks: whole, being executed, failed."""
+    stems = [path.stem for path in presets.notebooks().values()]
+    return [f"{stem}{ending}.ipynb" for stem in stems for ending in ("", ".running", ".failed")]
+
+
 def earlier_run(out: Path) -> dict:
     """The manifest of the run in the folder; {} if there is none. BadInput if it is another's."""
     if not (out / artifacts.MANIFEST).is_file():
@@ -131,10 +153,8 @@ def remove_artifacts(out: Path) -> None:
         for name in WRITTEN
         for path in folder.glob(name)
     ]
-    for path in presets.notebooks().values():
-        found += [out / f"{path.stem}{ending}.ipynb" for ending in ("", ".running", ".failed")]
     names = ("rows/manifest.json", artifacts.METRICS, "report.html", artifacts.MANIFEST)
-    found += [out / name for name in names]
+    found += [out / name for name in (*names, *executed_names())]
     found = [path for path in found if path.parent.resolve() == path.parent]  # not through a link
     for path in found:
         path.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from hpe_lib.data.people import People
 from hpe_lib.paper import RELEASED, ROOT
 from hpe_lib.prediction import Predictions
 from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
 
 RESULTS = ROOT / "results"
 PAGES = ("README.md", "docs/*.md")
@@ -33,7 +34,9 @@ def keep_scores(
 
     weights: the stage's folder, whose manifest says what it was made from and at what cost.
     The joints are rounded to float16 first, and the scores are those of the rounded joints.
+    BadInput if the folder holds files of the same names that are no such results.
     """
+    refuse_foreign_results(folder)
     made = artifacts.manifest(weights)
     answers = {"detector": found.detector_joints, "detector, centroid": found.detector_centroids}
     if made["kind"] == "detector":
@@ -62,6 +65,17 @@ def keep_scores(
     artifacts.write_json(folder / "metrics.json", metrics)
     artifacts.write_manifest(folder, manifest)
     return metrics
+
+
+def refuse_foreign_results(folder: Path) -> None:
+    """BadInput if the folder holds files of the names in results/NAME, but is no such folder."""
+    artifacts.refuse_foreign_manifest(folder)
+    if (folder / artifacts.MANIFEST).is_file():
+        artifacts.manifest(folder, "scored_by")
+        return
+    for name in ("metrics.json", "predictions.npz"):
+        if (folder / name).exists():
+            raise BadInput(folder / name, "a file that is no evidence", "a folder without it")
 
 
 def write(name: str, metrics: dict, command: str) -> None:

@@ -158,6 +158,7 @@ class Stage(Schema):
     parameters: dict[Name, JsonValue] = None
     upstream: dict[Name, Text] = None
     weights_sha256: Hash = None
+    history_sha256: Hash | None = None
     seed: int = None
     steps: Count = None
     processes: Count = None
@@ -216,6 +217,20 @@ class Run(Schema):
     preset: Text = None
     parameters: dict[Name, dict[Name, JsonValue]] = None
     notebooks: dict[Name, Executed] = None
+
+
+class Written(Schema):
+    """Whether a notebook's numbers are as it wrote them, and what they rest on."""
+
+    sha256: Hash
+    on: dict[Name, JsonValue]
+
+
+class Numbers(Schema):
+    """metrics/manifest.json."""
+
+    notebooks: dict[Name, Written]
+    metrics_sha256: Hash
 
 
 class Rows(Schema):
@@ -277,6 +292,7 @@ KINDS = {
     "targets": Targets,
     "run": Run,
     "rows": Rows,
+    "numbers": Numbers,
     "network": Network,
     "settings": Settings,
     "record": Record,

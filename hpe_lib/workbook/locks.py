@@ -1,0 +1,92 @@
+"""One writer at a time in a folder: locks that go with the process that holds them."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import BadInput
+
+HELD = {}  # {path: file}, the locks of this process
+IN_USE = ("another process that is writing to it", "one at a time in a folder")
+
+
+def forget_locks() -> None:
+    """Close inherited lock files after a fork: a loader's worker may outlive its parent."""
+    for file in HELD.values():
+        file.close()
+    HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_locks)
+
+
+@contextlib.contextmanager
+def lock(folder: str | Path, name: str = artifacts.LOCK) -> Iterator[None]:
+    """Hold a folder, made if need be, for this process: BadInput if another process holds it.
+
+    The lock goes with the process, however it ends. Whoever holds it may take it again: a cell of a
+    notebook that was interrupted keeps it. Where the system keeps no locks, every folder is free.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(folder, "a file", "a folder to write to")
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = (folder / name).resolve()
+    if path in HELD:
+        yield
+        return
+    try:
+        with open(path, "w") as file:
+            if not try_lock(file):
+                raise BadInput(folder, *IN_USE)
+            HELD[path] = file
+            try:
+                yield
+            finally:
+                unlock(file)
+    finally:
+        HELD.pop(path, None)
+        if made and os.listdir(folder) == [name]:  # nothing came of it
+            shutil.rmtree(folder)
+
+
+def check_idle(out: Path) -> None:
+    """BadInput while another process trains a stage of the run, or of one of its rows.
+
+    It has read the run's people and targets, and its own folder is not to be emptied.
+    """
+    for path in [*out.glob(".*.lock"), *out.glob("rows/*/.*.lock")]:
+        if path.resolve() in HELD:
+            continue
+        with open(path) as file:
+            if not try_lock(file):
+                raise BadInput(path.parent, *IN_USE)
+            unlock(file)
+
+
+def try_lock(file: IO) -> bool:
+    """Lock an open file for this process; False if another holds it."""
+    with contextlib.suppress(
+        ImportError, OSError
+    ):  # Windows and some network folders keep no locks
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def unlock(file: IO) -> None:
+    """Give up the lock at once, whatever process still has the file open."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
