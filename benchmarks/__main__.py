@@ -8,11 +8,11 @@ import json
 import sys
 
 from benchmarks import speed
-from hpe_lib.workbook import artifacts, results
+from hpe_lib.workbook import environment, results
 
 rows = speed.table()
 if "--keep" in sys.argv[1:]:
-    results.write("bench", {"rows": rows.to_dict("records")}, artifacts.command())
+    results.write("bench", {"rows": rows.to_dict("records")}, environment.command())
 if "--json" in sys.argv[1:]:
     print(json.dumps(rows.to_dict("records"), indent=2, ensure_ascii=False))
 else:

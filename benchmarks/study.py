@@ -19,7 +19,7 @@ from hpe_lib.ablation import train_row
 from hpe_lib.cascade import STAGES
 from hpe_lib.data.datasets import Data, load_people, open_data
 from hpe_lib.data.people import People
-from hpe_lib.workbook import artifacts, results
+from hpe_lib.workbook import artifacts, environment, results
 
 STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(encoding="utf-8"))
 
@@ -67,7 +67,7 @@ def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
         seed = rows[name].get("changes", {}).get("seed", 0)
         answers[rows[name]["row"], seed] = last_joints(f"{study}{split}/{name}")
     judged = claims.judge(answers, people, setting)
-    results.write(f"{study}{split}-claims", {"criterion": judged}, artifacts.command())
+    results.write(f"{study}{split}-claims", {"criterion": judged}, environment.command())
 
 
 def weights_folder(run: Path, name: str, row: dict) -> Path:
@@ -97,7 +97,7 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
     found = prediction.predict(
         made.cascade, people, made.image_size, flip_test=made.flip_test, decoder=made.decoder
     )
-    metrics = results.keep_scores(kept, weights, found, people, artifacts.command())
+    metrics = results.keep_scores(kept, weights, found, people, environment.command())
     metrics |= {"label": STUDIES[study][name]["label"], "curve": curve(weights.parent)}
     other = against(study, name)
     if name != other:

@@ -17,7 +17,7 @@ import typer
 import typer.core
 from typer.exceptions import Abort, TyperException
 
-from hpe_lib.workbook import artifacts, locks
+from hpe_lib.workbook import artifacts, environment, locks
 from hpe_lib.workbook.artifacts import BadInput, CellFailed, one_line
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -332,7 +332,7 @@ def evaluate(
     )
     world.destroy_process_group()  # as train does
     if keep and world.is_main_process:
-        given = artifacts.command().replace(str(data_root), "DIR")  # nobody else's folder
+        given = environment.command().replace(str(data_root), "DIR")  # nobody else's folder
         results.keep_scores(keep, folder, found, people, given)
     score = evaluation.score(found.joints, people)
     show(score, scoring.describe(str(folder), score, people), as_json)

@@ -21,7 +21,7 @@ from hpe_lib.data.augment import Augmentation, PoseDataset, limit_opencv_threads
 from hpe_lib.data.datasets import open_data
 from hpe_lib.rivals import LEVELS
 from hpe_lib.targets import Targets, draws_discs, read_targets
-from hpe_lib.workbook import artifacts, locks
+from hpe_lib.workbook import artifacts, environment, locks
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.groups import build
 from hpe_lib.workbook.schemas import Settings
@@ -245,7 +245,7 @@ class Recipe:
 
     def train(self, scorer: Scorer | None) -> Iterator[dict]:
         """Fit, from the checkpoint if there is one. A record is on disk before it is yielded."""
-        settings, environment = self.settings, artifacts.environment()
+        settings, made_here = self.settings, environment.describe()
         training.set_deterministic(settings.deterministic)
         accelerator = training.make_accelerator(settings.precision)
         with accelerator.local_main_process_first():  # one process fetches weights for its host
@@ -281,7 +281,7 @@ class Recipe:
                 self.write_progress(model, records, resumed)
             yield records[-1] | ({"resumed": True} if resumed else {})
         if accelerator.is_main_process:
-            self.save(model, records, {**environment, "steps": steps, "processes": processes})
+            self.save(model, records, {**made_here, "steps": steps, "processes": processes})
             path.unlink(missing_ok=True)
         accelerator.wait_for_everyone()  # the next stage finds it complete
 
@@ -298,10 +298,10 @@ class Recipe:
 
         return optimizer, LambdaLR(optimizer, factor)
 
-    def save(self, model: Cascade, records: list[dict], environment: dict) -> None:
+    def save(self, model: Cascade, records: list[dict], made_here: dict) -> None:
         """Write the finished stage: weights, history and, last, the manifest."""
         manifest = {
-            **environment,
+            **made_here,
             **self.made_from,
             "settings": self.parameters,
             "network": self.network,

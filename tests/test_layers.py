@@ -10,7 +10,8 @@ import hpe_lib
 
 FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
-    "paper workbook.groups workbook.schemas workbook.artifacts workbook.locks data.reading workbook.presets "
+    "paper workbook.groups workbook.schemas workbook.environment workbook.artifacts workbook.locks "
+    "data.reading workbook.presets "
     "skeleton geometry heatmaps targets losses "
     "data.bodies data.scenes data.synthetic data.annotations data.images data.people "
     "data.mpii data.lsp data.drawn "

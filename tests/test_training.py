@@ -25,7 +25,7 @@ from hpe_lib.data.images import ImageArrays
 from hpe_lib.data.people import People
 from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
 from hpe_lib.targets import Targets, write_targets
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, environment
 from hpe_lib.workbook.artifacts import BadInput
 
 SIZE = small_runs.DATA["image_size"]
@@ -455,7 +455,7 @@ def test_a_full_size_cascade_makes_one_step_of_every_stage(tmp_path, name):
         assert made["steps"] == 1 and np.isfinite(record["loss"])
         print(
             f"\n{name}, {stage}: loss {record['loss']:.1f}, {record['seconds']:.1f} s a step, "
-            f"peak memory so far {artifacts.peak_memory_mb() / 1024:.1f} GiB"
+            f"peak memory so far {environment.peak_memory_mb() / 1024:.1f} GiB"
         )
     before, frozen, joint = (
         weights(tmp_path / folder) for folder in ("detector", "regressor", "cascade")

@@ -22,7 +22,7 @@ import requests
 import yaml
 from tqdm.auto import tqdm
 
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, environment
 from hpe_lib.workbook.artifacts import BadInput, one_line
 
 
@@ -137,7 +137,7 @@ def get_file(root: Path, file: File) -> str | None:
             answer = f"no connection ({type(error).__name__})"
         else:
             record = artifacts.read_json(root / RECORD) if (root / RECORD).is_file() else {}
-            record[file.name] = {"url": str(source), **entry, "fetched": artifacts.timestamp()}
+            record[file.name] = {"url": str(source), **entry, "fetched": environment.timestamp()}
             artifacts.write_json(root / RECORD, record)
             return None
         say(f"  no: {answer}")

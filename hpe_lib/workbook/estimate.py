@@ -16,7 +16,7 @@ from hpe_lib.data.people import SPLIT_SIZES
 from hpe_lib.paper import N_JOINTS
 from hpe_lib.skeleton import VISIBLE
 from hpe_lib.targets import Targets
-from hpe_lib.workbook import artifacts, schemas
+from hpe_lib.workbook import environment, schemas
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.groups import build
 
@@ -106,7 +106,7 @@ def peak_memory(device: torch.device) -> float:
     """The most MiB in use since `reset_peak_memory`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return artifacts.peak_memory_mb() or 0.0
+    return environment.peak_memory_mb() or 0.0
 
 
 def rehearse(parameters: dict[str, dict]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError, strip_color
 
 from hpe_lib.cascade import STAGES
-from hpe_lib.workbook import artifacts, locks, presets, report
+from hpe_lib.workbook import artifacts, environment, locks, presets, report
 from hpe_lib.workbook.artifacts import BadInput, CellFailed, one_line
 
 # "python3" is this interpreter, whatever kernels the person has installed; no progress bars.
@@ -75,7 +75,7 @@ def run(
                 path, out, {**parameters[number], "out": str(out)}
             )
             artifacts.write_manifest(out, manifest)
-        manifest = artifacts.write_manifest(out, {**manifest, "finished": artifacts.timestamp()})
+        manifest = artifacts.write_manifest(out, {**manifest, "finished": environment.timestamp()})
         print(f"the report is {report.write(out)}", flush=True)
     return manifest
 
@@ -98,11 +98,11 @@ def begin_manifest(out: Path, preset: str | Path, parameters: dict) -> dict:
     (out / "report.html").unlink(missing_ok=True)  # it would tell of the run before
     manifest = {
         "kind": "run",
-        "command": artifacts.command(),
+        "command": environment.command(),
         "preset": str(preset),
         "parameters": earlier.get("parameters", {}) | parameters,
-        **artifacts.environment(),
-        "started": artifacts.timestamp(),
+        **environment.describe(),
+        "started": environment.timestamp(),
         "finished": None,
         "notebooks": earlier.get("notebooks", {}),
     }

@@ -19,7 +19,7 @@ from hpe_lib import evaluation, rivals
 from hpe_lib.data.people import People
 from hpe_lib.paper import RELEASED, ROOT
 from hpe_lib.prediction import Predictions
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, environment
 from hpe_lib.workbook.artifacts import BadInput
 
 RESULTS = ROOT / "results"
@@ -81,7 +81,7 @@ def refuse_foreign_results(folder: Path) -> None:
 def write(name: str, metrics: dict, command: str) -> None:
     """Write results/NAME for metrics that rest on no training of ours."""
     artifacts.write_json(RESULTS / name / "metrics.json", metrics)
-    artifacts.write_manifest(RESULTS / name, {"command": command} | artifacts.environment())
+    artifacts.write_manifest(RESULTS / name, {"command": command} | environment.describe())
 
 
 def score(joints: np.ndarray, people: People) -> dict:

@@ -1,0 +1,99 @@
+"""What ran a training: command, time, versions, commit, machine, memory."""
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+from hpe_lib.paper import ROOT
+
+PACKAGES = (  # whose versions can change a number
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "pandas",
+    "safetensors",
+    "accelerate",
+)
+
+
+def timestamp() -> str:
+    """The time, to the second, with its zone."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def command() -> str:
+    """The command that was given, the program by its name."""
+    return shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "hpe"), *sys.argv[1:]])
+
+
+def describe() -> dict:
+    """What ran this: {"versions": {package: version}, "commit": text or None, "machine": {...}}."""
+    return {"versions": versions(), "commit": commit(), "machine": machine()}
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that can change a number; None: not installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def commit() -> str | None:
+    """The checkout's commit, with "+changes" if files differ from it; None outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+    try:
+        head = output_of("git", "-C", str(ROOT), "rev-parse", "HEAD")
+        changes = output_of("git", "-C", str(ROOT), "status", "--porcelain")
+        return (head and head + ("+changes" if changes else "")) or None
+    except OSError:
+        return None
+
+
+def machine() -> dict:
+    """Platform, processor, usable cores, GPUs. No host name: manifests are to be shared."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    found = {"platform": platform.platform(), "processor": processor(), "cores": cores}
+    return found | {"gpus": gpus}
+
+
+def processor() -> str:
+    """The processor's name (floating-point results depend on it); "" if unknown."""
+    path = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", path.read_text() if path.is_file() else "")
+    return named[1] if named else platform.processor()
+
+
+def output_of(*command: str) -> str:
+    """What a command prints, stripped; empty if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def peak_memory_mb() -> float | None:
+    """Peak resident memory of this process, MiB, without its workers; None: cannot be asked."""
+    status = Path("/proc/self/status")
+    if status.exists():  # not getrusage: on Linux a child starts from its parent's peak
+        lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return round(int(lines[0].split()[1]) / 1024, 1) if lines else None
+    try:
+        import resource
+    except ImportError:
+        return None
+    bytes_used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
+    return round(bytes_used / 2**20, 1)
