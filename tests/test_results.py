@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpe_lib import evaluation
+from hpe_lib import evaluation, rivals
 from hpe_lib.data.datasets import load_people
 from hpe_lib.paper import ROOT
 from hpe_lib.prediction import Predictions
@@ -103,3 +103,25 @@ def test_leads_on_synthetic_people_are_those_of_detection_first(tmp_path, monkey
     assert panel.get_title() == "hard"
     heights = sorted(float(bars[0].get_ydata()[0]) for bars in panel.containers)
     assert heights == [-0.5, 4.0]
+
+
+def test_table_5_takes_the_mean_over_seeds_beside_the_paper_s_total(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    for name, seed, total in (("detection+regression", 0, 60.0), ("detection+regression", 1, 61.0)):
+        score = {"total": total, "visible": total + 2, "occluded": total - 20}
+        metrics = {"label": f"{name}, seed {seed}", "scores": {"cascade": score, "detector": {}}}
+        metrics["curve"] = [{"minutes": 40.0 + seed, "total": 1.0}]
+        artifacts.write_json(tmp_path / f"table-5-test/cascade-{seed}/metrics.json", metrics)
+    score = {"total": 50.0, "visible": 52.0, "occluded": 30.0}
+    alone = {"label": "detection only for all steps, seed 0", "scores": {"detector": score}}
+    alone["curve"] = [{"minutes": 70.0, "total": 1.0}]
+    artifacts.write_json(tmp_path / "table-5-test/control-0/metrics.json", alone)
+    table = results.table_5()
+    assert list(table.index) == ["detection+regression", "detection only for all steps"]
+    both = table.loc["detection+regression"]
+    assert both[["paper, MPII", "ours, LSP", "visible", "occluded", "minutes"]].tolist() == [
+        *(pytest.approx(rivals.published(5)["total"]["detection+regression (Res)"]), 60.5),
+        *(62.5, 40.5, 40.5),
+    ]
+    assert both["of each seed"] == "60.0, 61.0"
+    assert np.isnan(table.loc["detection only for all steps", "paper, MPII"])
