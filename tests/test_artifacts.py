@@ -568,6 +568,7 @@ def test_numbers_of_other_people_or_weights_are_left_out(tmp_path, capsys):
     artifacts.write_metrics(tmp_path, "07", {"compared": 2})
     assert artifacts.read_metrics(tmp_path) == {"found": 1, "compared": 2}
     measured(tmp_path, weights="c")
+    assert artifacts.read_metrics(tmp_path) == {}, "both were of other weights"
     assert artifacts.write_metrics(tmp_path, "03", {"found": 3}) == {"found": 3}
     assert "07.json: of other people or weights" in capsys.readouterr().out
     artifacts.write_metrics(tmp_path, "07", {"compared": 4})

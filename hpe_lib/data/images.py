@@ -180,7 +180,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _without_remarks(data: bytes, segments: list[tuple[int, int, int]]) -> bytes:
-    """A JPEG without the oddities of headers that libjpeg remarks upon, though the pixels are whole.
+    """A JPEG without oddities in headers that libjpeg remarks upon, though the pixels are whole.
 
     It tells of the first oddity only, so a hole behind one would go unseen. What it assumes instead
     of the odd values is written in their place.

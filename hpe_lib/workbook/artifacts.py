@@ -115,8 +115,20 @@ def write_metrics(out: str | Path, number: str, values: dict) -> dict:
     write_json(folder / f"{number}.json", values)
     measured = measured_on(out)
     measured[number] = {"sha256": file_hash(folder / f"{number}.json"), "on": basis(out, number)}
+    together = valid_numbers(out, measured)
+    write_json(Path(out) / METRICS, together)
+    hashed = {"metrics_sha256": file_hash(Path(out) / METRICS)}
+    write_manifest(folder, {"kind": "numbers", "notebooks": measured, **hashed})
+    return together
+
+
+def valid_numbers(out: str | Path, measured: dict) -> dict:
+    """All notebooks' numbers as they were written, and of the people and weights that are there.
+
+    measured: as `measured_on`. What is left out is said in a line.
+    """
     together = {}
-    for path in sorted(folder.glob("[0-9][0-9].json")):
+    for path in sorted((Path(out) / "metrics").glob("[0-9][0-9].json")):
         found = measured.get(path.stem, {})
         if found.get("sha256") != file_hash(path):
             print(f"{path}: changed since its notebook wrote it, and left out")
@@ -124,9 +136,6 @@ def write_metrics(out: str | Path, number: str, values: dict) -> dict:
             print(f"{path}: of other people or weights than the run has now, and left out")
         else:
             together |= numbers(path)
-    write_json(Path(out) / METRICS, together)
-    hashed = {"metrics_sha256": file_hash(Path(out) / METRICS)}
-    write_manifest(folder, {"kind": "numbers", "notebooks": measured, **hashed})
     return together
 
 
@@ -324,16 +333,18 @@ def check(value: Any, kind: str, file: Path | None = None) -> None:
 
 
 def read_metrics(out: str | Path) -> dict:
-    """The numbers that a run's notebooks have written so far.
+    """The numbers that a run's notebooks have written so far, without those of others than now.
 
     BadInput if there are none, or if they were changed since.
     """
     path, written = Path(out) / METRICS, Path(out) / "metrics"
     found = numbers(path)
-    made = manifest(written, "metrics_sha256") if (written / MANIFEST).is_file() else {}
-    if made and made["metrics_sha256"] != file_hash(path):
+    if not (written / MANIFEST).is_file():
+        return found
+    made = manifest(written, "metrics_sha256")
+    if made["metrics_sha256"] != file_hash(path):
         raise BadInput(path, "numbers changed by hand", "those that the notebooks have written")
-    return found
+    return valid_numbers(out, made["notebooks"])
 
 
 def numbers(path: Path) -> dict:
