@@ -34,6 +34,7 @@ WITHOUT_EFFECT = {"workers", "save_minutes", "decoder", "flip_test", "init_from"
 COMPILER = os.environ.get("CXX", "g++").split()[0]  # the one that torch.compile calls
 WATCHED = 4  # held-out people whose maps are kept after every epoch
 WATCHED_CELLS = 64  # largest side of these maps, cells
+LARGEST_WATCHED = 64 * 2**20  # bytes of one epoch's crops and maps, unpacked
 Scorer = Callable[[Cascade], dict]
 history = artifacts.read_history
 
@@ -322,21 +323,30 @@ class Recipe:
     def reuse(self, scorer: Scorer | None) -> Iterator[dict]:
         """Yield a finished stage's records again.
 
-        If the held-out people are others now, or the history was changed by hand, scores and
-        watched maps are made again, but only for the last epoch: only its weights are kept.
+        If the held-out people are others now, scores and watched maps are made again, but only for
+        the last epoch: only its weights are kept. A history that is not the one that the training
+        wrote is not believed: then there is one record, of the last epoch, without losses.
         """
-        records, made = history(self.folder), artifacts.manifest(self.folder)
-        if not records and self.settings.epochs:
-            print(f"{self.stage}: no {artifacts.HISTORY} beside its weights: no curve", flush=True)
-        reason = ""
+        records = history(self.folder)
+        made = artifacts.manifest(self.folder)
         if made.get("history_sha256", "") not in ("", artifacts.history_hash(self.folder)):
-            reason = "its history was changed"
+            found = "absent" if not records else "not the one that was written"
+            again = "no curve, scored again after its last epoch"
+            print(f"{self.stage}: its {artifacts.HISTORY} is {found}: {again}", flush=True)
+            model = cascade.load(self.folder).to(training.world().device)
+            records = [self.unknown_record() | self.score(model, scorer)]
         elif records and records[-1].get("scored_on") != self.scored_on:
-            reason = "other held-out people"
-        if records and reason:
-            print(f"{self.stage}: {reason}: scored anew after its last epoch", flush=True)
+            again = "other held-out people: scored anew after its last epoch"
+            print(f"{self.stage}: {again}", flush=True)
             records = self.score_again(records, made, scorer)
         yield from ({**record, "reused": True} for record in records)
+
+    def unknown_record(self) -> dict:
+        """The last epoch's record where nothing of its training is known."""
+        names = ("loss", "lr", "seconds", "images_per_second", "peak")
+        epochs = self.settings.epochs
+        record = {"stage": self.stage, "epoch": epochs, "epochs": epochs, "elapsed": np.nan}
+        return record | dict.fromkeys(names, np.nan)
 
     def score_again(self, records: list[dict], made: dict, scorer: Scorer | None) -> list[dict]:
         """The records with new scores for the last epoch only, also in the stage's folder."""
@@ -402,6 +412,8 @@ def watched_maps(folder: str | Path) -> list[dict]:
     for path in sorted(Path(folder).glob("watched/[0-9][0-9][0-9][0-9].npz")):
         try:
             with np.load(path) as file:
+                if sum(part.file_size for part in file.zip.infolist()) > LARGEST_WATCHED:
+                    raise ValueError(f"over {LARGEST_WATCHED // 2**20} MiB")
                 arrays = {"crops": file["crops"], "maps": file["maps"].astype(np.float32)}
             found.append({"stage": stage, "epoch": int(path.stem), **arrays})
         except FileNotFoundError:  # removed by a training that starts over

@@ -79,11 +79,12 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         try:
-            content = self.path.read_bytes()
-            found, saved = content[:DIGEST], content[DIGEST:]
-            if found != hashlib.sha256(saved).digest():
-                raise ValueError("its bytes have changed since it was written")
-            state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+            with open(self.path, "rb") as file:
+                written = file.read(DIGEST)
+                if written != hashlib.file_digest(file, "sha256").digest():
+                    raise ValueError("its bytes have changed since it was written")
+                file.seek(DIGEST)
+                state = torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
             fits = state["made_from"] == self.key
         except Exception as error:  # torch, zipfile and pickle raise many kinds
             reason = artifacts.one_line(error)[:80]
@@ -112,6 +113,7 @@ class Progress:
     records: of the finished epochs.
     step, total, seconds: finished steps of the current epoch, the sum of their losses, their time.
     spent: seconds of the whole training.
+    saved_within: the step of the current epoch at which the checkpoint was written; 0: before it.
     random: random states of all processes at `step`, if it goes on from a checkpoint.
     """
 
@@ -127,6 +129,7 @@ class Progress:
     random: list | None = None
     started_at: float = field(default_factory=time.perf_counter)
     saved_at: float = field(default_factory=time.perf_counter)
+    saved_within: int = 0
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one that fits."""
@@ -137,6 +140,7 @@ class Progress:
             part.load_state_dict(state["parts"][name])
         for name in ("records", "random", *POSITION):
             setattr(self, name, state[name])
+        self.saved_within = self.step
         place = f"epoch {len(self.records) + 1}, step {self.step + 1}"
         if self.accelerator.is_main_process:
             print(f"goes on with {place}, from {self.checkpoint.path}", flush=True)
@@ -159,7 +163,7 @@ class Progress:
                     **{name: getattr(self, name) for name in POSITION},
                 }
             )
-        self.saved_at = time.perf_counter()
+        self.saved_at, self.saved_within = time.perf_counter(), self.step
 
     def finish_epoch(self, record: dict) -> None:
         """Keep the epoch's record with the time so far, and begin the next epoch."""
@@ -285,10 +289,10 @@ def train_epoch(
             progress.total = require_finite(total.item())
             progress.seconds = time.perf_counter() - start
             if progress.step < steps and progress.must_save():
+                require_finite_weights(progress.parts["model"])
                 progress.save()
     torch.backends.cudnn.benchmark = False  # scoring has batches of other sizes
-    if broken := artifacts.not_finite(progress.parts["model"].state_dict()):
-        raise FloatingPointError(f"{broken[0]} became NaN or infinite")
+    require_finite_weights(progress.parts["model"])
     here = progress.total / steps, mean_peak(progress.parts["model"], maps, batch), blank.item()
     loss, peak, blank = np.mean(gather_object([here]), axis=0).tolist()
     return epoch_record(progress, sampler, loss, peak, blank * accelerator.num_processes)
@@ -325,13 +329,18 @@ def epoch_record(
     }
     found = []
     if peak < EMPTY_PEAK:
-        found += [f"maps are nearly empty: mean peak {peak:.3f} after {sampler.epoch} epochs"]
+        found += [
+            f"maps are nearly empty: mean peak {peak:.3f} after {sampler.epoch} epochs (too few steps "
+            "so far, or a learning rate far too high or too low)"
+        ]
     if progress.records and loss > GROWN_LOSS * progress.records[0]["loss"]:
         found += ["the loss is far above the first epoch's: a smaller learning rate may help"]
     if blank:
         found += [f"{blank:.0f} crops are of one colour: the images may be damaged"]
     if sampler.people < FEW_PEOPLE:
-        found += [f"people to learn from: {sampler.people}"]
+        found += [
+            f"people to learn from: {sampler.people} (they are learned by heart, and no others)"
+        ]
     return record | ({"warning": "; ".join(found)} if found else {})
 
 
@@ -347,6 +356,8 @@ def divergence(progress: Progress) -> Iterator[None]:
         if progress.records and progress.checkpoint:
             path = progress.checkpoint.path
             kept = f"; the weights after epoch {len(progress.records)} are kept in {path}"
+            if progress.saved_within:
+                kept = f"; the weights of its step {progress.saved_within} are kept in {path}"
         raise FloatingPointError(
             f"{found} in epoch {len(progress.records) + 1}: "
             f"a smaller learning rate than {rate:.2g} may help{kept}"
@@ -390,6 +401,12 @@ def require_finite(loss: float) -> float:
     if not np.isfinite(loss):
         raise FloatingPointError(f"the loss became {loss}")
     return loss
+
+
+def require_finite_weights(model: nn.Module) -> None:
+    """FloatingPointError if a weight is NaN or infinite: such weights are never saved."""
+    if broken := artifacts.not_finite(model.state_dict()):
+        raise FloatingPointError(f"{broken[0]} became NaN or infinite")
 
 
 def mean_peak(model: Cascade, maps: Maps, batch: dict) -> float:

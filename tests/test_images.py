@@ -146,6 +146,16 @@ def test_a_turn_is_found_wherever_its_segment_is(before):
     assert (decode_image("a.jpg", turned[:2] + before + turned[2:]) == expected).all()
 
 
+def test_a_jpeg_of_many_scans_and_a_file_of_gigabytes_are_not_read(tmp_path, jpeg):
+    scan = jpeg.index(b"\xff\xda")
+    with pytest.raises(BadInput, match="102 scans"):
+        decode_image("a.jpg", jpeg[:scan] + 101 * jpeg[scan : scan + 14] + jpeg[scan:])
+    with open(tmp_path / "a.png", "wb") as file:
+        file.truncate(3 * 2**30)
+    with pytest.raises(BadInput, match="3,221,225,472 bytes, expected an image of at most"):
+        read_image(tmp_path / "a.png")
+
+
 def test_a_jpeg_whose_sampling_is_unknown_is_left_to_pillow(jpeg, monkeypatch):
     def unknown(data):
         raise ValueError("Could not determine subsampling level")

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import random
 import re
@@ -472,24 +473,55 @@ def test_a_second_training_of_a_stage_is_refused_in_one_line(copy):
     assert len(train("detector", out)) == 3
 
 
-@pytest.mark.parametrize("change", ["edited", "removed"])
+@pytest.mark.parametrize("change", ["a score", "a loss", "the last line", "all"])
 def test_scores_of_a_history_changed_by_hand_are_not_believed(copy, capsys, change):
     out = copy("detector")
-    scores = iter([10.0, 20.0, 30.0, 31.0])
-    list(stages.train("detector", out, DETECTOR, lambda model: {"PCKh@0.5": next(scores)}))
+    scores = iter([10.0, 20.0, 30.0, 31.0, 32.0])
+
+    def again():
+        return list(
+            stages.train("detector", out, DETECTOR, lambda model: {"PCKh@0.5": next(scores)})
+        )
+
+    again()
     path = out / "detector" / "history.jsonl"
-    if change == "edited":
-        path.write_text(path.read_text().replace("30.0", "99.9"))
-    else:
+    text = path.read_text()
+    if change == "all":
         path.unlink()
-    again = list(stages.train("detector", out, DETECTOR, lambda model: {"PCKh@0.5": next(scores)}))
-    told = capsys.readouterr().out
-    if change == "removed":
-        assert again == [] and "no history.jsonl beside its weights" in told
-        return
-    assert [record.get("PCKh@0.5") for record in again] == [None, None, 31.0]
-    assert "its history was changed: scored anew" in told
-    assert list(stages.train("detector", out, DETECTOR))[-1]["PCKh@0.5"] == 31.0
+    elif change == "the last line":
+        path.write_text("".join(text.splitlines(keepends=True)[:-1]))
+    else:
+        wrong = {"a score": ("30.0", "99.9"), "a loss": ('"loss": ', '"loss": 0')}[change]
+        path.write_text(text.replace(*wrong))
+    capsys.readouterr()
+    for score in (31.0, 32.0):  # and never becomes genuine
+        (record,) = again()
+        assert record["epoch"] == record["epochs"] == 3 and record["PCKh@0.5"] == score
+        assert math.isnan(record["loss"]) and record["reused"]
+        assert "no curve, scored again after its last epoch" in capsys.readouterr().out
+        assert "loss nan" in stages.record_line(record)
+
+
+def test_a_weight_that_is_not_finite_never_comes_into_a_checkpoint(copy, monkeypatch):
+    out, update, steps = copy("detector"), training.update_weights, []
+
+    def overflow(parts):
+        update(parts)
+        steps.append(1)
+        if len(steps) == 4:  # in the second epoch
+            next(parts["model"].parameters()).data.fill_(float("nan"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "update_weights", overflow)
+        with pytest.raises(FloatingPointError, match="became NaN or infinite") as error:
+            train("detector", out, save_minutes=0.0)
+    saved = (out / "detector" / "checkpoint.pt").read_bytes()[training.DIGEST :]
+    state = torch.load(io.BytesIO(saved), weights_only=True)
+    assert not artifacts.not_finite(state["parts"]["model"])
+    step = state["step"]
+    told = f"the weights of its step {step}" if step else "the weights after epoch 1"
+    assert told in str(error.value)
+    assert train("detector", out, save_minutes=0.0)[-1]["epoch"] == 3
 
 
 def test_an_interrupted_cell_does_not_lock_its_own_kernel_out(copy):

@@ -21,6 +21,7 @@ except ImportError:  # on a bare GPU box: Pillow reads JPEGs then, and misses so
 
 # Pixels that an image may declare, asked before any is decoded; both stay under 1 GB.
 MAX_PIXELS, MAX_JPEG_PIXELS = 40_000_000, 52_000_000
+MAX_BYTES, MAX_SCANS = 500_000_000, 100  # of a file; of a progressive JPEG, which has ten
 # EPS is left out: reading it runs a program.
 FORMATS = "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"
 EXPECTED = (
@@ -109,6 +110,9 @@ def read_image(path: Path, step: int = 1) -> np.ndarray:
     Raises BadInput where the file is absent, too.
     """
     try:
+        size = Path(path).stat().st_size
+        if size > MAX_BYTES:
+            raise BadInput(path, f"{size:,} bytes", f"an image of at most {MAX_BYTES:,}")
         data = Path(path).read_bytes()
     except IsADirectoryError:
         raise BadInput(path, "a folder", "an image") from None
@@ -142,6 +146,8 @@ def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
     if simplejpeg is None:
         return _decode_by_pillow(data, step, ("JPEG",))
     segments = list(_jpeg_segments(data))
+    if (scans := data.count(bytes([0xFF, SOS]))) > MAX_SCANS:
+        raise ValueError(f"{scans} scans")
     plain = _without_remarks(data, segments)
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(plain)

@@ -61,13 +61,21 @@ def check_idle(out: Path) -> None:
 
     It has read the run's people and targets, and its own folder is not to be emptied.
     """
-    for path in [*out.glob(".*.lock"), *out.glob("rows/*/.*.lock")]:
-        if path.resolve() in HELD:
-            continue
-        with open(path) as file:
-            if not try_lock(file):
+    for stage in ("detector", "regressor", "cascade"):
+        for path in (out / f".{stage}.lock", *out.glob(f"rows/*/.{stage}.lock")):
+            if path.is_file() and path.resolve() not in HELD and is_held(path):
                 raise BadInput(path.parent, *IN_USE)
+
+
+def is_held(path: Path) -> bool:
+    """Does another process hold this lock now?"""
+    try:
+        with open(path) as file:
+            free = try_lock(file)
             unlock(file)
+    except FileNotFoundError:  # gone since it was found
+        return False
+    return not free
 
 
 def try_lock(file: IO) -> bool:

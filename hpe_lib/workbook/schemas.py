@@ -230,7 +230,6 @@ class Numbers(Schema):
     """metrics/manifest.json."""
 
     notebooks: dict[Name, Written]
-    metrics_sha256: Hash
 
 
 class Rows(Schema):
