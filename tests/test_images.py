@@ -132,6 +132,16 @@ def test_a_hole_behind_a_remark_is_seen(jpeg, kind):
             decode_image("a.jpg", damaged)
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_four_colours_stay_four_whatever_adobe_s_segment_says(progressive):
+    four = picture(Image.fromarray(CORNER).convert("CMYK"), "JPEG", progressive=progressive)
+    odd = bytearray(four)
+    odd[four.index(b"Adobe") + 11] = 7  # as 2, YCCK
+    usual = bytearray(four)
+    usual[four.index(b"Adobe") + 11] = 2
+    assert (decode_image("a", bytes(odd)) == decode_image("a", bytes(usual))).all()
+
+
 @pytest.mark.parametrize(
     "before",
     [2 * (b"\xff\xe2\xfd\xe8" + bytes(64998)), b"\xff\xfe\x00\x10Exif\0\0comment!"],

@@ -28,8 +28,8 @@ EXPECTED = (
     f"JPEG of at most {MAX_JPEG_PIXELS / 1e6:.0f} million pixels, or a "
     f"{', '.join(FORMATS)} image of at most {MAX_PIXELS / 1e6:.0f} million"
 )
-# markers: a frame and a scan of a sequential JPEG; JFIF, EXIF, ICC and Adobe's colours
-SOF, SOS, APP0, APP1, APP2, APP14 = (0xC0, 0xC1), 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
+# markers: a sequential and a progressive frame, a scan; JFIF, EXIF, ICC and Adobe's colours
+SOF, SOF2, SOS, APP0, APP1, APP2, APP14 = (0xC0, 0xC1), 0xC2, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 # A file that cannot be used is refused in one line; Pillow's warnings would stand beside it.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -191,11 +191,10 @@ def _without_remarks(data: bytes, segments: list[tuple[int, int, int]]) -> bytes
     It tells of the first oddity only, so a hole behind one would go unseen. What it assumes instead
     of the odd values is written in their place.
     """
-    clean, colours = bytearray(data), 3
+    frames = [data[start + 5] for marker, start, _ in segments if marker in (*SOF, SOF2)]
+    clean, colours = bytearray(data), (frames or [3])[0]
     for marker, start, end in segments:
-        if marker in SOF:
-            colours = data[start + 5]
-        elif marker == APP0 and data[start : start + 5] == b"JFIF\0":
+        if marker == APP0 and data[start : start + 5] == b"JFIF\0":
             clean[start + 5] = 1  # the only revision there is
         elif marker == APP14 and data[start : start + 5] == b"Adobe" and data[start + 11] > 2:
             clean[start + 11] = 1 if colours == 3 else 2
