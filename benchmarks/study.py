@@ -27,11 +27,13 @@ STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(enco
 def main(run: Path, study: str, names: list[str]) -> None:
     """Train and score a study's rows, all if none are named, and those they are compared with."""
     rows, data = STUDIES[study], open_data(run)
-    wanted = {*(names or rows)}
+    wanted = set(names or rows)
     wanted |= {against(study, name) for name in wanted}
-    for name in [name for name in rows if name in wanted]:
+    for name, row in rows.items():
+        if name not in wanted:
+            continue
         print(f"{study}: {name}", flush=True)
-        folder = train(run, data, name, rows[name])
+        folder = train(run, data, name, row)
         score(data.val, folder, study, name)
     judge(data.val, len(data.train), study)
 

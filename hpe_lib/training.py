@@ -330,8 +330,8 @@ def epoch_record(
     found = []
     if peak < EMPTY_PEAK:
         found += [
-            f"maps are nearly empty: mean peak {peak:.3f} after {sampler.epoch} epochs (too few steps "
-            "so far, or a learning rate far too high or too low)"
+            f"maps are nearly empty: mean peak {peak:.3f} after {sampler.epoch} epochs (too few "
+            "steps so far, or a learning rate far too high or too low)"
         ]
     if progress.records and loss > GROWN_LOSS * progress.records[0]["loss"]:
         found += ["the loss is far above the first epoch's: a smaller learning rate may help"]

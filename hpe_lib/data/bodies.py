@@ -42,10 +42,9 @@ def _both_sides(entries):
 
 
 BODY = {table: _both_sides(entries) for table, entries in _read("body.yaml").items()}
-FRAMES = (
-    *("pelvis", "chest", "left_thigh", "right_thigh", "head", "left_arm", "right_arm"),
-    *("left_shin", "right_shin", "left_forearm", "right_forearm", "left_foot", "right_foot"),
-)  # level by level
+_LEFT = [name for name in BODY["frames"] if not name.startswith("right_")]
+_SIDES = [side for name in _LEFT for side in (name, _right(name))]
+FRAMES = ("pelvis", *dict.fromkeys(_SIDES))  # level by level, left before right
 PARTS = BODY["parts"]
 MATERIALS = ("skin", "hair", "dark", "shirt", "trousers", "shoe")  # the first three are plain
 SKIN, HAIR, DARK, SHIRT = range(4)
