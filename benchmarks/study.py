@@ -16,10 +16,10 @@ import yaml
 
 from hpe_lib import claims, evaluation, photographs, prediction, stages
 from hpe_lib.ablation import train_row
-from hpe_lib.cascade import STAGES
 from hpe_lib.data.datasets import Data, load_people, open_data
 from hpe_lib.data.people import People
 from hpe_lib.workbook import artifacts, environment, results
+from hpe_lib.workbook.artifacts import STAGES
 
 STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(encoding="utf-8"))
 

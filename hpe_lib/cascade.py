@@ -13,7 +13,7 @@ from hpe_lib.regressor import Convolutions, Hourglass
 from hpe_lib.rivals import MAP_STRIDE, Deconvolutions, StackedHourglass
 from hpe_lib.trunks import VGGS, Trunk, imported_trunk
 from hpe_lib.workbook import artifacts
-from hpe_lib.workbook.artifacts import BadInput
+from hpe_lib.workbook.artifacts import STAGES, BadInput
 
 VERSION = 1  # raise it when an initialisation or a forward pass changes: stages are retrained
 DETECTOR_PARAMETERS = ("trunk", "map_stride", "prior", "first", "rival", "rival_channels")
@@ -32,7 +32,6 @@ REGRESSORS = {  # class, and the parameters that make one
     "convolutions": (Convolutions, ("channels", "kernels", "std")),
 }
 STACKED = {"both": N_JOINTS + 3, "image": 3, "heatmaps": N_JOINTS}  # the regressor's input channels
-STAGES = {"joint": "cascade", "regressor": "regressor", "detector": "detector"}  # latest first
 
 
 def network_parameters(parameters: dict, regressor: bool = True) -> dict:

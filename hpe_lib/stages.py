@@ -16,19 +16,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from hpe_lib import cascade, heatmaps, losses, training
-from hpe_lib.cascade import REGRESSOR_PARAMETERS, STAGES, Cascade, Maps, network_parameters
+from hpe_lib.cascade import REGRESSOR_PARAMETERS, Cascade, Maps, network_parameters
 from hpe_lib.data.augment import Augmentation, PoseDataset, limit_opencv_threads
 from hpe_lib.data.datasets import open_data
 from hpe_lib.rivals import LEVELS
 from hpe_lib.targets import Targets, draws_discs, read_targets
 from hpe_lib.workbook import artifacts, environment, locks
-from hpe_lib.workbook.artifacts import BadInput
+from hpe_lib.workbook.artifacts import STAGES, BadInput
 from hpe_lib.workbook.groups import build
 from hpe_lib.workbook.schemas import Settings
 
 UPSTREAM = {"detector": None, "regressor": "detector", "joint": "regressor"}
-# The notebooks that declare a stage's parameters.
-NOTEBOOKS = {"detector": "03", "regressor": "04", "joint": "05"}
 # No effect on the weights, except init_from, whose weights are compared by their hash.
 WITHOUT_EFFECT = {"workers", "save_minutes", "decoder", "flip_test", "init_from"}
 COMPILER = os.environ.get("CXX", "g++").split()[0]  # the one that torch.compile calls
@@ -105,7 +103,7 @@ def lock_stage(recipe: "Recipe") -> contextlib.AbstractContextManager:
     """
     if not training.world().is_main_process:
         return contextlib.nullcontext()
-    return locks.lock(recipe.folder.parent, f".{recipe.folder.name}.lock")
+    return locks.lock(recipe.folder.parent, locks.stage_lock(recipe.folder.name))
 
 
 class Recipe:

@@ -26,7 +26,7 @@ def parameters(*overrides):
 def stage_parameters(stage, *overrides):
     """What a stage's recipe has: its own parameters over those of the stages before."""
     resolved, found = parameters(*overrides), {}
-    for name, notebook in stages.NOTEBOOKS.items():
+    for name, notebook in artifacts.NOTEBOOKS.items():
         found |= resolved["02"] | resolved[notebook]
         if name == stage:
             return found
@@ -59,7 +59,7 @@ def test_durations(seconds, text):
 # ---- one step
 
 
-@pytest.mark.parametrize("stage", stages.NOTEBOOKS)
+@pytest.mark.parametrize("stage", artifacts.NOTEBOOKS)
 def test_a_step_of_every_stage_is_measured(stage):
     found = estimate.training_step(
         stage, stage_parameters(stage, "channels=8", "levels=1", "batch_size=4"), 32

@@ -389,7 +389,7 @@ def test_the_first_twelve_steps_of_the_papers_presets_on_real_people(preset, tes
     write_targets(tmp_path, **resolved["02"])
     for stage, number in (("detector", "03"), ("regressor", "04"), ("joint", "05")):
         records = list(stages.train(stage, tmp_path, resolved[number]))
-        made = artifacts.manifest(tmp_path / cascade.STAGES[stage])
+        made = artifacts.manifest(tmp_path / artifacts.STAGES[stage])
         assert made["steps"] == 12 and all(np.isfinite(record["loss"]) for record in records)
         print(
             f"{preset} {stage}: losses {[round(record['loss'], 1) for record in records]}, "

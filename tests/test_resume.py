@@ -83,7 +83,7 @@ def copy(whole, tmp_path):
     def made(stage):
         out = shutil.copytree(whole, tmp_path / "run")
         for later in list(STAGES)[list(STAGES).index(stage) :]:
-            shutil.rmtree(out / cascade.STAGES[later])
+            shutil.rmtree(out / artifacts.STAGES[later])
         return out
 
     return made
@@ -94,7 +94,7 @@ def copy(whole, tmp_path):
 def test_a_stopped_stage_ends_in_the_weights_of_one_that_was_not(
     whole, copy, monkeypatch, capsys, stage, after
 ):
-    out, folder = copy(stage), cascade.STAGES[stage]
+    out, folder = copy(stage), artifacts.STAGES[stage]
     stop(stage, out, monkeypatch, after)
     assert not (out / folder / "manifest.json").exists()
     kept = stages.history(out / folder)
@@ -182,7 +182,7 @@ def test_a_row_of_an_ablation_goes_on_too(whole, copy, monkeypatch):
     records = rows(out)
     assert [r["epoch"] for r in records if r["stage"] == "joint" and r.get("resumed")] == [1]
     assert all(r.get("reused") for r in records if r["stage"] != "joint")
-    for stage in cascade.STAGES.values():
+    for stage in artifacts.STAGES.values():
         assert same_weights(expected / "rows" / "row" / stage, out / "rows" / "row" / stage)
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from benchmarks import study
 from hpe_lib import evaluation, stages
-from hpe_lib.cascade import STAGES
 from hpe_lib.data.datasets import open_data, prepare
 from hpe_lib.targets import write_targets
 from hpe_lib.view import figures
 from hpe_lib.workbook import artifacts, presets, results
+from hpe_lib.workbook.artifacts import STAGES
 
 ROWS = {
     "same": {"label": "nothing", "row": "detection+regression (Res)"},
@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     prepare(out, **parameters["01"])
     write_targets(out, **parameters["02"])
     scorer = evaluation.monitor(open_data(out).val, parameters["01"]["image_size"])
-    for stage, number in stages.NOTEBOOKS.items():
+    for stage, number in artifacts.NOTEBOOKS.items():
         list(stages.train(stage, out, parameters[number], scorer))
     return out
 

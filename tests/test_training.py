@@ -85,7 +85,7 @@ def overfitted(tmp_path_factory):
 )
 def test_eight_people_are_overfitted_to_100(overfitted, stage, part):
     """The detector on what it is taught, visible joints; the others on all of them, the occluded included."""
-    net = cascade.load(overfitted.folder / cascade.STAGES[stage])
+    net = cascade.load(overfitted.folder / artifacts.STAGES[stage])
     found = prediction.predict(net, overfitted.people, SIZE, flip_test=False)
     report = evaluation.score(found.joints, overfitted.people)
     assert report[part] == 100, report
@@ -260,7 +260,9 @@ def test_compiled_in_earnest_every_stage_ends_at_the_same_weights(tmp_path):
         prepare(tmp_path / str(way), train="1-4")
         for stage in STAGES:
             train(stage, tmp_path / str(way), optimizer="sgd", lr=1e-4, compiled=way)
-            made = [weights(tmp_path / str(each) / cascade.STAGES[stage]) for each in {False, way}]
+            made = [
+                weights(tmp_path / str(each) / artifacts.STAGES[stage]) for each in {False, way}
+            ]
             assert all(
                 torch.allclose(weight.float(), made[0][name].float(), atol=1e-5)
                 for name, weight in made[-1].items()
@@ -351,7 +353,7 @@ def test_a_cascade_that_regresses_twice_trains_and_decodes(out, first, pair):
     for stage in STAGES:
         records = train(stage, out, **({**first, **pair} if stage == "detector" else pair))
         assert np.isfinite(records[-1]["loss"])
-        net = cascade.load(out / cascade.STAGES[stage])
+        net = cascade.load(out / artifacts.STAGES[stage])
         assert net.first == "regression" and (net.regressor is None) == (stage == "detector")
         found = prediction.predict(net, open_data(out).val, SIZE)
         assert np.isfinite(found.joints).all() and np.isfinite(found.detector_peak).all()
@@ -495,7 +497,7 @@ def test_a_stage_without_what_comes_before_it(tmp_path, stage, missing):
 
 def reused(stage, out, **changes):
     """Was it? And, if not, were its weights written anew?"""
-    path = out / cascade.STAGES[stage] / "weights.safetensors"
+    path = out / artifacts.STAGES[stage] / "weights.safetensors"
     before = path.stat().st_mtime_ns
     answer = all(record.get("reused", False) for record in train(stage, out, **changes))
     assert answer == (path.stat().st_mtime_ns == before)
@@ -960,7 +962,7 @@ def test_a_row_that_changes_nothing_is_the_run(run):
     assert varied(run, "same", {"seed": 0, "joint.epochs": 1, "workers": 0}) == {}
     assert all(
         same_weights(run / "rows" / "same" / folder, run / folder)
-        for folder in cascade.STAGES.values()
+        for folder in artifacts.STAGES.values()
     )
     assert hashes(run) == before
     assert cascade.load(run / "rows" / "same").regressor is not None
@@ -981,7 +983,7 @@ def test_a_row_trains_what_depends_on_its_changes_and_nothing_else(run, changes,
     assert varied(run, "row", changes) == trained
     for key, value in changes.items():
         stage, _, name = key.rpartition(".")
-        for one, folder in cascade.STAGES.items():
+        for one, folder in artifacts.STAGES.items():
             usual = artifacts.manifest(run / folder)["settings"].get(name)
             found = artifacts.manifest(run / "rows" / "row" / folder)["settings"].get(name)
             if one in trained:
@@ -1033,7 +1035,7 @@ def test_budgets_of_no_epochs_leave_everything_to_the_joint_stage(run):
     at_once = {"detector.epochs": 0, "regressor.epochs": 0, "joint.epochs": 3}
     assert varied(run, "at once", at_once) == {"joint": 3}
     made = [
-        artifacts.manifest(run / "rows" / "at once" / cascade.STAGES[stage]) for stage in STAGES
+        artifacts.manifest(run / "rows" / "at once" / artifacts.STAGES[stage]) for stage in STAGES
     ]
     assert [one["settings"]["epochs"] for one in made] == [0, 0, 3] and [
         one["steps"] for one in made

@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # torch takes seconds to import
 MANIFEST, WEIGHTS, HISTORY = "manifest.json", "weights.safetensors", "history.jsonl"
 CHECKPOINT = "checkpoint.pt"  # of a stage that is being trained
 METRICS, LOCK = "metrics.json", ".lock"
+STAGES = {"joint": "cascade", "regressor": "regressor", "detector": "detector"}  # latest first
+# The notebooks that declare a stage's parameters, and train it.
+NOTEBOOKS = {"detector": "03", "regressor": "04", "joint": "05"}
 OWN_HASH = "manifest_sha256"  # a manifest's, of all its other entries
 # What weights depend on.
 MADE_FROM = ("kind", "network", "parameters", "data", "upstream", "versions_of")
@@ -149,12 +152,8 @@ def measured_on(out: str | Path) -> dict:
 def basis(out: str | Path, number: str) -> dict:
     """What a notebook's numbers rest on: hashes of the run's people and of its stages' weights."""
     found = {}
-    for folder, first in (
-        ("data", "01"),
-        ("detector", "03"),
-        ("regressor", "04"),
-        ("cascade", "05"),
-    ):
+    writers = {"data": "01"} | {STAGES[stage]: notebook for stage, notebook in NOTEBOOKS.items()}
+    for folder, first in writers.items():
         if first <= number and (Path(out) / folder / MANIFEST).is_file():
             try:
                 made = manifest(Path(out) / folder)

@@ -16,7 +16,7 @@ from hpe_lib.data.people import SPLIT_SIZES
 from hpe_lib.paper import N_JOINTS
 from hpe_lib.skeleton import VISIBLE
 from hpe_lib.targets import Targets
-from hpe_lib.workbook import environment, schemas
+from hpe_lib.workbook import artifacts, environment, schemas
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.groups import build
 
@@ -118,7 +118,7 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
     people, lines = find_people(parameters["01"])
     yield from lines + find_weights(parameters)
     stage_parameters, total = {}, 0.0
-    for stage, notebook in stages.NOTEBOOKS.items():
+    for stage, notebook in artifacts.NOTEBOOKS.items():
         stage_parameters |= parameters["02"] | parameters[notebook]
         size = stage_parameters["batch_size"]
         steps = stage_parameters["epochs"] * max(1, people // size)
@@ -172,7 +172,7 @@ def count_people(parameters: dict, people: str) -> int:
 def find_weights(parameters: dict[str, dict]) -> list[str]:
     """Lines about the weights that the stages start from, found or not."""
     lines = []
-    for stage, notebook in stages.NOTEBOOKS.items():
+    for stage, notebook in artifacts.NOTEBOOKS.items():
         if folder := parameters[notebook].get("init_from"):
             try:
                 lines.append(f"{stage}: starts from {cascade.stage_folder(folder)}")

@@ -56,13 +56,18 @@ def lock(folder: str | Path, name: str = artifacts.LOCK) -> Iterator[None]:
             shutil.rmtree(folder)
 
 
+def stage_lock(stage: str) -> str:
+    """The lock's name while a stage is trained, in the folder that holds the stage's."""
+    return f".{stage}.lock"
+
+
 def check_idle(out: Path) -> None:
     """BadInput while another process trains a stage of the run, or of one of its rows.
 
     It has read the run's people and targets, and its own folder is not to be emptied.
     """
-    for stage in ("detector", "regressor", "cascade"):
-        for path in (out / f".{stage}.lock", *out.glob(f"rows/*/.{stage}.lock")):
+    for name in map(stage_lock, artifacts.STAGES.values()):
+        for path in (out / name, *out.glob(f"rows/*/{name}")):
             if path.is_file() and path.resolve() not in HELD and is_held(path):
                 raise BadInput(path.parent, *IN_USE)
 

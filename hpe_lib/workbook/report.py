@@ -15,7 +15,7 @@ import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
-from hpe_lib import cascade, claims, paper, rivals
+from hpe_lib import claims, paper, rivals
 from hpe_lib.workbook import artifacts
 
 PAGE = """<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><style>
@@ -127,7 +127,7 @@ def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
         found[metrics["metric"]] = totals
     budget = {
         name: stages[name]["settings"]["epochs"]
-        for name in reversed(cascade.STAGES.values())
+        for name in reversed(artifacts.STAGES.values())
         if "settings" in stages.get(name, {})
     }
     found["epochs"] = ", ".join(f"{name} {epochs}" for name, epochs in budget.items())
@@ -196,7 +196,7 @@ def scrolling_table(table: str) -> str:
 def stage_manifests(out: Path) -> dict[str, dict]:
     """Return the manifest of each stage that the run trained, by folder, ablations included."""
     runs = [out, *sorted(artifacts.own_rows(out))]  # other folders belong to the user
-    folders = [run / stage for run in runs for stage in cascade.STAGES.values()]
+    folders = [run / stage for run in runs for stage in artifacts.STAGES.values()]
     finished = [folder for folder in folders if (folder / artifacts.MANIFEST).is_file()]
     return {folder.relative_to(out).as_posix(): artifacts.manifest(folder) for folder in finished}
 

@@ -15,9 +15,8 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError, strip_color
 
-from hpe_lib.cascade import STAGES
 from hpe_lib.workbook import artifacts, environment, locks, presets, report
-from hpe_lib.workbook.artifacts import BadInput, CellFailed, one_line
+from hpe_lib.workbook.artifacts import STAGES, BadInput, CellFailed, one_line
 
 # "python3" is this interpreter, whatever kernels the person has installed; no progress bars.
 KERNEL = {"JUPYTER_PATH": "", "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1"}
@@ -36,7 +35,7 @@ WRITTEN = [
     *(f"{folder}/watched/[0-9][0-9][0-9][0-9].npz" for folder in STAGES.values()),
     "metrics/[0-9][0-9].json",
     "metrics/manifest.json",
-    *(f".{folder}.lock" for folder in STAGES.values()),
+    *map(locks.stage_lock, STAGES.values()),
 ]
 
 
