@@ -231,11 +231,14 @@ def study_table(study: str) -> pd.DataFrame:
     return ranked(rows, "LSPET 8001-8500").dropna(axis="columns", how="all")
 
 
-def study_test_table(study: str) -> pd.DataFrame:
-    """The rows of results/STUDY-test on LSP's test people; differences as in `study_table`."""
+def parts_table(study: str) -> pd.DataFrame:
+    """The rows of results/STUDY on visible and occluded joints; differences as in `study_table`.
+
+    study: of people whose occlusion is labelled: LSP's test people, or synthetic ones.
+    """
     rows = {}
-    for path in RESULTS.glob(f"{study}-test/*/metrics.json"):
-        found = metrics_of(f"{study}-test/{path.parent.name}")
+    for path in RESULTS.glob(f"{study}/*/metrics.json"):
+        found = metrics_of(f"{study}/{path.parent.name}")
         score, lead = of_last_network(found["scores"]), found.get("difference", {})
         columns = {
             key: score_columns(score)[key] for key in ("total", "95 %", "visible", "occluded")
@@ -397,13 +400,17 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "recipe": lambda: study_table("recipe"),
     "rates": lambda: study_table("rates"),
     "race": lambda: study_table("race"),
-    "race-test": lambda: study_test_table("race"),
+    "race-test": lambda: parts_table("race-test"),
     "table-5-paper": table_5,
     "table-5-claims": lambda: claims_table("table-5-test-claims"),
     "table-5": lambda: study_table("table-5"),
-    "table-5-test": lambda: study_test_table("table-5"),
+    "table-5-test": lambda: parts_table("table-5-test"),
     "seeds": lambda: study_table("seeds"),
-    "seeds-test": lambda: study_test_table("seeds"),
+    "seeds-test": lambda: parts_table("seeds-test"),
+    "drawn-easy": lambda: parts_table("drawn-easy"),
+    "drawn-medium": lambda: parts_table("drawn-medium"),
+    "drawn-hard": lambda: parts_table("drawn-hard"),
+    "controls": lambda: parts_table("controls"),
     "given": given_table,
     "confidence": confidence_table,
     "released-mpii": lambda: released_table("mpii"),
