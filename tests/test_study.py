@@ -94,7 +94,7 @@ def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
     first, lead = study.last_joints("three-test/same"), found["difference"]
     paired = evaluation.paired([study.last_joints("three-test/first")], [first], people)
     assert lead == artifacts.plain(paired)
-    table = results.study_test_table("three")
+    table = results.parts_table("three-test")
     assert set(table.index) == {"nothing", "one network"}, "rows that are not trained are left out"
     assert table.loc["one network", "difference, total"] == evaluation.format_difference(
         lead["total"]
