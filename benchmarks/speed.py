@@ -280,7 +280,7 @@ def inference(folder: Path, count: int, rounds: int, preset: str) -> Iterator[di
         pixels = [read_image(path) for path in paths]
         frames = [photographs.box_frames(None, image.shape, image_size)[0] for image in pixels]
         crops = [frame.crop(image) for frame, image in zip(frames, pixels)]
-        estimator.predict_crops(crops, frames)
+        estimator.predict_people(crops, frames)
 
     seconds = median_seconds(
         rounds,

@@ -4,14 +4,16 @@ python -m benchmarks.study RUN STUDY [ROW…]
 python -m benchmarks.study RUN STUDY --test
 
 RUN is a finished run of the three stages. A row changes one thing of it (studies.yaml). It is
-trained into RUN/rows and goes on if it was stopped; its scores on RUN's validation people come to
-results/STUDY/ROW, and `make tables` makes tables of them. --test scores the rows that are there
-on LSP's test people, once all choices are made: results/STUDY-test/ROW.
+trained into RUN/rows and goes on if it was stopped. Its scores on RUN's validation people are
+written to results/STUDY/ROW, and `make tables` makes tables of them. --test scores the rows that
+are there on LSP's test people, once all choices are made, into results/STUDY-test/ROW.
 """
 
-import sys
 from pathlib import Path
+from typing import Annotated
 
+import numpy as np
+import typer
 import yaml
 
 from hpe_lib import claims, evaluation, photographs, prediction, stages
@@ -24,11 +26,28 @@ from hpe_lib.workbook.artifacts import STAGES
 STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(encoding="utf-8"))
 
 
-def main(run: Path, study: str, names: list[str]) -> None:
+def main(
+    run: Path,
+    study: str,
+    names: Annotated[list[str] | None, typer.Argument()] = None,
+    test: Annotated[bool, typer.Option(help="Score the rows on LSP's test people.")] = False,
+) -> None:
     """Train and score a study's rows, all if none are named, and those they are compared with."""
+    if study not in STUDIES:
+        raise typer.BadParameter(f"{study}: expected one of {', '.join(STUDIES)}")
+    if unknown := [name for name in names or [] if name not in STUDIES[study]]:
+        raise typer.BadParameter(f"{unknown[0]}: expected {', '.join(STUDIES[study])}")
+    if test:
+        score_test_people(run, study)
+    else:
+        train_and_score(run, study, names or [])
+
+
+def train_and_score(run: Path, study: str, names: list[str]) -> None:
+    """Train and score rows and those they are compared with; all of the study if none are named."""
     rows, data = STUDIES[study], open_data(run)
     wanted = set(names or rows)
-    wanted |= {against(study, name) for name in wanted}
+    wanted |= {reference_row(study, name) for name in wanted}
     for name, row in rows.items():
         if name not in wanted:
             continue
@@ -38,7 +57,7 @@ def main(run: Path, study: str, names: list[str]) -> None:
     judge(data.val, len(data.train), study)
 
 
-def against(study: str, name: str) -> str:
+def reference_row(study: str, name: str) -> str:
     """The row that a row is compared with."""
     return STUDIES[study][name].get("against", next(iter(STUDIES[study])))
 
@@ -54,7 +73,7 @@ def score_test_people(run: Path, study: str) -> None:
 
 
 def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
-    """Keep what the claims of claims.csv come to on a study's rows of Table 5.
+    """Save the verdict on each claim of claims.csv for a study's rows of Table 5.
 
     trained_on: the number of people that the rows have learned from.  split: as in `score`.
     """
@@ -90,18 +109,22 @@ def train(run: Path, data: Data, name: str, row: dict) -> Path:
 def score(people: People, weights: Path, study: str, name: str, split: str = "") -> None:
     """Keep a row's scores in results/STUDY/NAME, with its curve and its paired difference.
 
-    split: "-test" for test people; goes behind the study's name.
+    split: "-test" for test people, the suffix of the study's folder.
     """
     kept = results.RESULTS / f"{study}{split}/{name}"
     if scored(kept, weights):
         return
-    made = photographs.load(weights)
-    found = prediction.predict(
-        made.cascade, people, made.image_size, flip_test=made.flip_test, decoder=made.decoder
+    estimator = photographs.load(weights)
+    predictions = prediction.predict(
+        estimator.cascade,
+        people,
+        estimator.image_size,
+        flip_test=estimator.flip_test,
+        decoder=estimator.decoder,
     )
-    metrics = results.keep_scores(kept, weights, found, people, environment.command())
+    metrics = results.keep_scores(kept, weights, predictions, people, environment.command())
     metrics |= {"label": STUDIES[study][name]["label"], "curve": curve(weights.parent)}
-    other = against(study, name)
+    other = reference_row(study, name)
     if name != other:
         rows = [[last_joints(f"{study}{split}/{row}")] for row in (name, other)]
         metrics["difference"] = evaluation.paired(*rows, people)
@@ -130,13 +153,10 @@ def scored(kept: Path, weights: Path) -> bool:
     return "label" in metrics and before["weights_sha256"] == now["weights_sha256"]
 
 
-def last_joints(name: str):
+def last_joints(name: str) -> np.ndarray:
     """The joints (N, 16, 2), image px, of the last network in results/NAME."""
     return results.of_last_network(results.joints_of(name))
 
 
 if __name__ == "__main__":
-    if sys.argv[3:] == ["--test"]:
-        score_test_people(Path(sys.argv[1]), sys.argv[2])
-    else:
-        main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    typer.run(main)

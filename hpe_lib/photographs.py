@@ -28,7 +28,7 @@ from hpe_lib.workbook.artifacts import BadInput
 PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
 SMALLEST = 16  # px, least side of a square; a smaller number is a fraction or MPII's scale
 BATCH = 16  # people of photographs that go through the network together
-BATCH_PIXELS = 250e6  # bytes of photographs that are held in memory together
+BATCH_BYTES = 250e6  # bytes of photographs that are held in memory together
 MARK = "hpe predict"  # PNG text entry by which we recognise overlays that we wrote
 
 
@@ -63,9 +63,9 @@ class PoseEstimator:
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise BadInput(name, f"{pixels.dtype} of shape {pixels.shape}", "(H, W, 3) uint8, RGB")
         frames = box_frames(boxes, pixels.shape, self.image_size, name)
-        return self.predict_crops([frame.crop(pixels) for frame in frames], frames)
+        return self.predict_people([frame.crop(pixels) for frame in frames], frames)
 
-    def predict_crops(self, crops: list[np.ndarray], frames: list[Frame]) -> list[dict]:
+    def predict_people(self, crops: list[np.ndarray], frames: list[Frame]) -> list[dict]:
         """The people in crops (S, S, 3) uint8, which the frames cut from any images.
 
         Returns what `predict` does. BadInput on weights that predict NaN or infinity.
@@ -107,7 +107,7 @@ def load(
 
 
 def parse_box(box: Sequence, name: str = "boxes") -> tuple[np.ndarray, np.ndarray, float]:
-    """A box as `box_frame` takes it: (first corner, corner beyond, side of the square), px.
+    """A box as `box_frame` takes it: (first corner, bottom-right corner, exclusive, side of the square), px.
 
     BadInput, beginning with `name`, unless it is a list of three or four real numbers and large
     enough.
@@ -186,13 +186,13 @@ def predict_photographs(
     for group in prefetch(group_photographs(map(read, images, wanted))):
         crops = [crop for *_, some in group for crop in some]
         frames = [frame for _, _, some, _ in group for frame in some]
-        people = iter(estimator.predict_crops(crops, frames))
+        people = iter(estimator.predict_people(crops, frames))
         for path, pixels, some, _ in group:
             yield path, pixels, [next(people) for _ in some]
 
 
 def group_photographs(photographs: Iterable[tuple]) -> Iterator[list[tuple]]:
-    """Photographs (…, pixels, frames, …) in groups of a batch of people or 250 MB of pixels.
+    """Photographs (…, pixels, frames, …) in groups of a batch of people or BATCH_BYTES.
 
     Those that are read before a BadInput are yielded before it is raised.
     """
@@ -200,7 +200,7 @@ def group_photographs(photographs: Iterable[tuple]) -> Iterator[list[tuple]]:
     try:
         for photograph in photographs:
             group.append(photograph)
-            full += max(len(photograph[2]) / BATCH, photograph[1].size / BATCH_PIXELS)
+            full += max(len(photograph[2]) / BATCH, photograph[1].size / BATCH_BYTES)
             if full >= 1:
                 yield group
                 group, full = [], 0.0
@@ -215,7 +215,7 @@ def group_photographs(photographs: Iterable[tuple]) -> Iterator[list[tuple]]:
 def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
     """Each image's boxes from a JSON file {image: [box, …]}.
 
-    An image is named by its path as given, or by its file name. Others may be in the file, too.
+    An image is named by its path as given, or by its file name. The file may name further images.
     BadInput if an image is absent, or anything in the file is not a box.
     """
     table = artifacts.read_json(path)

@@ -1,28 +1,27 @@
-"""What makes a score look unlikely: a file that was read otherwise than it was meant. One line of
-text each.
+"""Warnings about scores that suggest a misread file: axes, joints, people or unit in another order.
 
-A wrong order of axes, joints or people, or another unit, cannot be told from the file: it shows
-where the same numbers, read otherwise, would score far more. Sound predictions, good and bad ones,
-get no line.
+This cannot be told from the file. It shows where the same numbers, read otherwise, would score far
+more. Sound predictions, good and bad ones, get no warning.
 """
 
 import numpy as np
 
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED
 
-LEAD = 25  # points by which another reading must lead; published predictions lose 38 and more
-CHANCE, FIT = (
-    15,
-    60,
-)  # % right below which, and above which, a person's own scale and shift are believed
+LEAD = 25  # points by which another reading must lead; misreading a published file costs 38 or more
+CHANCE = 15  # % right; a person's own scale and shift are believed if the score is below this
+FIT = 60  # … and the fitted score above this
 OUTSIDE = 0.1  # of the truth's coordinates beyond all predictions: another unit
 FRACTION = 1.5  # coordinates within ±this are no pixels
-# Normalisers of sound data, in distances within which half of a person's joints lie from their
-# middle: of one person 0.02 to 5.6, the medians of data sets 0.56 to 1.4.
-OF_ONE, OF_MOST = (0.01, 20), (0.1, 5)
-# Of people in another order: how many are looked at, those with so many joints; whose best match is
-# so much closer than the next; how many must be such.
-SAMPLE, FULL, STANDS_OUT, OTHERS = 60, 7, 0.7, 0.3
+# The normaliser, in distances within which half of a person's joints lie from their middle. In
+# sound data it is 0.02 to 5.6 for one person, 0.56 to 1.4 as the median of a data set.
+OF_ONE = (0.01, 20)
+OF_MOST = (0.1, 5)
+# People in another order are found by matching poses.
+SAMPLE = 60  # people that are looked at
+FULL = 7  # joints that they must have
+STANDS_OUT = 0.7  # a best match is this much closer than the next
+OTHERS = 0.3  # of the people must have such a match in another row
 FEW = 4  # joints; of fewer the distance says nothing
 
 
@@ -96,11 +95,13 @@ def prediction_notes(predicted: np.ndarray, truth: np.ndarray, tolerance: np.nda
     predicted = np.where(np.isfinite(predicted), predicted, np.nan)
     with np.errstate(over="ignore", invalid="ignore"):  # predictions may be as large as they like
         return (
-            _empty(predicted) or _misread(predicted, truth, tolerance) or _moved(predicted, truth)
+            _repeated_point_notes(predicted)
+            or _misreading_notes(predicted, truth, tolerance)
+            or _off_by_one_notes(predicted, truth)
         )
 
 
-def _empty(predicted):
+def _repeated_point_notes(predicted):
     """People without a prediction of their own: joints all at one point, or the same for most."""
     there = np.isfinite(predicted).all(-1)
     spread = np.fmax.reduce(predicted, axis=1) - np.fmin.reduce(predicted, axis=1)
@@ -118,11 +119,11 @@ def _empty(predicted):
     return []
 
 
-def _misread(predicted, truth, tolerance):
+def _misreading_notes(predicted, truth, tolerance):
     """The reading of the predictions that would score most, if far more than as they are."""
     if np.isnan(truth).all() or not np.isfinite(predicted).any():
         return []
-    total = _share(predicted, truth, tolerance)
+    total = _percent_right(predicted, truth, tolerance)
     if total > 100 - LEAD:
         return []
     readings = {
@@ -135,23 +136,25 @@ def _misread(predicted, truth, tolerance):
         "the joints moved on by one": np.roll(predicted, 1, axis=1),
         "the joints moved back by one": np.roll(predicted, -1, axis=1),
     }
-    shares = {name: _share(joints, truth, tolerance) for name, joints in readings.items()}
+    shares = {name: _percent_right(joints, truth, tolerance) for name, joints in readings.items()}
     if total < FIT:
-        shares |= _mirrored(predicted, truth, tolerance)
+        shares |= _score_mirrored(predicted, truth, tolerance)
     best = max(shares, key=shares.get)
     if shares[best] < total + LEAD and total < FIT:
-        shares = _reordered(predicted, truth, tolerance)
+        shares = _score_reordered(predicted, truth, tolerance)
         best = max(shares, key=shares.get, default="")
     if best and shares[best] >= total + LEAD:
         return [f"with {best} the total would be {shares[best]:.1f}, as they are it is {total:.1f}"]
-    return _of_another_range(predicted, truth, tolerance) if total < CHANCE else []
+    return _other_range_notes(predicted, truth, tolerance) if total < CHANCE else []
 
 
-def _mirrored(predicted, truth, tolerance):
-    """{reading: % right} of predictions counted from another edge of each image, whose size nobody
-    knows: moved, person by person, to the truth. Without what the plain ones gain by that, too.
+def _score_mirrored(predicted, truth, tolerance):
+    """{reading: % right} of predictions counted from another edge of each image.
+
+    Nobody knows the images' sizes, so each person's predictions are moved to the truth. Only
+    readings that beat the predictions as they are, moved likewise, by LEAD are returned.
     """
-    moved = _share(_placed(predicted, truth), truth, tolerance)
+    moved = _percent_right(_align_medians(predicted, truth), truth, tolerance)
     swapped = predicted[:, MPII.mirror]
     readings = {
         "x from the image's right edge": predicted * (-1, 1),
@@ -160,12 +163,13 @@ def _mirrored(predicted, truth, tolerance):
         "the image turned by 180°": predicted * (-1, -1),
     }
     shares = {
-        name: _share(_placed(joints, truth), truth, tolerance) for name, joints in readings.items()
+        name: _percent_right(_align_medians(joints, truth), truth, tolerance)
+        for name, joints in readings.items()
     }
     return {name: right for name, right in shares.items() if right >= max(FIT, moved + LEAD)}
 
 
-def _placed(predicted, truth):
+def _align_medians(predicted, truth):
     """Each person's predictions moved so that their median error is 0."""
     off = np.where(np.isfinite(predicted), truth - predicted, np.nan)
     known = ~np.isnan(off).all(1, keepdims=True)
@@ -173,7 +177,7 @@ def _placed(predicted, truth):
     return predicted + shift
 
 
-def _reordered(predicted, truth, tolerance):
+def _score_reordered(predicted, truth, tolerance):
     """{reading: % right} of the joints, and of the people, in the order that fits best."""
     from scipy.optimize import linear_sum_assignment  # here: it takes a second
 
@@ -193,15 +197,16 @@ def _reordered(predicted, truth, tolerance):
         "the people's rows in another order, each beside whom it fits best",
     )
     shares = {
-        joints: _share(predicted[:, order], truth, tolerance),
-        people: _matched(predicted, truth, tolerance),
+        joints: _percent_right(predicted[:, order], truth, tolerance),
+        people: _score_matched(predicted, truth, tolerance),
     }
     return {name: right for name, right in shares.items() if right >= FIT}
 
 
-def _matched(predicted, truth, tolerance):
-    """% right of some people beside the truth that their predictions fit best; 0 unless it stands
-    out against the next best, for many of them, and is another one for each.
+def _score_matched(predicted, truth, tolerance):
+    """% right of some people, each scored against the truth that the predictions fit best.
+
+    0 unless, for many of them, the best fit stands out from the next, and each has another one.
     """
     annotated = ~np.isnan(truth[..., 0])
     full = np.flatnonzero((annotated.sum(1) >= FULL) & (tolerance > 0))
@@ -221,12 +226,14 @@ def _matched(predicted, truth, tolerance):
     return 100 * float(np.concatenate(right).mean())
 
 
-def _of_another_range(predicted, truth, tolerance):
-    """Fractions, pixels of a crop or a heatmap, and numbers of 8 bits that overflowed."""
+def _other_range_notes(predicted, truth, tolerance):
+    """Fractions, pixels of a crop or a heatmap, and 8-bit integers that overflowed."""
     seen = predicted[np.isfinite(predicted)]
     low, high = seen.min(), seen.max()
-    fitted = _share(_fitted(predicted, truth), truth, tolerance)
-    of_others = _share(_fitted(np.roll(predicted, 1, axis=0), truth), truth, tolerance)
+    fitted = _percent_right(_fit_scale_and_shift(predicted, truth), truth, tolerance)
+    of_others = _percent_right(
+        _fit_scale_and_shift(np.roll(predicted, 1, axis=0), truth), truth, tolerance
+    )
     if fitted >= FIT and (fitted >= of_others + LEAD or len(predicted) == 1):
         small = np.percentile(np.abs(seen), 99) <= FRACTION
         kind = "fractions" if small else "pixels of a crop or of a heatmap"
@@ -241,7 +248,7 @@ def _of_another_range(predicted, truth, tolerance):
     ]
     if np.mean((known < low) | (known > high)) > OUTSIDE and any(off):
         bits = (seen == np.round(seen)).all() and -128 <= low <= high <= 255
-        kind = "numbers of 8 bits that overflowed" if bits else "another unit"
+        kind = "8-bit integers that overflowed" if bits else "another unit"
         return [
             f"the predictions lie between {low:.3g} and {high:.3g}, the truth between "
             f"{known.min():.3g} and {known.max():.3g}: {kind}?"
@@ -249,10 +256,8 @@ def _of_another_range(predicted, truth, tolerance):
     return []
 
 
-def _fitted(predicted, truth):
-    """Each person's predictions, axis by axis, with the positive scale and the shift that bring
-    them closest to the truth.
-    """
+def _fit_scale_and_shift(predicted, truth):
+    """Each person's predictions, scaled (> 0) and shifted by axis to fit the truth best."""
     there = np.isfinite(predicted) & ~np.isnan(truth)
     number = np.maximum(there.sum(1, keepdims=True), 1)
 
@@ -266,7 +271,7 @@ def _fitted(predicted, truth):
     return (predicted - middle) * np.maximum(slope, 0) + goal
 
 
-def _moved(predicted, truth):
+def _off_by_one_notes(predicted, truth):
     """Pixels that count from 0 in one file and from 1 in the other: tells only of nearly exact
     predictions.
     """
@@ -287,7 +292,7 @@ def _moved(predicted, truth):
     return []
 
 
-def _share(predicted, truth, tolerance):
+def _percent_right(predicted, truth, tolerance):
     """% of the joints that count within the tolerance."""
     annotated = ~np.isnan(truth[..., 0])
     return 100 * float(

@@ -27,9 +27,9 @@ from hpe_lib.workbook.groups import build
 from hpe_lib.workbook.schemas import Settings
 
 UPSTREAM = {"detector": None, "regressor": "detector", "joint": "regressor"}
-# No effect on the weights, except init_from, whose weights are compared by their hash.
+# Left out where parameters are compared: without effect on the weights, or compared by hash.
 WITHOUT_EFFECT = {"workers", "save_minutes", "decoder", "flip_test", "init_from"}
-COMPILER = os.environ.get("CXX", "g++").split()[0]  # the one that torch.compile calls
+COMPILER = (os.environ.get("CXX") or "g++").split()[0]  # the one that torch.compile calls
 WATCHED = 4  # held-out people whose maps are kept after every epoch
 WATCHED_CELLS = 64  # largest side of these maps, cells
 LARGEST_WATCHED = 64 * 2**20  # bytes of one epoch's crops and maps, unpacked
@@ -87,9 +87,9 @@ def train(
         recipe = Recipe(stage, Path(out), parameters, init_from)
     (reasons,) = broadcast_object_list([recipe.reasons_to_train()])
     if reasons:
-        why = "" if reasons == ["absent"] else " anew: " + "; ".join(reasons)
+        why = "" if reasons == ["absent"] else " again: " + "; ".join(reasons)
         with lock_stage(recipe):
-            print(f"{stage}: trained{why}", flush=True)
+            print(f"{stage}: training{why}", flush=True)
             yield from recipe.train(scorer)
     else:
         print(f"{stage}: reused from {recipe.folder}: same parameters, people and code", flush=True)
@@ -293,7 +293,7 @@ class Recipe:
 
         def factor(step: int) -> float:
             """Factor on the initial learning rate at a step."""
-            return training.learning_rate(step, steps, made.schedule, last, made.warmup)
+            return training.rate_factor(step, steps, made.schedule, last, made.warmup)
 
         return optimizer, LambdaLR(optimizer, factor)
 

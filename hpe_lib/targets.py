@@ -47,8 +47,8 @@ class Targets:
         By default these are discs at the visible joints (§3).
         """
         present = batch["visibility"] != ABSENT
-        all_joints = (self.first_sees or self.first) in ("all", "regression")
-        drawn = present if all_joints else batch["visibility"] == VISIBLE
+        sees = self.first_sees or ("visible" if self.first == "detection" else "all")
+        drawn = present if sees == "all" else batch["visibility"] == VISIBLE
         mask = drawn if self.occluded == "ignored" else present
         if draws_discs(vars(self)):
             return self._draw(heatmaps.discs, batch, drawn, self.radius), mask
@@ -75,7 +75,7 @@ def draws_discs(parameters: dict) -> bool:
 
 def write_targets(out: str | Path, **parameters: float | str) -> None:
     """Save this run's target parameters: radius, sigma, occluded. BadInput as for `Targets`."""
-    Targets(1, **parameters)
+    Targets(map_stride=1, **parameters)  # checks them
     locks.check_idle(Path(out))
     artifacts.write_manifest(Path(out) / "targets", {"kind": "targets", "parameters": parameters})
 

@@ -31,9 +31,9 @@ VERSION = 1  # of this file and stages.py: raise it when equal parameters give o
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
 GROWN_LOSS = 1.5  # times the first epoch's: the training is about to diverge
 FEW_PEOPLE = 8  # warn below this: too few for batch norm and for training
-LOOK_EVERY = 50  # steps between reads of the loss: each read waits for the GPU
-SPEAK_EVERY = 30.0  # seconds between lines of progress
-POSITION = ("step", "total", "seconds", "spent")  # of a training, kept in its checkpoint
+CHECK_EVERY = 50  # steps between reads of the loss: each read waits for the GPU
+REPORT_EVERY = 30.0  # seconds between lines of progress
+COUNTERS = ("step", "total", "seconds", "spent")  # of `Progress`, kept in its checkpoint
 
 
 class ShuffledBatches(Sampler):
@@ -107,7 +107,7 @@ class Checkpoint:
 
 @dataclass
 class Progress:
-    """How far a training is, and everything that changes while it runs.
+    """The state of a training while it runs.
 
     parts: objects with a state_dict: model, optimizer, scheduler, moving average of the weights.
     records: of the finished epochs.
@@ -138,7 +138,7 @@ class Progress:
             return
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
-        for name in ("records", "random", *POSITION):
+        for name in ("records", "random", *COUNTERS):
             setattr(self, name, state[name])
         self.saved_within = self.step
         place = f"epoch {len(self.records) + 1}, step {self.step + 1}"
@@ -160,7 +160,7 @@ class Progress:
                     "parts": {name: part.state_dict() for name, part in self.parts.items()},
                     "records": artifacts.plain(self.records),
                     "random": random,
-                    **{name: getattr(self, name) for name in POSITION},
+                    **{name: getattr(self, name) for name in COUNTERS},
                 }
             )
         self.saved_at, self.saved_within = time.perf_counter(), self.step
@@ -268,7 +268,7 @@ def train_epoch(
     FloatingPointError if the loss or a weight is not finite.
     """
     accelerator, steps = progress.accelerator, len(sampler)
-    looks_are_free = accelerator.device.type == "cpu"
+    checks_are_free = accelerator.device.type == "cpu"
     total = torch.tensor(progress.total, dtype=torch.float64, device=accelerator.device)
     blank = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     sampler.start, start = progress.step, time.perf_counter() - progress.seconds
@@ -285,7 +285,7 @@ def train_epoch(
         total += loss.detach()
         blank += count_blank(batch["image"])
         progress.step += 1
-        if looks_are_free or progress.step % LOOK_EVERY == 0 or progress.step == steps:
+        if checks_are_free or progress.step % CHECK_EVERY == 0 or progress.step == steps:
             progress.total = require_finite(total.item())
             progress.seconds = time.perf_counter() - start
             if progress.step < steps and progress.must_save():
@@ -338,9 +338,7 @@ def epoch_record(
     if blank:
         found += [f"{blank:.0f} crops are of one colour: the images may be damaged"]
     if sampler.people < FEW_PEOPLE:
-        found += [
-            f"people to learn from: {sampler.people} (they are learned by heart, and no others)"
-        ]
+        found += [f"people to learn from: {sampler.people} (so few are learned by heart)"]
     return record | ({"warning": "; ".join(found)} if found else {})
 
 
@@ -353,11 +351,12 @@ def divergence(progress: Progress) -> Iterator[None]:
         found = error.args[1] if isinstance(error, BadMaps) else error
         rate = progress.parts["scheduler"].get_last_lr()[0]
         kept = ""
-        if progress.records and progress.checkpoint:
-            path = progress.checkpoint.path
-            kept = f"; the weights after epoch {len(progress.records)} are kept in {path}"
-            if progress.saved_within:
-                kept = f"; the weights of its step {progress.saved_within} are kept in {path}"
+        if progress.checkpoint and progress.saved_within:
+            kept = f"; the weights of its step {progress.saved_within} are kept in "
+            kept += str(progress.checkpoint.path)
+        elif progress.checkpoint and progress.records:
+            kept = f"; the weights after epoch {len(progress.records)} are kept in "
+            kept += str(progress.checkpoint.path)
         raise FloatingPointError(
             f"{found} in epoch {len(progress.records) + 1}: "
             f"a smaller learning rate than {rate:.2g} may help{kept}"
@@ -366,12 +365,12 @@ def divergence(progress: Progress) -> Iterator[None]:
 
 @contextlib.contextmanager
 def heartbeat(progress: Progress, sampler: ShuffledBatches, epochs: int) -> Iterator[None]:
-    """While the block runs, print how far the training is every SPEAK_EVERY seconds."""
+    """While the block runs, print how far the training is every REPORT_EVERY seconds."""
     over = threading.Event()
 
     def speak() -> None:
         """Print a line now and then."""
-        while not over.wait(SPEAK_EVERY):
+        while not over.wait(REPORT_EVERY):
             print(progress_line(progress, sampler, epochs), flush=True)
 
     thread = threading.Thread(target=speak, daemon=True)
@@ -439,8 +438,8 @@ def make_optimizer(
     return makers[name]()
 
 
-def learning_rate(step: int, steps: int, schedule: str, last: float, warmup: float = 0.0) -> float:
-    """Factor on the first learning rate at `step` of `steps`. It goes from 1 to `last`.
+def rate_factor(step: int, steps: int, schedule: str, last: float, warmup: float = 0.0) -> float:
+    """The learning rate at `step` of `steps`, as a share of the first one; `last` at the end.
 
     schedule: "geometric" (the detector's "progressively decreasing", §3.2), "step" (the
     regressor's "1e-4 and then 2.5e-5", §3.2, halfway) or "cosine".

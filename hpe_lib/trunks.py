@@ -63,11 +63,12 @@ def register_trunk(name: str, make: Callable[[bool], Trunk] | None = None) -> No
 def imported_trunk(name: str) -> Callable[[bool], Trunk]:
     """The function "module:function". BadInput if there is none, or it is not named …_trunk."""
     module, _, function = name.partition(":")
+    if not function.endswith("_trunk"):
+        raise BadInput("trunk", repr(name), "module:function, the function named …_trunk")
     try:
-        function = function if function.endswith("_trunk") else ""
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        expected = "module:function, importable and named …_trunk"
+        expected = "module:function that can be imported"
         raise BadInput("trunk", f"{name!r}: {error}", expected) from None
 
 

@@ -506,7 +506,7 @@ def test_two_trainings_into_one_folder_are_one_too_many(tmp_path, capsys):
         text=True,
     )
     try:
-        assert "detector: trained" in first.stdout.readline()
+        assert "detector: training" in first.stdout.readline()
         before = {
             path: path.stat().st_mtime_ns for path in (tmp_path / "x").glob("*/manifest.json")
         }

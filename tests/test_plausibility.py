@@ -82,7 +82,7 @@ def notes(predicted, **changed):
         (EDGES[..., None] - GUESS, "with the image turned by 180° the total would be 9"),
         (GUESS / (1000, 600), "look like fractions: with a scale and a shift for each person"),
         ((GUESS - GUESS.min(1, keepdims=True)) / 8, "look like pixels of a crop or of a heatmap"),
-        ((GUESS * 3).astype(int) % 256, "numbers of 8 bits that overflowed?"),
+        ((GUESS * 3).astype(int) % 256, "8-bit integers that overflowed?"),
         (np.full_like(GUESS, -1), f"all joints of {N} people are predicted at one point, first"),
         (np.zeros_like(GUESS), "first person 1: (0, 0)"),
         (np.broadcast_to(GUESS[3], GUESS.shape), f"{N} of {N} people have the same predictions"),

@@ -140,7 +140,7 @@ def test_hpe_train_by_two_processes_writes_once_and_again_reuses(both):
     out, (first, again, _) = both[2]["whole"], both[2]["said"]
     records = stages.history(out / "detector")
     assert [line.split("  ")[0] for line in first.splitlines()] == [
-        "detector: trained",
+        "detector: training",
         *(f"detector epoch {epoch}/3" for epoch in (1, 2, 3)),
     ]
     assert [record["epoch"] for record in records] == [1, 2, 3] and "PCKh@0.5" in records[0]

@@ -252,7 +252,7 @@ def test_the_maps_of_an_epoch_are_there_even_if_it_was_killed_just_before(copy, 
 
 
 def test_a_line_is_said_at_least_every_so_often(copy, monkeypatch, capsys):
-    monkeypatch.setattr(training, "SPEAK_EVERY", 0.05)
+    monkeypatch.setattr(training, "REPORT_EVERY", 0.05)
     objective = stages.OBJECTIVES["detector"]
     slow = lambda *given: time.sleep(0.2) or objective(*given)  # noqa: E731
     monkeypatch.setitem(stages.OBJECTIVES, "detector", slow)
@@ -304,7 +304,7 @@ def test_a_raised_version_trains_anew_and_says_so(copy, monkeypatch, capsys, roo
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
     capsys.readouterr()
     assert "reused" not in train("detector", out)[0]
-    assert "detector: trained anew: versions_of" in capsys.readouterr().out
+    assert "detector: training again: versions_of" in capsys.readouterr().out
     monkeypatch.undo()
 
 

@@ -47,8 +47,8 @@ def run(finished, tmp_path, monkeypatch):
 
 
 def test_rows_are_kept_with_their_lead_over_the_first_row(run, capsys):
-    study.main(run, "three", [])
-    assert "joint: trained" in capsys.readouterr().out
+    study.train_and_score(run, "three", [])
+    assert "joint: training" in capsys.readouterr().out
     people = open_data(run).val
     joints = {name: study.last_joints(f"three/{name}") for name in ROWS}
     for name, other in (("other", "same"), ("first", "same"), ("second", "other")):
@@ -87,7 +87,7 @@ def test_the_last_third_of_a_curve():
 def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
     people = open_data(run).val[:8]
     monkeypatch.setattr(study, "load_people", lambda name, root, split: people)
-    study.main(run, "three", ["first"])
+    study.train_and_score(run, "three", ["first"])
     study.score_test_people(run, "three")
     found = results.metrics_of("three-test/first")
     assert found["scores"]["detector"]["persons"] == len(people)
@@ -102,12 +102,12 @@ def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
 
 
 def test_a_row_that_is_kept_is_not_scored_again_but_other_weights_are(run):
-    study.main(run, "three", ["first"])
+    study.train_and_score(run, "three", ["first"])
     assert not (results.RESULTS / "three/other").exists()
     kept = results.RESULTS / "three/first/metrics.json"
     before = kept.stat().st_mtime_ns
-    study.main(run, "three", ["first"])
+    study.train_and_score(run, "three", ["first"])
     assert kept.stat().st_mtime_ns == before
     study.STUDIES["three"]["first"] = ROWS["first"] | {"changes": {"prior": 0.05}}
-    study.main(run, "three", ["first"])
+    study.train_and_score(run, "three", ["first"])
     assert kept.stat().st_mtime_ns != before

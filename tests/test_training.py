@@ -853,7 +853,7 @@ def test_absent_joints_get_no_gradient_from_any_stage():
 
 
 def test_learning_rates():
-    rate = training.learning_rate
+    rate = training.rate_factor
     for schedule in ("geometric", "step", "cosine"):
         assert rate(0, 100, schedule, 0.025) == 1 and rate(
             100, 100, schedule, 0.025
@@ -878,7 +878,7 @@ def test_optimizers_by_name():
 def test_a_stage_of_no_steps_has_a_learning_rate():
     for schedule in ("geometric", "step", "cosine"):
         for warmup in (0.0, 0.05):
-            assert training.learning_rate(0, 0, schedule, 0.01, warmup) == 1
+            assert training.rate_factor(0, 0, schedule, 0.01, warmup) == 1
 
 
 # ---- no epochs, and the rows of an ablation
@@ -907,7 +907,7 @@ def test_no_epochs_take_weights_over_as_they_are(finished, tmp_path, capsys):
     )
     assert (
         other / "detector" / "history.jsonl"
-    ).is_file() and "detector: trained" in capsys.readouterr().out
+    ).is_file() and "detector: training" in capsys.readouterr().out
     assert train("detector", other, **begin) == [] and "detector: reused" in capsys.readouterr().out
     assert len(train("joint", other, epochs=1)) == 1 and not same_weights(
         other / "cascade", finished / "cascade"

@@ -110,7 +110,7 @@ def test_training():
     )
     optimizer = training.make_optimizer("adamw", list(net.parameters()), 1e-3, 1e-4)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: training.learning_rate(step, 4, "cosine", 0.1, 0.25)
+        optimizer, lambda step: training.rate_factor(step, 4, "cosine", 0.1, 0.25)
     )
     targets = Targets(map_stride=4)
     records = training.fit(

@@ -17,7 +17,9 @@ from hpe_lib.skeleton import ABSENT, MPII
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random change of the frame, hence of image and joints by one matrix (F12: §3.1 and §3.2).
+    """Random rotation, scaling and flip of a frame, so of image and joints by one matrix (F12).
+
+    The ranges are those of §3.1 and §3.2. `colour` is applied to the crop, by `PoseDataset`.
 
     rotation: degrees, drawn from ±rotation.
     scale_low, scale_high: the person's size, drawn between these.

@@ -29,12 +29,12 @@ def load_people(
     margin: float = MARGIN,
     missing_points: str = "as_labelled",
     difficulty: str = "medium",
-    cache: Path = Path("runs/cache"),
+    cache: Path | None = None,
 ) -> People:
     """People of a data set by its name.
 
     dataset: "synthetic", drawn into `cache` with image_size px and data_seed, or one of LOADERS,
-        read from data_root.
+        read from data_root.  cache: None stands for `cache_folder` of runs/.
     people: a range, counted from 1, a split, or a range of a split: "1-8", "val", "val 1-8".
     only_present: leave out people whose image is absent, instead of raising BadInput. None does
         not look for images (annotations only); LSP's frames then have no centre.
@@ -46,7 +46,7 @@ def load_people(
     Raises BadInput on an unknown data set, and as its loader.
     """
     if dataset == "synthetic":
-        found = load_drawn(people, image_size, data_seed, difficulty, Path(cache))
+        found = load_drawn(people, image_size, data_seed, difficulty, cache or cache_folder("runs"))
     elif dataset in LOADERS:
         found = LOADERS[dataset](Path(data_root), people)
         found = replace(found, side=margin * found.body)

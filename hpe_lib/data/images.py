@@ -16,12 +16,14 @@ from hpe_lib.workbook.artifacts import BadInput, one_line
 
 try:
     import simplejpeg
-except ImportError:  # on a bare GPU box: Pillow reads JPEGs then, and misses some damage
+except ImportError:  # where its wheel is absent Pillow reads JPEGs, and misses some damage
     simplejpeg = None
 
-# Pixels that an image may declare, asked before any is decoded; both stay under 1 GB.
-MAX_PIXELS, MAX_JPEG_PIXELS = 40_000_000, 52_000_000
-MAX_BYTES, MAX_SCANS = 500_000_000, 100  # of a file; of a progressive JPEG, which has ten
+# Limits that are checked before decoding, which then stays under 1 GB.
+MAX_PIXELS = 40_000_000
+MAX_JPEG_PIXELS = 52_000_000
+MAX_BYTES = 500_000_000  # of a file
+MAX_SCANS = 100  # of a progressive JPEG; the usual has ten
 # EPS is left out: reading it runs a program.
 FORMATS = "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"
 EXPECTED = (
@@ -37,7 +39,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 class Images(Protocol):
     """The images of N people. images[i] is person i's (H, W, 3) uint8 RGB.
 
-    source: what the images are, without saying where they lie.
+    source: a description of the images, without paths.
     """
 
     source: str
@@ -148,7 +150,7 @@ def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
     segments = list(_jpeg_segments(data))
     if (scans := data.count(bytes([0xFF, SOS]))) > MAX_SCANS:
         raise ValueError(f"{scans} scans")
-    plain = _without_remarks(data, segments)
+    plain = _repair_header(data, segments)
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(plain)
     except ValueError:  # no header, or colours sampled in a way that it does not know
@@ -185,7 +187,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         start = end
 
 
-def _without_remarks(data: bytes, segments: list[tuple[int, int, int]]) -> bytes:
+def _repair_header(data: bytes, segments: list[tuple[int, int, int]]) -> bytes:
     """A JPEG without oddities in headers that libjpeg remarks upon, though the pixels are whole.
 
     It tells of the first oddity only, so a hole behind one would go unseen. What it assumes instead

@@ -30,8 +30,13 @@ def timestamp() -> str:
 
 
 def command() -> str:
-    """The command that was given, the program by its name."""
-    return shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "hpe"), *sys.argv[1:]])
+    """The command that was given: the program by its name, a module as `python -m` runs it."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module and not module.name.startswith("hpe_lib"):
+        program = ["python", "-m", module.name.removesuffix(".__main__")]
+    else:
+        program = [Path(sys.argv[0]).name.replace("__main__.py", "hpe")]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def describe() -> dict:
@@ -51,12 +56,16 @@ def versions() -> dict[str, str | None]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with "+changes" if files differ from it; None outside a checkout."""
+    """The checkout's commit; None outside a checkout.
+
+    With "+changes" if files that it has, other than results, are not as it has them.
+    """
     if not (ROOT / ".git").exists():
         return None
     try:
-        head = output_of("git", "-C", str(ROOT), "rev-parse", "HEAD")
-        changes = output_of("git", "-C", str(ROOT), "status", "--porcelain")
+        in_root = "git", "-C", str(ROOT)
+        head = output_of(*in_root, "rev-parse", "HEAD")
+        changes = output_of(*in_root, "status", "--porcelain", "-uno", ":!results")
         return (head and head + ("+changes" if changes else "")) or None
     except OSError:
         return None

@@ -87,8 +87,9 @@ def declaration(node: ast.stmt, path: Path) -> tuple[str, Declared]:
 
 
 def notebook_parameters(number: str, values: dict) -> dict:
-    """What a notebook runs with: the names it declares, without `out`, and their values in
-    `values`, its globals().
+    """A notebook's declared parameters, without `out`, with their values in its globals().
+
+    values: globals(). BadInput if one is missing or of another type than declared.
     """
     wanted, path = declared_parameters(number), notebooks()[number]
     missing = [name for name in wanted if name not in values]
@@ -96,7 +97,7 @@ def notebook_parameters(number: str, values: dict) -> dict:
         raise BadInput(
             path,
             f"no value for {', '.join(missing)}",
-            "its cell tagged 'parameters', as saved, run first",
+            "that the cell tagged 'parameters' is run first",
         )
     found = {
         name: check_value(name, values[name], wanted[name].type, f"{path.name}, {name}")
@@ -107,7 +108,7 @@ def notebook_parameters(number: str, values: dict) -> dict:
 
 
 def trust_trunks(parameters: dict) -> None:
-    """Let the trunks "module:function" that a person's parameters name be imported.
+    """Allow the import of the trunks "module:function" that the user's parameters name.
 
     The environment variable HPE_TRUNK tells this process, and those that it starts, which they are
     (trunks.named_trunk).
@@ -118,12 +119,12 @@ def trust_trunks(parameters: dict) -> None:
         os.environ["HPE_TRUNK"] = ",".join(dict.fromkeys([*known, *own]))
 
 
-def refuse_unknown_trunks(from_file: list[tuple], from_person: list[tuple]) -> None:
-    """BadInput if a manifest names a trunk "module:function" that the person does not name, too.
+def refuse_unknown_trunks(from_file: list[tuple], from_user: list[tuple]) -> None:
+    """BadInput if a manifest names a trunk "module:function" that the user does not name as well.
 
     A manifest may come from anybody, and to import is to run.
     """
-    named = {value for *_, name, value in from_person if name in ("trunk", "vgg")}
+    named = {value for *_, name, value in from_user if name in ("trunk", "vgg")}
     named |= set(os.environ.get("HPE_TRUNK", "").split(","))
     for where, _, name, value in from_file:
         foreign = name in ("trunk", "vgg") and ":" in str(value) and value not in named
@@ -150,11 +151,11 @@ def resolve(
         number: {name: line.default for name, line in lines.items()}
         for number, lines in known.items()
     }
-    from_file, from_person = from_preset(preset), from_overrides(overrides)
+    from_file, from_user = from_preset(preset), from_overrides(overrides)
     if Path(preset).name == artifacts.MANIFEST:
-        refuse_unknown_trunks(from_file, from_person)
+        refuse_unknown_trunks(from_file, from_user)
     settings = [(setting, known) for setting in from_file]
-    settings += [(setting, running or known) for setting in from_person]
+    settings += [(setting, running or known) for setting in from_user]
     for (where, section, name, value), reached in settings:
         numbers = target_notebooks(where, section, name, known)
         if not set(numbers) & set(reached):
@@ -353,7 +354,7 @@ def as_list(value: Any) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def number(value: Any) -> Any:
+def parse_exponent(value: Any) -> Any:
     """A text such as "1e3" as a number, anything else as it is. ValueError for a truth value."""
     if isinstance(value, bool):
         raise ValueError("no number")
@@ -361,8 +362,8 @@ def number(value: Any) -> Any:
 
 
 TYPES = {
-    "int": Annotated[int, BeforeValidator(number)],
-    "float": Annotated[FiniteFloat, BeforeValidator(number)],
+    "int": Annotated[int, BeforeValidator(parse_exponent)],
+    "float": Annotated[FiniteFloat, BeforeValidator(parse_exponent)],
     "str": Annotated[
         str, Field(coerce_numbers_to_str=True), schemas.bound(lambda text: "\0" not in text, "text")
     ],

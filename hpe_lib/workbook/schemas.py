@@ -120,6 +120,7 @@ class Settings(Parts, Drawn):
 
     first_sees: Literal["", "visible", "all"] = None
     first_maps: Literal["", "discs", "gaussians"] = None
+    first_sigma: Annotated[float, Field(ge=0, le=1000)] = None
     map_dropout: Share = 0.0
     frozen_blocks: Annotated[int, Field(ge=0, le=7)] = 0
     seed: Seed = None
