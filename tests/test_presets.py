@@ -325,7 +325,12 @@ def test_values_of_newer_parameters_at_the_edge_are_taken(given, wanted):
     assert presets.resolve("synthetic", [given])[number][name] == wanted
 
 
-OF_RIVALS_AND_ROWS = {"rival", "rival_channels", "first_sigma", "__pydantic_extra__"}  # chosen in other places
+OF_RIVALS_AND_ROWS = {
+    "rival",
+    "rival_channels",
+    "first_sigma",
+    "__pydantic_extra__",
+}  # chosen in other places
 
 
 @pytest.mark.parametrize("name", sorted(schemas.PARAMETERS.keys() - OF_RIVALS_AND_ROWS))

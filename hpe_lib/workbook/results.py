@@ -212,8 +212,9 @@ def steps_table() -> pd.DataFrame:
 def study_table(study: str) -> pd.DataFrame:
     """The rows of results/STUDY, the highest total on LSPET 8001-8500 first.
 
-    "last third": what the curve has gained in the last third of its epochs.  "difference": from
-    the row that it is compared with, paired.
+    "first network": read from its own maps, where a second one follows.  "last third": what the
+    curve has gained in the last third of its epochs.  "difference": from the row that it is
+    compared with, paired.
     """
     rows = {}
     for path in RESULTS.glob(f"{study}/*/metrics.json"):
@@ -225,6 +226,7 @@ def study_table(study: str) -> pd.DataFrame:
             "minutes": found["curve"][-1]["minutes"],
             "LSPET 8001-8500": score["total"],
             "95 %": f"{low:.1f}–{high:.1f}",
+            "first network": first_total(found["scores"]),
             "last third": last_third(found["curve"]),
             "difference": evaluation.format_difference(lead["total"]) if lead else "–",
         }
@@ -243,6 +245,7 @@ def parts_table(study: str) -> pd.DataFrame:
         columns = {
             key: score_columns(score)[key] for key in ("total", "95 %", "visible", "occluded")
         }
+        columns["first network"] = first_total(found["scores"])
         for part in ("total", "visible", "occluded"):
             columns[f"difference, {part}"] = evaluation.format_difference(lead.get(part))
         rows[found["label"]] = columns
@@ -294,6 +297,11 @@ def ranked(rows: dict[str, dict], column: str) -> pd.DataFrame:
 def of_last_network(found: dict):
     """The cascade's entry, or the detector's if there is no cascade."""
     return found.get("cascade", found["detector"])
+
+
+def first_total(found: dict) -> float:
+    """The total of a cascade's first network, read from its own maps; NaN if it is alone."""
+    return found["detector"]["total"] if "cascade" in found else np.nan
 
 
 def given_table() -> pd.DataFrame:
