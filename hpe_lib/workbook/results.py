@@ -418,6 +418,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "drawn-easy": lambda: parts_table("drawn-easy"),
     "drawn-medium": lambda: parts_table("drawn-medium"),
     "drawn-hard": lambda: parts_table("drawn-hard"),
+    "drawn-medium-claims": lambda: claims_table("drawn-medium-claims"),
     "controls": lambda: parts_table("controls"),
     "given": given_table,
     "confidence": confidence_table,
