@@ -17,6 +17,7 @@ import typer
 import typer.core
 from typer.exceptions import Abort, TyperException
 
+from hpe_lib.paper import RELEASED
 from hpe_lib.workbook import artifacts, environment, locks
 from hpe_lib.workbook.artifacts import BadInput, CellFailed, one_line
 
@@ -58,7 +59,8 @@ Parameters = Annotated[
         "-p",
         metavar="[NN.]name=value",
         show_default=False,
-        help="Set a parameter, of notebook NN only if given. Repeatable.",
+        help="Set a parameter, of notebook NN only if given. Repeatable. Each notebook's first "
+        "code cell lists its parameters.",
     ),
 ]
 
@@ -297,8 +299,13 @@ KEEP = "Keep scores, manifest and joints in this folder, as evidence: results/NA
 
 @app.command()
 def evaluate(
-    weights: Annotated[Path, typer.Option(help="A run's folder, or a trained stage's.")],
     data: Annotated[Literal["synthetic", "mpii", "lsp", "lspet", "leeds"], typer.Option()],
+    weights: Annotated[
+        Path,
+        typer.Option(
+            help="A run's folder, or a stage's. [default: the released]", show_default=False
+        ),
+    ] = RELEASED,
     data_root: Annotated[Path, typer.Option(help=DATA_ROOT, show_default=False)] = None,
     split: Annotated[
         Literal["all", "train", "val", "test"], typer.Option(help=SPLIT, show_default=False)

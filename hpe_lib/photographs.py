@@ -19,7 +19,7 @@ from hpe_lib.data.images import read_image
 from hpe_lib.geometry import Frame
 from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.prediction import predict_crops, prefetch
-from hpe_lib.skeleton import MPII
+from hpe_lib.skeleton import MPII, fill_torso
 from hpe_lib.trunks import Trunk
 from hpe_lib.view.drawing import draw_people, encode_png
 from hpe_lib.workbook import artifacts
@@ -28,6 +28,7 @@ from hpe_lib.workbook.artifacts import BadInput
 PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
 SMALLEST = 16  # px, least side of a square; a smaller number is a fraction or MPII's scale
 BATCH = 16  # people of photographs that go through the network together
+EMPTY = 0.01  # confidence below which a joint's map is empty
 BATCH_BYTES = 250e6  # bytes of photographs that are held in memory together
 MARK = "hpe predict"  # PNG text entry by which we recognise overlays that we wrote
 
@@ -53,7 +54,8 @@ class PoseEstimator:
         image: a file, whose EXIF orientation is honoured, or (H, W, 3) uint8 RGB.
         boxes: as for `box_frame`. None: the whole image is one person's square.
         Returns {"box": [x, y, side], "joints": {name: {"x", "y", "confidence", "detector_peak"}}}
-        for each person, in image px; (0, 0) is the centre of the first pixel.
+        for each person, in image px; (0, 0) is the centre of the first pixel. A pelvis or thorax that
+        the weights have not learned has confidence 0 (`place_unlearned`).
         BadInput on an unreadable image, an array of another kind, or a bad box.
         """
         if isinstance(image, np.ndarray):
@@ -77,6 +79,7 @@ class PoseEstimator:
             self.cascade, batches, frames, self.flip_test, self.decoder, self.precision
         )
         numbers = np.dstack([found.joints, found.confidence, found.detector_peak])
+        place_unlearned(numbers)
         keys = ("x", "y", "confidence", "detector_peak")
         return [
             {
@@ -85,6 +88,20 @@ class PoseEstimator:
             }
             for frame, rows in zip(frames, numbers.tolist())
         ]
+
+
+def place_unlearned(numbers: np.ndarray) -> None:
+    """Put a pelvis or thorax whose map is empty between hips or shoulders, with confidence 0.
+
+    numbers: (N, 16, 4), x, y, confidence and detector's peak; changed in place. Weights that have
+    learned from LSP and LSPET only, which label neither point, answer with an empty map, whose
+    peak lies anywhere, beside a detector that nobody has corrected there.
+    """
+    torso = [MPII.index("pelvis"), MPII.index("thorax")]
+    for person in numbers:
+        empty = [row for row in torso if person[row, 2] < EMPTY]
+        person[empty] = (np.nan, np.nan, 0, 0)
+        person[:, :2] = fill_torso(person[:, :2])
 
 
 def load(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 ABSENT, OCCLUDED, VISIBLE = 0, 1, 2  # visibility of a joint; ABSENT: not annotated
 VISIBILITY_NAMES = {VISIBLE: "visible", OCCLUDED: "occluded", ABSENT: "no label here"}
 
@@ -112,3 +114,16 @@ LSP_NAMES = (
     "head_top",
 )
 LSP_ROWS = [MPII.index(name) for name in LSP_NAMES]  # LSP's joint i is MPII's joint LSP_ROWS[i]
+
+
+def fill_torso(joints: np.ndarray) -> np.ndarray:
+    """Return joints (16, 2) with a missing (NaN) pelvis or thorax between hips or shoulders.
+
+    LSP and LSPET label neither.
+    """
+    joints = np.array(joints, dtype=float)
+    for middle, group in (("pelvis", "hip"), ("thorax", "shoulder")):
+        row, ends = MPII.index(middle), [MPII.index(name) for name in MPII.groups[group]]
+        if np.isnan(joints[row]).any():
+            joints[row] = joints[ends].mean(0)
+    return joints

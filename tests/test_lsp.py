@@ -216,6 +216,25 @@ def test_leeds_trains_on_both_without_copies_of_scored_people(leeds):
     assert (first.parent.parent.name, last.parent.parent.name) == ("lsp", "lspet")
 
 
+@pytest.mark.parametrize(
+    ("dataset", "halves", "copy"),
+    [("lsp", ("train", "test"), "im0371.jpg"), ("lspet", ("1-8000", "8001-8500"), "im00660.jpg")],
+)
+def test_copies_leave_the_training_half_of_either_set_alone(leeds, tmp_path, dataset, halves, copy):
+    train, val = halves
+    given = {
+        "missing_points": "as_labelled",
+        "only_present": True,
+        "image_size": 64,
+        "data_seed": 0,
+    }
+    given |= {"dataset": dataset, "data_root": leeds / dataset, "margin": 1.25}
+    data = prepare(tmp_path, **given, train=train, val=val)
+    assert copy in load_people(dataset, leeds / dataset, train, only_present=True).keys
+    assert copy not in data.train.keys and any(copy in why for why in data.train.skipped)
+    assert not any("near-duplicates" in why for why in data.val.skipped)
+
+
 def test_leeds_frames_are_each_set_s_own(leeds):
     found = leeds_people(leeds, "train")
     lsp = load_people("lsp", leeds / "lsp", "train", only_present=True)

@@ -407,6 +407,8 @@ def test_parameters_that_a_person_gives_name_trunks(monkeypatch):
     presets.resolve("smoke", ["03.trunk=evilmod:x_trunk"])
     presets.resolve("smoke", ["03.trunk=evilmod:x_trunk"])
     assert presets.os.environ["HPE_TRUNK"] == "a:b_trunk,evilmod:x_trunk"
+    presets.trust_trunks({"trunk": "timm:mobilenetv3_small_050"})  # no module of a user's
+    assert presets.os.environ["HPE_TRUNK"] == "a:b_trunk,evilmod:x_trunk"
 
 
 def test_a_run_s_manifest_as_preset_names_no_trunk_for_others(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from PIL import ImageColor
 from hpe_lib import cascade, heatmaps, stages
 from hpe_lib.data.datasets import People, open_data
 from hpe_lib.data.images import ImageArrays
-from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE, fill_torso
 from hpe_lib.view import drawing, pictures
 
 RANDOM = np.random.default_rng(0)
@@ -82,7 +82,7 @@ class TestPeople:
         x, y = (hips + shoulders) // 2
         assert tuple(learned[y, x]) == (0, 158, 115)
         missing = np.full((16, 2), np.nan)
-        assert np.isnan(drawing.fill_torso(missing)).all()
+        assert np.isnan(fill_torso(missing)).all()
 
     def test_what_is_absent_is_not_drawn(self):
         joints, visibility = RANDOM.uniform(2, 13, (16, 2)), np.full(16, ABSENT)

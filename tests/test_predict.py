@@ -637,6 +637,20 @@ def test_onnx_without_its_packages_is_one_line(trained, tmp_path, monkeypatch):
 # ---- time
 
 
+@pytest.mark.parametrize("peak, between", [(0.005, True), (0.5, False)])
+def test_a_pelvis_that_was_never_learned_lies_between_the_hips(peak, between):
+    numbers = np.random.default_rng(0).random((1, 16, 4))
+    pelvis, hips = MPII.index("pelvis"), [MPII.index("left_hip"), MPII.index("right_hip")]
+    numbers[0, :, 2] = 0.5
+    numbers[0, pelvis, 2] = peak
+    given = numbers.copy()
+    photographs.place_unlearned(numbers)
+    wanted = [*given[0, hips, :2].mean(0), 0, 0] if between else given[0, pelvis]
+    assert np.allclose(numbers[0, pelvis], wanted)
+    others = np.arange(16) != pelvis
+    assert np.array_equal(numbers[0, others], given[0, others])
+
+
 def test_importing_and_predicting_is_light(trained, photos):
     """Processor seconds over importing torch and torchvision, the (small) network included: tests share the machine."""
     code = (

@@ -4,6 +4,8 @@ import shutil
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from benchmarks import study
 from hpe_lib import evaluation, stages
@@ -111,3 +113,13 @@ def test_a_row_that_is_kept_is_not_scored_again_but_other_weights_are(run):
     study.STUDIES["three"]["first"] = ROWS["first"] | {"changes": {"prior": 0.05}}
     study.train_and_score(run, "three", ["first"])
     assert kept.stat().st_mtime_ns != before
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [(["RUN", "rase"], "rase"), (["RUN", "race", "cascade"], "cascade")]
+)
+def test_an_unknown_study_or_row_is_one_line(given, found):
+    app = typer.Typer()
+    app.command()(study.main)
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2 and f"{found}: expected" in result.output

@@ -29,6 +29,15 @@ def test_a_divergence_in_a_later_epoch_names_the_epochs_that_are_kept(tmp_path):
             raise error
 
 
+def test_a_divergence_in_the_first_epoch_names_the_step_that_is_kept(tmp_path):
+    path = tmp_path / "training.pt"
+    parts = {"scheduler": SimpleNamespace(get_last_lr=lambda: [0.3])}
+    progress = training.Progress(None, training.Checkpoint(path, {}), 0, parts, saved_within=7)
+    expected = f"in epoch 1: .*; the weights of its step 7 are kept in {re.escape(str(path))}$"
+    with pytest.raises(FloatingPointError, match=expected), training.divergence(progress):
+        raise FloatingPointError("the loss became nan")
+
+
 @pytest.fixture
 def detector(tmp_path):
     """detector(**changes) trains the smallest detector, scored after every epoch."""

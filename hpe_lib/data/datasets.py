@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from hpe_lib.data.annotations import is_positive
 from hpe_lib.data.drawn import load_drawn
-from hpe_lib.data.lsp import load_leeds, load_lsp, load_lspet
+from hpe_lib.data.lsp import drop_copies, load_leeds, load_lsp, load_lspet
 from hpe_lib.data.mpii import load_mpii
 from hpe_lib.data.people import People, center_on_images, replace_midpoints, require_images
 from hpe_lib.paper import MARGIN
@@ -157,4 +157,6 @@ def _load_both(out: str | Path, parameters: dict) -> Data:
         load_people(**shared, people=parameters[half], cache=cache_folder(out))
         for half in ("train", "val")
     )
+    if parameters["dataset"] in ("lsp", "lspet"):  # of leeds its loader leaves them out
+        train = drop_copies(train)
     return Data(train, val, parameters["image_size"], {})

@@ -120,6 +120,8 @@ def drop_copies(people: People) -> People:
     with open(COPIES, encoding="utf-8") as file:
         listed = [row["left_out"] for row in csv.DictReader(file)]
     copies = np.isin(people.keys, listed)
+    if not copies.any():
+        return people
     reason = f"near-duplicates of scored people: {', '.join(people.keys[copies])}"
     return replace(people[~copies], skipped={**people.skipped, reason: int(copies.sum())})
 

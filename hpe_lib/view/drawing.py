@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont, PngImagePlugin
 
 from hpe_lib.geometry import rescale
-from hpe_lib.skeleton import ABSENT, MPII, VISIBLE
+from hpe_lib.skeleton import ABSENT, MPII, VISIBLE, fill_torso
 
 SKY, GREEN, YELLOW, BLUE = "#56B4E9", "#009E73", "#F0E442", "#0072B2"
 VERMILION, PURPLE, BLACK, WHITE = "#D55E00", "#CC79A7", "#000000", "#FFFFFF"
@@ -34,19 +34,6 @@ def side_of(joint: int) -> str:
     """Return "right", "left" or "middle" for a row of the skeleton."""
     side = MPII.names[joint].partition("_")[0]
     return side if side in SIDE_COLOURS else "middle"
-
-
-def fill_torso(joints: np.ndarray) -> np.ndarray:
-    """Return joints (16, 2) with a missing (NaN) pelvis or thorax between hips or shoulders.
-
-    LSP and LSPET label neither, but limbs have to meet there.
-    """
-    joints = np.array(joints, dtype=float)
-    for middle, group in (("pelvis", "hip"), ("thorax", "shoulder")):
-        row, ends = MPII.index(middle), [MPII.index(name) for name in MPII.groups[group]]
-        if np.isnan(joints[row]).any():
-            joints[row] = joints[ends].mean(0)
-    return joints
 
 
 def draw_people(image: np.ndarray, people: list[dict], zoom: float = 1.0) -> np.ndarray:

@@ -114,7 +114,7 @@ def trust_trunks(parameters: dict) -> None:
     (trunks.named_trunk).
     """
     named = [str(parameters[name]) for name in ("trunk", "vgg") if name in parameters]
-    if own := [name for name in named if ":" in name]:
+    if own := [name for name in named if ":" in name and not name.startswith("timm:")]:
         known = filter(None, os.environ.get("HPE_TRUNK", "").split(","))
         os.environ["HPE_TRUNK"] = ",".join(dict.fromkeys([*known, *own]))
 
@@ -314,15 +314,14 @@ def target_notebooks(where: object, section: str, name: str, known: dict) -> lis
 
 
 def cast(value: Any, kind: str, where: str = "value") -> Any:
-    """A value from YAML, a command line or a cell as its declared type: int, float, str, bool,
-    list[…], … | None.
+    """A value from YAML, a command line or a cell as its declared type.
+
+    kind: one of TYPES, list[…], or one of these with " | None".
     """
     if kind.endswith(" | None"):
-        return (
-            None
-            if value in (None, "", "none", "None", "null")
-            else cast(value, kind.removesuffix(" | None"), where)
-        )
+        if value in (None, "", "none", "None", "null"):
+            return None
+        return cast(value, kind.removesuffix(" | None"), where)
     if kind.startswith("list"):
         inner = kind[5:-1] or "str"
         return [cast(item, inner, where) for item in as_list(value)]
