@@ -22,7 +22,7 @@ from hpe_lib.geometry import rescale
 from hpe_lib.photographs import PoseEstimator
 from hpe_lib.skeleton import MPII
 from hpe_lib.view import drawing
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, results
 from hpe_lib.workbook.artifacts import BadInput
 
 SIZE, STRIDE = 32, 2
@@ -666,3 +666,13 @@ def test_importing_and_predicting_is_light(trained, photos):
     seconds, *modules = told.stdout.splitlines()[-1].split()
     assert not {"matplotlib", "pandas", "accelerate"} & set(modules) and "cv2" in modules
     assert float(seconds) < 1.5
+
+
+@pytest.mark.slow
+def test_the_released_weights_score_what_is_printed(test_data):
+    """LSP's 1,000 test people, by their photographs: three minutes of one core."""
+    command = [sys.executable, "-m", "hpe_lib", "evaluate", "--json", "--data", "lsp"]
+    command += ["--split", "test", "--data-root", str(test_data / "lsp")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    printed = results.metrics_of("leeds-192")["scores"]["cascade"]["total"]
+    assert abs(json.loads(told.stdout)["total"] - printed) <= 0.1
