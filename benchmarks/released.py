@@ -1,15 +1,18 @@
-"""Score released predictions on whole data sets, for the tables of docs/scoring.md.
+"""Score released predictions, for the tables of docs/scoring.md and docs/results.md.
 
 python -m benchmarks.released DATA
 
-DATA holds mpii/ and lsp/ with the annotations that docs/scoring.md names. The scores come to
-results/released.
+DATA holds mpii/ and lsp/ with the annotations that docs/scoring.md names, and MPII photographs. The
+scores are written to results/released.
 """
 
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from hpe_lib import evaluation
+from hpe_lib.data.datasets import load_people
 from hpe_lib.workbook import results
 
 NETWORKS = {"1": "newell.h5", "2": "bearpaw-hg_s2_b1.mat"}
@@ -24,6 +27,7 @@ SIDES = {"PC": "pc", "OC": "oc"}
 def main(data: Path) -> None:
     """Write results/released."""
     metrics = {"mpii": mpii(data / "mpii"), "lsp": lsp(data / "lsp")}
+    metrics["mpii, photographs at hand"] = photographs_at_hand(data / "mpii")
     results.write("released", metrics, "python -m benchmarks.released DATA")
 
 
@@ -46,6 +50,17 @@ def lsp(folder: Path) -> dict:
         for predicted, word in SIDES.items()
         for labelled in SIDES
     }
+
+
+def photographs_at_hand(folder: Path) -> dict:
+    """A stacked hourglass on the MPII people whose photographs the folder has."""
+    everybody, present = (load_people("mpii", folder, "val", only_present=p) for p in (None, True))
+    truth, rows = (folder / name for name in TRUTHS["official"])
+    joints, people = evaluation.read_files("mpii", truth, folder / "predictions/newell.h5", rows)
+    images = [key.partition(" ")[0] for key in everybody.keys]
+    assert images == people.keys.tolist(), "the predictions' order"
+    known = np.isin(everybody.keys, present.keys)
+    return {"Newell et al. [19]": evaluation.score(joints[known], people[known])}
 
 
 def score(dataset: str, truth: Path, predictions: Path, rows: Path | None = None) -> dict:

@@ -76,6 +76,12 @@ def test_printed_tables_are_those_of_the_results(path):
     assert results.fill_tables(text) == text
 
 
+def test_every_kept_score_says_what_made_it():
+    for path in results.RESULTS.rglob("metrics.json"):
+        made = artifacts.manifest(path.parent, "commit", "machine", "versions")
+        assert "command" in made or "scored_by" in made
+
+
 @pytest.mark.parametrize("folder", KEPT, ids=lambda path: path.name)
 def test_kept_files_are_small_and_complete(folder):
     assert (folder / "predictions.npz").stat().st_size <= 150_000

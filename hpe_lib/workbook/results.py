@@ -141,8 +141,8 @@ def lsp_table() -> pd.DataFrame:
         scores = metrics_of(name)["scores"]
         rows[f"ours, cascade (`{name}`)"] = score_columns(scores["cascade"])
         rows[f"ours, its detector alone (`{name}`)"] = score_columns(scores["detector"])
-    for name, again in metrics_of("lsp-released")["scores"].items():
-        rows[f"{name}, released predictions"] = score_columns(again)
+    again = metrics_of("released")["lsp"]["PC, PC"]
+    rows["Yang et al. [41], released predictions"] = score_columns(again)
     ours = pd.DataFrame.from_dict(rows, orient="index").assign(source="scored here")
     return pd.concat([ours, printed])
 
@@ -163,7 +163,7 @@ def mpii_table() -> pd.DataFrame:
         scores = metrics_of(name)["scores"]
         rows["ours, cascade, never saw MPII"] = score_columns(scores["cascade"])
         rows["ours, its detector alone"] = score_columns(scores["detector"])
-    for name, again in metrics_of("mpii-released")["scores"].items():
+    for name, again in metrics_of("released")["mpii, photographs at hand"].items():
         rows[f"{name}, released predictions, trained on MPII"] = score_columns(again)
     return pd.DataFrame.from_dict(rows, orient="index")
 
