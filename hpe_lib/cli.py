@@ -339,7 +339,7 @@ def evaluate(
     )
     world.destroy_process_group()  # as train does
     if keep and world.is_main_process:
-        given = environment.command().replace(str(data_root), "DIR")  # nobody else's folder
+        given = environment.command(hidden="--data-root")
         results.keep_scores(keep, folder, found, people, given)
     score = evaluation.score(found.joints, people)
     show(score, scoring.describe(str(folder), score, people), as_json)

@@ -15,6 +15,7 @@ import pandas as pd
 from hpe_lib import plausibility
 from hpe_lib.cascade import Cascade
 from hpe_lib.data import annotations
+from hpe_lib.data.lsp import label_convention
 from hpe_lib.data.people import People
 from hpe_lib.prediction import predict
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
@@ -162,7 +163,11 @@ def notes(predicted: np.ndarray, people: People) -> list[str]:
     """
     truth = np.where(errors(predicted, people)[1][..., None], people.joints, np.nan)
     tolerance = threshold(people) * people.normaliser
-    return [*truth_notes(people), *plausibility.prediction_notes(predicted, truth, tolerance)]
+    found = plausibility.prediction_notes(predicted, truth, tolerance)
+    if people.dataset == "lsp":
+        conventions = label_convention(predicted), label_convention(people.joints)
+        found += plausibility.convention_notes(predicted, truth, tolerance, conventions)
+    return [*truth_notes(people), *found]
 
 
 def truth_notes(people: People) -> list[str]:

@@ -28,6 +28,7 @@ from hpe_lib.workbook.artifacts import BadInput
 PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
 SMALLEST = 16  # px, least side of a square; a smaller number is a fraction or MPII's scale
 BATCH = 16  # people of photographs that go through the network together
+MAX_BOXES = 1000  # in an image; their crops are held in memory together
 EMPTY = 0.01  # confidence below which a joint's map is empty
 BATCH_BYTES = 250e6  # bytes of photographs that are held in memory together
 MARK = "hpe predict"  # PNG text entry by which we recognise overlays that we wrote
@@ -170,6 +171,8 @@ def box_frames(
     if boxes is None:
         side = max(shape[:2])
         boxes = [[(shape[1] - side) / 2, (shape[0] - side) / 2, side]]
+    if len(boxes) > MAX_BOXES:
+        raise BadInput(name, f"{len(boxes)} boxes", f"{MAX_BOXES} at most in an image")
     return [box_frame(box, shape, image_size, name) for box in boxes]
 
 
@@ -307,8 +310,7 @@ def write_prediction(stem: Path, image: Path, pixels: np.ndarray, people: list[d
     text = (json.dumps(answer, indent=2, ensure_ascii=False) + "\n").encode()
     drawn = draw_people(pixels, people)
     mark = f"{_sha256(drawn)} {_sha256(text)}"
-    artifacts.write_bytes(f"{stem}.png", encode_png(drawn, {MARK: mark}))
-    artifacts.write_bytes(f"{stem}.json", text)
+    artifacts.write_files({f"{stem}.png": encode_png(drawn, {MARK: mark}), f"{stem}.json": text})
 
 
 def _refuse_foreign(stem):

@@ -22,6 +22,7 @@ SAMPLE = 60  # people that are looked at
 FULL = 7  # joints that they must have
 STANDS_OUT = 0.7  # a best match is this much closer than the next
 OTHERS = 0.3  # of the people must have such a match in another row
+TURNED = 0.15  # of the people, if left means another side in truth and predictions
 FEW = 4  # joints; of fewer the distance says nothing
 
 
@@ -99,6 +100,32 @@ def prediction_notes(predicted: np.ndarray, truth: np.ndarray, tolerance: np.nda
             or _misreading_notes(predicted, truth, tolerance)
             or _off_by_one_notes(predicted, truth)
         )
+
+
+def convention_notes(
+    predicted: np.ndarray, truth: np.ndarray, tolerance: np.ndarray, conventions: tuple[str, str]
+) -> list[str]:
+    """A note where LSP's truth and predictions mean another left: the person's, or the viewer's.
+
+    Then people who show their back, a quarter of LSP, are right only with left and right exchanged.
+    predicted, truth, tolerance: as in `prediction_notes`.  conventions: of the predictions and of
+    the truth, as `data.lsp.label_convention` tells them.
+    """
+    near = [
+        np.linalg.norm(joints - truth, axis=-1) <= tolerance[:, None]
+        for joints in (predicted, predicted[:, MPII.mirror])
+    ]
+    annotated = np.maximum((~np.isnan(truth[..., 0])).sum(1), 1)
+    plain, exchanged = (hits.sum(1) / annotated for hits in near)
+    turned = np.mean((exchanged >= 0.6) & (plain < 0.4))
+    # Weak predictors take backs for fronts, which looks like the viewer's left, never the reverse.
+    least = TURNED / 3 if conventions == ("person-centric", "observer-centric") else TURNED
+    if turned < least:
+        return []
+    return [
+        f"{turned:.0%} of the people are right only with left and right exchanged: the predictions "
+        f"look {conventions[0]}, the truth {conventions[1]}"
+    ]
 
 
 def _repeated_point_notes(predicted):

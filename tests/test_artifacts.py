@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from hpe_lib.workbook import artifacts, locks
+from hpe_lib.workbook import artifacts, environment, locks
 from hpe_lib.workbook.artifacts import BadInput
 
 MADE_FROM = {
@@ -636,3 +637,30 @@ def test_a_manifest_of_somebody_else_is_not_replaced(tmp_path):
     assert theirs.read_text() == '{"name": "my app"}'
     theirs.write_text('{"name": ')  # half of one: a power cut's
     artifacts.write_manifest(tmp_path, {"kind": "run"})
+
+
+def test_files_that_belong_together_all_stay_where_the_disk_is_full(tmp_path, monkeypatch):
+    files = {tmp_path / name: b"old" for name in ("a", "b")}
+    artifacts.write_files(files)
+    synced = []
+
+    def fsync(number):
+        synced.append(number)
+        if len(synced) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        artifacts.write_files(dict.fromkeys(files, b"new"))
+    assert {path.read_bytes() for path in files} == {b"old"}
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_kept_command_names_no_folder_of_this_machine(monkeypatch):
+    given = ["evaluate", "--data", "lspet", "--data-root", "data", "--keep", "data"]
+    wanted = "hpe evaluate --data lspet --data-root DIR --keep data"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/hpe", *given])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    assert environment.command(hidden="--data-root") == wanted
+    monkeypatch.setattr(sys, "argv", ["/somewhere/hpe", "evaluate", "--data-root=data"])
+    assert environment.command(hidden="--data-root") == "hpe evaluate --data-root=DIR"

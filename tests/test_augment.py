@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from hpe_lib import heatmaps
 from hpe_lib.data.augment import Augmentation, PoseDataset, joints_in_crop, round_to_step
+from hpe_lib.data.datasets import load_people
 from hpe_lib.data.images import ImageArrays
 from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame
@@ -248,3 +249,12 @@ def test_augmentation_in_predefined_steps():
     assert len({one.angle for one in free}) == 400 == len({one.side for one in free})
     assert max(abs(one.angle - other.angle) for one, other in zip(stepped, free)) <= 5
     assert [one.mirrored for one in stepped] == [one.mirrored for one in free]
+
+
+def test_colours_are_decided_by_seed_epoch_and_row():
+    people = load_people("synthetic", people="1-2", image_size=32)
+    augmentation = Augmentation(rotation=0, scale_low=1, scale_high=1, flip=False, colour=0.4)
+    items = PoseDataset(people, 32, augmentation, seed=1), PoseDataset(people, 32, augmentation, 2)
+    one, again, other_epoch = (items[0][0, epoch]["image"] for epoch in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.equal(one, other_epoch)
+    assert not torch.equal(one, items[1][0, 1]["image"])

@@ -1,8 +1,10 @@
 """Image files: upright, whole or refused, decoded no finer than a crop needs."""
 
 import io
+import os
 import time
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -380,6 +382,14 @@ def test_a_jpeg_much_finer_than_the_crop_is_decoded_coarser(large, monkeypatch):
 def test_a_folder_is_no_image_and_is_said_to_be_one(tmp_path):
     with pytest.raises(BadInput, match="found a folder, expected an image"):
         read_image(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(BadInput, match="found a pipe or a device, expected an image"):
+            read_image(path)
 
 
 # ---- files that end early, or have a hole

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hpe_lib import evaluation
+from hpe_lib import evaluation, plausibility
+from hpe_lib.data.lsp import label_convention
 from hpe_lib.data.people import People
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
@@ -235,3 +236,21 @@ def test_what_may_be_of_one_person_is_not_of_most(factor):
     assert notes(JOINTS, normaliser=normaliser) == []
     (note,) = notes(JOINTS, normaliser=np.full(N, 30 * factor))
     assert note.startswith(NO_FIT.format(N))
+
+
+def test_another_left_in_predictions_than_in_the_truth_is_said():
+    """24 people seen from the front and 16 from behind; the viewer's left is always at the left."""
+    random = np.random.default_rng(0)
+    fronts = random.uniform(100, 200, (24, 16, 2))
+    right = np.array([name.startswith("right") for name in MPII.names])
+    fronts[:, right, 0] -= 100
+    viewer = np.concatenate([fronts, fronts[:16] + 7])
+    person = np.concatenate([fronts, fronts[:16, MPII.mirror] + 7])
+    person_centric, observer_centric = (label_convention(joints) for joints in (person, viewer))
+    assert (person_centric, observer_centric) == ("person-centric", "observer-centric")
+    tolerance = np.full(40, 10.0)
+    for predicted, truth in ((person, viewer), (viewer, person)):
+        conventions = label_convention(predicted), label_convention(truth)
+        (note,) = plausibility.convention_notes(predicted, truth, tolerance, conventions)
+        assert note.startswith("40% of the people") and note.endswith(f"truth {conventions[1]}")
+        assert not plausibility.convention_notes(truth, truth, tolerance, conventions)

@@ -637,6 +637,11 @@ def test_onnx_without_its_packages_is_one_line(trained, tmp_path, monkeypatch):
 # ---- time
 
 
+def test_an_image_has_a_thousand_boxes_at_most():
+    with pytest.raises(BadInput, match="found 1001 boxes, expected 1000 at most in an image"):
+        photographs.box_frames([[0, 0, 50]] * 1001, (100, 100), 64)
+
+
 @pytest.mark.parametrize("peak, between", [(0.005, True), (0.5, False)])
 def test_a_pelvis_that_was_never_learned_lies_between_the_hips(peak, between):
     numbers = np.random.default_rng(0).random((1, 16, 4))

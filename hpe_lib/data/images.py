@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -112,9 +113,11 @@ def read_image(path: Path, step: int = 1) -> np.ndarray:
     Raises BadInput where the file is absent, too.
     """
     try:
-        size = Path(path).stat().st_size
-        if size > MAX_BYTES:
-            raise BadInput(path, f"{size:,} bytes", f"an image of at most {MAX_BYTES:,}")
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise BadInput(path, "a pipe or a device", "an image")  # it may never end
+        if status.st_size > MAX_BYTES:
+            raise BadInput(path, f"{status.st_size:,} bytes", f"an image of at most {MAX_BYTES:,}")
         data = Path(path).read_bytes()
     except IsADirectoryError:
         raise BadInput(path, "a folder", "an image") from None

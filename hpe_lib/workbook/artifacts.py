@@ -59,20 +59,28 @@ def one_line(text: object) -> str:
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write bytes so that `path` holds the old content or all of the new, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_files({path: data})
+
+
+def write_files(files: dict[str | Path, bytes]) -> None:
+    """Write files that belong together: where the disk is full, all keep their old content."""
+    paths = [Path(path) for path in files]
+    beside = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
     try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        for path, new, data in zip(paths, beside, files.values()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(new, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, new in zip(paths, beside):
+            os.replace(new, path)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say where
         raise
     finally:
-        beside.unlink(missing_ok=True)
+        for new in beside:
+            new.unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:
@@ -90,8 +98,13 @@ def plain(value: Any) -> Any:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; arrays, paths and NaN as `plain` has them."""
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """The content of a file that `write_json` writes."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode(errors="backslashreplace"))  # a file name need not be UTF-8
+    return text.encode(errors="backslashreplace")  # a file name need not be UTF-8
 
 
 def read_json(path: str | Path) -> Any:
@@ -244,9 +257,14 @@ def origin_hash(manifest: dict) -> str:
 def write_manifest(folder: str | Path, manifest: dict) -> dict:
     """Write a folder's manifest.json with its own hash in it; returns what was written."""
     refuse_foreign_manifest(folder)
-    written = {**manifest, OWN_HASH: own_hash(manifest)}
+    written = with_own_hash(manifest)
     write_json(Path(folder) / MANIFEST, written)
     return written
+
+
+def with_own_hash(manifest: dict) -> dict:
+    """The manifest with its own hash in it."""
+    return {**manifest, OWN_HASH: own_hash(manifest)}
 
 
 def refuse_foreign_manifest(folder: str | Path) -> None:

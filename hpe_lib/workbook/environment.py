@@ -29,14 +29,23 @@ def timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def command() -> str:
-    """The command that was given: the program by its name, a module as `python -m` runs it."""
+def command(hidden: str = "") -> str:
+    """The command that was given: the program by its name, a module as `python -m` runs it.
+
+    hidden: an option whose value, a folder of this machine, is written as DIR.
+    """
     module = getattr(sys.modules["__main__"], "__spec__", None)
     if module and not module.name.startswith("hpe_lib"):
         program = ["python", "-m", module.name.removesuffix(".__main__")]
     else:
         program = [Path(sys.argv[0]).name.replace("__main__.py", "hpe")]
-    return shlex.join([*program, *sys.argv[1:]])
+    given = sys.argv[1:]
+    for place, (option, value) in enumerate(zip(["", *given], given)):
+        if hidden and option == hidden:
+            given[place] = "DIR"
+        elif hidden and value.startswith(f"{hidden}="):
+            given[place] = f"{hidden}=DIR"
+    return shlex.join([*program, *given])
 
 
 def describe() -> dict:

@@ -61,9 +61,12 @@ def keep_scores(
     buffer = io.BytesIO()
     read = {name: joints for name, joints in answers.items() if "centroid" not in name}
     np.savez_compressed(buffer, keys=people.keys.astype(str), **read)
-    artifacts.write_bytes(folder / "predictions.npz", buffer.getvalue())
-    artifacts.write_json(folder / "metrics.json", metrics)
-    artifacts.write_manifest(folder, manifest)
+    files = {
+        "predictions.npz": buffer.getvalue(),
+        "metrics.json": artifacts.json_bytes(metrics),
+        artifacts.MANIFEST: artifacts.json_bytes(artifacts.with_own_hash(manifest)),
+    }
+    artifacts.write_files({folder / name: content for name, content in files.items()})
     return metrics
 
 
