@@ -11,7 +11,7 @@ from lspet_files import read_joints, says
 from hpe_lib.data import synthetic
 from hpe_lib.data.augment import PoseDataset
 from hpe_lib.data.datasets import cache_folder, load_people, open_data, prepare
-from hpe_lib.data.people import parse_people
+from hpe_lib.data.people import center_on_images, parse_people
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -307,3 +307,17 @@ def test_held_out_people_whom_nobody_could_score_are_refused(lspet_folder, tmp_p
         prepare(tmp_path / "run", **given, train="1-3", val="4-5")
     says(error, "val", "nobody of 2 with a positive normaliser for PCK@0.2", "people who can be")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["joints", "visibility", "center", "side", "body", "normaliser"])
+def test_a_fingerprint_changes_with_whatever_a_training_sees(name):
+    people = load_people("synthetic", people="1-3", image_size=32)
+    values = np.array(getattr(people, name))
+    values[0] += 1
+    assert replace(people, **{name: values}).fingerprint() != people.fingerprint()
+
+
+def test_an_image_s_centre_lies_between_its_first_and_last_pixel():
+    people = load_people("synthetic", people="1-3", image_size=32)
+    found = center_on_images(replace(people, center=np.full((3, 2), np.nan)))
+    assert (found.center == 15.5).all() and not found.center_from_joints

@@ -1,6 +1,7 @@
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -597,3 +598,25 @@ def test_conventions_of_what_nobody_has_are_undefined():
     assert found["mean of the 7 columns"] == pytest.approx(100)  # of those there are
     nobody = evaluation.conventions(predicted, replace(truth, normaliser=np.full(5, np.nan)))
     assert np.isnan(nobody["pooled over 14 joints"]) and np.isnan(nobody["mean of the 7 columns"])
+
+
+def test_the_curve_is_the_last_network_s_on_the_first_people(monkeypatch):
+    people = load_people("synthetic", people="1-6", image_size=32)
+    asked = []
+
+    def predict(cascade, some, image_size, flip_test):
+        asked.append((some.keys.tolist(), image_size, flip_test))
+        return SimpleNamespace(joints=some.joints, detector_joints=some.joints + 1000)
+
+    monkeypatch.setattr(evaluation, "predict", predict)
+    found = evaluation.monitor(people, 32, count=2)(None)
+    assert found[people.metric] == 100 and asked == [(people.keys[:2].tolist(), 32, False)]
+
+
+def test_an_error_of_a_fifth_of_the_box_is_right():
+    people = load_people("synthetic", people="1-3", image_size=32)
+    joints, seen = np.zeros((3, 16, 2)), np.full((3, 16), VISIBLE, np.int8)
+    joints[:, 0, 0] = 50
+    people = replace(people, joints=joints, visibility=seen)
+    for error, right in ((10, 100), (11, 0)):
+        assert evaluation.box_normalised(people.joints + (error, 0), people) == right
