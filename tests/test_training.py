@@ -601,7 +601,7 @@ def test_a_manifest_changed_by_hand_is_not_reused(out, capsys):
         train("regressor", out)
     capsys.readouterr()
     assert not reused("detector", out)
-    assert "anew: its manifest.json: found entries changed by hand" in capsys.readouterr().out
+    assert "again: its manifest.json: found entries changed by hand" in capsys.readouterr().out
     again = artifacts.manifest(out / "detector")
     assert again["network"] == found["network"]
     assert again["weights_sha256"] == found["weights_sha256"] and all(
