@@ -55,8 +55,8 @@ class PoseEstimator:
         image: a file, whose EXIF orientation is honoured, or (H, W, 3) uint8 RGB.
         boxes: as for `box_frame`. None: the whole image is one person's square.
         Returns {"box": [x, y, side], "joints": {name: {"x", "y", "confidence", "detector_peak"}}}
-        for each person, in image px; (0, 0) is the centre of the first pixel. A pelvis or thorax that
-        the weights have not learned has confidence 0 (`place_unlearned`).
+        for each person, in image px; (0, 0) is the centre of the first pixel. A pelvis or thorax
+        that the weights have not learned has confidence 0 (`place_unlearned`).
         BadInput on an unreadable image, an array of another kind, or a bad box.
         """
         if isinstance(image, np.ndarray):
@@ -125,7 +125,7 @@ def load(
 
 
 def parse_box(box: Sequence, name: str = "boxes") -> tuple[np.ndarray, np.ndarray, float]:
-    """A box as `box_frame` takes it: (first corner, bottom-right corner, exclusive, side of the square), px.
+    """A box as `box_frame` takes it: (first corner, last corner exclusive, side of the square), px.
 
     BadInput, beginning with `name`, unless it is a list of three or four real numbers and large
     enough.

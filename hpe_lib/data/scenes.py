@@ -52,7 +52,7 @@ class Difficulty:
     facing: float
 
 
-# Chosen by how accurate a cascade became in one epoch, without a look at which row of Table 5 leads.
+# Chosen by a cascade's accuracy after one epoch, without a look at which row of Table 5 leads.
 DIFFICULTIES = {
     "easy": Difficulty((1, 3), (0, 2), 0, (0.1, 0.0), 0.2, 8.0),
     "medium": Difficulty((1, 6), (0, 3), 1, (0.25, 0.0), 0.4, 3.0),
