@@ -165,8 +165,9 @@ def notes(predicted: np.ndarray, people: People) -> list[str]:
     tolerance = threshold(people) * people.normaliser
     found = plausibility.prediction_notes(predicted, truth, tolerance)
     if people.dataset == "lsp":
-        conventions = label_convention(predicted), label_convention(people.joints)
-        found += plausibility.convention_notes(predicted, truth, tolerance, conventions)
+        with np.errstate(over="ignore", invalid="ignore"):  # predictions may be infinite
+            conventions = label_convention(predicted), label_convention(people.joints)
+            found += plausibility.convention_notes(predicted, truth, tolerance, conventions)
     return [*truth_notes(people), *found]
 
 

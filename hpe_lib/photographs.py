@@ -1,7 +1,6 @@
 """Pose estimation on photographs with person boxes, and the output files of `hpe predict`."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.prediction import predict_crops, prefetch
 from hpe_lib.skeleton import MPII, fill_torso
 from hpe_lib.trunks import Trunk
-from hpe_lib.view.drawing import draw_people, encode_png
+from hpe_lib.view.drawing import FAINT, draw_people, encode_png
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -29,7 +28,6 @@ PERSON_DETECTOR = "fasterrcnn_mobilenet_v3_large_fpn"  # torchvision's
 SMALLEST = 16  # px, least side of a square; a smaller number is a fraction or MPII's scale
 BATCH = 16  # people of photographs that go through the network together
 MAX_BOXES = 1000  # in an image; their crops are held in memory together
-EMPTY = 0.01  # confidence below which a joint's map is empty
 BATCH_BYTES = 250e6  # bytes of photographs that are held in memory together
 MARK = "hpe predict"  # PNG text entry by which we recognise overlays that we wrote
 
@@ -100,7 +98,7 @@ def place_unlearned(numbers: np.ndarray) -> None:
     """
     torso = [MPII.index("pelvis"), MPII.index("thorax")]
     for person in numbers:
-        empty = [row for row in torso if person[row, 2] < EMPTY]
+        empty = [row for row in torso if person[row, 2] < FAINT]
         person[empty] = (np.nan, np.nan, 0, 0)
         person[:, :2] = fill_torso(person[:, :2])
 
@@ -306,8 +304,7 @@ def write_prediction(stem: Path, image: Path, pixels: np.ndarray, people: list[d
     The PNG keeps the sha256 of its own pixels and of the JSON, so that later calls may replace
     both.
     """
-    answer = {"image": str(image), "people": people}
-    text = (json.dumps(answer, indent=2, ensure_ascii=False) + "\n").encode()
+    text = artifacts.json_bytes({"image": str(image), "people": people})
     drawn = draw_people(pixels, people)
     mark = f"{_sha256(drawn)} {_sha256(text)}"
     artifacts.write_files({f"{stem}.png": encode_png(drawn, {MARK: mark}), f"{stem}.json": text})

@@ -351,12 +351,10 @@ def divergence(progress: Progress) -> Iterator[None]:
         found = error.args[1] if isinstance(error, BadMaps) else error
         rate = progress.parts["scheduler"].get_last_lr()[0]
         kept = ""
-        if progress.checkpoint and progress.saved_within:
-            kept = f"; the weights of its step {progress.saved_within} are kept in "
-            kept += str(progress.checkpoint.path)
-        elif progress.checkpoint and progress.records:
-            kept = f"; the weights after epoch {len(progress.records)} are kept in "
-            kept += str(progress.checkpoint.path)
+        if progress.checkpoint and (progress.saved_within or progress.records):
+            within = f"of its step {progress.saved_within}"
+            place = within if progress.saved_within else f"after epoch {len(progress.records)}"
+            kept = f"; the weights {place} are kept in {progress.checkpoint.path}"
         raise FloatingPointError(
             f"{found} in epoch {len(progress.records) + 1}: "
             f"a smaller learning rate than {rate:.2g} may help{kept}"

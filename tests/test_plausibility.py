@@ -254,3 +254,10 @@ def test_another_left_in_predictions_than_in_the_truth_is_said():
         (note,) = plausibility.convention_notes(predicted, truth, tolerance, conventions)
         assert note.startswith("40% of the people") and note.endswith(f"truth {conventions[1]}")
         assert not plausibility.convention_notes(truth, truth, tolerance, conventions)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e308, np.nan])
+def test_predictions_of_any_size_are_scored_without_a_warning(value):
+    people = truth("PCK@0.2", dataset="lsp")
+    assert evaluation.score(np.full_like(people.joints, value), people)["total"] == 0

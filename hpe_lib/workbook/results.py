@@ -419,7 +419,6 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "drawn-medium": lambda: parts_table("drawn-medium"),
     "drawn-hard": lambda: parts_table("drawn-hard"),
     "drawn-medium-claims": lambda: claims_table("drawn-medium-claims"),
-    "controls": lambda: parts_table("controls"),
     "given": given_table,
     "confidence": confidence_table,
     "released-mpii": lambda: released_table("mpii"),
