@@ -186,6 +186,35 @@ def test_newell_s_rows_select_and_reorder_an_official_file(tmp_path):
         annotations.mpii_truth(truth, newell(tmp_path / "rows.h5", ["1.jpg", "0.jpg"], [1, 0]))
 
 
+def test_who_or_what_is_there_twice_is_refused(tmp_path):
+    twice = struct(rectangle([point(0, 1, 1), point(3, 2, 2), point(3, 9, 9)]))
+    with pytest.raises(BadInput, match=r"a.mat: found joint id 3 twice in one rectangle, exp"):
+        annotations.mpii_official(release(tmp_path / "a.mat", twice))
+    once = struct(rectangle([point(0, 1, 1)]))
+    repeated = release(tmp_path / "b.mat", once, once, names=["x.jpg", "x.jpg"])
+    for read in (annotations.mpii_official, annotations.mpii_truth):
+        with pytest.raises(BadInput, match=r"b.mat: found person 1 of x.jpg 2 times, expected"):
+            read(repeated)
+    rows = newell(tmp_path / "rows.h5", ["x.jpg", "y.jpg", "x.jpg"], [0, 0, 0])
+    for read in (annotations.mpii_rows, annotations.mpii_truth):
+        with pytest.raises(BadInput, match=r"rows.h5: found person 1 of x.jpg 2 times, expected"):
+            read(rows)
+
+
+@pytest.mark.parametrize("person", [0.7, -1, np.nan])
+def test_a_list_numbers_its_people_with_whole_numbers(tmp_path, person):
+    rows = newell(tmp_path / "rows.h5", ["x.jpg"], [person])
+    with pytest.raises(BadInput, match=r"person holds others than whole numbers from 0, expected"):
+        annotations.mpii_rows(rows)
+
+
+def test_visible_that_is_no_number_is_refused(tmp_path):
+    visible = np.ones((1, 16))
+    visible[0, 5] = np.nan
+    with pytest.raises(BadInput, match=r"found NaN in visible, expected"):
+        annotations.mpii_truth(newell(tmp_path / "a.h5", ["x.jpg"], [0], visible=visible))
+
+
 def test_newell_s_missing_joints_are_at_zero_and_his_invisible_ones_occluded(tmp_path):
     joints, visible = np.full((1, 16, 2), 5.0), np.ones((1, 16))
     joints[0, 3], joints[0, 4], visible[0, [3, 5]] = 0, (0, 7), 0
@@ -508,6 +537,7 @@ def test_minus_one_is_not_annotated_in_any_layout(tmp_path, layout):
         ({"joints": {"x": 1}}, "joints of person 2: {'x': 1} where a valid list is needed"),
         ({"joints": [[1, 2]] * 15 + [[1, float("nan")]]}, "annotated joints that are not finite"),
         ({"joints_vis": [[1] * 16]}, "joints_vis.float of person 2: "),
+        ({"joints_vis": [1] * 15 + [float("nan")]}, "NaN in joints_vis"),
         ({"image": 7}, "image of person 2: 7 where a valid string is needed"),
     ],
 )
@@ -545,7 +575,7 @@ def test_arrays_that_do_not_belong_together(tmp_path):
         "center": np.ones((2, 3)),
         "visible": np.ones(16),
     }.items():
-        path = newell(tmp_path / "a.h5", ["x.jpg"] * 2, [0, 0], **{name: value})
+        path = newell(tmp_path / "a.h5", ["x.jpg"] * 2, [0, 1], **{name: value})
         with pytest.raises(
             BadInput, match=r"a.h5: found .* of shape .* is needed, expected MPII's"
         ):

@@ -73,7 +73,8 @@ def _annotations(joints, visibility, **known) -> Annotations:
     """Annotations of a file that says no more than `known`; coordinates of ABSENT joints are NaN.
 
     In every layout a joint at (-1, -1), or at no finite place, is not annotated: y alone may well
-    be negative, where a head-top lies above its image. ValueError if shapes do not fit together.
+    be negative, where a head-top lies above its image. ValueError if shapes do not fit together, or
+    if a person is there twice, who would be scored twice.
     """
     count = len(joints)
     given = {
@@ -91,10 +92,21 @@ def _annotations(joints, visibility, **known) -> Annotations:
         wanted = shapes.get(name, (count,))
         if isinstance(value, np.ndarray) and value.shape != wanted:
             raise ValueError(f"{name} of shape {value.shape} where {wanted} is needed")
+    refuse_twice(given["image"], given["person"])
     nowhere = (joints == -1).all(-1) | ~np.isfinite(joints).all(-1)
     visibility = np.where(nowhere, ABSENT, visibility).astype(np.int8)
     joints = np.where((visibility == ABSENT)[..., None], np.nan, joints)
     return Annotations(**given | {"joints": joints, "visibility": visibility})
+
+
+def refuse_twice(image: np.ndarray, person: np.ndarray) -> None:
+    """ValueError if a person (N,) of an image (N,) is there twice; the unknown ones, 0, may be."""
+    known = (person > 0) & (image != "")
+    keys = np.rec.fromarrays([image[known], person[known]])
+    found, counts = np.unique(keys, return_counts=True)
+    if (counts > 1).any():
+        name, number = found[np.argmax(counts > 1)]
+        raise ValueError(f"person {number} of {name} {counts.max()} times")
 
 
 def is_positive(lengths: np.ndarray) -> np.ndarray:
@@ -130,10 +142,11 @@ def has_release(stream: BinaryIO) -> bool:
 
 def _official(release) -> Annotations:
     found, rows = _rectangles(images := release["annolist"].ravel())
-    names = [_text(image, "image", "name") for image in images]
+    names = np.array([_text(image, "image", "name") for image in images])[rows]
+    refuse_twice(names, found.person)
     return replace(
         found,
-        image=np.array(names)[rows],
+        image=names,
         train=release["img_train"].ravel()[rows] == 1,
     )
 
@@ -181,11 +194,14 @@ def _points(points) -> tuple[np.ndarray, np.ndarray]:
     """(16, 2) file px and (16,) visibility of one rectangle's points, which name their joint by id
     0 … 15.
     """
-    joints, visibility = np.full((J, 2), np.nan), np.full(J, ABSENT)
+    joints, visibility, ids = np.full((J, 2), np.nan), np.full(J, ABSENT), []
     for point in points:
         x, y, row, visible = (_number(point, name) for name in ("x", "y", "id", "is_visible"))
         if row not in range(J):
             raise ValueError(f"joint id {row}")
+        if row in ids:
+            raise ValueError(f"joint id {int(row)} twice in one rectangle")
+        ids.append(row)
         if np.isfinite(x + y) and not x == y == -1 and not visible < 0:
             joints[int(row)], visibility[int(row)] = (x, y), OCCLUDED if visible == 0 else VISIBLE
     return joints, visibility
@@ -229,7 +245,7 @@ def _mpii_truth(stream: BinaryIO) -> Annotations:
             if "pos_gt_src" in file:
                 return _tompson(dict(hdf5_arrays(file)))
             if not {"RELEASE", "annolist"} & set(file):
-                raise ValueError(f"HDF5 with {', '.join(file) or 'nothing'}"[:200])
+                raise ValueError(f"an HDF5 file with {', '.join(file) or 'nothing'}"[:200])
     elif starts_json(stream):
         return _json(parse_json(stream.read()))
     content = mat_file(stream)
@@ -237,6 +253,9 @@ def _mpii_truth(stream: BinaryIO) -> Annotations:
         return _tompson(content)
     if "RELEASE" in content:
         return _official(content["RELEASE"].ravel()[0])
+    if "annolist" not in content:
+        names = [name for name in content if not name.startswith("__")]
+        raise ValueError(f"a .mat with {', '.join(names) or 'nothing'}"[:200])
     return _rectangles(content["annolist"].ravel())[0]
 
 
@@ -250,7 +269,9 @@ def _newell(file) -> Annotations:
     joints, visible, head, center, scale = (file[name][:].astype(float) for name in names)
     if visible.shape != joints.shape[:2]:
         raise ValueError(f"visible of shape {visible.shape} where {joints.shape[:2]} is needed")
-    absent = (joints == 0).all(-1) | ~(visible >= 0)
+    if np.isnan(visible).any():
+        raise ValueError("NaN in visible")
+    absent = (joints == 0).all(-1) | (visible < 0)
     visibility = np.where(absent, ABSENT, np.where(visible > 0, VISIBLE, OCCLUDED))
     return _annotations(
         joints, visibility, image=image, person=person, head_size=head, center=center, scale=scale
@@ -307,6 +328,8 @@ def _json(people) -> Annotations:
         np.array([person[name] for person in people], float)
         for name in ("joints", "joints_vis", "center", "scale")
     )
+    if np.isnan(visible).any():
+        raise ValueError("NaN in joints_vis")
     annotated = visible > 0
     if not np.isfinite(joints[annotated]).all():
         raise ValueError("annotated joints that are not finite")
@@ -337,7 +360,14 @@ def _rows(file) -> tuple[np.ndarray, np.ndarray]:
     _need("a list of people", file, "imgname", "person")
     if h5py.check_string_dtype(file["imgname"].dtype) is None:
         raise ValueError("imgname holds no names of images")
-    return np.array(file["imgname"].asstr()[:], str), file["person"][:].astype(int) + 1
+    image, person = np.array(file["imgname"].asstr()[:], str), file["person"][:]
+    if image.shape != person.shape:
+        raise ValueError(f"imgname of shape {image.shape}, person of shape {person.shape}")
+    if not np.isin(person, np.arange(1000)).all():
+        raise ValueError("person holds others than whole numbers from 0")
+    person = person.astype(int) + 1
+    refuse_twice(image, person)
+    return image, person
 
 
 def reorder(path: Path, found: Annotations, rows: Path) -> Annotations:
