@@ -277,6 +277,7 @@ def train(
     with locks.lock(out) if world.is_main_process else contextlib.nullcontext():
         with world.main_process_first():
             if stage == "detector" and world.is_main_process:
+                artifacts.refuse_foreign_stage(out / artifacts.STAGES[stage])
                 prepare(out, **parameters["01"])
                 write_targets(out, **parameters["02"])
             data = open_data(out)

@@ -258,7 +258,7 @@ class Recipe:
         checkpoint = training.Checkpoint(path, made_from, settings.save_minutes)
         accelerator.wait_for_everyone()  # all have read what they start from
         if accelerator.is_main_process:  # only now: nothing above touches what is there
-            artifacts.refuse_foreign_manifest(self.folder)
+            artifacts.refuse_foreign_stage(self.folder)
             (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)
         records = []
         for record in training.fit(
@@ -368,13 +368,13 @@ class Recipe:
         record = records[-1]
         if record["epoch"] == 1 and not resumed:
             self.remove_watched_maps()
+        artifacts.write_history(self.folder, records)
         if not resumed or not self.watched_path(record).is_file():
             self.write_watched_maps(model, record)
-        artifacts.write_history(self.folder, records)
 
     def remove_watched_maps(self) -> None:
         """Remove the maps that an earlier training kept, and nothing else."""
-        for path in self.folder.glob("watched/[0-9][0-9][0-9][0-9].npz"):
+        for path in self.folder.glob(artifacts.WATCHED_FILES):
             path.unlink()
 
     def watched_path(self, record: dict) -> Path:
@@ -407,7 +407,7 @@ def watched_maps(folder: str | Path) -> list[dict]:
     """
     stage = {name: stage for stage, name in STAGES.items()}.get(Path(folder).name, "")
     found = []
-    for path in sorted(Path(folder).glob("watched/[0-9][0-9][0-9][0-9].npz")):
+    for path in sorted(Path(folder).glob(artifacts.WATCHED_FILES)):
         try:
             with np.load(path) as file:
                 if sum(part.file_size for part in file.zip.infolist()) > LARGEST_WATCHED:

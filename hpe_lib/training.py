@@ -59,9 +59,6 @@ class ShuffledBatches(Sampler):
             yield [(row, self.epoch) for row in batch]
 
 
-DIGEST = 32  # bytes of a sha256
-
-
 @dataclass
 class Checkpoint:
     """The state of a training, in one file that is always replaced as a whole.
@@ -80,10 +77,10 @@ class Checkpoint:
             return None
         try:
             with open(self.path, "rb") as file:
-                written = file.read(DIGEST)
+                written = file.read(artifacts.DIGEST)
                 if written != hashlib.file_digest(file, "sha256").digest():
                     raise ValueError("its bytes have changed since it was written")
-                file.seek(DIGEST)
+                file.seek(artifacts.DIGEST)
                 state = torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
             fits = state["made_from"] == self.key
         except Exception as error:  # torch, zipfile and pickle raise many kinds

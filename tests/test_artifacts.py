@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hpe_lib.workbook import artifacts, environment, locks
 from hpe_lib.workbook.artifacts import BadInput
@@ -608,7 +609,11 @@ def test_a_damaged_manifest_costs_the_numbers_that_rest_on_it(tmp_path, damage):
     (tmp_path / "cascade" / "manifest.json").write_text(damage)
     assert artifacts.write_metrics(tmp_path, "02", {"targets": 3}) == {"targets": 3}
     (tmp_path / "metrics" / "manifest.json").write_text(damage)
-    if damage not in ("{}", "[]"):
+    if damage:
+        with pytest.raises(BadInput, match="has not written"):
+            artifacts.write_metrics(tmp_path, "02", {"targets": 4})
+        assert artifacts.read_json(tmp_path / "metrics" / "02.json") == {"targets": 3}
+    else:
         assert artifacts.write_metrics(tmp_path, "02", {"targets": 4}) == {"targets": 4}
 
 
@@ -635,8 +640,69 @@ def test_a_manifest_of_somebody_else_is_not_replaced(tmp_path):
         with pytest.raises(BadInput, match="has not written"):
             write(tmp_path, {"kind": "run"})
     assert theirs.read_text() == '{"name": "my app"}'
-    theirs.write_text('{"name": ')  # half of one: a power cut's
-    artifacts.write_manifest(tmp_path, {"kind": "run"})
+    for damage in (
+        '{\n"kind": 1\n"manifest_sha256": ',
+        "",
+    ):  # what a fault of the disk has left of ours
+        theirs.write_text(damage)
+        artifacts.write_manifest(tmp_path, {"kind": "run"})
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"a": 1}\n{"a": 2}\n', '{"a": 1} // mine', '{"a": 12345678901234567890}', " " * 9 * 2**20],
+    ids=["lines", "comment", "digits", "large"],
+)
+def test_a_manifest_that_cannot_be_read_is_somebody_else_s(tmp_path, content):
+    theirs = tmp_path / "manifest.json"
+    theirs.write_text(content)
+    for write in (artifacts.write_manifest, lambda out, made: artifacts.save(out, {}, made)):
+        with pytest.raises(BadInput, match="manifest.json: found a file that this program has not"):
+            write(tmp_path, {"kind": "run"})
+    assert theirs.read_text() == content
+
+
+def theirs(folder, name):
+    """Somebody else's file of a name that a training writes."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {"layer.weight": torch.ones(2)}
+    if name == "weights.safetensors":
+        save_file(tensors, path)
+    elif name == "checkpoint.pt":
+        torch.save(tensors, path)
+    else:
+        path.write_text('{"epoch": 1}\n')
+    return path
+
+
+THEIRS = ["weights.safetensors", "checkpoint.pt", "history.jsonl", "watched/0001.npz"]
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_a_training_replaces_no_file_of_somebody_else(tmp_path, name):
+    path = theirs(tmp_path, name)
+    before = path.read_bytes()
+    with pytest.raises(BadInput, match=f"{name}: found a file that this program has not written"):
+        artifacts.save(tmp_path, {}, {"kind": "detector"}, [])
+    assert path.read_bytes() == before and not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", THEIRS[:2])
+def test_weights_that_a_person_has_put_into_a_stage_s_folder_are_theirs(tmp_path, name):
+    artifacts.save(tmp_path, {}, {"kind": "detector"}, [])
+    before = theirs(tmp_path, name).read_bytes()
+    with pytest.raises(BadInput, match=f"{name}: found a file that this program has not written"):
+        artifacts.save(tmp_path, {}, {"kind": "detector"}, [])
+    assert (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["manifest.json", *THEIRS])
+def test_a_stage_s_damaged_file_is_replaced(tmp_path, name):
+    artifacts.save(tmp_path, {"weight": torch.ones(2)}, {"kind": "detector"}, [])
+    theirs(tmp_path, name).write_bytes(b"\x07" * 99)
+    artifacts.save(tmp_path, {"weight": torch.zeros(2)}, {"kind": "detector"}, [])
+    assert artifacts.load_weights(tmp_path)["weight"].tolist() == [0, 0]
 
 
 def test_files_that_belong_together_all_stay_where_the_disk_is_full(tmp_path, monkeypatch):

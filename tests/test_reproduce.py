@@ -8,6 +8,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from hpe_lib import cli
 from hpe_lib.workbook import artifacts, locks, presets, reproduce
@@ -234,16 +236,28 @@ def test_a_run_does_not_begin_while_one_of_its_stages_is_trained(notebook, run, 
     """A notebook in Jupyter holds its stage alone."""
     folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
     run(folder)
-    artifacts.write_bytes(out / place / "detector" / "checkpoint.pt", b"an epoch")
+    checkpoint = bytes(artifacts.DIGEST) + b"PK\3\4 an epoch"
+    artifacts.write_bytes(out / place / "detector" / "checkpoint.pt", checkpoint)
     report = (out / "report.html").read_text()
     with locks.lock(out / place, ".detector.lock"):
         locks.HELD.clear()  # as if the notebook were another process
         for fresh in (True, False):
             with pytest.raises(BadInput, match="another process that is writing"):
                 run(folder, fresh=fresh)
-    assert (out / place / "detector" / "checkpoint.pt").read_bytes() == b"an epoch"
+    assert (out / place / "detector" / "checkpoint.pt").read_bytes() == checkpoint
     assert (out / place / ".detector.lock").exists() and (out / "report.html").read_text() == report
     run(folder)
+
+
+def test_a_run_stops_before_weights_that_no_training_has_written(notebook, run, tmp_path):
+    theirs = tmp_path / "runs" / "x" / "detector" / "weights.safetensors"
+    theirs.parent.mkdir(parents=True)
+    save_file({"layer.weight": torch.ones(2)}, theirs)
+    before = theirs.read_bytes()
+    for fresh in (True, False):
+        with pytest.raises(BadInput, match="weights.safetensors: found a file that this program"):
+            run(notebook("03_a", TYPED, SAY), fresh=fresh)
+    assert theirs.read_bytes() == before and kinds(tmp_path / "runs" / "x") == ["detector"]
 
 
 @pytest.mark.parametrize("name", ["report.html", "01_a.ipynb", "01_a.failed.ipynb", "metrics.json"])

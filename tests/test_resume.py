@@ -127,7 +127,7 @@ def test_with_loader_workers_too(whole, copy, monkeypatch):
 def test_long_epochs_are_saved_within(whole, copy, monkeypatch, ema):
     out = copy("detector")
     stop("detector", out, monkeypatch, 5, save_minutes=0.0, ema=ema)
-    saved = (out / "detector" / "checkpoint.pt").read_bytes()[training.DIGEST :]
+    saved = (out / "detector" / "checkpoint.pt").read_bytes()[artifacts.DIGEST :]
     state = torch.load(io.BytesIO(saved), weights_only=True)
     assert len(state["records"]) == 1 and state["step"] == 2
     records = train("detector", out, save_minutes=0.0, ema=ema)
@@ -515,7 +515,7 @@ def test_a_weight_that_is_not_finite_never_comes_into_a_checkpoint(copy, monkeyp
         patched.setattr(training, "update_weights", overflow)
         with pytest.raises(FloatingPointError, match="became NaN or infinite") as error:
             train("detector", out, save_minutes=0.0)
-    saved = (out / "detector" / "checkpoint.pt").read_bytes()[training.DIGEST :]
+    saved = (out / "detector" / "checkpoint.pt").read_bytes()[artifacts.DIGEST :]
     state = torch.load(io.BytesIO(saved), weights_only=True)
     assert not artifacts.not_finite(state["parts"]["model"])
     step = state["step"]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 MANIFEST, WEIGHTS, HISTORY = "manifest.json", "weights.safetensors", "history.jsonl"
 CHECKPOINT = "checkpoint.pt"  # of a stage that is being trained
+DIGEST = 32  # bytes of a sha256, with which a checkpoint begins
+WATCHED_FILES = "watched/[0-9][0-9][0-9][0-9].npz"  # of a stage, one an epoch
 METRICS, LOCK = "metrics.json", ".lock"
 STAGES = {"joint": "cascade", "regressor": "regressor", "detector": "detector"}  # latest first
 # The notebooks that declare a stage's parameters, and train it.
@@ -30,6 +32,7 @@ NOTEBOOKS = {"detector": "03", "regressor": "04", "joint": "05"}
 OWN_HASH = "manifest_sha256"  # a manifest's, of all its other entries
 # What weights depend on.
 MADE_FROM = ("kind", "network", "parameters", "data", "upstream", "versions_of")
+FOREIGN = ("a file that this program has not written", "a folder without it")
 # Accelerate takes these for WORLD_SIZE.
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 LARGEST_JSON, LARGEST_WEIGHTS = 8 * 2**20, 4 * 2**30  # bytes that are read at most
@@ -129,6 +132,7 @@ def write_metrics(out: str | Path, number: str, values: dict) -> dict:
     values: {name: value}; a name belongs to one notebook. Returns what metrics.json then holds.
     """
     folder = Path(out) / "metrics"
+    refuse_foreign_manifest(folder)
     write_json(folder / f"{number}.json", values)
     measured = measured_on(out)
     measured[number] = {"sha256": file_hash(folder / f"{number}.json"), "on": basis(out, number)}
@@ -268,14 +272,74 @@ def with_own_hash(manifest: dict) -> dict:
 
 
 def refuse_foreign_manifest(folder: str | Path) -> None:
-    """BadInput if the folder has a manifest.json that is JSON, but not of this program."""
+    """BadInput if the folder has a manifest.json that this program has not written."""
     path = Path(folder) / MANIFEST
+    if path.exists() and not wrote_manifest(path):
+        raise BadInput(path, *FOREIGN)
+
+
+def wrote_manifest(path: Path) -> bool | None:
+    """Has this program written this manifest? None: it cannot be read, and holds no hash of ours."""
     try:
         found = read_json(path)
-    except BadInput:  # absent, or damaged
-        return
-    if not isinstance(found, dict) or OWN_HASH not in found:
-        raise BadInput(path, "a file that this program has not written", "a folder without it")
+    except BadInput:
+        if not path.is_file():
+            return None
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_JSON)
+        return True if not content or OWN_HASH.encode() in content else None
+    return isinstance(found, dict) and OWN_HASH in found
+
+
+def refuse_foreign_stage(folder: str | Path) -> None:
+    """BadInput if a training into this folder would replace files that no training has written.
+
+    Damaged files, of which nobody can say who has written them, may be replaced where another file
+    shows that the folder is a stage's.
+    """
+    folder = Path(folder)
+    writers = {
+        MANIFEST: wrote_manifest,
+        WEIGHTS: wrote_weights,
+        CHECKPOINT: wrote_checkpoint,
+        HISTORY: wrote_history,
+    }
+    there = {folder / name: written for name, written in writers.items()}
+    found = {path: written(path) for path, written in there.items() if path.exists()}
+    found |= dict.fromkeys(folder.glob(WATCHED_FILES))
+    is_stage = True in found.values()
+    for path, ours in found.items():
+        if ours is False or (ours is None and not is_stage):
+            raise BadInput(path, *FOREIGN)
+
+
+def wrote_weights(path: Path) -> bool | None:
+    """Has this program written this safetensors file? None: it is damaged."""
+    from safetensors import SafetensorError
+
+    try:
+        return "made_from" in stored_metadata(path)
+    except (OSError, SafetensorError):
+        return None
+
+
+def wrote_history(path: Path) -> bool | None:
+    """Has a training written this history? None: it begins with no record."""
+    try:
+        with open(path, "rb") as file:
+            check(parse_json(file.readline(LARGEST_JSON)), "record", path)
+    except (BadInput, ValueError, RecursionError):
+        return None
+    return True
+
+
+def wrote_checkpoint(path: Path) -> bool | None:
+    """Has a training written this file, which torch's zip begins after a sha256? None: damaged."""
+    with open(path, "rb") as file:
+        start = file.read(DIGEST + 4)
+    if start[DIGEST:] == b"PK\3\4":
+        return True
+    return None if not start or start[:2] not in (b"PK", b"\x80\2") else False
 
 
 def save(
@@ -290,7 +354,7 @@ def save(
     from safetensors.torch import save as packed
 
     folder = Path(folder)
-    refuse_foreign_manifest(folder)
+    refuse_foreign_stage(folder)
     (folder / MANIFEST).unlink(missing_ok=True)  # until the last line this is no artifact
     tensors = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()
@@ -450,13 +514,20 @@ def not_finite(tensors: dict) -> list[str]:
 
 def stored_origin(path: Path) -> str | None:
     """What a weights file says it was made from (`origin_hash`); None if it does not say."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("made_from")
+        return stored_metadata(path).get("made_from")
     except SafetensorError:
         return None
+
+
+def stored_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. safetensors.SafetensorError if it is damaged."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def load_into(module: "Module", folder: str | Path, prefix: str = ""):

@@ -65,7 +65,7 @@ def run(
     parameters = {number: resolved[number] for number in chosen}
     with locks.lock(out), patch.dict(os.environ, KERNEL):
         locks.check_idle(out)
-        refuse_foreign_files(out)
+        refuse_foreign_files(out, chosen)
         if fresh:
             remove_artifacts(out)
         manifest = begin_manifest(out, preset, parameters)
@@ -109,8 +109,13 @@ def begin_manifest(out: Path, preset: str | Path, parameters: dict) -> dict:
     return manifest
 
 
-def refuse_foreign_files(out: Path) -> None:
-    """BadInput if the folder is no run's, but has files of the names that a run writes."""
+def refuse_foreign_files(out: Path, numbers: Iterable[str]) -> None:
+    """BadInput if the folder has files of the names that a run of these notebooks writes, but that
+    no run has written.
+    """
+    for stage, number in artifacts.NOTEBOOKS.items():
+        if number in numbers:
+            artifacts.refuse_foreign_stage(out / STAGES[stage])
     if earlier_run(out):
         return
     names = ["report.html", *executed_names()]
