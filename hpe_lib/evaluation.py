@@ -22,6 +22,7 @@ from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
 from hpe_lib.workbook.artifacts import BadInput
 
 RESAMPLES = 1000
+SAMPLED_AT_ONCE = 8_000_000  # people in the resamples that are in memory together
 AUC_THRESHOLDS = np.linspace(0, 0.5, 51)
 
 
@@ -306,9 +307,19 @@ def auc(ratio: np.ndarray, mask: np.ndarray) -> float | None:
     return float(np.trapezoid(curve, AUC_THRESHOLDS) / AUC_THRESHOLDS[-1])
 
 
-def resamples(people: int, seed: int) -> np.ndarray:
-    """(RESAMPLES, people) bootstrap counts: how often each person is sampled."""
-    return np.random.default_rng(seed).multinomial(people, np.full(people, 1 / people), RESAMPLES)
+def resampled_sums(counts: np.ndarray, seed: int) -> np.ndarray:
+    """(RESAMPLES, K) sums of everybody's counts (N, K), when people are resampled with replacement.
+
+    A few resamples at a time: those of 200,000 people would fill 1.6 GB.
+    """
+    people = len(counts)
+    generator, shares = np.random.default_rng(seed), np.full(people, 1 / people)
+    most = max(1, SAMPLED_AT_ONCE // people)
+    sums = [
+        generator.multinomial(people, shares, min(most, RESAMPLES - start)) @ counts
+        for start in range(0, RESAMPLES, most)
+    ]
+    return np.concatenate(sums)
 
 
 def interval(hits: np.ndarray, mask: np.ndarray, seed: int = 0) -> list[float] | None:
@@ -317,8 +328,8 @@ def interval(hits: np.ndarray, mask: np.ndarray, seed: int = 0) -> list[float] |
     """
     if not mask.any():
         return None
-    drawn = resamples(len(mask), seed)
-    right, all_ = drawn @ (hits & mask).sum(1), drawn @ mask.sum(1)
+    counts = np.stack([(hits & mask).sum(1), mask.sum(1)], axis=1)
+    right, all_ = resampled_sums(counts, seed).T
     shares = 100 * right[all_ > 0] / all_[all_ > 0]  # who has no joint can be drawn alone
     return [float(edge) for edge in np.percentile(shares, (2.5, 97.5))]
 
@@ -405,19 +416,19 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
         for sign, answers in ((1, plus), (-1, minus))
         for answer in answers
     )
-    everybody = np.ones((1, len(mask)), int)  # once, then the resamples
-    drawn = np.concatenate([everybody, resamples(len(mask), seed)])
     parts = {"total": mask}
     if people.occlusion_labels:
         parts |= {
             name: mask & (people.visibility == value)
             for name, value in (("visible", VISIBLE), ("occluded", OCCLUDED))
         }
+    leads = np.stack([(gained * part).sum(1) for part in parts.values()], axis=1)
+    joints = np.stack([part.sum(1) for part in parts.values()], axis=1)
+    counts = np.concatenate([leads, joints], axis=1)
+    sums = np.concatenate([counts.sum(0, keepdims=True), resampled_sums(counts, seed)])
     with np.errstate(invalid="ignore"):
-        points = {
-            name: 100 * (drawn @ (gained * part).sum(1)) / (drawn @ part.sum(1))
-            for name, part in parts.items()
-        }
+        shares = 100 * sums[:, : len(parts)] / sums[:, len(parts) :]
+    points = dict(zip(parts, shares.T))
     points |= {name: np.array([np.nan]) for name in ("visible", "occluded") if name not in points}
     points["occluded_minus_visible"] = points["occluded"] - points["visible"]
     return {name: difference(values) for name, values in points.items()}

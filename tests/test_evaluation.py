@@ -1,5 +1,6 @@
 import json
 import time
+import tracemalloc
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -206,6 +207,23 @@ def test_interval_resamples_people_not_joints():
     predicted[:50] += 99
     low, high = evaluation.score(predicted, people(joints, 10.0))["ci95"]
     assert 8 < 50 - low < 12 and 8 < high - 50 < 12
+
+
+def test_resamples_do_not_depend_on_how_many_are_in_memory(monkeypatch):
+    counts = np.random.default_rng(0).integers(0, 15, (100, 3))
+    whole = evaluation.resampled_sums(counts, 0)
+    monkeypatch.setattr(evaluation, "SAMPLED_AT_ONCE", 700)
+    assert (evaluation.resampled_sums(counts, 0) == whole).all()
+    assert whole.shape == (1000, 3) and whole.std(0).min() > 10
+
+
+def test_resamples_of_very_many_people_fit_into_memory(monkeypatch):
+    monkeypatch.setattr(evaluation, "RESAMPLES", 100)
+    tracemalloc.start()
+    evaluation.resampled_sums(np.ones((200_000, 2), int), 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
 
 
 def test_nobody_to_score_gives_null_everywhere():
