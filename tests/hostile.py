@@ -29,7 +29,7 @@ PEOPLE = [
     {"image": f"{n}.jpg", "center": [9, 9], "scale": 2.0, "joints": pose, "joints_vis": [1] * 16}
     for n, pose in enumerate(POSES.tolist())
 ]
-IMAGES = "jpeg", "png", "webp", "tiff", "avif", "gif", "bmp", "ppm"
+IMAGES = "jpeg", "png", "webp", "tiff", "avif", "gif", "bmp", "ppm", "jpeg2000"
 SECONDS = 60  # on the clock, after which a reader counts as hanging
 
 
@@ -39,7 +39,7 @@ def image(kind):
     made = Image.fromarray(pixels).resize((50, 60))
     exif = Image.Exif()
     exif[0x0112] = 6
-    known = {} if kind in ("gif", "bmp", "ppm") else {"exif": exif}
+    known = {} if kind in ("gif", "bmp", "ppm", "jpeg2000") else {"exif": exif}
     made.save(file := io.BytesIO(), kind.upper(), **known)
     return file.getvalue()
 

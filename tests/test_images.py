@@ -294,6 +294,15 @@ def test_an_image_of_too_many_pixels_is_not_decoded(jpeg, side):
         assert time.perf_counter() - before < 1
 
 
+def test_a_jpeg_2000_may_be_half_as_large(monkeypatch):
+    """Its decoder takes 37 bytes a pixel, twice as many as the others."""
+    monkeypatch.setattr(images, "MAX_JPEG2000_PIXELS", 99)
+    scene = Image.fromarray(np.zeros((10, 10, 3), np.uint8))
+    with pytest.raises(BadInput, match="10 × 10 pixels, expected .*JPEG2000: 20"):
+        decode_image("a", picture(scene, "JPEG2000"))
+    assert decode_image("a", picture(scene.crop((0, 0, 9, 9)), "JPEG2000")).shape == (9, 9, 3)
+
+
 # ---- large photographs: decoded no finer than needed
 
 

@@ -73,8 +73,7 @@ def _annotations(joints, visibility, **known) -> Annotations:
     """Annotations of a file that says no more than `known`; coordinates of ABSENT joints are NaN.
 
     In every layout a joint at (-1, -1), or at no finite place, is not annotated: y alone may well
-    be negative, where a head-top lies above its image. ValueError if shapes do not fit together, or
-    if a person is there twice, who would be scored twice.
+    be negative, where a head-top lies above its image. ValueError if shapes do not fit together.
     """
     count = len(joints)
     given = {
@@ -92,21 +91,19 @@ def _annotations(joints, visibility, **known) -> Annotations:
         wanted = shapes.get(name, (count,))
         if isinstance(value, np.ndarray) and value.shape != wanted:
             raise ValueError(f"{name} of shape {value.shape} where {wanted} is needed")
-    refuse_twice(given["image"], given["person"])
     nowhere = (joints == -1).all(-1) | ~np.isfinite(joints).all(-1)
     visibility = np.where(nowhere, ABSENT, visibility).astype(np.int8)
     joints = np.where((visibility == ABSENT)[..., None], np.nan, joints)
     return Annotations(**given | {"joints": joints, "visibility": visibility})
 
 
-def refuse_twice(image: np.ndarray, person: np.ndarray) -> None:
-    """ValueError if a person (N,) of an image (N,) is there twice; the unknown ones, 0, may be."""
-    known = (person > 0) & (image != "")
-    keys = np.rec.fromarrays([image[known], person[known]])
-    found, counts = np.unique(keys, return_counts=True)
-    if (counts > 1).any():
-        name, number = found[np.argmax(counts > 1)]
-        raise ValueError(f"person {number} of {name} {counts.max()} times")
+def repeated(image: np.ndarray, person: np.ndarray) -> str:
+    """Which person (N,) of an image (N,) is there several times, in words; "" if nobody is."""
+    keys, counts = np.unique(np.rec.fromarrays([image, person]), return_counts=True)
+    if not (counts > 1).any():
+        return ""
+    name, number = keys[np.argmax(counts > 1)]
+    return f"person {number} of {name} {counts.max()} times"
 
 
 def is_positive(lengths: np.ndarray) -> np.ndarray:
@@ -143,7 +140,6 @@ def has_release(stream: BinaryIO) -> bool:
 def _official(release) -> Annotations:
     found, rows = _rectangles(images := release["annolist"].ravel())
     names = np.array([_text(image, "image", "name") for image in images])[rows]
-    refuse_twice(names, found.person)
     return replace(
         found,
         image=names,
@@ -350,10 +346,13 @@ def mpii_rows(stream: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
     2,958 validation people.
 
     Persons count rectangles, those without points too; the file counts them from 0. BadInput if it
-    is another file.
+    is another file, or lists somebody twice.
     """
     with h5py.File(stream) as file:
-        return _rows(file)
+        image, person = _rows(file)
+    if twice := repeated(image, person):
+        raise ValueError(twice)
+    return image, person
 
 
 def _rows(file) -> tuple[np.ndarray, np.ndarray]:
@@ -365,17 +364,17 @@ def _rows(file) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"imgname of shape {image.shape}, person of shape {person.shape}")
     if not np.isin(person, np.arange(1000)).all():
         raise ValueError("person holds others than whole numbers from 0")
-    person = person.astype(int) + 1
-    refuse_twice(image, person)
-    return image, person
+    return image, person.astype(int) + 1
 
 
 def reorder(path: Path, found: Annotations, rows: Path) -> Annotations:
     """The people whom Newell's .h5 `rows` lists, in its order. path: that of `found`. BadInput if
-    one is not there.
+    one is not there, or there twice.
     """
-    place = {key: row for row, key in enumerate(zip(found.image, found.person, strict=True))}
     wanted = list(zip(*mpii_rows(rows), strict=True))
+    if twice := repeated(found.image, found.person):
+        raise BadInput(path, twice, "a truth that holds everybody once")
+    place = {key: row for row, key in enumerate(zip(found.image, found.person, strict=True))}
     absent = [key for key in wanted if key not in place]
     if absent:
         raise BadInput(

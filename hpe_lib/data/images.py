@@ -23,13 +23,15 @@ except ImportError:  # where its wheel is absent Pillow reads JPEGs, and misses 
 # Limits that are checked before decoding, which then stays under 1 GB.
 MAX_PIXELS = 40_000_000
 MAX_JPEG_PIXELS = 52_000_000
+MAX_JPEG2000_PIXELS = 20_000_000
 MAX_BYTES = 500_000_000  # of a file
 MAX_SCANS = 100  # of a progressive JPEG; the usual has ten
 # EPS is left out: reading it runs a program.
 FORMATS = "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"
 EXPECTED = (
     f"JPEG of at most {MAX_JPEG_PIXELS / 1e6:.0f} million pixels, or a "
-    f"{', '.join(FORMATS)} image of at most {MAX_PIXELS / 1e6:.0f} million"
+    f"{', '.join(FORMATS)} image of at most {MAX_PIXELS / 1e6:.0f} million "
+    f"(JPEG2000: {MAX_JPEG2000_PIXELS / 1e6:.0f})"
 )
 # markers: a sequential and a progressive frame, a scan; JFIF, EXIF, ICC and Adobe's colours
 SOF, SOF2, SOS, APP0, APP1, APP2, APP14 = (0xC0, 0xC1), 0xC2, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
@@ -133,8 +135,8 @@ def decode_image(name: str | Path, data: bytes, step: int = 1) -> np.ndarray:
 
     16-bit grey keeps its high byte, transparent pixels become white, CMYK is multiplied out.
     step: 2, 4 or 8 gives an image as many times coarser, its sides rounded up.
-    Raises BadInput, with the file's name, if the data is no image, damaged or too large. Pixels
-    that were changed within a BMP, PPM or TIFF file cannot be told from others.
+    Raises BadInput, with the file's name, if the data is no image, damaged or too large. Only PNG
+    has checksums: changes that leave another format readable cannot be told from other pixels.
     """
     decode = _decode_jpeg if data[:2] == b"\xff\xd8" else _decode_by_pillow
     try:
@@ -225,7 +227,7 @@ def _turn_upright(pixels: np.ndarray, block: bytes) -> np.ndarray:
 def _decode_by_pillow(data: bytes, step: int, formats: Sequence[str] = FORMATS) -> np.ndarray:
     Image.open(io.BytesIO(data), formats=formats).verify()  # PNG's checksums; loading skips them
     image = Image.open(io.BytesIO(data), formats=formats)
-    _check_size(*image.size)
+    _check_size(*image.size, MAX_JPEG2000_PIXELS if image.format == "JPEG2000" else MAX_PIXELS)
     _check_holes(image, data)
     ImageOps.exif_transpose(image, in_place=True)  # a copy only where it is turned
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
