@@ -11,8 +11,8 @@ from lspet_files import read_joints, says
 from hpe_lib.data import synthetic
 from hpe_lib.data.augment import PoseDataset
 from hpe_lib.data.datasets import cache_folder, load_people, open_data, prepare
-from hpe_lib.data.people import center_on_images, parse_people
-from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII
+from hpe_lib.data.people import center_on_images, parse_people, replace_midpoints
+from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
 from hpe_lib.workbook.artifacts import BadInput
 
 SYNTHETIC = {
@@ -307,6 +307,18 @@ def test_held_out_people_whom_nobody_could_score_are_refused(lspet_folder, tmp_p
         prepare(tmp_path / "run", **given, train="1-3", val="4-5")
     says(error, "val", "nobody of 2 with a positive normaliser for PCK@0.2", "people who can be")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_invented_pelvis_is_as_visible_as_the_less_visible_hip():
+    hips = [MPII.index(f"{side}_hip") for side in ("right", "left")]
+    states = [(VISIBLE, VISIBLE), (VISIBLE, OCCLUDED), (OCCLUDED, ABSENT), (VISIBLE, ABSENT)]
+    people = load_people("synthetic", people="1-4", image_size=32)
+    seen = people.visibility.copy()
+    seen[:, hips] = states
+    found = replace_midpoints(replace(people, visibility=seen), invent=True)
+    pelvis = MPII.index("pelvis")
+    assert found.visibility[:, pelvis].tolist() == [VISIBLE, OCCLUDED, ABSENT, ABSENT]
+    assert np.allclose(found.joints[:, pelvis], people.joints[:, hips].mean(1))
 
 
 @pytest.mark.parametrize("name", ["joints", "visibility", "center", "side", "body", "normaliser"])

@@ -479,7 +479,7 @@ def test_a_difference_has_its_sign():
 
 
 def test_the_same_predictions_under_every_convention():
-    """Two people, heads of 10 px, 27 joints that count: one 7 px off, one occluded and far off, one 4.5 px off."""
+    """Two people, heads of 10 px, 27 joints that count: 7, 4.5 and 3.5 px off, one occluded far off."""
     truth, _ = crowd(2)
     visibility, joint = truth.visibility.copy(), MPII.index
     visibility[1, joint("left_ankle")], visibility[0, joint("right_knee")] = ABSENT, OCCLUDED
@@ -487,6 +487,7 @@ def test_the_same_predictions_under_every_convention():
     predicted = answered(truth, (1, PELVIS), (0, joint("right_knee")))
     predicted[0, joint("head_top")] += 7, 0
     predicted[0, joint("left_wrist")] += 4.5, 0
+    predicted[0, joint("left_elbow")] += 3.5, 0
     found = evaluation.conventions(predicted, truth)
     wanted = {
         "pooled over 14 joints": 25 / 27,
@@ -497,7 +498,7 @@ def test_the_same_predictions_under_every_convention():
         "pelvis and thorax pooled too": 28 / 31,
         "visible joints only": 25 / 26,
         "moved by one pixel": 24 / 27,
-        "threshold 0.1": 24 / 27,
+        "threshold 0.1": 23 / 27,
         "missing truth counted as wrong": 25 / 28,
         "head size without its 0.6": 26 / 27,
     }

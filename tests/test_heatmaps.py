@@ -221,6 +221,10 @@ def test_peaks_are_taken_where_the_joint_is_and_where_it_is_not():
     }
     assert np.allclose(found["visible"], 0.9) and np.allclose(found["occluded"], 0.4)
     assert np.allclose(np.sort(found["background"]), [0.05] * 28 + [0.4] * 2)
+    maps[0, :2, 7, 8], maps[0, :2, 7, 9] = torch.tensor([0.95, 0.0]), 1.0
+    found = heatmaps.disc_peaks(maps, batch, map_stride=4)
+    within, beyond = torch.tensor([0.95, 0.9])
+    assert found["visible"][:2].tolist() == [within, beyond], "5 px, which is 1.25 cells"
     near = {**batch, "joints": joints.clone().fill_(30.0)}
     assert (
         len(heatmaps.disc_peaks(maps, near, map_stride=4)["background"]) == 0

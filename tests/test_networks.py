@@ -552,6 +552,7 @@ def test_maps_are_erased_in_training_only():
     kept = (found[:, :16] == whole[:, :16]).all((2, 3))
     erased = (found[:, :16] == 0).all((2, 3))
     assert (kept ^ erased).all() and 0.25 < erased.float().mean() < 0.75
+    assert (erased[0] != erased[1]).any(), "other maps of everybody"
     assert torch.equal(found[:, 16:], normal), "the image stays"
 
 

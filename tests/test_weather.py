@@ -89,6 +89,8 @@ def test_crops_of_one_colour_are_counted():
         (100, 0, 1.4, 0.5, []),
         (7, 0, 1.4, 0.5, ["people to learn from: 7"]),
         (100, 3, 1.4, 0.5, ["3 crops are of one colour"]),
+        (100, 0, 1.4, 0.04, ["nearly empty"]),
+        (100, 0, 1.4, 0.06, []),
         (100, 0, 1.6, 0.5, ["the loss is far above the first epoch's"]),
         (7, 1, 1.6, 0.01, ["nearly empty", "far above", "1 crops", "people to learn from"]),
     ],

@@ -10,7 +10,6 @@ from hpe_lib.data import annotations
 from hpe_lib.data.annotations import Annotations
 from hpe_lib.data.images import ImageFiles
 from hpe_lib.data.people import People, concatenate, parse_people, select_range
-from hpe_lib.paper import MARGIN
 from hpe_lib.skeleton import ABSENT, MPII
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -156,7 +155,6 @@ def _to_people(dataset: str, root: Path, found: Annotations, body: float) -> Peo
         skipped={"no annotated joint": int((~usable).sum())},
         images=ImageFiles([root / "images" / name for name in found.image], f"{dataset} images"),
         center=(low + high) / 2,
-        side=np.full(len(found), MARGIN * body),
         body=np.full(len(found), body),
         center_from_joints=True,
     )

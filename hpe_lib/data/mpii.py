@@ -9,7 +9,6 @@ from hpe_lib.data import annotations
 from hpe_lib.data.annotations import Annotations
 from hpe_lib.data.images import ImageFiles
 from hpe_lib.data.people import SPLIT_SIZES, People, parse_people, select_range
-from hpe_lib.paper import MARGIN
 from hpe_lib.workbook.artifacts import BadInput
 
 WHOLE = 20_000  # a file with more people is the complete official one (40,000), not a subset
@@ -84,7 +83,6 @@ def _select_split(root: Path, path: Path, split: str) -> Annotations:
 
 
 def _to_people(root: Path, found: Annotations, skipped: dict[str, int]) -> People:
-    body = 200 * found.scale
     names = zip(found.image, found.person)
     return People(
         dataset="mpii",
@@ -97,7 +95,6 @@ def _to_people(root: Path, found: Annotations, skipped: dict[str, int]) -> Peopl
         skipped=skipped,
         images=ImageFiles([root / "images" / name for name in found.image], "mpii images"),
         center=found.center + np.outer(found.scale, (0, 15)) - 1,
-        side=MARGIN * body,
-        body=body,
+        body=200 * found.scale,
         center_from_joints=True,
     )
