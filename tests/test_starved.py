@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from small_runs import DETECTOR, REGRESSOR, prepare, same_weights
 
 from hpe_lib import cli, stages
@@ -158,3 +160,60 @@ def test_a_clock_that_is_set_back_changes_nothing(finished, tmp_path, monkeypatc
     with contextlib.suppress(StopIteration):
         assert next(stages.train("regressor", out, REGRESSOR))["reused"]
     assert artifacts.manifest(out / "regressor")["wall_seconds"] > 0
+
+
+def fill(folder, left):
+    """Fill the disk of a folder but for a few bytes."""
+    room = os.statvfs(folder)
+    (folder / "filler").write_bytes(bytes(room.f_bavail * room.f_frsize - left))
+
+
+def ends_in_one_line(command, capfd, text):
+    """Run a command; it must end in one line with this text."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(map(str, command)))
+    said = capfd.readouterr().err
+    assert ended.value.code in (1, 2) and said.count("\n") == 1 and text in said, said
+
+
+@pytest.mark.parametrize("left", [0, 4096])
+def test_what_does_not_fit_or_may_not_be_written_leaves_nothing_behind(
+    finished, small_disk, tmp_path, capfd, left
+):
+    """A photograph's two files and the evidence of an evaluation, on a full and a read-only disk."""
+    photo = tmp_path / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
+    Image.fromarray(pixels).save(photo)
+    kept, answers = small_disk / "kept", small_disk / "answers"
+    commands = [
+        ["predict", photo, "--weights", finished, "--out", answers],
+        ["evaluate", "--data", "synthetic", "--weights", finished, "--keep", kept],
+    ]
+    fill(small_disk, left)
+    for command in commands:
+        ends_in_one_line(command, capfd, "No space left")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for command in commands:
+        ends_in_one_line(command, capfd, "Read-only file system")
+    assert {path.name for path in small_disk.rglob("*") if path.is_file()} == {"filler"}
+
+
+@pytest.mark.parametrize("home", [None, "/nowhere"])
+def test_without_a_home_photographs_are_read_and_people_are_scored(
+    finished, tmp_path, monkeypatch, home
+):
+    names = ("HOME", "XDG_CACHE_HOME", "HPE_CACHE")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    if home:
+        monkeypatch.setenv("HOME", home)
+    Image.fromarray(np.full((90, 60, 3), 128, np.uint8)).save(tmp_path / "photo.png")
+    for command in (
+        ["predict", tmp_path / "photo.png", "--weights", finished, "--out", tmp_path / "answers"],
+        ["evaluate", "--data", "synthetic", "--weights", finished, "--keep", tmp_path / "kept"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(map(str, command)))
+        assert ended.value.code == 0
+    assert (tmp_path / "answers" / "photo.json").is_file()
+    assert artifacts.manifest(tmp_path / "kept", "scored_by")
