@@ -8,7 +8,7 @@ can score and compare again without training.
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -171,18 +171,30 @@ def mpii_table() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def gain_table() -> pd.DataFrame:
-    """The cascade's lead over its own detector, paired over people, in points."""
+GAINS = ("leeds-192", "leeds-256", "leeds-lsp", "leeds", "leeds-mpii", "synthetic-val")
+
+
+def gain_table(names: Iterable[str] = GAINS) -> pd.DataFrame:
+    """The lead of results/NAME's second network over its first, paired over people, in points."""
     rows = {}
-    for name in existing(
-        "leeds-192", "leeds-256", "leeds-lsp", "leeds", "leeds-mpii", "synthetic-val"
-    ):
-        found = metrics_of(name)["cascade over detector"]
+    for name in existing(*names):
+        found = metrics_of(name)
         parts = ("total", "visible", "occluded", "occluded_minus_visible")
-        rows[f"`{name}`"] = {
-            part.replace("_", " "): evaluation.format_difference(found[part]) for part in parts
+        rows[found.get("label", f"`{name}`")] = {
+            part.replace("_", " "): evaluation.format_difference(
+                found["cascade over detector"][part]
+            )
+            for part in parts
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def control_names() -> list[str]:
+    """The rows in results/controls, by name."""
+    return sorted(
+        path.parent.relative_to(RESULTS).as_posix()
+        for path in RESULTS.glob("controls/*/metrics.json")
+    )
 
 
 STEPS = {
@@ -418,6 +430,8 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "drawn-easy": lambda: parts_table("drawn-easy"),
     "drawn-medium": lambda: parts_table("drawn-medium"),
     "drawn-hard": lambda: parts_table("drawn-hard"),
+    "controls": lambda: parts_table("controls"),
+    "controls-gain": lambda: gain_table(control_names()),
     "drawn-medium-claims": lambda: claims_table("drawn-medium-claims"),
     "given": given_table,
     "confidence": confidence_table,
