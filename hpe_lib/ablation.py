@@ -53,10 +53,10 @@ def controls(budget: dict[str, int], further: list[str]) -> Rows:
 
 def cost(folder: Path, stages: tuple[str, ...]) -> dict:
     """What a row has cost: parameters, optimiser steps by stage, minutes of training."""
-    made = {stage: artifacts.manifest(folder / STAGES[stage]) for stage in stages}
+    manifests = {stage: artifacts.manifest(folder / STAGES[stage]) for stage in stages}
     weights = sum(weight.numel() for weight in load(folder).parameters())
-    steps = {stage: manifest["steps"] for stage, manifest in made.items()}
-    seconds = sum(manifest["wall_seconds"] for manifest in made.values())
+    steps = {stage: manifest["steps"] for stage, manifest in manifests.items()}
+    seconds = sum(manifest["wall_seconds"] for manifest in manifests.values())
     return {"parameters": weights, **steps, "minutes": seconds / 60}
 
 

@@ -323,20 +323,20 @@ def evaluate(
     folder, world = cascade.stage_folder(weights), training.world()
     if keep:
         results.refuse_foreign_results(keep)
-    made = photographs.load(folder)
+    estimator = photographs.load(folder)
     with world.main_process_first():  # people are drawn once
         people = scoring.people_to_score(
-            data, data_root, split, folder.parent, made.image_size, only_present
+            data, data_root, split, folder.parent, estimator.image_size, only_present
         )
     evaluation.scorable(people, data_root or data)
     found = prediction.predict(
-        made.cascade.to(world.device),
+        estimator.cascade.to(world.device),
         people,
-        made.image_size,
-        flip_test=made.flip_test,
-        decoder=made.decoder,
-        workers=made.workers,
-        precision=made.precision,
+        estimator.image_size,
+        flip_test=estimator.flip_test,
+        decoder=estimator.decoder,
+        workers=estimator.workers,
+        precision=estimator.precision,
     )
     world.destroy_process_group()  # as train does
     if keep and world.is_main_process:

@@ -35,16 +35,16 @@ class Deconvolutions(nn.Module):
         self, trunk: str | Trunk = "resnet50", channels: int = 256, pretrained: bool = False
     ):
         super().__init__()
-        made = trunk
+        backbone = trunk
         if isinstance(trunk, str):
-            made = named_trunk(trunk, pretrained, keep_stride=True)
-        if made.stride != 8 * MAP_STRIDE:
+            backbone = named_trunk(trunk, pretrained, keep_stride=True)
+        if backbone.stride != 8 * MAP_STRIDE:
             expected = f"one of stride {8 * MAP_STRIDE}, for three deconvolutions"
-            raise BadInput("trunk", f"{trunk!r} of stride {made.stride}", expected)
-        self.B1, self.B2, self.B3, self.B4, self.B5 = made.blocks
-        self.mean, self.std = made.mean, made.std
+            raise BadInput("trunk", f"{trunk!r} of stride {backbone.stride}", expected)
+        self.B1, self.B2, self.B3, self.B4, self.B5 = backbone.blocks
+        self.mean, self.std = backbone.mean, backbone.std
         self.deconvolutions = nn.Sequential(
-            deconvolution(made.channels, channels),
+            deconvolution(backbone.channels, channels),
             deconvolution(channels, channels),
             deconvolution(channels, channels),
         )

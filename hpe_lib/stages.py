@@ -286,14 +286,16 @@ class Recipe:
 
     def optimizer(self, model: Cascade, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """The optimizer and the learning rate's schedule of a training of so many steps."""
-        made = self.settings
-        groups = model.parameter_groups(made.lr, made.trunk_lr)
-        optimizer = training.make_optimizer(made.optimizer, groups, made.lr, made.weight_decay)
-        last = made.lr_end / made.lr
+        settings = self.settings
+        groups = model.parameter_groups(settings.lr, settings.trunk_lr)
+        optimizer = training.make_optimizer(
+            settings.optimizer, groups, settings.lr, settings.weight_decay
+        )
+        last = settings.lr_end / settings.lr
 
         def factor(step: int) -> float:
             """Factor on the initial learning rate at a step."""
-            return training.rate_factor(step, steps, made.schedule, last, made.warmup)
+            return training.rate_factor(step, steps, settings.schedule, last, settings.warmup)
 
         return optimizer, LambdaLR(optimizer, factor)
 
@@ -326,8 +328,8 @@ class Recipe:
         wrote is not believed: then there is one record, of the last epoch, without losses.
         """
         records = history(self.folder)
-        made = artifacts.manifest(self.folder)
-        if made.get("history_sha256", "") not in ("", artifacts.history_hash(self.folder)):
+        manifest = artifacts.manifest(self.folder)
+        if manifest.get("history_sha256", "") not in ("", artifacts.history_hash(self.folder)):
             found = "absent" if not records else "not the one that was written"
             again = "no curve, scored again after its last epoch"
             print(f"{self.stage}: its {artifacts.HISTORY} is {found}: {again}", flush=True)
@@ -336,7 +338,7 @@ class Recipe:
         elif records and records[-1].get("scored_on") != self.scored_on:
             again = "other held-out people: scored anew after its last epoch"
             print(f"{self.stage}: {again}", flush=True)
-            records = self.score_again(records, made, scorer)
+            records = self.score_again(records, manifest, scorer)
         yield from ({**record, "reused": True} for record in records)
 
     def unknown_record(self) -> dict:
@@ -346,7 +348,7 @@ class Recipe:
         record = {"stage": self.stage, "epoch": epochs, "epochs": epochs, "elapsed": np.nan}
         return record | dict.fromkeys(names, np.nan)
 
-    def score_again(self, records: list[dict], made: dict, scorer: Scorer | None) -> list[dict]:
+    def score_again(self, records: list[dict], manifest: dict, scorer: Scorer | None) -> list[dict]:
         """The records with new scores for the last epoch only, also in the stage's folder."""
         records = [without_scores(record) for record in records]
         model = cascade.load(self.folder).to(training.world().device)
@@ -356,7 +358,7 @@ class Recipe:
             self.write_watched_maps(model, records[-1])
             artifacts.write_history(self.folder, records)
             hashed = {"history_sha256": artifacts.history_hash(self.folder)}
-            artifacts.write_manifest(self.folder, made | hashed)
+            artifacts.write_manifest(self.folder, manifest | hashed)
         return records
 
     def write_progress(self, model: Cascade, records: list[dict], resumed: bool) -> None:

@@ -285,11 +285,13 @@ def vgg16(pretrained: bool = False) -> tuple[nn.Sequential, nn.Sequential, nn.Se
 
 def to_convolution(layer: nn.Linear, kernel: int) -> nn.Sequential:
     """A fully connected layer over kernel × kernel cells as a convolution, ReLU and dropout."""
-    made = nn.Conv2d(
+    convolution = nn.Conv2d(
         layer.in_features // kernel**2, layer.out_features, kernel, padding=kernel // 2
     )
-    made.load_state_dict({"weight": layer.weight.view_as(made.weight), "bias": layer.bias})
-    return nn.Sequential(made, nn.ReLU(inplace=True), nn.Dropout())
+    convolution.load_state_dict(
+        {"weight": layer.weight.view_as(convolution.weight), "bias": layer.bias}
+    )
+    return nn.Sequential(convolution, nn.ReLU(inplace=True), nn.Dropout())
 
 
 def slim_vgg() -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:

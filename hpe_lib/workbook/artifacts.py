@@ -173,10 +173,10 @@ def basis(out: str | Path, number: str) -> dict:
     for folder, first in writers.items():
         if first <= number and (Path(out) / folder / MANIFEST).is_file():
             try:
-                made = manifest(Path(out) / folder)
+                entries = manifest(Path(out) / folder)
             except BadInput:
-                made = {"weights_sha256": "damaged"}
-            found[folder] = made.get("fingerprints") or made.get("weights_sha256")
+                entries = {"weights_sha256": "damaged"}
+            found[folder] = entries.get("fingerprints") or entries.get("weights_sha256")
     return found
 
 
@@ -400,11 +400,11 @@ def check_settings(manifest: dict, path: Path) -> None:
     which anybody can recompute.
     """
     settings = manifest.get("settings", {})
-    made = {**manifest.get("parameters", {}), **manifest.get("network", {})}
-    for name in settings.keys() & made.keys():
-        if settings[name] != made[name]:
+    decisive = {**manifest.get("parameters", {}), **manifest.get("network", {})}
+    for name in settings.keys() & decisive.keys():
+        if settings[name] != decisive[name]:
             found = f"settings.{name} {shorten(settings[name])}"
-            raise BadInput(path, found, f"{shorten(made[name])}, as the weights were made with")
+            raise BadInput(path, found, f"{shorten(decisive[name])}, as the weights were made with")
 
 
 def check(value: Any, kind: str, file: Path | None = None) -> None:
@@ -482,19 +482,19 @@ def load_weights(folder: str | Path) -> dict:
     """
     from safetensors.torch import load
 
-    path, made = Path(folder) / WEIGHTS, manifest(folder, "weights_sha256", OWN_HASH)
+    path, entries = Path(folder) / WEIGHTS, manifest(folder, "weights_sha256", OWN_HASH)
     if not path.is_file():
         raise BadInput(path, "no such file", "the weights its manifest.json speaks of")
     if path.stat().st_size > LARGEST_WEIGHTS:
         raise BadInput(path, f"{path.stat().st_size} bytes", f"{LARGEST_WEIGHTS} at most")
-    found, wanted = file_hash(path), made["weights_sha256"]
+    found, wanted = file_hash(path), entries["weights_sha256"]
     if found != wanted:
         raise BadInput(path, f"sha256 {found[:12]}…", f"{wanted[:12]}…, the one in its {MANIFEST}")
     try:
         tensors = load(path.read_bytes())
     except Exception as error:  # safetensors raises its own, undocumented class
         raise BadInput(path, one_line(error), "a safetensors file") from None
-    if stored_origin(path) != origin_hash(made):
+    if stored_origin(path) != origin_hash(entries):
         raise BadInput(
             path.with_name(MANIFEST),
             "another network, people or parameters than its weights were made from",

@@ -35,7 +35,7 @@ def lock(folder: str | Path, name: str = artifacts.LOCK) -> Iterator[None]:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise BadInput(folder, "a file", "a folder to write to")
-    made = not folder.exists()
+    created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = (folder / name).resolve()
     if path in HELD:
@@ -52,7 +52,7 @@ def lock(folder: str | Path, name: str = artifacts.LOCK) -> Iterator[None]:
                 unlock(file)
     finally:
         HELD.pop(path, None)
-        if made and os.listdir(folder) == [name]:  # nothing came of it
+        if created and os.listdir(folder) == [name]:  # nothing came of it
             shutil.rmtree(folder)
 
 

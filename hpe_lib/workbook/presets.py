@@ -187,8 +187,8 @@ def from_preset(preset: str | Path) -> list[tuple]:
     The manifest.json of a run is a preset, too: of the parameters that it was made with.
     """
     if Path(preset).name == artifacts.MANIFEST:
-        made = artifacts.manifest(Path(preset).parent, "parameters")["parameters"]
-        settings = [(number, *pair) for number, part in made.items() for pair in part.items()]
+        parameters = artifacts.manifest(Path(preset).parent, "parameters")["parameters"]
+        settings = [(number, *pair) for number, part in parameters.items() for pair in part.items()]
         return [(Path(preset), *setting) for setting in settings]
     path = (
         Path(preset) if str(preset).endswith(".yaml") else NOTEBOOKS / "presets" / f"{preset}.yaml"

@@ -24,15 +24,15 @@ def repeat(file: Path, out: Path | None = None) -> tuple[bool, list[str]]:
     file = Path(file)
     if file.name != artifacts.MANIFEST:
         raise BadInput(file, "another name", f"the {artifacts.MANIFEST} of a run")
-    made = artifacts.manifest(file.parent, "kind", "notebooks", "finished")
-    if made["kind"] != "run" or not made["finished"]:
+    earlier = artifacts.manifest(file.parent, "kind", "notebooks", "finished")
+    if earlier["kind"] != "run" or not earlier["finished"]:
         raise BadInput(file, "no finished run", "the manifest.json of one")
     before = numbers(artifacts.read_metrics(file.parent))
     out = out or file.parent.with_name(f"{file.parent.resolve().name}-again")
     if out.resolve() == file.parent.resolve():
         raise BadInput("--out", out, "another folder than that of the run to compare with")
-    again = reproduce.run(file, out, numbers=made["notebooks"])
-    return compare(before, numbers(artifacts.read_metrics(out)), made, again)
+    again = reproduce.run(file, out, numbers=earlier["notebooks"])
+    return compare(before, numbers(artifacts.read_metrics(out)), earlier, again)
 
 
 def numbers(metrics: dict, place: str = "") -> dict[str, float]:
@@ -49,10 +49,10 @@ def numbers(metrics: dict, place: str = "") -> dict[str, float]:
     return found
 
 
-def compare(before: dict, after: dict, made: dict, again: dict) -> tuple[bool, list[str]]:
+def compare(before: dict, after: dict, earlier: dict, again: dict) -> tuple[bool, list[str]]:
     """Whether two runs' numbers agree, and lines that say how far.
 
-    made, again: the runs' manifests. If the runs were made alike the numbers have to be equal. If
+    earlier, again: the runs' manifests. If the runs were made alike the numbers have to be equal. If
     not, totals may differ by MOST points.
     """
     if before.keys() != after.keys():
@@ -63,7 +63,7 @@ def compare(before: dict, after: dict, made: dict, again: dict) -> tuple[bool, l
     }
     if not differing:
         return True, [f"all {len(before)} numbers are equal"]
-    reasons = environment_differences(made, again)
+    reasons = environment_differences(earlier, again)
     totals = [abs(gap) for name, gap in differing.items() if name.endswith("total")]
     agree = bool(reasons) and max(totals, default=0.0) <= MOST
     worst = max(differing, key=lambda name: abs(differing[name]))
@@ -77,10 +77,10 @@ def compare(before: dict, after: dict, made: dict, again: dict) -> tuple[bool, l
     return False, [*lines, "processor, packages and code are the same: they ought to be equal"]
 
 
-def environment_differences(made: dict, again: dict) -> list[str]:
+def environment_differences(earlier: dict, again: dict) -> list[str]:
     """What two runs were made with that can change a number: processor, GPUs, packages, code."""
-    pairs = {"commit": (made.get("commit"), again.get("commit"))}
+    pairs = {"commit": (earlier.get("commit"), again.get("commit"))}
     for part, names in (("machine", ("processor", "gpus")), ("versions", again["versions"])):
         for name in names:
-            pairs[name] = made.get(part, {}).get(name), again[part].get(name)
+            pairs[name] = earlier.get(part, {}).get(name), again[part].get(name)
     return [f"{name} {old}, now {new}" for name, (old, new) in pairs.items() if old != new]

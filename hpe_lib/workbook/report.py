@@ -118,9 +118,9 @@ def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
     """Return people, budget, seeds and cost of a run in words, and what its cascade scores."""
     found, stages = {}, stage_manifests(out)
     if (out / "data" / artifacts.MANIFEST).is_file():
-        made = artifacts.manifest(out / "data", "parameters")["parameters"]
+        parameters = artifacts.manifest(out / "data", "parameters")["parameters"]
         said = ("{dataset}", "{train} to train on", "{val} held out", "crops of {image_size} px")
-        found["people"] = ", ".join(said).format_map(defaultdict(lambda: "?", made))
+        found["people"] = ", ".join(said).format_map(defaultdict(lambda: "?", parameters))
     if "cascade" in metrics:
         rows = {"cascade": metrics["cascade"], "detector alone": metrics["detector"]["logits"]}
         totals = ", ".join(f"{name} {score['total']:.1f}" for name, score in rows.items())
@@ -131,7 +131,7 @@ def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
         if "settings" in stages.get(name, {})
     }
     found["epochs"] = ", ".join(f"{name} {epochs}" for name, epochs in budget.items())
-    found["seeds"] = ", ".join(sorted({str(made.get("seed")) for made in stages.values()}))
+    found["seeds"] = ", ".join(sorted({str(manifest.get("seed")) for manifest in stages.values()}))
     seconds = sum(entry["wall_seconds"] for entry in manifest["notebooks"].values())
     machine = manifest.get("machine", {})
     devices = [f"{machine.get('cores', '?')} cores", *machine.get("gpus", [])]

@@ -37,9 +37,9 @@ def keep_scores(
     BadInput if the folder holds files of the same names that are no such results.
     """
     refuse_foreign_results(folder)
-    made = artifacts.manifest(weights)
+    trained = artifacts.manifest(weights)
     answers = {"detector": found.detector_joints, "detector, centroid": found.detector_centroids}
-    if made["kind"] == "detector":
+    if trained["kind"] == "detector":
         answers["detector"] = found.joints  # a rival's second hourglass, if it has one
     else:
         answers = {"cascade": found.joints, **answers}
@@ -56,7 +56,7 @@ def keep_scores(
         metrics["cascade over detector"] = evaluation.paired(*pair, people)
     kept = ("kind", "seed", "steps", "processes", "wall_seconds", "network", "settings", "machine")
     kept += ("commit", "versions", "weights_sha256", "upstream")
-    manifest = {name: made[name] for name in kept if name in made}
+    manifest = {name: trained[name] for name in kept if name in trained}
     manifest["scored_by"] = command
     buffer = io.BytesIO()
     read = {name: joints for name, joints in answers.items() if "centroid" not in name}

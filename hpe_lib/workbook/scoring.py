@@ -23,8 +23,8 @@ def people_to_score(
     if they are of this data set, else its preset's.
     """
     chosen = run / "data" / "manifest.json"
-    made = artifacts.manifest(chosen.parent, "parameters") if chosen.is_file() else {}
-    own = made.get("parameters", {})
+    manifest = artifacts.manifest(chosen.parent, "parameters") if chosen.is_file() else {}
+    own = manifest.get("parameters", {})
     numbers = (
         own
         if own.get("dataset") == data
@@ -49,7 +49,7 @@ def people_to_score(
         difficulty=numbers.get("difficulty", "medium"),
         cache=cache_folder(run),
     )
-    wanted = made.get("fingerprints", {}).get(split)
+    wanted = manifest.get("fingerprints", {}).get(split)
     same = wanted and numbers is own and people == own.get(split) and not only_present
     if same and own.get("missing_points") == "as_labelled":
         require_unchanged(found, split, wanted, chosen)
