@@ -1,7 +1,6 @@
 """The three stages (§3): detector, regressor on a frozen detector, and both together."""
 
 import contextlib
-import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from hpe_lib import cascade, heatmaps, losses, training
+from hpe_lib import cascade, heatmaps, losses, training, watched
 from hpe_lib.cascade import REGRESSOR_PARAMETERS, Cascade, Maps, network_parameters
 from hpe_lib.data.augment import Augmentation, PoseDataset, limit_opencv_threads
 from hpe_lib.data.datasets import open_data
@@ -30,9 +28,6 @@ UPSTREAM = {"detector": None, "regressor": "detector", "joint": "regressor"}
 # Left out where parameters are compared: without effect on the weights, or compared by hash.
 WITHOUT_EFFECT = {"workers", "save_minutes", "decoder", "flip_test", "init_from"}
 COMPILER = (os.environ.get("CXX") or "g++").split()[0]  # the one that torch.compile calls
-WATCHED = 4  # held-out people whose maps are kept after every epoch
-WATCHED_CELLS = 64  # largest side of these maps, cells
-LARGEST_WATCHED = 64 * 2**20  # bytes of one epoch's crops and maps, unpacked
 Scorer = Callable[[Cascade], dict]
 history = artifacts.read_history
 
@@ -354,8 +349,8 @@ class Recipe:
         model = cascade.load(self.folder).to(training.world().device)
         records[-1] |= self.score(model, scorer)
         if training.world().is_main_process:
-            self.remove_watched_maps()
-            self.write_watched_maps(model, records[-1])
+            watched.remove(self.folder)
+            watched.write(self.folder, len(records), model, self.data.val, self.data.image_size)
             artifacts.write_history(self.folder, records)
             hashed = {"history_sha256": artifacts.history_hash(self.folder)}
             artifacts.write_manifest(self.folder, manifest | hashed)
@@ -369,58 +364,15 @@ class Recipe:
         """
         record = records[-1]
         if record["epoch"] == 1 and not resumed:
-            self.remove_watched_maps()
+            watched.remove(self.folder)
         artifacts.write_history(self.folder, records)
-        if not resumed or not self.watched_path(record).is_file():
-            self.write_watched_maps(model, record)
-
-    def remove_watched_maps(self) -> None:
-        """Remove the maps that an earlier training kept, and nothing else."""
-        for path in self.folder.glob(artifacts.WATCHED_FILES):
-            path.unlink()
-
-    def watched_path(self, record: dict) -> Path:
-        """The file for the maps after this record's epoch."""
-        return self.folder / "watched" / f"{record['epoch']:04d}.npz"
-
-    @torch.no_grad()
-    def write_watched_maps(self, model: Cascade, record: dict) -> None:
-        """Keep the last network's maps of the first held-out people."""
-        crops = self.data.val[:WATCHED].crops(self.data.image_size)
-        found = model.eval()(torch.from_numpy(crops).to(model.mean.device))
-        maps = model.confidence(found.detector) if found.regressor is None else found.regressor
-        cells = min(WATCHED_CELLS, maps.shape[-1])
-        maps = F.adaptive_max_pool2d(maps.float(), cells).cpu().numpy()
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, crops=crops, maps=maps.astype(np.float16))
-        artifacts.write_bytes(self.watched_path(record), buffer.getvalue())
+        if not resumed or not watched.path(self.folder, record["epoch"]).is_file():
+            watched.write(self.folder, record["epoch"], model, self.data.val, self.data.image_size)
 
 
 def without_scores(record: dict) -> dict:
     """An epoch's record without the scorer's numbers."""
     return {name: value for name, value in record.items() if not name.startswith("PCK")}
-
-
-def watched_maps(folder: str | Path) -> list[dict]:
-    """The maps that were kept in a stage's folder, one entry per epoch; empty if there are none.
-
-    Each has stage, epoch, crops (4, S, S, 3) uint8 and maps (4, 16, h, w) float32. A file that
-    cannot be read is left out, and a line says so.
-    """
-    stage = {name: stage for stage, name in STAGES.items()}.get(Path(folder).name, "")
-    found = []
-    for path in sorted(Path(folder).glob(artifacts.WATCHED_FILES)):
-        try:
-            with np.load(path) as file:
-                if sum(part.file_size for part in file.zip.infolist()) > LARGEST_WATCHED:
-                    raise ValueError(f"over {LARGEST_WATCHED // 2**20} MiB")
-                arrays = {"crops": file["crops"], "maps": file["maps"].astype(np.float32)}
-            found.append({"stage": stage, "epoch": int(path.stem), **arrays})
-        except FileNotFoundError:  # removed by a training that starts over
-            continue
-        except Exception as error:  # zipfile and numpy raise many kinds
-            print(f"{path}: left out, as no maps can be read from it: {artifacts.one_line(error)}")
-    return found
 
 
 def record_line(record: dict) -> str:

@@ -17,7 +17,7 @@ ROOMS = (
     "data.mpii data.lsp data.drawn "
     "data.datasets data.augment data.download data.check "
     "trunks detector regressor rivals cascade "
-    "training stages ablation prediction export view.drawing photographs plausibility evaluation "
+    "training watched stages ablation prediction export view.drawing photographs plausibility evaluation "
     "probes claims workbook.estimate workbook.scoring workbook.results "
     "view.figures view.diagram view.pictures view.widgets "
     "workbook.report workbook.reproduce workbook.repeat cli"

@@ -6,7 +6,7 @@ import small_runs
 import torch
 from PIL import ImageColor
 
-from hpe_lib import cascade, heatmaps, stages
+from hpe_lib import cascade, heatmaps, stages, watched
 from hpe_lib.data.datasets import People, open_data
 from hpe_lib.data.images import ImageArrays
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE, fill_torso
@@ -256,14 +256,14 @@ class TestWatched:
 
     def test_they_are_the_maps_of_that_epoch(self, run):
         list(stages.train("detector", run, self.PARAMETERS))
-        last = stages.watched_maps(run / "detector")[-1]
+        last = watched.read(run / "detector")[-1]
         model = cascade.load(run / "detector")
-        val = open_data(run).val[: stages.WATCHED]
+        val = open_data(run).val[: watched.COUNT]
         with torch.no_grad():
             maps = model.confidence(model(torch.from_numpy(val.crops(32))).detector).numpy()
         assert (last["crops"] == val.crops(32)).all() and last["maps"].shape == maps.shape
         assert np.abs(last["maps"] - maps).max() < 1e-3  # kept as halves
-        assert [epoch["epoch"] for epoch in stages.watched_maps(run / "detector")] == [1, 2]
+        assert [epoch["epoch"] for epoch in watched.read(run / "detector")] == [1, 2]
 
     def test_a_line_that_is_just_being_written_waits(self, run):
         records = list(stages.train("detector", run, self.PARAMETERS))
@@ -271,4 +271,4 @@ class TestWatched:
             lines.write('{"stage": "detector", "epoch": 3')
         (run / "detector" / "watched" / "notes.npz").write_text("somebody's own")
         assert len(stages.history(run / "detector")) == len(records) == 2
-        assert len(stages.watched_maps(run / "detector")) == 2
+        assert len(watched.read(run / "detector")) == 2

@@ -20,7 +20,7 @@ import small_runs
 import torch
 from small_runs import TARGETS, same_weights
 
-from hpe_lib import ablation, cascade, stages, training
+from hpe_lib import ablation, cascade, stages, training, watched
 from hpe_lib.data import datasets
 from hpe_lib.targets import write_targets
 from hpe_lib.workbook import artifacts
@@ -113,7 +113,7 @@ def test_a_stopped_stage_ends_in_the_weights_of_one_that_was_not(
     assert sorted(path.name for path in (out / folder).iterdir()) == sorted(
         path.name for path in (whole / folder).iterdir()
     )
-    assert len(stages.watched_maps(out / folder)) == 3
+    assert len(watched.read(out / folder)) == 3
 
 
 def test_with_loader_workers_too(whole, copy, monkeypatch):
@@ -247,7 +247,7 @@ def test_the_maps_of_an_epoch_are_there_even_if_it_was_killed_just_before(copy, 
             train("detector", out)
     assert not stages.history(out / "detector")
     train("detector", out)
-    assert len(stages.watched_maps(out / "detector")) == 3
+    assert len(watched.read(out / "detector")) == 3
     assert len(stages.history(out / "detector")) == 3
 
 
@@ -268,12 +268,12 @@ def test_watched_maps_that_cannot_be_read_are_left_out_with_a_word(copy, capsys)
     damages = [whole[: len(whole) // 2], b"", b"PK\3\4", whole[:200] + bytes(200) + whole[400:]]
     for damage in damages:
         paths[0].write_bytes(damage)
-        assert [one["epoch"] for one in stages.watched_maps(folder)] == list(range(2, count + 1))
+        assert [one["epoch"] for one in watched.read(folder)] == list(range(2, count + 1))
         said = capsys.readouterr().out
         assert said.startswith(f"{paths[0]}: left out, as no maps") and said.count("\n") == 1
     paths[0].unlink()
     paths[0].mkdir()
-    assert len(stages.watched_maps(folder)) == count - 1
+    assert len(watched.read(folder)) == count - 1
 
 
 # ---- reuse: the right key
@@ -281,7 +281,7 @@ def test_watched_maps_that_cannot_be_read_are_left_out_with_a_word(copy, capsys)
 
 def test_other_held_out_people_are_scored_anew_and_the_weights_kept(copy, capsys):
     out = copy("regressor")
-    before = stages.watched_maps(out / "detector")
+    before = watched.read(out / "detector")
     data = artifacts.manifest(out / "data")["parameters"]
     datasets.prepare(out, **data | {"val": "201-205"})
     written = (out / "detector" / "weights.safetensors").stat().st_mtime_ns
@@ -289,7 +289,7 @@ def test_other_held_out_people_are_scored_anew_and_the_weights_kept(copy, capsys
     assert "other held-out people" in capsys.readouterr().out
     assert [record.get("PCK") for record in scored] == [None, None, 2.0]
     assert (out / "detector" / "weights.safetensors").stat().st_mtime_ns == written
-    after = stages.watched_maps(out / "detector")
+    after = watched.read(out / "detector")
     assert [one["epoch"] for one in after] == [3]
     assert (after[-1]["crops"] != before[-1]["crops"]).any()
     again = list(stages.train("detector", out, DETECTOR, lambda model: {"PCK": 3.0}))

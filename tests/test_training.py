@@ -16,7 +16,17 @@ from accelerate import Accelerator
 from small_runs import STILL, TARGETS, prepare, same_weights
 from torch import nn
 
-from hpe_lib import ablation, cascade, evaluation, heatmaps, prediction, stages, training, trunks
+from hpe_lib import (
+    ablation,
+    cascade,
+    evaluation,
+    heatmaps,
+    prediction,
+    stages,
+    training,
+    trunks,
+    watched,
+)
 from hpe_lib.cascade import Cascade, Maps
 from hpe_lib.data import synthetic
 from hpe_lib.data.augment import Augmentation, PoseDataset
@@ -54,7 +64,7 @@ def kept_at_the_end():
     """Trainings keep no checkpoint and no maps of an epoch, which take as long as a short epoch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.Progress, "save", lambda _: None)
-        patch.setattr(stages.Recipe, "write_watched_maps", lambda *_: None)
+        patch.setattr(watched, "write", lambda *_: None)
         yield
 
 

@@ -326,7 +326,7 @@ def target_picture(
 
 
 def epoch_sheet(epochs: list[dict]) -> Image.Image:
-    """Return maps of some people (`stages.watched_maps`) as they become sharp, epoch by epoch.
+    """Return maps of some people (`watched.read`) as they become sharp, epoch by epoch.
 
     A column is an epoch, nine at most, and a row a person; a pixel shows the highest of the 16
     maps. Each epoch has its own scale, whose end stands in its title.
