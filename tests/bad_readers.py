@@ -1,4 +1,4 @@
-"""Readers for test_reading's child processes, and one that says what it found there. No torch here."""
+"""Readers for test_reading's child processes, and one that says what it found there. No torch."""
 
 import ctypes
 import os

@@ -17,7 +17,7 @@ if WORKER:
 
 @pytest.fixture(autouse=True, scope="session")
 def few_threads():
-    """The tests' tensors are too small to gain from many threads, and processes share the machine."""
+    """The tests' tensors are too small for many threads to help, and workers share the machine."""
     import torch
 
     torch.set_num_threads(1 if WORKER else 2)
@@ -33,7 +33,10 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def readers(monkeypatch):
-    """Annotation files are read in this process, half a second faster a file; test_reading has the child's."""
+    """Annotation files are read in this process, which saves half a second a file.
+
+    test_reading tests the child process.
+    """
     from hpe_lib.data import reading
 
     monkeypatch.setattr(reading, "_in_child", reading.attempt)
@@ -102,7 +105,10 @@ def smoke_process(request, cache, tmp_path_factory):
         yield folder
         return
     folder.mkdir()
-    command = '"$0" -m hpe_lib reproduce --preset smoke --out "$1/run" > "$1/said" 2>&1; echo $? > "$1/status"'
+    command = (
+        '"$0" -m hpe_lib reproduce --preset smoke --out "$1/run" > "$1/said" 2>&1; '
+        'echo $? > "$1/status"'
+    )
     words = ["bash", "-c", command, sys.executable, folder]
     with subprocess.Popen(words, cwd=ROOT, start_new_session=True) as process:
         yield folder
@@ -137,8 +143,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def notebook(tmp_path, monkeypatch):
-    """notebook("03_train", parameters, *cells) writes a small notebook into the folder where notebooks are looked for,
-    and returns the folder.
+    """notebook("03_train", parameters, *cells) writes a small notebook and returns its folder,
+    which is where notebooks are looked for.
     """
     import nbformat
 

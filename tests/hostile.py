@@ -57,7 +57,9 @@ def official():
             "image": {"name": f"{n}.jpg"},
             "annorect": {
                 "x1": 1, "y1": 1, "x2": 9, "y2": 9, "scale": 2.0, "objpos": {"x": 9, "y": 9},
-                "annopoints": {"point": [{"x": x, "y": y, "id": j} for j, (x, y) in enumerate(pose)]},
+                "annopoints": {
+                    "point": [{"x": x, "y": y, "id": j} for j, (x, y) in enumerate(pose)]
+                },
             },
         }
         for n, pose in enumerate(POSES)

@@ -67,8 +67,9 @@ def joints_of(people, row, name):
 
 
 def test_quirks_of_the_official_layout(tmp_path):
-    """Unordered points, numbers of all types, is_visible a number, a text, empty or absent, a head-top above the image,
-    rectangles without points, without the field, and images without rectangles."""
+    """Unordered points, numbers of all types, and a head-top above the image; is_visible may be
+    a number, a text, empty or absent; rectangles without points or without the field for them,
+    and images without rectangles."""
     many = [
         point(9, 30.5, -14.25, is_visible=EMPTY),
         point(0, np.uint16(300), np.uint8(200), is_visible="0"),
@@ -275,7 +276,10 @@ def test_tompson_s_arrays(tmp_path):
     "original, expected", [(True, {0: VISIBLE, 1: OCCLUDED}), (False, {0: ABSENT, 1: VISIBLE})]
 )
 def test_lsp_and_lspet_are_told_apart_by_shape(tmp_path, original, expected):
-    """The third value has opposite senses. (3, 14, 14) and (14, 3, 3) are no riddle: the first two axes decide."""
+    """The third value has opposite senses.
+
+    (3, 14, 14) and (14, 3, 3) are no riddle: the first two axes decide.
+    """
     joints = np.random.default_rng(0).uniform(1, 99, (14 if original else 3, 14, 3))
     joints[..., 2] = np.arange(14) % 2
     scipy.io.savemat(
@@ -467,7 +471,7 @@ ABOVE = (9.0, -1.0)  # a head-top above its image is annotated
 
 
 def unlabelled(layout, folder):
-    """A truth of three people: the second's ankle is at (-1, -1), the third's knee has visibility -1."""
+    """Three people: the second's ankle is at (-1, -1), the third's knee has visibility -1."""
     joints, visible = np.full((3, 16, 2), 5.0), np.ones((3, 16))
     joints[0, 9], joints[1, 0], visible[2, 1] = ABOVE, -1, -1
     path = folder / f"truth.{'json' if layout == 'json' else 'h5' if layout == 'newell' else 'mat'}"

@@ -217,7 +217,7 @@ def test_a_prefix_picks_one_network_out_of_several(tmp_path):
 
 
 def edited(folder, path, value, forged=False):
-    """The manifest with one entry changed, by a text editor or, forged, with the hash of itself made anew."""
+    """The manifest with one entry changed by a text editor or, forged, with its hash made anew."""
     found = artifacts.read_json(folder / "manifest.json")
     *outer, last = path
     inner = found

@@ -19,7 +19,10 @@ from hpe_lib.targets import Targets
 
 
 def closed_loop(people, image_size, stride, decoder="parabola", times=1):
-    """(errors (M, 2) image px, normaliser (M,)) of joints inside the crop: image -> crop -> Gaussians -> image."""
+    """(errors (M, 2) image px, normaliser (M,)) of image -> crop -> Gaussians -> image.
+
+    Of joints inside the crop.
+    """
     random, errors, units = np.random.default_rng(0), [], []
     for row in np.repeat(np.arange(len(people)), times):
         frame = Augmentation(40, 0.7, 1.3, True)(people.frame(row, image_size), random)
@@ -42,7 +45,10 @@ def closed_loop(people, image_size, stride, decoder="parabola", times=1):
 
 
 def check_closed_loop(errors, units):
-    """Zero mean, under a hundredth of a pixel, hence 100 at any threshold; argmax on the same maps is the control."""
+    """Zero mean and less than a hundredth of a pixel, hence 100 at any threshold.
+
+    Argmax on the same maps is the control.
+    """
     assert (
         len(errors) > 1000 and np.abs(errors).max() < 0.01 and np.abs(errors.mean(0)).max() < 0.0005
     )
@@ -72,7 +78,7 @@ def test_argmax_s_error_is_that_of_its_grid(drawn):
 
 
 def test_dots_painted_at_joints_move_with_them():
-    """Augmented items: the pixel at each joint of the item is that joint's dot, by its own colour."""
+    """In an augmented item, the pixel at each joint has the colour of that joint's dot."""
     random = np.random.default_rng(4)
     joints, image = np.full((16, 2), np.nan), np.zeros((400, 400, 3), np.uint8)
     colours = np.array(
@@ -199,7 +205,7 @@ def test_augmentation_is_decided_by_seed_epoch_and_row(drawn):
 
 
 def test_workers_do_not_change_what_is_drawn(drawn):
-    """Trap T35: random numbers that are the same in all workers, or others with each number of workers."""
+    """Trap T35: all workers draw the same numbers, or each number of workers draws others."""
     assert same(items(drawn, 1), items(drawn, 1, workers=2))
 
 
@@ -238,7 +244,10 @@ def test_values_in_steps(value, middle, step, wanted):
 
 
 def test_augmentation_in_predefined_steps():
-    """§3.1: every angle and size that the steps allow is drawn, and no other; the same draws as without steps."""
+    """§3.1: every angle and size that the steps allow is drawn, and no other.
+
+    The draws are the same as without steps.
+    """
     frame = Frame((50, 50), 100, 64, 80)
     steps, any_ = (Augmentation(40, 0.7, 1.3, True, *given) for given in ((10, 0.1), ()))
     stepped, free = (

@@ -18,7 +18,10 @@ SPLITS = {"train": "1-12", "val": "13-20"}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Twenty people in LSPET's layout. 14 is 3 resized and grey, 15 is 4 mirrored; 5 lacks a hip, 6 all joints."""
+    """Twenty people in LSPET's layout.
+
+    14 is 3 resized and grey, 15 is 4 mirrored; 5 lacks a hip, 6 all joints.
+    """
     random = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for number in range(1, 21):
@@ -99,7 +102,7 @@ def test_a_flat_image_is_like_nothing(folder):
 
 
 def test_real_people(test_data):
-    """The known copies of LSPET are found; 3515 and 8742, the most alike of those that are strangers, are not."""
+    """The known copies in LSPET are found; 3515 and 8742, the most similar strangers, are not."""
     splits = {
         "train": "3515-3515",
         "copy": "8796-8796",

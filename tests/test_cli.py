@@ -535,7 +535,8 @@ def test_installed_it_brings_notebooks_and_presets_along(tmp_path):
     )
     shutil.rmtree(tmp_path / "checkout")
     code = (
-        "from hpe_lib import paper; from hpe_lib.workbook import presets; print(paper.__file__, presets.NOTEBOOKS);"
+        "from hpe_lib import paper; from hpe_lib.workbook import presets; "
+        "print(paper.__file__, presets.NOTEBOOKS);"
         "print(*presets.notebooks()); print(*presets.names())"
     )
     told = subprocess.run(

@@ -1,4 +1,4 @@
-"""Mirrors that lie, break off or are gone, against a server on this machine; nothing outside is asked."""
+"""Mirrors that lie, break off or are gone, all on this machine; nothing outside is asked."""
 
 import errno
 import hashlib
@@ -24,9 +24,12 @@ PAGE = b"<!DOCTYPE html><html>moved</html>"
 
 
 class Server(ThreadingHTTPServer):
-    """files: {path: bytes}. Sets of paths: short breaks off half way, once; crumbs after 70,000 bytes, always; stubborn
-    half way, always, and knows no Range, as plain; moved leads to "/"; wrong answers a Range with another.
-    asked: (path, Range) of every request."""
+    """files: {path: bytes}. asked: (path, Range) of every request. The others are sets of paths:
+
+    short breaks off half way, once; crumbs after 70,000 bytes, always;
+    stubborn half way, always, and knows no Range; nor does plain;
+    moved leads to "/"; wrong answers a Range with another.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -82,7 +85,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def fetched(server, tmp_path, monkeypatch, capsys):
-    """fetched(File, …) runs the download of these files into a folder and returns the folder and what was said."""
+    """fetched(File, …) downloads these files and returns their folder and what was said."""
 
     def run(*files):
         monkeypatch.setitem(download.FILES, "lsp", files)
@@ -179,7 +182,10 @@ def test_breaks_are_no_matter_while_each_transfer_brings_something(server, fetch
 
 @pytest.mark.parametrize("kind", ["whole", "wrong", "plain"])
 def test_a_part_of_an_earlier_run(server, fetched, tmp_path, kind):
-    """Goes on from it; from the start if the server gives another range, no range, or says that there is no more."""
+    """The download goes on from it.
+
+    It begins anew if the server gives another range or none, or says that there is no more.
+    """
     server.files["/joints.mat"] = MAT
     if kind != "whole":
         getattr(server, kind).add("/joints.mat")

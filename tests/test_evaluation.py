@@ -50,7 +50,10 @@ def crowd(count=50, seed=0, spread=1.0):
 
 
 def test_a_distance_at_the_threshold_is_right():
-    """Head size 60 px (a box of 80 × 60, times 0.6): 30 px off is right at 0.5, the next float is wrong; so at 0.1."""
+    """The head is 60 px (0.6 times a box of 80 × 60): 30 px off is right at 0.5.
+
+    The next float is wrong; likewise at 0.1.
+    """
     joints = np.zeros((1, 16, 2))
     for threshold, key in ((0.5, "total"), (0.1, "at_0.1")):
         predicted = joints + [60 * threshold, 0]
@@ -188,7 +191,7 @@ def test_area_under_the_curve():
 
 
 def test_interval_is_seeded_and_as_wide_as_the_binomial_says():
-    """400 people of one joint each, 80 % right: 1.96 · sqrt(0.8 · 0.2 / 400) = 3.9 points on each side."""
+    """400 people of one joint each, 80 % right: ± 1.96 · sqrt(0.8 · 0.2 / 400) = 3.9 points."""
     joints = np.full((400, 16, 2), np.nan)
     joints[:, 0] = 0
     truth = replace(people(np.zeros((400, 16, 2)), 10.0), joints=joints)
@@ -241,8 +244,8 @@ def test_score_json_has_the_agreed_keys():
     truth, predicted = crowd()
     found = json.loads(json.dumps(evaluation.score(predicted, truth)))
     assert set(
-        "metric total total_macro head shoulder elbow wrist hip knee ankle head_top visible occluded at_0.1 auc "
-        "ci95 persons joints left_out".split()
+        "metric total total_macro head shoulder elbow wrist hip knee ankle head_top "
+        "visible occluded at_0.1 auc ci95 persons joints left_out".split()
     ) <= set(found)
 
 
@@ -287,7 +290,7 @@ def test_joint_by_joint_tells_occluded_from_visible():
 
 
 def answered(truth, *wrong):
-    """The truth as predictions, but 99 px off at `wrong`: (people, joints), each an index or a slice."""
+    """The truth as predictions, but 99 px off at `wrong`: (people, joints), indices or slices."""
     predicted = truth.joints.copy()
     for persons, joints in wrong:
         predicted[persons, joints] += 99
@@ -337,7 +340,7 @@ def test_predictions_against_themselves_differ_by_nothing():
 
 
 def test_a_lead_is_counted_in_points_part_by_part():
-    """The other is wrong on 5 of 10 occluded joints and on one of 13 visible ones of each person."""
+    """The other is wrong on 5 of 10 occluded joints and on one of each person's 13 visible ones."""
     truth = half_hidden()
     ours, other = answered(truth), answered(truth, (slice(5), 0), (slice(None), 1))
     found = evaluation.paired([ours], [other], truth)
@@ -479,7 +482,10 @@ def test_a_difference_has_its_sign():
 
 
 def test_the_same_predictions_under_every_convention():
-    """Two people, heads of 10 px, 27 joints that count: 7, 4.5 and 3.5 px off, one occluded far off."""
+    """Two people, heads of 10 px, 27 joints that count.
+
+    They are 7, 4.5 and 3.5 px off, and one occluded joint is far off.
+    """
     truth, _ = crowd(2)
     visibility, joint = truth.visibility.copy(), MPII.index
     visibility[1, joint("left_ankle")], visibility[0, joint("right_knee")] = ABSENT, OCCLUDED
@@ -534,7 +540,7 @@ def test_the_first_convention_is_ours(metric, own):
 
 
 class Looking(nn.Module):
-    """Maps that have the truth's places, but where the crop is not as it was the detector looks into the corner."""
+    """Maps with the truth's places; where the crop was changed, the detector sees its corner."""
 
     map_stride, first = 2, "detection"
 

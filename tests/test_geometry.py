@@ -145,7 +145,10 @@ def test_dots_land_right_also_where_the_image_is_shrunk_first(shrink, mirrored):
 
 
 def test_shrinking_first_averages_instead_of_skipping_pixels():
-    """One white pixel in each 4×4 block is grey 255/16 after a fourfold reduction; without averaging it is 0 or 255."""
+    """One white pixel in each 4×4 block is grey 255/16 after a fourfold reduction.
+
+    Without averaging it is 0 or 255.
+    """
     image = np.zeros((400, 400, 3), np.uint8)
     image[::4, ::4] = 255
     crop = Frame((199.5, 199.5), 400.0, 64, 300.0).crop(image)

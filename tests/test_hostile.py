@@ -1,4 +1,4 @@
-"""Hostile and broken files: each ends in a right result or in one line, soon and in little memory."""
+"""Hostile and broken files: each ends in a right result or in one line, soon, in little memory."""
 
 import json
 import os

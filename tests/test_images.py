@@ -311,7 +311,10 @@ DOTS = 3  # joints that are painted, one a channel
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Six people on JPEGs of 1001 × 763 px whose first three joints are soft dots, the last by the image's edge."""
+    """Six people on JPEGs of 1001 × 763 px, the last by the image's edge.
+
+    Their first three joints are soft dots.
+    """
     root, random, paths = tmp_path_factory.mktemp("large"), np.random.default_rng(0), []
     side, center = np.array([256.0, 350, 500, 530, 800, 500]), np.full((6, 2), (500.0, 380.0))
     center[5] = 930, 60

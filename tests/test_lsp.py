@@ -324,7 +324,9 @@ def test_the_listed_copies_are_those_that_are_measured(test_data):
     [("pelvis", ("left_hip", "right_hip")), ("thorax", ("left_shoulder", "right_shoulder"))],
 )
 def test_missing_points_can_be_invented(lsp_root, lspet, test_data, part, sides):
-    """Strategies (i) and (ii) of §3.1: between the two, as visible as the lesser of them, absent if one is."""
+    """Strategies (i) and (ii) of §3.1: between two joints; as visible as the less visible of them,
+    and absent if one is.
+    """
     row, (left, right) = MPII.index(part), map(MPII.index, sides)
     for name, root, rows, plain in (
         ("lsp", lsp_root, "2-4", load_people("lsp", lsp_root, "2-4")),

@@ -1,4 +1,4 @@
-"""Folders of weights whose manifest was edited, made up or left behind: a result or one line, soon."""
+"""Weights whose manifest was edited, made up or left behind: a result or one line, soon."""
 
 import json
 import random
@@ -334,7 +334,7 @@ def test_a_stage_that_claims_to_be_made_from_itself_ends(run, tensors):
 
 @pytest.fixture
 def evil(folder, tensors, tmp_path, monkeypatch):
-    """Weights whose manifest names a module in the current folder, which leaves a mark when imported."""
+    """Weights whose manifest names a module in the current folder; importing it leaves a mark."""
     monkeypatch.delenv("HPE_TRUNK", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""MPII from the official layout: real people where there are any, and small files with the layout's quirks."""
+"""MPII from the official layout: real people if there are any, and small files with its quirks."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,10 @@ FILE = "mpii_human_pose_v1_u12_1.mat"
 
 @pytest.fixture(scope="session")
 def root(test_data, tmp_path_factory):
-    """The validation people's folder; of images that are not at hand there is an empty file, so that all are found."""
+    """The validation people's folder.
+
+    An empty file stands for each image that is not at hand, so that all are found.
+    """
     root = tmp_path_factory.mktemp("mpii")
     for name in ("mpii_human_pose_v1_u12_1.val.mat", "valid.h5", "evaluation_data_detections.mat"):
         (root / name).symlink_to(test_data / "mpii" / name)
@@ -135,7 +138,10 @@ def test_parts_of_the_validation_people(root, val, test_data):
 
 
 class Knowing(cascade.Cascade):
-    """An untrained cascade that runs, and whose regressor then answers with Gaussians at the true joints."""
+    """An untrained cascade that runs.
+
+    Its regressor then answers with Gaussians at the true joints.
+    """
 
     def forward(self, images):
         maps = super().forward(images)
@@ -168,7 +174,7 @@ def test_five_people_from_photograph_through_network_and_back(val, stride):
 
 
 def test_the_crop_shows_what_stands_around_the_joint(val):
-    """Of the first photograph: a patch about the right shoulder, cut at full size, is the photograph's own."""
+    """About the first person's right shoulder, a full-size patch is the photograph's own."""
     people, point = val[:1], val.joints[0, MPII.index("right_shoulder")]
     whole = replace(people, center=point[None], side=np.array([65.0]))
     x, y = point.astype(int)
@@ -194,7 +200,10 @@ def structs(*records):
 
 
 def person(x, y, scale=1.0, visible=(1, "0", "1", 0), **other):
-    """A rectangle with four points about (x, y), ids in an order of their own; further points without is_visible."""
+    """A rectangle with four points about (x, y), their ids in an order of their own.
+
+    Further points have no is_visible.
+    """
     points = [
         {"x": x + 10 * k, "y": float(y + 5 * k), "id": k, "is_visible": value}
         for k, value in reversed(list(enumerate(visible)))
@@ -375,7 +384,7 @@ def test_a_run_on_mpii_shares_neither_people_nor_images(folder, tmp_path):
 @pytest.mark.slow  # 4 minutes (res) and 10 (vgg) on two cores
 @pytest.mark.parametrize("preset", ["paper-res", "paper-vgg"])
 def test_the_first_twelve_steps_of_the_papers_presets_on_real_people(preset, test_data, tmp_path):
-    """Full networks at printed sizes and rates, from random weights: four people whose photographs are at hand."""
+    """Full networks at printed sizes and rates, from random weights, on four people at hand."""
     own = [
         "01.train=val 1-4",
         "01.val=val 5-5",

@@ -1,4 +1,4 @@
-"""Small faults, put in on purpose: each turns the test red that is named beside it (mutations.yaml)."""
+"""Small faults, put in on purpose: each turns the test beside it red (mutations.yaml)."""
 
 import os
 import re

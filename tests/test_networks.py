@@ -46,7 +46,10 @@ def test_parameters_of_resnet_152_are_the_ones_of_table_3():
 
 
 def test_parameters_of_the_hourglass_by_block():
-    """Worked by hand for Table 4's blocks at 256 channels: D1 7·7·19·64 + norm; D5 four of 2·2·256·256; …"""
+    """Worked by hand for Table 4's blocks at 256 channels.
+
+    D1 has 7·7·19·64 + norm, D5 four of 2·2·256·256, …
+    """
     with torch.device("meta"):
         net = Hourglass()
     module = 2 * 256 + 256 * 128 + 2 * 128 + 9 * 128 * 128 + 2 * 128 + 128 * 256
@@ -62,7 +65,10 @@ def test_parameters_of_the_hourglass_by_block():
 
 
 def test_parameters_of_vgg_16_are_the_ones_of_table_1():
-    """A1–A5 as torchvision's features; A6 7·7·512·4096 + 4096, A7 4096·4096 + 4096, A8 4096·16 + 16 (F7)."""
+    """A1–A5 as torchvision's features (F7).
+
+    A6 has 7·7·512·4096 + 4096, A7 4096·4096 + 4096, A8 4096·16 + 16.
+    """
     with torch.device("meta"):
         net = FCN8()
         features = torchvision.models.vgg16().features
@@ -169,7 +175,7 @@ def test_b7_as_printed_brings_stride_16_to_4():
 
 @pytest.mark.parametrize("trunk", ["resnet18", "resnet50"])
 def test_torchvision_s_weights_fit_the_trunk_by_block(trunk):
-    """conv1, bn1 are the first layers of B1; layer1 … layer4 are B2 … B5, name for name and shape for shape."""
+    """conv1 and bn1 are B1's first layers; layer1 … layer4 are B2 … B5, by name and by shape."""
     with torch.device("meta"):
         wanted = torchvision.models.get_model(trunk).state_dict()
         found = Detector(trunk).state_dict()
@@ -235,8 +241,11 @@ def test_unreachable_imagenet_weights(trunk, monkeypatch, tmp_path):
 
 
 def in_the_hub_s_cache(trunk, folder):
-    """A state dict of torchvision's own layout under the name it downloads to: each tensor one number, so the file is
-    small, but fc6's rows, which count their inputs. Returns {name: number}."""
+    """A state dict of torchvision's own layout under the name it downloads to.
+
+    Each tensor is one number, so the file is small, but fc6's rows count their inputs.
+    Returns {name: number}.
+    """
     with torch.device("meta"):
         layout = torchvision.models.get_model(trunk).state_dict()
     numbers = {name: 1.0 + place for place, name in enumerate(layout)}
@@ -293,7 +302,9 @@ def test_imagenet_weights_of_vgg_16_arrive_in_the_trunk_and_in_a6_and_a7(monkeyp
 
 
 def test_a6_is_fc6_at_the_size_it_was_trained_for():
-    """A fully connected layer over 3 × 3 features of 2 channels, and the middle of the convolution made of it."""
+    """A fully connected layer over 3 × 3 features of 2 channels agrees with the middle of the
+    convolution made of it.
+    """
     layer, features = nn.Linear(18, 4), torch.randn(5, 2, 3, 3)
     made = trunks.to_convolution(layer, 3).eval()
     assert torch.allclose(made(features)[:, :, 1, 1], layer(features.flatten(1)).relu(), atol=1e-6)
@@ -321,7 +332,7 @@ def test_hourglass_halves_as_often_as_it_has_levels():
 
 
 def test_untrained_networks_claim_nothing():
-    """Score layers start at zero: probability 1/2 or `prior`, confidence 0, everywhere, whatever the image."""
+    """Score layers start at zero: probability 1/2 or `prior`, confidence 0, for any image."""
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     maps = Cascade(SMALL).eval()(images)
     assert (torch.sigmoid(maps.detector) == 0.5).all() and (maps.regressor == 0).all()
@@ -352,7 +363,7 @@ def test_fixed_enlargement_follows_the_pixel_rule():
 
 @pytest.mark.parametrize("factor", [2, 4])
 def test_bilinear_deconvolutions_begin_as_the_fixed_enlargement(factor):
-    """So neither moves anything; they differ at the border only, where a deconvolution reads zeros."""
+    """Neither moves anything; they differ only at the border, where a deconvolution reads zeros."""
     layer = nn.ConvTranspose2d(3, 3, 2 * factor, stride=factor, padding=factor // 2)
     detector.bilinear_deconvolution(layer)
     maps = torch.randn(2, 3, 7, 7)
@@ -383,8 +394,8 @@ def test_the_convolutions_begin_as_printed():
 
 @pytest.mark.parametrize("side", [96, 76])
 def test_scores_of_every_pooling_come_out_where_they_belong(side):
-    """FCN8's way up, fed a ramp at each of its three strides: x of a map cell is x of the crop, also where 76 px
-    leave 2.4 cells of 32."""
+    """FCN8's way up, fed a ramp at each of its three strides: x of a map cell is x of the crop,
+    also where 76 px leave 2.4 cells of 32."""
     net = FCN8("slim_vgg", 1).eval()
     for score, stride in ((net.A8, 32), (net.score4, 16), (net.score3, 8)):
 
@@ -405,8 +416,9 @@ def test_scores_of_every_pooling_come_out_where_they_belong(side):
 
 @pytest.mark.parametrize("network", [SMALL, VGG, {**VGG, "map_stride": 1}])
 def test_maps_follow_the_image(network):
-    """An image moved by 32 px moves the maps of both networks by as much, away from the borders: nothing is cut on
-    the wrong side. Norms' statistics are fixed and the networks woken, or there would be nothing to see."""
+    """An image moved by 32 px moves the maps of both networks by as much, away from the borders:
+    nothing is cut on the wrong side. Norms' statistics are fixed and the networks woken, or there
+    would be nothing to see."""
     net, stride = woken(network).eval(), network["map_stride"]
     images = torch.full((1, 288, 288, 3), 124, dtype=torch.uint8)
     images[:, 112:144, 112:144] = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
@@ -427,7 +439,10 @@ def test_modules_start_as_their_skip():
 
 
 def gradients_within_two_steps(net, images, target):
-    """{parameter: its largest gradient, as a share of the largest of the same step}, over the first three backwards."""
+    """{parameter: its largest gradient over the first three backwards}.
+
+    Each is a share of the largest of the same step.
+    """
     optimizer, found = torch.optim.SGD(net.parameters(), 1e-4), {}
     for _ in range(3):
         net.zero_grad()
@@ -476,7 +491,10 @@ def test_every_parameter_of_a_slim_vgg_pair_has_a_gradient_within_two_steps(stri
 
 
 def test_literal_zeros_pass_no_gradient_to_any_weight():
-    """F5: "all layers zero-initialised except the deconvolutions": nothing but the last biases would ever learn."""
+    """F5: "all layers zero-initialised except the deconvolutions".
+
+    Nothing but the last biases would ever learn.
+    """
     torch.manual_seed(0)
     net = Hourglass(8, 2, 2, 2)
     for layer in net.modules():
@@ -578,7 +596,10 @@ def test_what_the_regressor_reads(network, stacked, part):
 
 
 def test_what_older_manifests_leave_out_means_what_it_meant():
-    """No word of first, regressor, stacked: a detector, an hourglass, both; no regressor without its numbers."""
+    """No word of first, regressor and stacked: a detector, an hourglass, both.
+
+    There is no regressor without its numbers.
+    """
     net = Cascade(SMALL)
     assert (net.first, net.stacked, type(net.regressor)) == ("detection", "both", Hourglass)
     assert (

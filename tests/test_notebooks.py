@@ -155,7 +155,10 @@ def test_a_training_cell_keeps_one_picture_and_one_line_an_epoch(run):
 
 
 def test_released_predictions_are_scored_again(run, test_data, tmp_path):
-    """By notebook 07, LSP's on both kinds of labels, to the figures that their authors' evaluators give."""
+    """By notebook 07, to the figures that their authors' evaluators give.
+
+    LSP's are scored on both kinds of labels.
+    """
     shutil.copytree(run, tmp_path / "run")
     roots = [f"07.{name}_root={test_data / name}" for name in ("mpii", "lsp")]
     reproduce.run("smoke", tmp_path / "run", roots, only="07")

@@ -1,4 +1,7 @@
-"""Notes beside a score: there where a file was probably meant otherwise, not there for sound files, good or bad."""
+"""Notes beside a score: of files that were probably meant otherwise, not of sound ones.
+
+Sound ones may be good or bad.
+"""
 
 from dataclasses import replace
 
@@ -14,7 +17,7 @@ N = 40
 
 
 def persons(seed=0):
-    """(N, 16, 2) px: people of about 300 px anywhere in pictures of 1,000 × 600 px, head size 30 px."""
+    """(N, 16, 2) px: people of about 300 px in pictures of 1,000 × 600 px, head size 30 px."""
     random = np.random.default_rng(seed)
     pose = random.uniform(-150, 150, (16, 2))
     shape = pose + random.normal(0, 40, (N, 16, 2))

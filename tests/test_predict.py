@@ -39,7 +39,7 @@ NETWORK = {
 
 
 class Stub(nn.Module):
-    """A cascade that answers what it is told to, of what it sees: answer(images (B, S, S, 3) uint8) -> Maps."""
+    """A cascade that answers as it is told: answer(images (B, S, S, 3) uint8) -> Maps."""
 
     def __init__(self, answer):
         super().__init__()
@@ -201,7 +201,10 @@ def test_boxes_of_any_kind_of_number():
 
 
 def test_joints_come_back_in_image_px_by_name():
-    """Known points of two crops of different size, through maps and back; 96 px of image become 32 of crop."""
+    """Known points of two crops of different size, through maps and back.
+
+    96 px of image become 32 of crop.
+    """
     points = torch.tensor(np.random.default_rng(1).uniform(6, 26, (2, 16, 2)), dtype=torch.float32)
     maps = heatmaps.gaussians(
         heatmaps.to_map(points, STRIDE),
@@ -657,13 +660,18 @@ def test_a_pelvis_that_was_never_learned_lies_between_the_hips(peak, between):
 
 
 def test_importing_and_predicting_is_light(trained, photos):
-    """Processor seconds over importing torch and torchvision, the (small) network included: tests share the machine."""
+    """Processor seconds, as tests share the machine, over those of importing torch and torchvision.
+
+    The (small) network is included.
+    """
     code = (
-        "import sys, time, hpe_lib\nassert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "import sys, time, hpe_lib\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
         "import torch, torchvision; torch.set_num_threads(1); start = time.process_time()\n"
         "from hpe_lib import cli\n"
-        f"try: cli.main(['predict', '--weights', {str(trained)!r}, {str(photos / 'one.jpg')!r}, '--out', "
-        f"{str(photos / 'out')!r}])\nfinally: print(time.process_time() - start, *sys.modules)"
+        f"try: cli.main(['predict', '--weights', {str(trained)!r}, {str(photos / 'one.jpg')!r}, "
+        f"'--out', {str(photos / 'out')!r}])\n"
+        "finally: print(time.process_time() - start, *sys.modules)"
     )
     told = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]

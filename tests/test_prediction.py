@@ -170,7 +170,10 @@ def test_flip_test_without_a_regressor():
 
 @pytest.mark.parametrize("image_size", [64, 96])
 def test_true_maps_become_true_joints_in_image_px(people, image_size):
-    """Through batches, decoder, map px, crop px and image px; image_size 96 magnifies, so no two of these coincide."""
+    """Through batches, decoder, map px, crop px and image px.
+
+    image_size 96 magnifies, so no two of these coincide.
+    """
     maps, present = truth_maps(people, image_size)
     start = iter(range(0, 5, 2))
 
@@ -240,7 +243,10 @@ def test_maps_for_pictures(people):
 
 
 def test_logits_are_read_as_the_logarithms_they_are():
-    """A parabola through 2, 5, 4 has its vertex a quarter cell on; their logarithms' would lie elsewhere."""
+    """A parabola through 2, 5, 4 has its vertex a quarter cell on.
+
+    One through their logarithms has it elsewhere.
+    """
     logits = torch.full((1, 16, 8, 8), -9.0)
     logits[:, :, 3, 2:5] = torch.tensor([2.0, 5.0, 4.0])
     joints, *_ = prediction.decode(Maps(logits, None), 1, "parabola")

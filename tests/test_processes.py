@@ -99,7 +99,7 @@ def both(run, tmp_path_factory):
 
 
 def test_two_processes_of_four_give_the_gradients_of_one_of_eight(both):
-    """Two epochs of two steps, three people left over in each: the same people in the same steps."""
+    """Two epochs of two steps, three people left over in each: the same people in each step."""
     one, two = both[1]["steps"], both[2]["steps"]
     assert len(one) == len(two) == 4 and all(weight.abs().max() > 0 for weight in one[0])
     for alone, shared in zip(one, two):

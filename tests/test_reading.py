@@ -1,4 +1,4 @@
-"""Annotation and prediction files that crash, hang or flood their reader, and what is no such file at all."""
+"""Annotation and prediction files that crash, hang or flood their reader, or are none at all."""
 
 import codecs
 import json

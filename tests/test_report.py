@@ -135,7 +135,7 @@ def test_it_shows_what_is_tagged_in_the_notebooks_order_and_no_code(source):
 
 @pytest.fixture
 def finished(run):
-    """The run with numbers of notebooks 05 and 06, two seeds, and a picture for the first screen."""
+    """The run with two seeds' numbers of notebooks 05 and 06 and a picture for the first screen."""
     names = ("detection+regression (Res)", "detection only for all steps")
     keys = [f"{name}, seed {seed}" for name in names for seed in (0, 1)]
     totals = (60.0, 64.0, 50.0, 51.0)

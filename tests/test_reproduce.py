@@ -16,13 +16,19 @@ from hpe_lib.workbook import artifacts, locks, presets, reproduce
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.reproduce import CellFailed
 
-SAY = "from pathlib import Path; print('epoch', epochs); (Path(out) / 'seen.txt').write_text(repr((lr, epochs, out)))"
+SAY = (
+    "from pathlib import Path; print('epoch', epochs); "
+    "(Path(out) / 'seen.txt').write_text(repr((lr, epochs, out)))"
+)
 TYPED = 'out: str = "nowhere"\nlr: float = 1e-3\nepochs: int = 4'
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """run(folder of notebooks, overrides, **options) into tmp_path/runs/x, by an empty preset, from tmp_path."""
+    """run(folder of notebooks, overrides, **options) by an empty preset.
+
+    From tmp_path, into tmp_path/runs/x.
+    """
     monkeypatch.chdir(tmp_path)
 
     def run_(folder, overrides=(), **options):
@@ -41,7 +47,9 @@ def test_a_run_is_whole(notebook, run, tmp_path, capfd):
         "01_a",
         "a: int = 1",
         "import ipywidgets\nipywidgets.IntSlider()",
-        "import os, sys, tqdm\nprint(os.getcwd()); print(sys.executable)\nlist(tqdm.tqdm(range(99)))",
+        "import os, sys, tqdm\n"
+        "print(os.getcwd()); print(sys.executable)\n"
+        "list(tqdm.tqdm(range(99)))",
     )
     notebook("03_b", TYPED, SAY)
     manifest = run(folder, ["03.lr=1e-4"])
@@ -279,7 +287,8 @@ def test_ctrl_c_leaves_no_kernel_and_no_half_notebook(notebook, tmp_path):
     folder = notebook("01_a", TYPED, cell)
     (folder / "presets" / "p.yaml").write_text("all: {}\n")
     code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
+        # Background jobs ignore this signal.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path; from hpe_lib.workbook import presets, reproduce\n"
         f"presets.NOTEBOOKS = Path({str(folder)!r}); reproduce.run('p', 'x')"
     )

@@ -1,4 +1,4 @@
-"""A training that is stopped goes on from its last epoch and ends in the same weights, bit for bit."""
+"""A stopped training goes on from its last epoch and ends in the same weights, bit for bit."""
 
 import contextlib
 import io
@@ -451,7 +451,8 @@ def test_a_second_training_of_a_stage_is_refused_in_one_line(copy):
     out = copy("detector")
     holder = (
         "import sys, time; from hpe_lib.workbook import locks\n"
-        f"with locks.lock({str(out)!r}, '.detector.lock'): print('held', flush=True); time.sleep(60)"
+        f"with locks.lock({str(out)!r}, '.detector.lock'): "
+        "print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", holder],

@@ -25,7 +25,7 @@ def test_the_printed_rows_are_all_there_and_say_where_they_are_from():
 
 
 def test_the_audit_finds_what_does_not_add_up():
-    """F17: table 7's totals are plain means, table 6's lie above them, table 5-Res's a whole point below."""
+    """F17: table 7's totals are plain means, table 6's lie above, 5-Res's a whole point below."""
     difference = rivals.audit()["difference"]
     assert difference[7].abs().max() < 0.11
     assert (difference[6] > 0.3).all()

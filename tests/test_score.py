@@ -1,4 +1,4 @@
-"""`hpe score` on published predictions and other people's truths, and on files that are no such thing."""
+"""`hpe score` on published predictions and other people's truths, and on what is neither."""
 
 import json
 
@@ -60,7 +60,9 @@ def scored(mpii, truths, monkeypatch):
     return score
 
 
-FIGURES = "total total_macro visible occluded at_0.1 head shoulder elbow wrist hip knee ankle head_top".split()
+FIGURES = (
+    "total total_macro visible occluded at_0.1 head shoulder elbow wrist hip knee ankle head_top"
+).split()
 
 
 @pytest.mark.parametrize(
@@ -125,15 +127,18 @@ def test_command_on_the_official_file(mpii, capsys):
 
 
 def differing(one, other, least):
-    """[(row, joint name)] of joints that lie more than `least` px apart in two truths; who is annotated is the same."""
+    """[(row, joint name)] of joints that lie more than `least` px apart in two truths.
+
+    The same joints are annotated in both.
+    """
     assert ((one.visibility == ABSENT) == (other.visibility == ABSENT)).all()
     apart = np.linalg.norm(one.joints - other.joints, axis=-1) > least
     return [(int(row), MPII.names[joint]) for row, joint in np.argwhere(apart)]
 
 
 def test_newell_s_truth_cuts_the_decimals_of_head_and_neck(truths, scored):
-    """docs/scoring.md: towards zero, so by up to 1.41 px; nothing else differs. At 0.5 few joints change sides, at 0.1
-    the figures move by up to 0.6."""
+    """docs/scoring.md: towards zero, so by up to 1.41 px; nothing else differs. At 0.5 few joints
+    change sides, at 0.1 the figures move by up to 0.6."""
     official, other = truths["official"], truths["newell"]
     assert np.array_equal(np.trunc(official.joints), other.joints, equal_nan=True)
     assert (official.visibility == other.visibility).all() and other.head_size == pytest.approx(
@@ -206,7 +211,10 @@ def known_people(truth, occlusion_labels):
 
 
 def test_one_published_joint_lies_exactly_on_the_threshold(truths, mpii):
-    """586 341 against 625 329 at a head of 81.6088: right by `<=`, wrong by `<` and by Tompson's noise of 4e-6 px."""
+    """586 341 against 625 329 at a head of 81.6088: right by `<=`, wrong by `<`.
+
+    It is wrong by Tompson's noise of 4e-6 px, too.
+    """
     row, hip = 646, MPII.index("left_hip")
     predicted = annotations.predictions(mpii / "predictions" / BEARPAW, 2958)
     for name, right in (("official", True), ("tompson", False)):

@@ -1,4 +1,4 @@
-"""Too little of something: one clear line, what was there before is whole, and nothing is left behind.
+"""Too little of something: one clear line, what was there stays whole, nothing is left behind.
 
 That a cache finds no home is in test_datasets, two runs at once are in test_resume and test_cli.
 """
@@ -180,7 +180,7 @@ def ends_in_one_line(command, capfd, text):
 def test_what_does_not_fit_or_may_not_be_written_leaves_nothing_behind(
     finished, small_disk, tmp_path, capfd, left
 ):
-    """A photograph's two files and the evidence of an evaluation, on a full and a read-only disk."""
+    """A photograph's two files and an evaluation's evidence, on a full and a read-only disk."""
     photo = tmp_path / "photo.png"
     pixels = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
     Image.fromarray(pixels).save(photo)

@@ -43,7 +43,10 @@ def test_downloads_are_over_https_only():
 
 @pytest.mark.slow  # 8 minutes on one core: make test ARGS='-m slow -k oldest'
 def test_the_oldest_versions_allowed_pass_the_tests_too(tmp_path):
-    """All but torch and what belongs to it, which are fixed: beside them, in a folder of their own."""
+    """All but torch and what belongs to it, which are fixed.
+
+    They are installed beside these, in a folder of their own.
+    """
     plain = [text for text in map(str, DEPENDENCIES) if Requirement(text).name not in FIXED]
     alone = [text for text in plain if Requirement(text).name in WITH_TORCH]
     together = [text for text in plain if text not in alone]

@@ -1,4 +1,4 @@
-"""The synthetic people: what the labels claim is what was drawn, and nothing in the drawing gives a joint away."""
+"""The synthetic people: the labels say what was drawn, and nothing drawn gives a joint away."""
 
 import hashlib
 import subprocess
@@ -62,7 +62,8 @@ def test_a_person_depends_on_seed_and_index_alone():
     assert digest(draw(4, 0, 64)) != forward[0]
     code = (
         "import hashlib; from hpe_lib.data.synthetic import draw; p = draw(3, 5, 64); "
-        "print(hashlib.sha256(p.image.tobytes() + p.joints.tobytes() + p.state.tobytes()).hexdigest())"
+        "print(hashlib.sha256("
+        "p.image.tobytes() + p.joints.tobytes() + p.state.tobytes()).hexdigest())"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == forward[5]
 
@@ -229,7 +230,10 @@ def test_pixels_and_labels_share_one_grid(scenes):
     ["trunk", "girdle", "left_upper_leg", "right_lower_arm", "right_shoe", "left_hand", "skull"],
 )
 def test_surface_of_a_part_against_brute_force(name):
-    """The closed form against 400 squeezed balls strung along one part: every pixel that it covers, and its depth."""
+    """The closed form against 400 squeezed balls strung along one part.
+
+    Every pixel that it covers is compared, and its depth.
+    """
     size = 96
     part = only(scene_of(4), [list(PARTS).index(name)])
     part = replace(part, ends=part.ends - part.ends.mean((0, 1)))
@@ -309,7 +313,10 @@ def covers(scene):
 
 @pytest.mark.parametrize("difficulty", ["medium", "hard"])
 def test_occluders_cover_the_joints_of_strangers_as_often_as_their_own(difficulty):
-    """Whatever covers joints of drawing i was put there without them: it covers drawing i + k's joints as often."""
+    """What covers joints of drawing i was put there without knowing them.
+
+    So it covers drawing i + k's joints as often.
+    """
     _, joints, state, *_ = draw_many(difficulty)
     masks = [covers(scene_of(index, difficulty=difficulty)) for index in range(240)]
     column, row = np.moveaxis(np.rint(joints).astype(int), 2, 0)

@@ -94,7 +94,7 @@ def overfitted(tmp_path_factory):
     "stage, part", [("detector", "visible"), ("regressor", "total"), ("joint", "total")]
 )
 def test_eight_people_are_overfitted_to_100(overfitted, stage, part):
-    """The detector on what it is taught, visible joints; the others on all of them, the occluded included."""
+    """The detector on the visible joints, which it is taught; the others on the occluded, too."""
     net = cascade.load(overfitted.folder / artifacts.STAGES[stage])
     found = prediction.predict(net, overfitted.people, SIZE, flip_test=False)
     report = evaluation.score(found.joints, overfitted.people)
@@ -234,7 +234,7 @@ def test_deterministic_operations_are_asked_for_and_inherited(out, monkeypatch):
 
 
 def test_a_compiled_training_is_the_same_but_for_rounding(out, monkeypatch):
-    """Here by a backend that changes nothing; `-m slow` compiles in earnest. Scores are made as ever."""
+    """Here by a backend that changes nothing; `-m slow` really compiles. Scores are as ever."""
     kinds, compiled = [], functools.partial(torch.compile, backend="eager")
     monkeypatch.setattr(
         torch, "compile", lambda network: kinds.append("compiled") or compiled(network)
@@ -305,8 +305,9 @@ def test_a_stage_may_begin_from_weights_of_another_run(out, tmp_path):
 def test_init_from_as_a_parameter_is_not_inherited_and_keeps_this_run_s_detector(
     out, tmp_path, capsys
 ):
-    """LSP after MPII (F18): the detector goes on from there and is fine-tuned here; the regressor's stage takes the
-    regressor from there and the detector from here; the joint stage says nothing and goes on from here."""
+    """LSP after MPII (F18): the detector goes on from there and is fine-tuned here; the regressor's
+    stage takes the regressor from there and the detector from here; the joint stage says nothing
+    and goes on from here."""
     still = {"lr": 1e-12, "lr_end": 1e-12}
     for stage in STAGES:
         train(stage, out)
@@ -441,7 +442,10 @@ FULL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_a_full_size_cascade_makes_one_step_of_every_stage(tmp_path, name):
-    """At its printed input size, batch 2, maps at the input's resolution, from random weights (minutes, 10 GB)."""
+    """At its printed input size, batch 2, maps as fine as the input, from random weights.
+
+    This takes minutes and 10 GB.
+    """
     side, first, second = FULL[name]
     usual = {"radius": 10.0, "sigma": 5.0, "occluded": "empty"}
     prepare(tmp_path, usual, train="1-2", val="3-4", image_size=side)
@@ -749,7 +753,7 @@ def batch(*visibility):
 
 
 def test_the_detector_s_targets_are_visible_parts_only():
-    """F2: an occluded joint is an empty map that counts, or does not count; an absent one never counts."""
+    """F2: an occluded joint is an empty map that counts or does not; an absent one never counts."""
     for reading, counted in (("empty", [True, True, False]), ("ignored", [True, False, False])):
         maps, counts = Targets(1, 10, 5, reading).detector(batch(VISIBLE, OCCLUDED, ABSENT))
         assert counts[0, :3].tolist() == counted and not counts[0, 3:].any()
@@ -763,7 +767,10 @@ def test_the_regressor_s_targets_are_all_parts():
 
 
 def test_radius_and_sigma_are_of_a_body_of_200_px():
-    """Radius 10 at 200 is 2 at 40, in cells of 2 px: 1. The joint lies between cells: sqrt(1/2) off in both axes."""
+    """Radius 10 at 200 is 2 at 40, which is 1 in cells of 2 px.
+
+    The joint lies between cells: sqrt(1/2) off in both axes.
+    """
     targets = Targets(2, 10, 5)
     maps, _ = targets.detector(batch(VISIBLE))
     assert maps[0, 0].sum() == 4 and maps[0, 0, 3:5, 3:5].sum() == 4
@@ -781,8 +788,10 @@ def test_unknown_readings_of_targets():
 
 
 def test_what_a_first_network_is_taught():
-    """F15: loss and visibility are two choices. (first, first_sees, occluded) -> drawn and counted of a visible, an
-    occluded and an absent joint."""
+    """F15: loss and visibility are two choices.
+
+    (first, first_sees, occluded) -> drawn and counted of a visible, an occluded, an absent joint.
+    """
     one = batch(VISIBLE, OCCLUDED, ABSENT)
     gaussians = Targets(1).regressor(one)[0]
     discs = Targets(1).detector(one)[0]
@@ -901,7 +910,10 @@ def run(finished, tmp_path):
 
 
 def test_no_epochs_take_weights_over_as_they_are(finished, tmp_path, capsys):
-    """Before LSP's fine-tuning (F18): running statistics too; the joint stage goes on from there."""
+    """Before LSP's fine-tuning (F18): running statistics, too.
+
+    The joint stage goes on from there.
+    """
     prepare(other := tmp_path / "other", train="9-14")
     begin = {"epochs": 0, "init_from": str(finished)}
     assert train("detector", other, **begin) == train("regressor", other, **begin) == []

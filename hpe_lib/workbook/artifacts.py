@@ -279,7 +279,7 @@ def refuse_foreign_manifest(folder: str | Path) -> None:
 
 
 def wrote_manifest(path: Path) -> bool | None:
-    """Has this program written this manifest? None: it cannot be read, and holds no hash of ours."""
+    """Has this program written this manifest? None: it is unreadable and holds no hash of ours."""
     try:
         found = read_json(path)
     except BadInput:
