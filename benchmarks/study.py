@@ -4,9 +4,9 @@ python -m benchmarks.study RUN STUDY [ROW…]
 python -m benchmarks.study RUN STUDY --test
 
 RUN is a finished run of the three stages. A row changes one thing of it (studies.yaml). It is
-trained into RUN/rows and goes on if it was stopped. Its scores on RUN's validation people are
-written to results/STUDY/ROW, and `make tables` makes tables of them. --test scores the rows that
-are there on LSP's test people, once all choices are made, into results/STUDY-test/ROW.
+trained into RUN/rows/STUDY-ROW and goes on if it was stopped. Its scores on RUN's validation
+people are written to results/STUDY/ROW, and `make tables` makes tables of them. --test scores the
+rows that are there on LSP's test people, once all choices are made, into results/STUDY-test/ROW.
 """
 
 from pathlib import Path
@@ -45,14 +45,14 @@ def main(
 
 def train_and_score(run: Path, study: str, names: list[str]) -> None:
     """Train and score rows and those they are compared with; all of the study if none are named."""
-    rows, data = STUDIES[study], open_data(run)
-    wanted = set(names or rows)
+    data = open_data(run)
+    wanted = set(names or STUDIES[study])
     wanted |= {reference_row(study, name) for name in wanted}
-    for name, row in rows.items():
+    for name in STUDIES[study]:
         if name not in wanted:
             continue
         print(f"{study}: {name}", flush=True)
-        folder = train(run, data, name, row)
+        folder = train(run, data, study, name)
         score(data.val, folder, study, name)
     judge(data.val, len(data.train), study)
 
@@ -66,9 +66,9 @@ def score_test_people(run: Path, study: str) -> None:
     """Score a study's trained rows on LSP's 1,000 test people."""
     root = Path(artifacts.manifest(run / "data", "parameters")["parameters"]["data_root"])
     people = load_people("lsp", root / "lsp", "test")
-    for name, row in STUDIES[study].items():
+    for name in STUDIES[study]:
         if (results.RESULTS / study / name).is_dir():
-            score(people, weights_folder(run, name, row), study, name, "-test")
+            score(people, weights_folder(run, study, name), study, name, "-test")
     judge(people, len(open_data(run).train), study, "-test")
 
 
@@ -91,19 +91,29 @@ def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
     results.write(f"{study}{split}-claims", {"criterion": judged}, environment.command())
 
 
-def weights_folder(run: Path, name: str, row: dict) -> Path:
+def row_folder(run: Path, study: str, name: str) -> Path:
+    """Where a row is trained: rows of two studies may have one name, and differ."""
+    return run / "rows" / f"{study}-{name}"
+
+
+def stages_of(study: str, name: str) -> tuple[str, ...]:
+    """The stages that are trained in a row."""
+    return tuple(STUDIES[study][name].get("stages", stages.UPSTREAM))
+
+
+def weights_folder(run: Path, study: str, name: str) -> Path:
     """Where the last stage of a row is."""
-    return run / "rows" / name / STAGES[tuple(row.get("stages", stages.UPSTREAM))[-1]]
+    return row_folder(run, study, name) / STAGES[stages_of(study, name)[-1]]
 
 
-def train(run: Path, data: Data, name: str, row: dict) -> Path:
-    """Train one row into RUN/rows/NAME; returns the folder of its last stage."""
-    changes = row.get("changes", {})
-    chosen = tuple(row.get("stages", stages.UPSTREAM))
+def train(run: Path, data: Data, study: str, name: str) -> Path:
+    """Train one row into RUN/rows/STUDY-NAME; returns the folder of its last stage."""
+    changes = STUDIES[study][name].get("changes", {})
     scorer = evaluation.monitor(data.val, changes.get("image_size", data.image_size))
-    for record in train_row(run, name, changes, chosen, scorer):
+    folder = row_folder(run, study, name).name
+    for record in train_row(run, folder, changes, stages_of(study, name), scorer):
         print(stages.record_line(record), flush=True)
-    return weights_folder(run, name, row)
+    return weights_folder(run, study, name)
 
 
 def score(people: People, weights: Path, study: str, name: str, split: str = "") -> None:

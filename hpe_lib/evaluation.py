@@ -422,9 +422,8 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
             name: mask & (people.visibility == value)
             for name, value in (("visible", VISIBLE), ("occluded", OCCLUDED))
         }
-    leads = np.stack([(gained * part).sum(1) for part in parts.values()], axis=1)
-    joints = np.stack([part.sum(1) for part in parts.values()], axis=1)
-    counts = np.concatenate([leads, joints], axis=1)
+    leads = [(gained * part).sum(1) for part in parts.values()]
+    counts = np.stack(leads + [part.sum(1) for part in parts.values()], axis=1)
     sums = np.concatenate([counts.sum(0, keepdims=True), resampled_sums(counts, seed)])
     with np.errstate(invalid="ignore"):
         shares = 100 * sums[:, : len(parts)] / sums[:, len(parts) :]

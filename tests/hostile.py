@@ -228,7 +228,7 @@ def read_plain(kind, path, folder):
     from hpe_lib import cascade, photographs
     from hpe_lib.data import download
     from hpe_lib.data.images import read_image
-    from hpe_lib.workbook import artifacts, presets
+    from hpe_lib.workbook import artifacts, measurements, presets
 
     if kind in ("zip", "tar"):
         return unpacked(download, kind, path)
@@ -239,7 +239,7 @@ def read_plain(kind, path, folder):
     if kind == "yaml":
         return set(presets.resolve(path)) == set(presets.notebooks())
     if kind == "json":
-        return isinstance(artifacts.read_metrics(metrics_beside(path)), dict)
+        return isinstance(measurements.read(metrics_beside(path)), dict)
     pixels = read_image(path)
     return pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hpe_lib.workbook import artifacts, environment, locks
+from hpe_lib.workbook import artifacts, environment, locks, measurements
 from hpe_lib.workbook.artifacts import BadInput
 
 MADE_FROM = {
@@ -437,11 +437,11 @@ def test_metrics_are_read_as_they_are_or_refused(tmp_path):
         "more": {"a": [1, None]},
     }
     artifacts.write_json(tmp_path / "metrics.json", value)
-    assert artifacts.read_metrics(tmp_path) == value
+    assert measurements.read(tmp_path) == value
     for wrong, said in (({"cascade": {"total": "high"}}, "cascade.total 'high'"), ([], "metrics")):
         artifacts.write_json(tmp_path / "metrics.json", wrong)
         with pytest.raises(BadInput, match=f"metrics.json: found {said}"):
-            artifacts.read_metrics(tmp_path)
+            measurements.read(tmp_path)
 
 
 # ---- one at a time; numbers by notebook
@@ -516,15 +516,15 @@ def test_where_no_locks_are_kept_every_folder_is_free(tmp_path, monkeypatch):
 
 
 def test_a_notebook_run_again_leaves_what_the_others_have_measured(tmp_path):
-    artifacts.write_metrics(tmp_path, "05", {"cascade": {"total": 1.0}, "floors": 2})
-    artifacts.write_metrics(tmp_path, "07", {"comparison": 3})
-    artifacts.write_metrics(tmp_path, "06", {"ablation": float("nan")})
-    together = artifacts.write_metrics(tmp_path, "05", {"cascade": {"total": 9.0}})
+    measurements.write(tmp_path, "05", {"cascade": {"total": 1.0}, "floors": 2})
+    measurements.write(tmp_path, "07", {"comparison": 3})
+    measurements.write(tmp_path, "06", {"ablation": float("nan")})
+    together = measurements.write(tmp_path, "05", {"cascade": {"total": 9.0}})
     wanted = {"cascade": {"total": 9.0}, "ablation": None, "comparison": 3}
     assert together == artifacts.read_json(tmp_path / "metrics.json") == wanted
     assert artifacts.read_json(tmp_path / "metrics" / "05.json") == {"cascade": {"total": 9.0}}
     artifacts.write_json(tmp_path / "metrics" / "06.json", ["edited"])
-    together = artifacts.write_metrics(tmp_path, "05", {"floors": 2})
+    together = measurements.write(tmp_path, "05", {"floors": 2})
     assert together == {"floors": 2, "comparison": 3}, "the edited file is left out"
 
 
@@ -566,55 +566,55 @@ def measured(out, weights="a", people="b"):
 
 def test_numbers_of_other_people_or_weights_are_left_out(tmp_path, capsys):
     measured(tmp_path)
-    artifacts.write_metrics(tmp_path, "03", {"found": 1})
-    artifacts.write_metrics(tmp_path, "07", {"compared": 2})
-    assert artifacts.read_metrics(tmp_path) == {"found": 1, "compared": 2}
+    measurements.write(tmp_path, "03", {"found": 1})
+    measurements.write(tmp_path, "07", {"compared": 2})
+    assert measurements.read(tmp_path) == {"found": 1, "compared": 2}
     measured(tmp_path, weights="c")
-    assert artifacts.read_metrics(tmp_path) == {}, "both were of other weights"
-    assert artifacts.write_metrics(tmp_path, "03", {"found": 3}) == {"found": 3}
+    assert measurements.read(tmp_path) == {}, "both were of other weights"
+    assert measurements.write(tmp_path, "03", {"found": 3}) == {"found": 3}
     assert "07.json: of other people or weights" in capsys.readouterr().out
-    artifacts.write_metrics(tmp_path, "07", {"compared": 4})
-    assert artifacts.read_metrics(tmp_path) == {"found": 3, "compared": 4}
+    measurements.write(tmp_path, "07", {"compared": 4})
+    assert measurements.read(tmp_path) == {"found": 3, "compared": 4}
     measured(tmp_path, weights="c", people="d")
-    assert artifacts.write_metrics(tmp_path, "03", {"found": 5}) == {"found": 5}
+    assert measurements.write(tmp_path, "03", {"found": 5}) == {"found": 5}
 
 
 def test_an_earlier_notebook_s_numbers_do_not_rest_on_later_weights(tmp_path):
-    artifacts.write_metrics(tmp_path, "02", {"targets": 1})
+    measurements.write(tmp_path, "02", {"targets": 1})
     artifacts.write_manifest(tmp_path / "detector", {"weights_sha256": "a" * 64})
-    assert artifacts.write_metrics(tmp_path, "03", {"found": 2}) == {"targets": 1, "found": 2}
+    assert measurements.write(tmp_path, "03", {"found": 2}) == {"targets": 1, "found": 2}
 
 
 def test_numbers_changed_by_hand_are_not_published(tmp_path, capsys):
-    artifacts.write_metrics(tmp_path, "05", {"total": 50.0})
+    measurements.write(tmp_path, "05", {"total": 50.0})
     file = tmp_path / "metrics" / "05.json"
     file.write_text(file.read_text().replace("50.0", "99.9"))
-    assert artifacts.write_metrics(tmp_path, "07", {"place": 1}) == {"place": 1}
+    assert measurements.write(tmp_path, "07", {"place": 1}) == {"place": 1}
     assert "05.json: changed since" in capsys.readouterr().out
     together = tmp_path / "metrics.json"
     together.write_text(together.read_text().replace("1", "2"))
-    assert artifacts.read_metrics(tmp_path) == {"place": 1}
+    assert measurements.read(tmp_path) == {"place": 1}
     assert "not what the notebooks have written" in capsys.readouterr().out
     (tmp_path / "metrics" / "manifest.json").unlink()
-    assert artifacts.read_metrics(tmp_path) == {}, "nothing says that they were not changed"
+    assert measurements.read(tmp_path) == {}, "nothing says that they were not changed"
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[]", '{"kind": "stage'])
 def test_a_damaged_manifest_costs_the_numbers_that_rest_on_it(tmp_path, damage):
     measured(tmp_path)
     for number, name in (("02", "targets"), ("05", "floors")):
-        artifacts.write_metrics(tmp_path, number, {name: 1})
+        measurements.write(tmp_path, number, {name: 1})
     artifacts.write_manifest(tmp_path / "cascade", {"weights_sha256": "e" * 64})
-    artifacts.write_metrics(tmp_path, "05", {"floors": 2})
+    measurements.write(tmp_path, "05", {"floors": 2})
     (tmp_path / "cascade" / "manifest.json").write_text(damage)
-    assert artifacts.write_metrics(tmp_path, "02", {"targets": 3}) == {"targets": 3}
+    assert measurements.write(tmp_path, "02", {"targets": 3}) == {"targets": 3}
     (tmp_path / "metrics" / "manifest.json").write_text(damage)
     if damage:
         with pytest.raises(BadInput, match="has not written"):
-            artifacts.write_metrics(tmp_path, "02", {"targets": 4})
+            measurements.write(tmp_path, "02", {"targets": 4})
         assert artifacts.read_json(tmp_path / "metrics" / "02.json") == {"targets": 3}
     else:
-        assert artifacts.write_metrics(tmp_path, "02", {"targets": 4}) == {"targets": 4}
+        assert measurements.write(tmp_path, "02", {"targets": 4}) == {"targets": 4}
 
 
 def test_what_is_far_too_large_is_not_read(tmp_path):

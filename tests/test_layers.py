@@ -11,13 +11,15 @@ import hpe_lib
 FOLDER = Path(hpe_lib.__file__).parent
 ROOMS = (
     "paper workbook.groups workbook.schemas workbook.environment workbook.artifacts workbook.locks "
+    "workbook.measurements "
     "data.reading workbook.presets "
     "skeleton geometry heatmaps targets losses "
     "data.bodies data.scenes data.synthetic data.annotations data.images data.people "
     "data.mpii data.lsp data.drawn "
     "data.datasets data.augment data.download data.check "
     "trunks detector regressor rivals cascade "
-    "training watched stages ablation prediction export view.drawing photographs plausibility evaluation "
+    "training watched stages ablation prediction export view.drawing photographs plausibility "
+    "evaluation "
     "probes claims workbook.estimate workbook.scoring workbook.results "
     "view.figures view.diagram view.pictures view.widgets "
     "workbook.report workbook.reproduce workbook.repeat cli"

@@ -10,11 +10,11 @@ from hpe_lib.workbook import artifacts, repeat, reproduce
 from hpe_lib.workbook.artifacts import BadInput
 
 # The number is the parameter's square, so a run with other parameters finds another one.
-MEASURE = """from hpe_lib.workbook import artifacts
+MEASURE = """from hpe_lib.workbook import measurements
 cascade, detector = {'total': rate**2, 'ci95': [1.0, 2.0]}, {'logits': {'total': 3.0}}
 scores = {'metric': 'PCKh@0.5', 'dataset': 'synthetic', 'cascade': cascade}
 scores |= {'detector': detector, 'costs': {'a': time()}}
-artifacts.write_metrics(out, '01', scores)"""
+measurements.write(out, '01', scores)"""
 
 
 @pytest.fixture

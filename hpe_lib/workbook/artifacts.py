@@ -6,7 +6,6 @@ is no artifact. A manifest keeps its own hash, and the weights' file the hash of
 from, so a change by hand is noticed in both.
 """
 
-import contextlib
 import hashlib
 import json
 import math
@@ -124,60 +123,6 @@ def read_json(path: str | Path) -> Any:
         raise BadInput(path, error.strerror, "a JSON file") from None
     except (ValueError, RecursionError) as error:
         raise BadInput(path, f"{type(error).__name__}: {error}", "a JSON file") from None
-
-
-def write_metrics(out: str | Path, number: str, values: dict) -> dict:
-    """Write what a notebook measured: OUT/metrics/NN.json, and all notebooks': OUT/metrics.json.
-
-    values: {name: value}; a name belongs to one notebook. Returns what metrics.json then holds.
-    """
-    folder = Path(out) / "metrics"
-    refuse_foreign_manifest(folder)
-    write_json(folder / f"{number}.json", values)
-    measured = measured_on(out)
-    measured[number] = {"sha256": file_hash(folder / f"{number}.json"), "on": basis(out, number)}
-    together = valid_numbers(out, measured)
-    write_json(Path(out) / METRICS, together)
-    write_manifest(folder, {"kind": "numbers", "notebooks": measured})
-    return together
-
-
-def valid_numbers(out: str | Path, measured: dict) -> dict:
-    """All notebooks' numbers as they were written, and of the people and weights that are there.
-
-    measured: as `measured_on`. What is left out is said in a line.
-    """
-    together = {}
-    for path in sorted((Path(out) / "metrics").glob("[0-9][0-9].json")):
-        found = measured.get(path.stem, {})
-        if found.get("sha256") != file_hash(path):
-            print(f"{path}: changed since its notebook wrote it, and left out")
-        elif found["on"] != basis(out, path.stem):
-            print(f"{path}: of other people or weights than the run has now, and left out")
-        else:
-            together |= numbers(path)
-    return together
-
-
-def measured_on(out: str | Path) -> dict:
-    """Which numbers were written, and of what: {notebook: {"sha256", "on": `basis`}}."""
-    with contextlib.suppress(BadInput):  # absent or damaged: then none of them can be relied on
-        return manifest(Path(out) / "metrics", "notebooks")["notebooks"]
-    return {}
-
-
-def basis(out: str | Path, number: str) -> dict:
-    """What a notebook's numbers rest on: hashes of the run's people and of its stages' weights."""
-    found = {}
-    writers = {"data": "01"} | {STAGES[stage]: notebook for stage, notebook in NOTEBOOKS.items()}
-    for folder, first in writers.items():
-        if first <= number and (Path(out) / folder / MANIFEST).is_file():
-            try:
-                entries = manifest(Path(out) / folder)
-            except BadInput:
-                entries = {"weights_sha256": "damaged"}
-            found[folder] = entries.get("fingerprints") or entries.get("weights_sha256")
-    return found
 
 
 def claim_rows(out: Path, names: Iterable[str]) -> None:
@@ -415,29 +360,6 @@ def check(value: Any, kind: str, file: Path | None = None) -> None:
         where, found, expected = fault
         found = shorten(found)
         raise BadInput(file, f"{where} {found}", expected) if file else BadInput(*fault)
-
-
-def read_metrics(out: str | Path) -> dict:
-    """The numbers that a run's notebooks have written so far, without those of others than now.
-
-    BadInput if there are none. metrics.json itself is for others to read: what was changed in it
-    by hand is said, and not taken.
-    """
-    path = Path(out) / METRICS
-    found = numbers(path)
-    if not (Path(out) / "metrics").is_dir():
-        return found
-    together = plain(valid_numbers(out, measured_on(out)))
-    if together != found:
-        print(f"{path}: not what the notebooks have written; taken from metrics/")
-    return together
-
-
-def numbers(path: Path) -> dict:
-    """A file of notebooks' numbers. BadInput if it is absent or not what `schemas` allow."""
-    found = read_json(path)
-    check(found, "metrics", path)
-    return found
 
 
 def write_history(folder: str | Path, records: list[dict]) -> None:

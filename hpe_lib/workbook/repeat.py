@@ -6,7 +6,7 @@ the last digit. Elsewhere sums are rounded otherwise and a training ends in othe
 
 from pathlib import Path
 
-from hpe_lib.workbook import artifacts, reproduce
+from hpe_lib.workbook import artifacts, measurements, reproduce
 from hpe_lib.workbook.artifacts import BadInput
 
 # Points that a total may differ by on another kind of processor: twice what docs/results.md saw.
@@ -27,12 +27,12 @@ def repeat(file: Path, out: Path | None = None) -> tuple[bool, list[str]]:
     earlier = artifacts.manifest(file.parent, "kind", "notebooks", "finished")
     if earlier["kind"] != "run" or not earlier["finished"]:
         raise BadInput(file, "no finished run", "the manifest.json of one")
-    before = numbers(artifacts.read_metrics(file.parent))
+    before = numbers(measurements.read(file.parent))
     out = out or file.parent.with_name(f"{file.parent.resolve().name}-again")
     if out.resolve() == file.parent.resolve():
         raise BadInput("--out", out, "another folder than that of the run to compare with")
     again = reproduce.run(file, out, numbers=earlier["notebooks"])
-    return compare(before, numbers(artifacts.read_metrics(out)), earlier, again)
+    return compare(before, numbers(measurements.read(out)), earlier, again)
 
 
 def numbers(metrics: dict, place: str = "") -> dict[str, float]:
@@ -52,8 +52,8 @@ def numbers(metrics: dict, place: str = "") -> dict[str, float]:
 def compare(before: dict, after: dict, earlier: dict, again: dict) -> tuple[bool, list[str]]:
     """Whether two runs' numbers agree, and lines that say how far.
 
-    earlier, again: the runs' manifests. If the runs were made alike the numbers have to be equal. If
-    not, totals may differ by MOST points.
+    earlier, again: the manifests of the runs. If these were made alike the numbers must be equal.
+    If not, totals may differ by MOST points.
     """
     if before.keys() != after.keys():
         missing = sorted(before.keys() ^ after.keys())

@@ -16,7 +16,7 @@ import pandas as pd
 from nbconvert import HTMLExporter
 
 from hpe_lib import claims, paper, rivals
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, measurements
 
 PAGE = """<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1220px }}
@@ -77,7 +77,7 @@ def first_screen(out: Path, manifest: dict, notebooks: list[nbformat.NotebookNod
 
     BadInput on metrics that other notebooks than these have written.
     """
-    metrics = artifacts.read_metrics(out) if (out / artifacts.METRICS).is_file() else {}
+    metrics = measurements.read(out) if (out / artifacts.METRICS).is_file() else {}
     try:
         return _first_screen(out, manifest, notebooks, metrics)
     except (AttributeError, KeyError, TypeError) as error:

@@ -1,0 +1,90 @@
+"""What a run's notebooks have measured: OUT/metrics/NN.json, and all of it in OUT/metrics.json.
+
+Numbers rest on people and weights. Those of others than the run has now are left out.
+"""
+
+import contextlib
+from pathlib import Path
+
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.artifacts import NOTEBOOKS, STAGES, BadInput
+
+
+def write(out: str | Path, number: str, values: dict) -> dict:
+    """Write what a notebook measured: OUT/metrics/NN.json, and all notebooks': OUT/metrics.json.
+
+    values: {name: value}; a name belongs to one notebook. Returns what metrics.json then holds.
+    """
+    folder = Path(out) / "metrics"
+    artifacts.refuse_foreign_manifest(folder)
+    artifacts.write_json(folder / f"{number}.json", values)
+    measured = measured_on(out)
+    measured[number] = {
+        "sha256": artifacts.file_hash(folder / f"{number}.json"),
+        "on": basis(out, number),
+    }
+    together = still_valid(out, measured)
+    artifacts.write_json(Path(out) / artifacts.METRICS, together)
+    artifacts.write_manifest(folder, {"kind": "numbers", "notebooks": measured})
+    return together
+
+
+def read(out: str | Path) -> dict:
+    """The numbers that a run's notebooks have written so far, without those of others than now.
+
+    BadInput if there are none. metrics.json itself is for others to read: what was changed in it
+    by hand is said, and not taken.
+    """
+    path = Path(out) / artifacts.METRICS
+    found = read_file(path)
+    if not (Path(out) / "metrics").is_dir():
+        return found
+    together = artifacts.plain(still_valid(out, measured_on(out)))
+    if together != found:
+        print(f"{path}: not what the notebooks have written; taken from metrics/")
+    return together
+
+
+def still_valid(out: str | Path, measured: dict) -> dict:
+    """All notebooks' numbers as they were written, and of the people and weights that are there.
+
+    measured: as `measured_on`. What is left out is said in a line.
+    """
+    together = {}
+    for path in sorted((Path(out) / "metrics").glob("[0-9][0-9].json")):
+        found = measured.get(path.stem, {})
+        if found.get("sha256") != artifacts.file_hash(path):
+            print(f"{path}: changed since its notebook wrote it, and left out")
+        elif found["on"] != basis(out, path.stem):
+            print(f"{path}: of other people or weights than the run has now, and left out")
+        else:
+            together |= read_file(path)
+    return together
+
+
+def measured_on(out: str | Path) -> dict:
+    """Which numbers were written, and of what: {notebook: {"sha256", "on": `basis`}}."""
+    with contextlib.suppress(BadInput):  # absent or damaged: then none of them can be relied on
+        return artifacts.manifest(Path(out) / "metrics", "notebooks")["notebooks"]
+    return {}
+
+
+def basis(out: str | Path, number: str) -> dict:
+    """What a notebook's numbers rest on: hashes of the run's people and of its stages' weights."""
+    found = {}
+    writers = {"data": "01"} | {STAGES[stage]: notebook for stage, notebook in NOTEBOOKS.items()}
+    for folder, first in writers.items():
+        if first <= number and (Path(out) / folder / artifacts.MANIFEST).is_file():
+            try:
+                entries = artifacts.manifest(Path(out) / folder)
+            except BadInput:
+                entries = {"weights_sha256": "damaged"}
+            found[folder] = entries.get("fingerprints") or entries.get("weights_sha256")
+    return found
+
+
+def read_file(path: Path) -> dict:
+    """A file of notebooks' numbers. BadInput if it is absent or not what `schemas` allow."""
+    found = artifacts.read_json(path)
+    artifacts.check(found, "metrics", path)
+    return found
