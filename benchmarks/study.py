@@ -1,7 +1,7 @@
 """Train the rows of a study and keep what each scores on the validation people.
 
 python -m benchmarks.study RUN STUDY [ROW…]
-python -m benchmarks.study RUN STUDY --test
+python -m benchmarks.study RUN STUDY [ROW…] --test
 
 RUN is a finished run of the three stages. A row changes one thing of it (studies.yaml). It is
 trained into RUN/rows/STUDY-ROW and goes on if it was stopped. Its scores on RUN's validation
@@ -9,6 +9,7 @@ people are written to results/STUDY/ROW, and `make tables` makes tables of them.
 rows that are there on LSP's test people, once all choices are made, into results/STUDY-test/ROW.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ def main(
     if unknown := [name for name in names or [] if name not in STUDIES[study]]:
         raise typer.BadParameter(f"{unknown[0]}: expected {', '.join(STUDIES[study])}")
     if test:
-        score_test_people(run, study)
+        score_test_people(run, study, names or STUDIES[study])
     else:
         train_and_score(run, study, names or [])
 
@@ -62,12 +63,12 @@ def reference_row(study: str, name: str) -> str:
     return STUDIES[study][name].get("against", next(iter(STUDIES[study])))
 
 
-def score_test_people(run: Path, study: str) -> None:
-    """Score a study's trained rows on LSP's 1,000 test people."""
+def score_test_people(run: Path, study: str, names: Collection[str]) -> None:
+    """Score these rows of a study, where they are trained, on LSP's 1,000 test people."""
     root = Path(artifacts.manifest(run / "data", "parameters")["parameters"]["data_root"])
     people = load_people("lsp", root / "lsp", "test")
     for name in STUDIES[study]:
-        if (results.RESULTS / study / name).is_dir():
+        if name in names and (results.RESULTS / study / name).is_dir():
             score(people, weights_folder(run, study, name), study, name, "-test")
     judge(people, len(open_data(run).train), study, "-test")
 

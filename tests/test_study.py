@@ -90,7 +90,9 @@ def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
     people = open_data(run).val[:8]
     monkeypatch.setattr(study, "load_people", lambda name, root, split: people)
     study.train_and_score(run, "three", ["first"])
-    study.score_test_people(run, "three")
+    study.score_test_people(run, "three", ["same"])
+    assert not (results.RESULTS / "three-test/first").exists(), "only those that are named"
+    study.score_test_people(run, "three", list(ROWS))
     found = results.metrics_of("three-test/first")
     assert found["scores"]["detector"]["persons"] == len(people)
     first, lead = study.last_joints("three-test/same"), found["difference"]
@@ -113,6 +115,19 @@ def test_a_row_that_is_kept_is_not_scored_again_but_other_weights_are(run):
     study.STUDIES["three"]["first"] = ROWS["first"] | {"changes": {"prior": 0.05}}
     study.train_and_score(run, "three", ["first"])
     assert kept.stat().st_mtime_ns != before
+
+
+def test_rows_of_one_name_in_two_studies_leave_each_other_alone(run, monkeypatch):
+    monkeypatch.setitem(
+        study.STUDIES, "other", {"first": ROWS["first"] | {"changes": {"lr": 9e-4}}}
+    )
+    study.train_and_score(run, "three", ["first"])
+    folder = study.weights_folder(run, "three", "first")
+    before = artifacts.manifest(folder)["weights_sha256"]
+    study.train_and_score(run, "other", [])
+    assert artifacts.manifest(folder)["weights_sha256"] == before
+    other = study.weights_folder(run, "other", "first")
+    assert artifacts.manifest(other)["weights_sha256"] != before
 
 
 @pytest.mark.parametrize(
