@@ -343,6 +343,7 @@ def evaluate(
         given = environment.command(hidden="--data-root")
         results.keep_scores(keep, folder, found, people, given)
     score = evaluation.score(found.joints, people)
+    score["notes"] += scoring.training_notes(people, folder)
     show(score, scoring.describe(str(folder), score, people), as_json)
 
 

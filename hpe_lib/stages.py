@@ -25,8 +25,9 @@ from hpe_lib.workbook.groups import build
 from hpe_lib.workbook.schemas import Settings
 
 UPSTREAM = {"detector": None, "regressor": "detector", "joint": "regressor"}
+TEST_TIME = ("decoder", "flip_test", "workers")  # how the weights are used, not what they become
 # Left out where parameters are compared: without effect on the weights, or compared by hash.
-WITHOUT_EFFECT = {"workers", "save_minutes", "decoder", "flip_test", "init_from"}
+WITHOUT_EFFECT = {*TEST_TIME, "save_minutes", "init_from"}
 COMPILER = (os.environ.get("CXX") or "g++").split()[0]  # the one that torch.compile calls
 Scorer = Callable[[Cascade], dict]
 history = artifacts.read_history
@@ -323,7 +324,7 @@ class Recipe:
         wrote is not believed: then there is one record, of the last epoch, without losses.
         """
         records = history(self.folder)
-        manifest = artifacts.manifest(self.folder)
+        manifest = self.adopt_test_time_settings()
         if manifest.get("history_sha256", "") not in ("", artifacts.history_hash(self.folder)):
             found = "absent" if not records else "not the one that was written"
             again = "no curve, scored again after its last epoch"
@@ -335,6 +336,18 @@ class Recipe:
             print(f"{self.stage}: {again}", flush=True)
             records = self.score_again(records, manifest, scorer)
         yield from ({**record, "reused": True} for record in records)
+
+    def adopt_test_time_settings(self) -> dict:
+        """Keep the decoder, flip test and workers of now in a finished stage's manifest.
+
+        `hpe evaluate` and `predict` take them from there. Returns the manifest.
+        """
+        manifest = artifacts.manifest(self.folder, "settings")
+        now = {name: self.parameters[name] for name in TEST_TIME if name in self.parameters}
+        settings = manifest["settings"] | now
+        if settings == manifest["settings"] or not training.world().is_main_process:
+            return manifest
+        return artifacts.write_manifest(self.folder, manifest | {"settings": settings})
 
     def unknown_record(self) -> dict:
         """The last epoch's record where nothing of its training is known."""

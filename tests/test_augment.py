@@ -7,7 +7,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from hpe_lib import heatmaps
-from hpe_lib.data.augment import Augmentation, PoseDataset, joints_in_crop, round_to_step
+from hpe_lib.data.augment import (
+    Augmentation,
+    PoseDataset,
+    jitter_colour,
+    joints_in_crop,
+    round_to_step,
+)
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.images import ImageArrays
 from hpe_lib.data.people import People
@@ -267,3 +273,10 @@ def test_colours_are_decided_by_seed_epoch_and_row():
     one, again, other_epoch = (items[0][0, epoch]["image"] for epoch in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other_epoch)
     assert not torch.equal(one, items[1][0, 1]["image"])
+
+
+def test_each_channel_has_a_factor_of_its_own():
+    grey = np.full((2, 2, 3), 100, np.uint8)
+    found = [jitter_colour(grey, 0.4, np.random.default_rng(seed))[0, 0] for seed in range(50)]
+    assert all(len(set(pixel.tolist())) > 1 for pixel in found)
+    assert 60 <= np.min(found) < 65 and 135 < np.max(found) <= 140

@@ -103,3 +103,13 @@ def test_what_is_likely_to_be_wrong_is_said(people, blank, loss, peak, warnings)
     said = record.get("warning", "").split("; ")
     assert len(said) == max(1, len(warnings))
     assert all(text in line for text, line in zip(warnings, said))
+
+
+def test_each_epoch_has_random_numbers_of_its_own():
+    accelerator = SimpleNamespace(process_index=0)
+    progress = training.Progress(accelerator, None, 3, {})
+    drawn = []
+    for epoch in (1, 2, 1):
+        progress.seed_epoch(epoch)
+        drawn.append(torch.rand(4))
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])

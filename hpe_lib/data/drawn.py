@@ -104,6 +104,11 @@ def reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
+def drawn_key(number: int) -> str:
+    """The key of a synthetic person; number: from 0."""
+    return f"{number + 1:08d}"
+
+
 def _to_people(
     numbers: np.ndarray, truth: dict[str, np.ndarray], images: ImageArrays, image_size: int
 ) -> People:
@@ -111,7 +116,7 @@ def _to_people(
     corners = truth["head_box"].reshape(count, 2, 2)
     return People(
         dataset="synthetic",
-        keys=np.array([f"{number + 1:08d}" for number in numbers]),
+        keys=np.array([drawn_key(number) for number in numbers]),
         joints=truth["joints"],
         visibility=truth["visibility"],
         normaliser=HEAD * np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1),

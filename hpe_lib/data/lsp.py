@@ -114,11 +114,22 @@ def label_convention(joints: np.ndarray) -> str:
     return "person-centric" if share < 0.75 else "observer-centric"
 
 
+def leeds_training_keys() -> list[str]:
+    """The keys of the people whom the split "train" of `leeds` holds."""
+    lsp = [f"im{number:04d}.jpg" for number in range(1, 1001)]
+    lspet = [f"im{number:05d}.jpg" for number in range(1, 8001)]
+    return sorted({*lsp, *lspet} - {*copies_of_scored_people()})
+
+
+def copies_of_scored_people() -> list[str]:
+    """The keys of training people who are near-duplicates of people who are scored."""
+    with open(COPIES, encoding="utf-8") as file:
+        return [row["left_out"] for row in csv.DictReader(file)]
+
+
 def drop_copies(people: People) -> People:
     """The people without those whom COPIES lists: counted and named in `skipped`."""
-    with open(COPIES, encoding="utf-8") as file:
-        listed = [row["left_out"] for row in csv.DictReader(file)]
-    copies = np.isin(people.keys, listed)
+    copies = np.isin(people.keys, copies_of_scored_people())
     if not copies.any():
         return people
     reason = f"near-duplicates of scored people: {', '.join(people.keys[copies])}"

@@ -16,6 +16,7 @@ from hpe_lib.workbook import schemas
 from hpe_lib.workbook.artifacts import BadInput
 
 # People of published splits. MPII's validation split is that of Tompson et al., CVPR 2015.
+ABSENT_IMAGE = "image absent"  # a reason in People.skipped
 SPLIT_SIZES = {
     ("mpii", "train"): 22246,
     ("mpii", "val"): 2958,
@@ -175,7 +176,7 @@ def require_images(people: People, only_present: bool) -> People:
             f"{count} of {len(people)} people's images absent, this one first",
             "every annotated image (or only_present=true)",
         )
-    return replace(people[present], skipped={**people.skipped, "image absent": count})
+    return replace(people[present], skipped={**people.skipped, ABSENT_IMAGE: count})
 
 
 def center_on_images(people: People) -> People:

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from hpe_lib import evaluation
 from hpe_lib.data import annotations
 from hpe_lib.data.datasets import cache_folder, load_people, require_unchanged
-from hpe_lib.data.people import People
-from hpe_lib.paper import MARGIN
+from hpe_lib.data.drawn import drawn_key
+from hpe_lib.data.lsp import leeds_training_keys
+from hpe_lib.data.people import ABSENT_IMAGE, People
+from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.workbook import artifacts, presets, schemas
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -46,14 +50,55 @@ def people_to_score(
         numbers["data_seed"],
         only_present or numbers["only_present"],
         own.get("margin", MARGIN),
+        missing_points=own.get("missing_points", "as_labelled"),
         difficulty=numbers.get("difficulty", "medium"),
         cache=cache_folder(run),
     )
     wanted = manifest.get("fingerprints", {}).get(split)
-    same = wanted and numbers is own and people == own.get(split) and not only_present
-    if same and own.get("missing_points") == "as_labelled":
+    same = wanted and numbers is own and people == own.get(split)
+    if same and (own["only_present"] or not found.skipped.get(ABSENT_IMAGE)):
         require_unchanged(found, split, wanted, chosen)
     return found
+
+
+def training_notes(people: People, folder: Path) -> list[str]:
+    """A note if people are scored from whom a stage's weights have learned, or may have.
+
+    folder: the stage's, beside its run's data/, or the released weights.
+    """
+    run, learned = folder.parent / "data", []
+    if folder.resolve() == RELEASED.resolve():
+        learned = leeds_training_keys()
+    elif (run / artifacts.MANIFEST).is_file():
+        chosen = artifacts.manifest(run, "parameters")
+        now = chosen.get("fingerprints", {}).get("train")
+        then = artifacts.manifest(folder).get("data", {}).get("train")
+        if now and then and now != then:
+            return [
+                "the run's people were chosen again after these weights were trained: those who "
+                "are scored may be among those they have learned from"
+            ]
+        learned = training_keys(chosen["parameters"], people.dataset)
+    known = int(np.isin(people.keys, learned).sum())
+    if not known:
+        return []
+    return [f"the weights have learned from {known} of these {len(people)} people: no test score"]
+
+
+def training_keys(parameters: dict, dataset: str) -> list[str]:
+    """The keys of a run's training people; none if nobody of them is in a data set.
+
+    parameters: of the run's data/.  BadInput if its annotations are not there any more.
+    """
+    own = parameters["dataset"]
+    if own != dataset and not {own, dataset} <= {"lsp", "lspet", "leeds"}:
+        return []
+    if own == "synthetic":
+        rows = schemas.person_range(parameters["train"])[1]
+        return [drawn_key(number) for number in range(rows.start, rows.stop)]
+    return list(
+        load_people(own, parameters["data_root"], parameters["train"], only_present=None).keys
+    )
 
 
 def people_range(split: str, numbers: dict, count: int | None) -> str:

@@ -1,0 +1,97 @@
+"""Whom `hpe evaluate` scores: the run's people as they were; training people are named."""
+
+import numpy as np
+import pytest
+import scipy.io
+import small_runs
+from lspet_files import read_joints
+
+from hpe_lib import photographs, stages
+from hpe_lib.data import lsp
+from hpe_lib.data.datasets import load_people
+from hpe_lib.paper import RELEASED
+from hpe_lib.targets import write_targets
+from hpe_lib.workbook import artifacts, scoring
+from hpe_lib.workbook.artifacts import BadInput
+
+LSPET = {"dataset": "lspet", "train": "1-3", "val": "4-5", "image_size": 32}
+
+
+def train(out, **changes):
+    """Train a detector as small as can be; returns the lines of its epochs."""
+    return list(stages.train("detector", out, small_runs.DETECTOR | {"batch_size": 2} | changes))
+
+
+def test_a_reused_stage_keeps_the_decoder_and_flip_test_of_now(tmp_path):
+    small_runs.prepare(tmp_path)
+    train(tmp_path, decoder="parabola", flip_test=True)
+    before = artifacts.manifest(tmp_path / "detector")["weights_sha256"]
+    (record,) = train(tmp_path, decoder="argmax", flip_test=False)
+    estimator = photographs.load(tmp_path)
+    assert (estimator.decoder, estimator.flip_test) == ("argmax", False) and record["reused"]
+    assert artifacts.manifest(tmp_path / "detector")["weights_sha256"] == before
+
+
+def test_people_from_whom_the_weights_have_learned_are_said(tmp_path):
+    data = small_runs.prepare(tmp_path)
+    train(tmp_path)
+    folder = tmp_path / "detector"
+    assert scoring.training_notes(data.val, folder) == []
+    (note,) = scoring.training_notes(data.train, folder)
+    assert note == "the weights have learned from 8 of these 8 people: no test score"
+    some = load_people("synthetic", people="8-10", image_size=64)
+    assert "from 1 of these 3 people" in scoring.training_notes(some, folder)[0]
+    write_targets(tmp_path, **small_runs.TARGETS)
+    small_runs.prepare(tmp_path, train="201-208", val="1-4")
+    (note,) = scoring.training_notes(load_people("synthetic", people="1-4", image_size=64), folder)
+    assert "chosen again after these weights were trained" in note
+
+
+def test_a_run_of_other_people_has_learned_from_none_of_these(tmp_path, lspet_folder):
+    small_runs.prepare(tmp_path / "run", **LSPET, data_root=str(lspet_folder))
+    train(tmp_path / "run")
+    folder = tmp_path / "run" / "detector"
+    drawn = load_people("synthetic", people="1-4", image_size=32)
+    assert scoring.training_notes(drawn, folder) == []
+    everybody = load_people("lspet", lspet_folder, "1-5")
+    assert "from 3 of these 5 people" in scoring.training_notes(everybody, folder)[0]
+
+
+def test_the_released_weights_have_learned_from_leeds_training_people():
+    learned = lsp.leeds_training_keys()
+    assert len(learned) == 9000 - len(lsp.copies_of_scored_people())
+    assert {"im0001.jpg", "im1000.jpg", "im00001.jpg", "im08000.jpg"} <= {*learned}
+    assert not {"im1001.jpg", "im08001.jpg"} & {*learned}
+    people = load_people("synthetic", people="1-2", image_size=32)
+    people.keys[:] = "im1001.jpg"
+    assert scoring.training_notes(people, RELEASED) == []
+
+
+def test_real_training_people_are_those_of_the_split(test_data):
+    people = load_people("leeds", test_data, "train", only_present=None)
+    assert sorted(people.keys) == lsp.leeds_training_keys()
+
+
+@pytest.mark.parametrize("missing_points", ["as_labelled", "withheld", "invented"])
+@pytest.mark.parametrize("only_present", [False, True])
+def test_a_truth_that_was_moved_is_not_scored(tmp_path, lspet_folder, missing_points, only_present):
+    root = str(lspet_folder)
+    small_runs.prepare(tmp_path / "run", **LSPET, data_root=root, missing_points=missing_points)
+    given = ("lspet", None, "val", tmp_path / "run", 32, only_present)
+    assert len(scoring.people_to_score(*given)) == 2
+    joints = read_joints(lspet_folder)
+    joints[:, 0] += np.where(joints[:, 2] == 1, 40, 0)
+    scipy.io.savemat(lspet_folder / "joints.mat", {"joints": joints})
+    with pytest.raises(BadInput, match="val people that have changed since"):
+        scoring.people_to_score(*given)
+
+
+def test_crops_of_another_size_are_learned_anew(tmp_path, lspet_folder, capsys):
+    """The people are the same: of photographs, not even their fingerprint changes."""
+    given = LSPET | {"data_root": str(lspet_folder)}
+    before = small_runs.prepare(tmp_path, **given)
+    train(tmp_path)
+    after = small_runs.prepare(tmp_path, **given | {"image_size": 64})
+    assert before.train.fingerprint() == after.train.fingerprint()
+    train(tmp_path)
+    assert "detector: training again: data: image_size was 32, is 64" in capsys.readouterr().out
