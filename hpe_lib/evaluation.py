@@ -178,6 +178,7 @@ def truth_notes(people: People) -> list[str]:
     annotated = (people.visibility != ABSENT)[..., None]
     joints = np.where(annotated, people.joints, np.nan)
     return [
+        *plausibility.repeated_people_notes(people.keys, joints),
         *plausibility.normaliser_notes(people.normaliser, usable),
         *plausibility.scale_notes(people.normaliser, usable, joints),
         *plausibility.truth_notes(

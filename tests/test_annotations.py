@@ -193,9 +193,11 @@ def test_who_or_what_is_there_twice_is_refused(tmp_path):
         annotations.mpii_official(release(tmp_path / "a.mat", twice))
     once = struct(rectangle([point(0, 1, 1)]))
     repeated = release(tmp_path / "b.mat", once, once, names=["x.jpg", "x.jpg"])
-    rows = newell(tmp_path / "rows.h5", ["x.jpg"], [0])
-    with pytest.raises(BadInput, match=r"b.mat: found person 1 of x.jpg 2 times, expected a truth"):
-        annotations.mpii_truth(repeated, rows)
+    with pytest.raises(BadInput, match=r"b.mat: found person 1 of x.jpg 2 times, expected a .mat"):
+        annotations.mpii_official(repeated)
+    repeated = newell(tmp_path / "b.h5", ["x.jpg"] * 2, [0, 0])
+    with pytest.raises(BadInput, match=r"b.h5: found person 1 of x.jpg 2 times, expected a truth"):
+        annotations.mpii_truth(repeated, newell(tmp_path / "rows.h5", ["x.jpg"], [0]))
     rows = newell(tmp_path / "rows.h5", ["x.jpg", "y.jpg", "x.jpg"], [0, 0, 0])
     with pytest.raises(BadInput, match=r"rows.h5: found person 1 of x.jpg 2 times, expected an"):
         annotations.mpii_rows(rows)
@@ -206,6 +208,15 @@ def test_a_list_numbers_its_people_with_whole_numbers(tmp_path, person):
     rows = newell(tmp_path / "rows.h5", ["x.jpg"], [person])
     with pytest.raises(BadInput, match=r"person holds others than whole numbers from 0, expected"):
         annotations.mpii_rows(rows)
+
+
+def test_a_truth_beside_predictions_with_confidences_is_not_scored_instead(tmp_path):
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file["preds"], file["gt"] = np.zeros((7, 16, 3)), np.ones((7, 16, 2))
+    with pytest.raises(
+        BadInput, match=r"gt \(7, 16, 2\), preds \(7, 16, 3\), which can be read in 2"
+    ):
+        annotations.predictions(tmp_path / "p.h5", 7)
 
 
 def test_visible_that_is_no_number_is_refused(tmp_path):

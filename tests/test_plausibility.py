@@ -99,6 +99,42 @@ def test_what_was_meant_otherwise_is_said_in_one_line(wrong, said):
     assert len(found) == 1 and said in found[0] and "\n" not in found[0], found
 
 
+@pytest.mark.parametrize("step, other", [(1, "before"), (-1, "after")])
+def test_rows_that_are_moved_in_a_part_of_the_file_are_said(step, other):
+    some = GUESS.copy()
+    some[25:35] = np.roll(some[25:35], -step, axis=0)
+    (note,) = notes(some)
+    assert f"fit the predictions of the row {other} theirs and not their own" in note
+    assert note.startswith("9 people, from person ")
+
+
+def test_a_pair_whose_sides_are_exchanged_is_said():
+    ankles = [MPII.index("right_ankle"), MPII.index("left_ankle")]
+    some = GUESS.copy()
+    some[:, ankles] = some[:, ankles[::-1]]
+    (note,) = notes(some)
+    assert note.startswith("with right and left ankle exchanged these would score ")
+
+
+def test_a_joint_that_is_at_one_point_for_everybody_is_said():
+    some = GUESS.copy()
+    some[:, MPII.index("head_top")] = 0
+    assert notes(some) == ["head_top is predicted at (0, 0) for all 40 people"]
+    some[0, MPII.index("head_top")] = 7
+    assert notes(some) == [], "a few may be wrong"
+
+
+def test_people_who_are_in_the_truth_twice_are_said():
+    keys = np.array([f"{row}.jpg" for row in range(N)])
+    keys[5] = keys[9] = keys[3]
+    assert notes(GUESS, keys=keys) == [], "an image may hold several people"
+    joints = JOINTS.copy()
+    joints[9] = joints[3]
+    (note,) = notes(joints, keys=keys, joints=joints)
+    assert note.startswith("1 people are in the truth more than once and count as often, first")
+    assert note.endswith("person 4, of 3.jpg")
+
+
 def test_some_people_without_a_prediction():
     some = GUESS.copy()
     some[[4, 7]] = -1

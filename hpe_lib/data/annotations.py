@@ -140,6 +140,8 @@ def has_release(stream: BinaryIO) -> bool:
 def _official(release) -> Annotations:
     found, rows = _rectangles(images := release["annolist"].ravel())
     names = np.array([_text(image, "image", "name") for image in images])[rows]
+    if twice := repeated(names, found.person):
+        raise ValueError(twice)
     return replace(
         found,
         image=names,
@@ -484,11 +486,11 @@ def _fitting(stream: BinaryIO, counts: list[int], sizes: list[int], whose: str) 
         if array.ndim == 3
         and array.shape[order[0]] in counts
         and array.shape[order[1]] in sizes
-        and array.shape[order[2]] == 2
+        and array.shape[order[2]] in (2, 3)  # 3: with a confidence, in which case nothing fits
     ]
-    if len(ways) == 1:
+    if len(ways) == 1 and ways[0][1].shape[ways[0][2][2]] == 2:
         return ways[0][1].transpose(ways[0][2]).astype(float)
     names = {name: array.shape for name, array in [way[:2] for way in ways] or arrays}
     found = ", ".join(f"{name} {shape}" for name, shape in names.items())[:300]
-    many = f", which can be read in {len(ways)} ways" if ways else ""
+    many = f", which can be read in {len(ways)} ways" if len(ways) > 1 else ""
     raise BadInput(None, (found or "no numeric array") + many, expected)
