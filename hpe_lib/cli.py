@@ -329,6 +329,7 @@ def evaluate(
             data, data_root, split, folder.parent, estimator.image_size, only_present
         )
     evaluation.scorable(people, data_root or data)
+    notes = scoring.training_notes(people, folder, data_root)
     found = prediction.predict(
         estimator.cascade.to(world.device),
         people,
@@ -343,7 +344,7 @@ def evaluate(
         given = environment.command(hidden="--data-root")
         results.keep_scores(keep, folder, found, people, given)
     score = evaluation.score(found.joints, people)
-    score["notes"] += scoring.training_notes(people, folder)
+    score["notes"] += notes
     show(score, scoring.describe(str(folder), score, people), as_json)
 
 

@@ -149,10 +149,10 @@ def convention_notes(
     least = TURNED / 3 if conventions == ("person-centric", "observer-centric") else TURNED
     if turned < least:
         return []
-    return [
-        f"{turned:.0%} of the people are right only with left and right exchanged: the predictions "
-        f"look {conventions[0]}, the truth {conventions[1]}"
-    ]
+    what = f"{turned:.0%} of the people are right only with left and right exchanged"
+    if conventions[0] == conventions[1]:
+        return [what]
+    return [f"{what}: the predictions look {conventions[0]}, the truth {conventions[1]}"]
 
 
 def _repeated_point_notes(predicted):
@@ -216,7 +216,8 @@ def _moved_rows_notes(predicted, truth, tolerance):
 
     lost = full & (share_right(predicted) <= LOST)
     for step, other in ((1, "before"), (-1, "after")):
-        moved = lost & (share_right(np.roll(predicted, step, axis=0)) >= FITS)
+        alike = share_right(np.roll(truth, step, axis=0)) >= FITS  # the frames of a film
+        moved = lost & ~alike & (share_right(np.roll(predicted, step, axis=0)) >= FITS)
         if moved.sum() >= max(3, MOVED * full.sum()):
             first, last = np.flatnonzero(moved)[[0, -1]] + 1
             return [
@@ -388,7 +389,7 @@ def _off_by_one_notes(predicted, truth):
         for shift in (0, 1, -1)
     )
     least = min(later, earlier)
-    if here > 0 and least <= here / 2:
+    if 0 < here < np.inf and least <= here / 2:
         bases = "0, the truth's from 1" if least == later else "1, the truth's from 0"
         return [
             f"the predictions' pixels seem to count from {bases}: moved by one, their median error "

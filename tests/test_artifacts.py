@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -686,6 +687,29 @@ def test_a_training_replaces_no_file_of_somebody_else(tmp_path, name):
     with pytest.raises(BadInput, match=f"{name}: found a file that this program has not written"):
         artifacts.save(tmp_path, {}, {"kind": "detector"}, [])
     assert path.read_bytes() == before and not (tmp_path / "manifest.json").exists()
+
+
+def test_watched_maps_show_a_stage_and_empty_files_hold_nothing(tmp_path):
+    """What is left where somebody, or a kill, has removed the others."""
+    artifacts.write_bytes(tmp_path / "history.jsonl", b"")
+    artifacts.save(tmp_path, {}, {"kind": "detector"}, [])
+    maps = tmp_path / "watched" / "0001.npz"
+    maps.parent.mkdir()
+    np.savez(maps, crops=np.zeros(1), maps=np.zeros(1))
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "weights.safetensors").write_bytes(b"cut")
+    artifacts.refuse_foreign_stage(tmp_path)
+    maps.unlink()
+    with pytest.raises(BadInput, match="weights.safetensors: found a file that this program"):
+        artifacts.refuse_foreign_stage(tmp_path)
+
+
+def test_older_weights_are_replaced_in_a_stage_s_folder_only(tmp_path):
+    save_file({"detector.B1.weight": torch.ones(2)}, tmp_path / "weights.safetensors")
+    with pytest.raises(BadInput, match="weights.safetensors: found a file that this program"):
+        artifacts.refuse_foreign_stage(tmp_path)
+    artifacts.write_manifest(tmp_path, {"kind": "detector"})
+    artifacts.refuse_foreign_stage(tmp_path)
 
 
 @pytest.mark.parametrize("name", THEIRS[:2])

@@ -108,6 +108,14 @@ def test_rows_that_are_moved_in_a_part_of_the_file_are_said(step, other):
     assert note.startswith("9 people, from person ")
 
 
+def test_a_film_s_frames_fit_their_neighbours_without_a_note():
+    """Four nearly equal frames of each of ten people, a quarter from the wrong side."""
+    joints = np.repeat(JOINTS[:10], 4, axis=0)
+    predicted = joints + np.random.default_rng(1).normal(0, 3, joints.shape)
+    predicted[2::4] = predicted[2::4, MPII.mirror]
+    assert notes(predicted, joints=joints + np.arange(N)[:, None, None] / 10) == []
+
+
 def test_a_pair_whose_sides_are_exchanged_is_said():
     ankles = [MPII.index("right_ankle"), MPII.index("left_ankle")]
     some = GUESS.copy()

@@ -1,12 +1,14 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -255,6 +257,37 @@ def test_a_run_does_not_begin_while_one_of_its_stages_is_trained(notebook, run, 
     assert (out / place / "detector" / "checkpoint.pt").read_bytes() == checkpoint
     assert (out / place / ".detector.lock").exists() and (out / "report.html").read_text() == report
     run(folder)
+
+
+def test_fresh_may_be_killed_at_any_file(notebook, run, tmp_path, monkeypatch):
+    folder, out = notebook("05_a", TYPED, SAY), tmp_path / "runs" / "x"
+    run(folder)
+    (out / "seen.txt").unlink()
+    maps = out / "cascade" / "watched" / "0001.npz"
+    maps.parent.mkdir(parents=True)
+    np.savez(maps, crops=np.zeros(1), maps=np.zeros(1))
+    artifacts.save(out / "cascade", {}, {"kind": "joint"}, [])
+    unlink, count = Path.unlink, 0
+    while True:
+        count += 1
+        killed, left = tmp_path / f"killed-{count}", iter(range(1, count))
+        shutil.copytree(out, killed)
+
+        def strike(self, missing_ok=False, left=left):
+            if self.exists() and next(left, None) is None:
+                raise KeyboardInterrupt
+            unlink(self, missing_ok=missing_ok)
+
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(Path, "unlink", strike)
+                reproduce.remove_artifacts(killed)
+            break
+        except KeyboardInterrupt:
+            reproduce.refuse_foreign_files(killed, ["05"])
+            reproduce.remove_artifacts(killed)
+            assert [path.name for path in killed.rglob("*") if path.is_file()] == [".lock"]
+    assert count > 6
 
 
 def test_a_run_stops_before_weights_that_no_training_has_written(notebook, run, tmp_path):

@@ -1,5 +1,8 @@
 """Whom `hpe evaluate` scores: the run's people as they were; training people are named."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.io
@@ -12,7 +15,7 @@ from hpe_lib.data.datasets import load_people
 from hpe_lib.paper import RELEASED
 from hpe_lib.targets import write_targets
 from hpe_lib.workbook import artifacts, scoring
-from hpe_lib.workbook.artifacts import BadInput
+from hpe_lib.workbook.artifacts import WEIGHTS, BadInput
 
 LSPET = {"dataset": "lspet", "train": "1-3", "val": "4-5", "image_size": 32}
 
@@ -63,7 +66,7 @@ def test_the_released_weights_have_learned_from_leeds_training_people():
     assert {"im0001.jpg", "im1000.jpg", "im00001.jpg", "im08000.jpg"} <= {*learned}
     assert not {"im1001.jpg", "im08001.jpg"} & {*learned}
     people = load_people("synthetic", people="1-2", image_size=32)
-    people.keys[:] = "im1001.jpg"
+    people = replace(people, keys=np.array(["im1001.jpg", "im08001.jpg"]))
     assert scoring.training_notes(people, RELEASED) == []
 
 
@@ -95,3 +98,29 @@ def test_crops_of_another_size_are_learned_anew(tmp_path, lspet_folder, capsys):
     assert before.train.fingerprint() == after.train.fingerprint()
     train(tmp_path)
     assert "detector: training again: data: image_size was 32, is 64" in capsys.readouterr().out
+
+
+def test_a_run_whose_photographs_have_moved_is_scored(tmp_path, lspet_folder):
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    shutil.copytree(lspet_folder, first)
+    small_runs.prepare(tmp_path / "run", **LSPET, data_root=str(first))
+    train(tmp_path / "run")
+    folder = tmp_path / "run" / "detector"
+    first.rename(moved)
+    people = load_people("lspet", moved, "1-5")
+    (note,) = scoring.training_notes(people, folder)
+    assert note.startswith("whom the weights have learned from cannot be told: ")
+    assert "from 3 of these 5 people" in scoring.training_notes(people, folder, moved)[0]
+
+
+def test_weights_that_began_from_the_released_ones_have_their_people_too(tmp_path):
+    copied = shutil.copytree(RELEASED, tmp_path / "copied")
+    people = load_people("synthetic", people="1-2", image_size=32)
+    people = replace(people, keys=np.array(["im0007.jpg", "im1007.jpg"]))
+    (note,) = scoring.training_notes(people, copied)
+    assert note == "the weights have learned from 1 of these 2 people: no test score"
+    run = tmp_path / "run"
+    began = {"kind": "detector", "upstream": {"init_from": artifacts.file_hash(copied / WEIGHTS)}}
+    artifacts.save(run / "detector", {}, began, [])
+    artifacts.save(run / "cascade", {}, {"kind": "joint", "upstream": {}}, [])
+    assert scoring.training_notes(people, run / "cascade") == [note]

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,7 +241,7 @@ def refuse_foreign_stage(folder: str | Path) -> None:
     """BadInput if a training into this folder would replace files that no training has written.
 
     Damaged files, of which nobody can say who has written them, may be replaced where another file
-    shows that the folder is a stage's.
+    shows that the folder is a stage's, and empty ones anywhere.
     """
     folder = Path(folder)
     writers = {
@@ -250,22 +251,40 @@ def refuse_foreign_stage(folder: str | Path) -> None:
         HISTORY: wrote_history,
     }
     there = {folder / name: written for name, written in writers.items()}
-    found = {path: written(path) for path, written in there.items() if path.exists()}
-    found |= dict.fromkeys(folder.glob(WATCHED_FILES))
+    there |= dict.fromkeys(folder.glob(WATCHED_FILES), wrote_maps)
+    found = {path: written(path) for path, written in there.items() if holds_something(path)}
     is_stage = True in found.values()
     for path, ours in found.items():
         if ours is False or (ours is None and not is_stage):
             raise BadInput(path, *FOREIGN)
 
 
+def holds_something(path: Path) -> bool:
+    """Is there anything under this name but an empty file?"""
+    return path.exists() and not (path.is_file() and path.stat().st_size == 0)
+
+
+def wrote_maps(path: Path) -> bool | None:
+    """Has a training written these watched maps? None: they are damaged, or something else."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return True if {"crops.npy", "maps.npy"} <= set(file.namelist()) else None
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+
+
 def wrote_weights(path: Path) -> bool | None:
-    """Has this program written this safetensors file? None: it is damaged."""
-    from safetensors import SafetensorError
+    """Has this program written this safetensors file? None: it is damaged, or an older one's."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return "made_from" in stored_metadata(path)
+        if "made_from" in stored_metadata(path):
+            return True
+        with safe_open(path, "pt") as file:
+            networks = {name.partition(".")[0] for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
+    return None if networks <= {"detector", "regressor"} else False
 
 
 def wrote_history(path: Path) -> bool | None:

@@ -21,18 +21,19 @@ from hpe_lib.workbook.artifacts import STAGES, BadInput, CellFailed, one_line
 # "python3" is this interpreter, whatever kernels the person has installed; no progress bars.
 KERNEL = {"JUPYTER_PATH": "", "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
+# What shows that a folder is a run's, or a stage's, comes last: a removal may be killed.
 STAGED = (
-    artifacts.MANIFEST,
-    artifacts.WEIGHTS,
-    artifacts.HISTORY,
-    artifacts.CHECKPOINT,
-    artifacts.LOCK,
     ".*.tmp",
+    artifacts.LOCK,
+    artifacts.CHECKPOINT,
+    artifacts.HISTORY,
+    artifacts.WEIGHTS,
+    artifacts.MANIFEST,
 )
 # What a run writes, beside executed notebooks, into its folder and into each row of its ablation.
 WRITTEN = [
+    *(f"{folder}/{artifacts.WATCHED_FILES}" for folder in STAGES.values()),
     *(f"{folder}/{name}" for folder in ("data", "targets", *STAGES.values()) for name in STAGED),
-    *(f"{folder}/watched/[0-9][0-9][0-9][0-9].npz" for folder in STAGES.values()),
     "metrics/[0-9][0-9].json",
     "metrics/manifest.json",
     *map(locks.stage_lock, STAGES.values()),
@@ -157,8 +158,8 @@ def remove_artifacts(out: Path) -> None:
         for name in WRITTEN
         for path in folder.glob(name)
     ]
-    names = ("rows/manifest.json", artifacts.METRICS, "report.html", artifacts.MANIFEST)
-    found += [out / name for name in (*names, *executed_names())]
+    names = ("rows/manifest.json", artifacts.METRICS, "report.html")
+    found += [out / name for name in (*executed_names(), *names)]
     found = [path for path in found if path.parent.resolve() == path.parent]  # not through a link
     for path in found:
         path.unlink(missing_ok=True)
@@ -166,6 +167,7 @@ def remove_artifacts(out: Path) -> None:
     for folder in sorted(folders - {out}, reverse=True):
         with contextlib.suppress(OSError):  # it holds something else
             folder.rmdir()
+    (out / artifacts.MANIFEST).unlink()  # last, as it says that the folder is a run's
 
 
 def execute(path: Path, out: Path, parameters: dict) -> dict:

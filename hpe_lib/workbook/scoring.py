@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from hpe_lib import evaluation
+from hpe_lib.cascade import weights_hash
 from hpe_lib.data import annotations
 from hpe_lib.data.datasets import cache_folder, load_people, require_unchanged
 from hpe_lib.data.drawn import drawn_key
@@ -12,7 +13,7 @@ from hpe_lib.data.lsp import leeds_training_keys
 from hpe_lib.data.people import ABSENT_IMAGE, People
 from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.workbook import artifacts, presets, schemas
-from hpe_lib.workbook.artifacts import BadInput
+from hpe_lib.workbook.artifacts import STAGES, BadInput
 
 
 def people_to_score(
@@ -61,34 +62,49 @@ def people_to_score(
     return found
 
 
-def training_notes(people: People, folder: Path) -> list[str]:
+def training_notes(people: People, folder: Path, data_root: Path | None = None) -> list[str]:
     """A note if people are scored from whom a stage's weights have learned, or may have.
 
-    folder: the stage's, beside its run's data/, or the released weights.
+    folder: the stage's, beside its run's data/, or the released weights.  data_root: where the
+    people who are scored come from; a run's own may have moved there.
     """
-    run, learned = folder.parent / "data", []
-    if folder.resolve() == RELEASED.resolve():
-        learned = leeds_training_keys()
-    elif (run / artifacts.MANIFEST).is_file():
+    learned, trained = [], artifacts.manifest(folder)
+    if weights_hash(RELEASED) in origins(folder):
+        learned += leeds_training_keys()
+    run = folder.parent / "data"
+    if (run / artifacts.MANIFEST).is_file():
         chosen = artifacts.manifest(run, "parameters")
         now = chosen.get("fingerprints", {}).get("train")
-        then = artifacts.manifest(folder).get("data", {}).get("train")
+        then = trained.get("data", {}).get("train")
         if now and then and now != then:
             return [
                 "the run's people were chosen again after these weights were trained: those who "
                 "are scored may be among those they have learned from"
             ]
-        learned = training_keys(chosen["parameters"], people.dataset)
+        try:
+            learned += training_keys(chosen["parameters"], people.dataset, data_root)
+        except BadInput as error:
+            return [f"whom the weights have learned from cannot be told: {error}"]
     known = int(np.isin(people.keys, learned).sum())
     if not known:
         return []
     return [f"the weights have learned from {known} of these {len(people)} people: no test score"]
 
 
-def training_keys(parameters: dict, dataset: str) -> list[str]:
+def origins(folder: Path) -> set[str]:
+    """The hashes of a stage's weights and of all that they and their run's stages began from."""
+    found = set()
+    for place in (folder, *(folder.parent / name for name in STAGES.values())):
+        if (place / artifacts.MANIFEST).is_file():
+            made = artifacts.manifest(place)
+            found |= {made.get("weights_sha256"), *made.get("upstream", {}).values()}
+    return found
+
+
+def training_keys(parameters: dict, dataset: str, data_root: Path | None) -> list[str]:
     """The keys of a run's training people; none if nobody of them is in a data set.
 
-    parameters: of the run's data/.  BadInput if its annotations are not there any more.
+    parameters: of the run's data/.  BadInput if their annotations are not there any more.
     """
     own = parameters["dataset"]
     if own != dataset and not {own, dataset} <= {"lsp", "lspet", "leeds"}:
@@ -96,9 +112,8 @@ def training_keys(parameters: dict, dataset: str) -> list[str]:
     if own == "synthetic":
         rows = schemas.person_range(parameters["train"])[1]
         return [drawn_key(number) for number in range(rows.start, rows.stop)]
-    return list(
-        load_people(own, parameters["data_root"], parameters["train"], only_present=None).keys
-    )
+    root = data_root if data_root and own == dataset else parameters["data_root"]
+    return list(load_people(own, root, parameters["train"], only_present=None).keys)
 
 
 def people_range(split: str, numbers: dict, count: int | None) -> str:
