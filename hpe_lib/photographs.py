@@ -241,6 +241,9 @@ def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
     for image, boxes in table.items():
         for box in boxes if isinstance(boxes, list) else [boxes]:
             parse_box(box, f"{path}: {image}")
+    table = {
+        str(Path(image)): boxes for image, boxes in table.items()
+    } | table  # "./a.jpg" is a.jpg
     found = [table.get(str(image), table.get(image.name)) for image in images]
     for image, boxes in zip(images, found):
         if not isinstance(boxes, list):
@@ -285,6 +288,8 @@ def output_stems(images: Sequence[Path], out: Path, boxes: Path | None = None) -
     BadInput if two images share one, if it is a file to be read, or if it exists and
     `write_prediction` has not written it.
     """
+    if out.exists() and not out.is_dir():
+        raise BadInput(out, "a file", "a folder, or a name that is free")
     taken = {path.resolve(): path for path in (*images, *([boxes] if boxes else []))}
     stems = [out / image.stem for image in images]
     for image, stem in zip(images, stems):

@@ -448,6 +448,23 @@ def test_a_second_call_writes_over_the_first_s_files_and_over_no_others(trained,
     assert called(*call) == 0 and told.read_bytes() == first[told]
 
 
+def test_an_image_of_the_boxes_file_may_begin_with_a_dot(tmp_path):
+    file = tmp_path / "boxes.json"
+    file.write_text('{"./a/b.jpg": [[1, 2, 30]], "./c.jpg": [[9, 9, 99]], "c.jpg": []}')
+    found = photographs.read_boxes(file, [Path("./a/b.jpg"), Path("c.jpg")])
+    assert found == [[[1, 2, 30]], []], "the name as it is goes first"
+
+
+def test_a_file_is_no_folder_for_results(trained, photos, capsys):
+    (photos / "out").write_text("mine")
+    for line in (
+        ("predict", "--weights", photos / "nowhere", photos / "one.jpg", "--out", photos / "out"),
+        ("evaluate", "--data", "synthetic", "--weights", trained, "--keep", photos / "out"),
+    ):
+        assert "out: found a file, expected a folder" in refused(capsys, *line)
+    assert (photos / "out").read_text() == "mine"
+
+
 def test_a_person_s_files_are_found_before_anything_is_done(trained, photos, capsys):
     (photos / "two.json").write_text('{"my": "labels"}')
     (photos / "out").mkdir()

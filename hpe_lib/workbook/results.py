@@ -72,6 +72,8 @@ def keep_scores(
 
 def refuse_foreign_results(folder: Path) -> None:
     """BadInput if the folder holds files of the names in results/NAME, but is no such folder."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(folder, "a file", "a folder, or a name that is free")
     artifacts.refuse_foreign_manifest(folder)
     if (folder / artifacts.MANIFEST).is_file():
         artifacts.manifest(folder, "scored_by")
