@@ -8,7 +8,9 @@ import struct
 import tarfile
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -190,7 +192,8 @@ def test_a_part_of_an_earlier_run(server, fetched, tmp_path, kind):
     if kind != "whole":
         getattr(server, kind).add("/joints.mat")
     (tmp_path / "data").mkdir()
-    beginning = MAT[:1000] if kind == "wrong" else bytes(1000) if kind == "plain" else MAT + b"more"
+    started = {"wrong": MAT[:1000], "plain": MAT[:6] + bytes(994), "whole": MAT + b"more"}
+    beginning = started[kind]
     (tmp_path / "data" / "joints.mat.part").write_bytes(beginning)
     folder, _ = fetched(joints(server, "/joints.mat"))
     assert (folder / "joints.mat").read_bytes() == MAT and left(folder) == [
@@ -422,3 +425,49 @@ def test_the_table_says_what_the_loaders_need():
             assert file.sha256 or file.count > 1 or file.urls[0].endswith(".zip")
             assert all(download.SIGNATURES[url[url.rindex(".") :]] for url in file.urls)
             assert len(file.sha256 or "0" * 64) == 64
+
+
+def test_a_server_that_sends_far_too_much_is_stopped(server, fetched, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "SPARE", 1000)
+    server.files |= {"/long.mat": MAT * 3, "/good.mat": MAT}
+    folder, said = fetched(joints(server, "/long.mat", "/good.mat"))
+    assert (folder / "joints.mat").read_bytes() == MAT
+    assert "bytes, far more than it should have" in said
+    assert sorted(path.name for path in folder.iterdir()) == ["downloads.json", "joints.mat"]
+
+
+def test_a_server_that_never_says_how_much_is_stopped_too(tmp_path, monkeypatch):
+    part = tmp_path / "joints.mat.part"
+    chunks = iter([b"MATLAB", *[b"x" * 100] * 50])
+    answer = SimpleNamespace(headers={}, iter_content=lambda size: chunks, url="https://a/b")
+    with pytest.raises(download.Refused, match="over 1,000 bytes"):
+        download.append(answer, part, 0, 1000)
+    assert part.stat().st_size < 1200 and next(chunks) == b"x" * 100
+
+
+def test_a_part_of_something_else_is_not_gone_on_with(server, fetched, tmp_path):
+    server.files["/a.mat"] = MAT
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "joints.mat.part").write_bytes(b"garbage" * 100)
+    folder, _ = fetched(replace(joints(server, "/a.mat"), sha256=None))
+    assert (folder / "joints.mat").read_bytes() == MAT and server.asked == [("/a.mat", None)]
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused(server, fetched, monkeypatch):
+    monkeypatch.setattr(download, "SPARE", 1000)
+    with zipfile.ZipFile(packed := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images/im0001.jpg", b"\xff\xd8" + bytes(10**6))
+    server.files["/a.zip"] = packed.getvalue()
+    with pytest.raises(BadInput, match="unpacks to far more than its bytes"):
+        fetched(images(server, "/a.zip"))
+
+
+def test_a_record_that_is_somebody_else_s_stops_before_anything_is_fetched(
+    server, tmp_path, fetched
+):
+    server.files["/a.mat"] = MAT
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "downloads.json").write_text("[1]")
+    with pytest.raises(BadInput, match="downloads.json: found no record of downloads"):
+        fetched(joints(server, "/a.mat"))
+    assert not server.asked and (tmp_path / "data" / "downloads.json").read_text() == "[1]"

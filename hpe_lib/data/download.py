@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import math
 import os
 import shutil
 import stat
@@ -56,6 +57,8 @@ TRIES = 3  # that bring nothing new
 PAUSE = 2.0  # s between tries
 TIMEOUT = 15, 60  # s, to connect and between bytes
 CHUNK = 1 << 16  # bytes
+SPARE = 10_000_000  # bytes that a file may have beyond twice its size in sources.yaml
+UNPACKED = 20  # times an archive's bytes, at most; images hardly shrink
 BROKEN = (
     requests.ConnectionError,
     requests.Timeout,
@@ -86,6 +89,8 @@ def download(dataset: str, root: str | Path) -> None:
         size = sum(file.size for file in lacking) / 1e6
         say(f"to fetch: about {size:,.0f} MB; {source['terms']}")
     check_space(root, lacking)
+    if not isinstance(read_record(root), dict):
+        raise BadInput(root / RECORD, "no record of downloads", "a folder without this file")
     failures = [failure for file in lacking if (failure := get_file(root, file))]
     for folder in (root / "predictions", root):
         with suppress(OSError):  # not empty
@@ -136,13 +141,18 @@ def get_file(root: Path, file: File) -> str | None:
         except requests.RequestException as error:
             answer = f"no connection ({type(error).__name__})"
         else:
-            record = artifacts.read_json(root / RECORD) if (root / RECORD).is_file() else {}
+            record = read_record(root)
             record[file.name] = {"url": str(source), **entry, "fetched": environment.timestamp()}
             artifacts.write_json(root / RECORD, record)
             return None
         say(f"  no: {answer}")
         answers.append(f"{urlsplit(str(source)).netloc or source}: {answer}")
     return f"{file.name} from no mirror: {', '.join(answers)}"
+
+
+def read_record(root: Path) -> dict:
+    """What was fetched into a folder so far; empty if nothing was."""
+    return artifacts.read_json(root / RECORD) if (root / RECORD).is_file() else {}
 
 
 def place_source(source: str | Path, root: Path, file: File) -> dict:
@@ -176,7 +186,8 @@ def fetch(url: str, root: Path, file: File) -> Path:
     Raises Refused if its sha256 is another.
     """
     path = root / (f"{FETCHED}{Path(url).name}" if is_archive(url) else file.name)
-    downloader = partial(transfer_all, path.with_name(f"{path.name}.part"))
+    part = path.with_name(f"{path.name}.part")
+    downloader = partial(transfer_all, part, most=2 * file.size + SPARE)
     try:
         pooch.retrieve(url, file.sha256, path.name, path.parent, downloader=downloader)
     except ValueError as error:  # pooch found another hash
@@ -199,7 +210,8 @@ def fetch_each(url: str, root: Path, file: File) -> dict:
     def get(url: str) -> None:
         """Fetch one of the files."""
         path = folder / Path(url).name
-        transfer_all(path.with_name(f"{path.name}.part"), url, path, patient=True)
+        part = path.with_name(f"{path.name}.part")
+        transfer_all(part, url, path, patient=True, most=2 * file.size + SPARE)
 
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:  # which asks for no more once one has failed
@@ -224,19 +236,25 @@ def listing(paths: Iterable[Path]) -> dict:
 
 
 def transfer_all(
-    part: Path, url: str, output_file: str | Path, pooch: object = None, patient: bool = False
+    part: Path,
+    url: str,
+    output_file: str | Path,
+    pooch: object = None,
+    patient: bool = False,
+    most: float = math.inf,
 ) -> None:
     """A downloader for pooch, which has none that goes on where a transfer broke off.
 
     part: the file that holds what has come, and stays for the next try.
     patient: try again also where nothing has come yet; else the server counts as gone.
+    most: bytes that are taken at most: a server may send without end.
     Raises Refused, or requests' error of the last try.
     """
     furthest = 1 if patient else 0  # bytes
     tries = TRIES
     while True:
         try:
-            transfer(url, part)
+            transfer(url, part, most)
             os.replace(part, output_file)
             return
         except BROKEN:
@@ -252,12 +270,20 @@ def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def transfer(url: str, part: Path) -> None:
+def begins_well(start: bytes, part: Path) -> bool:
+    """Does a file begin as one of its kind does? part: its name, and ".part" behind it."""
+    return start.startswith(SIGNATURES[Path(part.stem).suffix])
+
+
+def transfer(url: str, part: Path, most: float) -> None:
     """One request: on from what is in `part` if the server can, else from the start.
 
-    Raises Refused if the server has no such file.
+    Raises Refused if the server has no such file, or sends us on to plain http.
     """
     have = size(part)
+    if have:
+        with open(part, "rb") as file:
+            have *= begins_well(file.read(8), part)  # of something else nothing is taken
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -267,22 +293,28 @@ def transfer(url: str, part: Path) -> None:
         # `part` is longer than the server's file, or this is another range than we asked for.
         if have and (answer.status_code == 416 or (partial_content and not as_asked)):
             part.unlink()
-            return transfer(url, part)
+            return transfer(url, part, most)
+        if url.startswith("https:") and not answer.url.startswith("https:"):
+            raise Refused(f"it leads to {answer.url}, which is not https")
         if answer.status_code not in (200, 206):
             raise Refused(f"{answer.status_code} {answer.reason}")
-        append(answer, part, have if partial_content else 0)
+        append(answer, part, have if partial_content else 0, most)
 
 
-def append(answer: requests.Response, part: Path, have: int) -> None:
+def append(answer: requests.Response, part: Path, have: int, most: float) -> None:
     """Write an answer's body behind the first `have` bytes of `part`.
 
-    Raises Refused if it does not begin as such a file does, ConnectionError if it ends too early.
+    Raises Refused if it does not begin as such a file does or has more than `most` bytes,
+    ConnectionError if it ends too early.
     """
-    total = have + int(answer.headers.get("Content-Length", 0))
+    length = answer.headers.get("Content-Length", "0")
+    total = have + (int(length) if length.isdecimal() else 0)
+    if total > most:
+        raise Refused(f"{total:,} bytes, far more than it should have")
     chunks = answer.iter_content(CHUNK)
     first = next(chunks, b"")
     kind = Path(part.stem).suffix
-    if not have and not first.startswith(SIGNATURES[kind]):
+    if not have and not begins_well(first, part):
         page = first.lstrip()[:15].lower().startswith((b"<!doctype", b"<html"))
         found = "an HTML page" if page else "something else"
         raise Refused(f"{found} instead of a {kind} file, from {answer.url}")
@@ -293,6 +325,9 @@ def append(answer: requests.Response, part: Path, have: int) -> None:
         for chunk in chain([first], chunks):
             file.write(chunk)
             bar.update(len(chunk))
+            if file.tell() > most:
+                file.truncate(0)
+                raise Refused(f"over {most:,} bytes, far more than it should have")
     if size(part) < total:
         raise requests.ConnectionError(f"{size(part)} of {total} bytes")
 
@@ -347,6 +382,8 @@ def extract(path: Path, folder: Path) -> None:
 def check_members(path: Path) -> None:
     """Raise Refused if a zip has a member that is a link or whose name leads out of the folder."""
     with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > UNPACKED * size(path) + SPARE:
+            raise Refused("an archive that unpacks to far more than its bytes")
         for member in archive.infolist():
             place = PureWindowsPath(member.filename)  # reads / and \\, and knows drives
             link = stat.S_ISLNK(member.external_attr >> 16)
