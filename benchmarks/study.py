@@ -92,9 +92,9 @@ def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
     results.write(f"{study}{split}-claims", {"criterion": judged}, environment.command())
 
 
-def row_folder(run: Path, study: str, name: str) -> Path:
-    """Where a row is trained: rows of two studies may have one name, and differ."""
-    return run / "rows" / f"{study}-{name}"
+def row_folder(study: str, name: str) -> str:
+    """The name of a row's folder in RUN/rows: rows of two studies may have one name, and differ."""
+    return f"{study}-{name}"
 
 
 def stages_of(study: str, name: str) -> tuple[str, ...]:
@@ -104,14 +104,14 @@ def stages_of(study: str, name: str) -> tuple[str, ...]:
 
 def weights_folder(run: Path, study: str, name: str) -> Path:
     """Where the last stage of a row is."""
-    return row_folder(run, study, name) / STAGES[stages_of(study, name)[-1]]
+    return run / "rows" / row_folder(study, name) / STAGES[stages_of(study, name)[-1]]
 
 
 def train(run: Path, data: Data, study: str, name: str) -> Path:
     """Train one row into RUN/rows/STUDY-NAME; returns the folder of its last stage."""
     changes = STUDIES[study][name].get("changes", {})
     scorer = evaluation.monitor(data.val, changes.get("image_size", data.image_size))
-    folder = row_folder(run, study, name).name
+    folder = row_folder(study, name)
     for record in train_row(run, folder, changes, stages_of(study, name), scorer):
         print(stages.record_line(record), flush=True)
     return weights_folder(run, study, name)

@@ -241,9 +241,8 @@ def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
     for image, boxes in table.items():
         for box in boxes if isinstance(boxes, list) else [boxes]:
             parse_box(box, f"{path}: {image}")
-    table = {
-        str(Path(image)): boxes for image, boxes in table.items()
-    } | table  # "./a.jpg" is a.jpg
+    named = {str(Path(image)): boxes for image, boxes in table.items()}  # "./a.jpg" is a.jpg
+    table = named | table
     found = [table.get(str(image), table.get(image.name)) for image in images]
     for image, boxes in zip(images, found):
         if not isinstance(boxes, list):

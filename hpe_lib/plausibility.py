@@ -24,10 +24,8 @@ STANDS_OUT = 0.7  # a best match is this much closer than the next
 OTHERS = 0.3  # of the people must have such a match in another row
 # Rows that are missing or twice in a part of the file: who fits a neighbour's truth. In sound
 # predictions these are 0.2 % of the people at most, and 20 % or more where a third is moved on.
-LOST, FITS = (
-    0.2,
-    0.6,
-)  # of a person's joints are right: by the own row at most, by the next at least
+LOST = 0.2  # of a person's joints are right by the own row, at most
+FITS = 0.6  # … by another row, at least
 MOVED = 0.02  # of the people
 SOME = 10  # people, at least, of whom such a share says something
 TURNED = 0.15  # of the people, if left means another side in truth and predictions
@@ -138,12 +136,9 @@ def convention_notes(
     predicted, truth, tolerance: as in `prediction_notes`.  conventions: of the predictions and of
     the truth, as `data.lsp.label_convention` tells them.
     """
-    near = [
-        np.linalg.norm(joints - truth, axis=-1) <= tolerance[:, None]
-        for joints in (predicted, predicted[:, MPII.mirror])
-    ]
-    annotated = np.maximum((~np.isnan(truth[..., 0])).sum(1), 1)
-    plain, exchanged = (hits.sum(1) / annotated for hits in near)
+    plain, exchanged = (
+        _shares_right(joints, truth, tolerance) for joints in (predicted, predicted[:, MPII.mirror])
+    )
     turned = np.mean((exchanged >= 0.6) & (plain < 0.4))
     # Weak predictors take backs for fronts, which looks like the viewer's left, never the reverse.
     least = TURNED / 3 if conventions == ("person-centric", "observer-centric") else TURNED
@@ -204,20 +199,16 @@ def _misreading_notes(predicted, truth, tolerance):
 
 def _moved_rows_notes(predicted, truth, tolerance):
     """People who fit the truth of the row before or after theirs, and not their own."""
-    annotated = (~np.isnan(truth[..., 0])).sum(1)
-    full = annotated >= FULL
+    full = (~np.isnan(truth[..., 0])).sum(1) >= FULL
     if full.sum() < SOME:
         return []
-
-    def share_right(joints: np.ndarray) -> np.ndarray:
-        """(N,) of each person's joints."""
-        near = np.linalg.norm(joints - truth, axis=-1) <= tolerance[:, None]
-        return near.sum(1) / np.maximum(annotated, 1)
-
-    lost = full & (share_right(predicted) <= LOST)
+    lost = full & (_shares_right(predicted, truth, tolerance) <= LOST)
     for step, other in ((1, "before"), (-1, "after")):
-        alike = share_right(np.roll(truth, step, axis=0)) >= FITS  # the frames of a film
-        moved = lost & ~alike & (share_right(np.roll(predicted, step, axis=0)) >= FITS)
+        alike, fits = (
+            _shares_right(np.roll(joints, step, axis=0), truth, tolerance) >= FITS
+            for joints in (truth, predicted)
+        )
+        moved = lost & fits & ~alike  # alike: the frames of a film
         if moved.sum() >= max(3, MOVED * full.sum()):
             first, last = np.flatnonzero(moved)[[0, -1]] + 1
             return [
@@ -232,8 +223,7 @@ def _joint_notes(predicted, truth, tolerance):
     there = np.isfinite(predicted).all(-1)
     scored = ~np.isnan(truth[..., 0])
     near, exchanged = (
-        np.linalg.norm(joints - truth, axis=-1) <= tolerance[:, None]
-        for joints in (predicted, predicted[:, MPII.mirror])
+        _near(joints, truth, tolerance) for joints in (predicted, predicted[:, MPII.mirror])
     )
     for joint, name in enumerate(MPII.names):
         points = predicted[there[:, joint], joint]
@@ -400,7 +390,15 @@ def _off_by_one_notes(predicted, truth):
 
 def _percent_right(predicted, truth, tolerance):
     """% of the joints that count within the tolerance."""
-    annotated = ~np.isnan(truth[..., 0])
-    return 100 * float(
-        (np.linalg.norm(predicted - truth, axis=-1) <= tolerance[:, None])[annotated].mean()
-    )
+    return 100 * float(_near(predicted, truth, tolerance)[~np.isnan(truth[..., 0])].mean())
+
+
+def _shares_right(predicted, truth, tolerance):
+    """(N,) of each person's joints that count, those within the tolerance."""
+    annotated = (~np.isnan(truth[..., 0])).sum(1)
+    return _near(predicted, truth, tolerance).sum(1) / np.maximum(annotated, 1)
+
+
+def _near(predicted, truth, tolerance):
+    """(N, 16) bool, within the tolerance (N,) px; False where a joint does not count."""
+    return np.linalg.norm(predicted - truth, axis=-1) <= tolerance[:, None]

@@ -363,7 +363,8 @@ class Recipe:
         records[-1] |= self.score(model, scorer)
         if training.world().is_main_process:
             watched.remove(self.folder)
-            watched.write(self.folder, len(records), model, self.data.val, self.data.image_size)
+            epoch = records[-1]["epoch"]
+            watched.write(self.folder, epoch, model, self.data.val, self.data.image_size)
             artifacts.write_history(self.folder, records)
             hashed = {"history_sha256": artifacts.history_hash(self.folder)}
             artifacts.write_manifest(self.folder, manifest | hashed)

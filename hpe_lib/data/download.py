@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import math
 import os
 import shutil
 import stat
@@ -39,6 +38,11 @@ class File:
     md5: str | None = None
     count: int = 1
     listing: str | None = None
+
+    @property
+    def most(self) -> int:
+        """Bytes that are taken at most: sizes in sources.yaml are rounded."""
+        return 2 * self.size + SPARE
 
 
 SOURCES = yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text(encoding="utf-8"))
@@ -187,7 +191,7 @@ def fetch(url: str, root: Path, file: File) -> Path:
     """
     path = root / (f"{FETCHED}{Path(url).name}" if is_archive(url) else file.name)
     part = path.with_name(f"{path.name}.part")
-    downloader = partial(transfer_all, part, most=2 * file.size + SPARE)
+    downloader = partial(transfer_all, part, most=file.most)
     try:
         pooch.retrieve(url, file.sha256, path.name, path.parent, downloader=downloader)
     except ValueError as error:  # pooch found another hash
@@ -211,7 +215,7 @@ def fetch_each(url: str, root: Path, file: File) -> dict:
         """Fetch one of the files."""
         path = folder / Path(url).name
         part = path.with_name(f"{path.name}.part")
-        transfer_all(part, url, path, patient=True, most=2 * file.size + SPARE)
+        transfer_all(part, url, path, patient=True, most=file.most)
 
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:  # which asks for no more once one has failed
@@ -241,7 +245,8 @@ def transfer_all(
     output_file: str | Path,
     pooch: object = None,
     patient: bool = False,
-    most: float = math.inf,
+    *,
+    most: int,
 ) -> None:
     """A downloader for pooch, which has none that goes on where a transfer broke off.
 
@@ -275,7 +280,7 @@ def begins_well(start: bytes, part: Path) -> bool:
     return start.startswith(SIGNATURES[Path(part.stem).suffix])
 
 
-def transfer(url: str, part: Path, most: float) -> None:
+def transfer(url: str, part: Path, most: int) -> None:
     """One request: on from what is in `part` if the server can, else from the start.
 
     Raises Refused if the server has no such file, or sends us on to plain http.
@@ -283,7 +288,8 @@ def transfer(url: str, part: Path, most: float) -> None:
     have = size(part)
     if have:
         with open(part, "rb") as file:
-            have *= begins_well(file.read(8), part)  # of something else nothing is taken
+            if not begins_well(file.read(8), part):
+                have = 0  # of something else nothing is taken
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -301,7 +307,7 @@ def transfer(url: str, part: Path, most: float) -> None:
         append(answer, part, have if partial_content else 0, most)
 
 
-def append(answer: requests.Response, part: Path, have: int, most: float) -> None:
+def append(answer: requests.Response, part: Path, have: int, most: int) -> None:
     """Write an answer's body behind the first `have` bytes of `part`.
 
     Raises Refused if it does not begin as such a file does or has more than `most` bytes,

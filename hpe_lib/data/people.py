@@ -15,8 +15,8 @@ from hpe_lib.skeleton import ABSENT, MPII
 from hpe_lib.workbook import schemas
 from hpe_lib.workbook.artifacts import BadInput
 
-# People of published splits. MPII's validation split is that of Tompson et al., CVPR 2015.
 ABSENT_IMAGE = "image absent"  # a reason in People.skipped
+# People of published splits. MPII's validation split is that of Tompson et al., CVPR 2015.
 SPLIT_SIZES = {
     ("mpii", "train"): 22246,
     ("mpii", "val"): 2958,

@@ -220,7 +220,7 @@ def with_own_hash(manifest: dict) -> dict:
 def refuse_foreign_manifest(folder: str | Path) -> None:
     """BadInput if the folder has a manifest.json that this program has not written."""
     path = Path(folder) / MANIFEST
-    if path.exists() and not wrote_manifest(path):
+    if holds_something(path) and not wrote_manifest(path):
         raise BadInput(path, *FOREIGN)
 
 
@@ -233,7 +233,7 @@ def wrote_manifest(path: Path) -> bool | None:
             return None
         with open(path, "rb") as file:
             content = file.read(LARGEST_JSON)
-        return True if not content or OWN_HASH.encode() in content else None
+        return True if OWN_HASH.encode() in content else None
     return isinstance(found, dict) and OWN_HASH in found
 
 
@@ -278,12 +278,13 @@ def wrote_weights(path: Path) -> bool | None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        if "made_from" in stored_metadata(path):
-            return True
         with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
             networks = {name.partition(".")[0] for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
+    if "made_from" in metadata:
+        return True
     return None if networks <= {"detector", "regressor"} else False
 
 
@@ -303,7 +304,7 @@ def wrote_checkpoint(path: Path) -> bool | None:
         start = file.read(DIGEST + 4)
     if start[DIGEST:] == b"PK\3\4":
         return True
-    return None if not start or start[:2] not in (b"PK", b"\x80\2") else False
+    return False if start[:2] in (b"PK", b"\x80\2") else None
 
 
 def save(
@@ -455,20 +456,13 @@ def not_finite(tensors: dict) -> list[str]:
 
 def stored_origin(path: Path) -> str | None:
     """What a weights file says it was made from (`origin_hash`); None if it does not say."""
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return stored_metadata(path).get("made_from")
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("made_from")
     except SafetensorError:
         return None
-
-
-def stored_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file. safetensors.SafetensorError if it is damaged."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
 
 
 def load_into(module: "Module", folder: str | Path, prefix: str = ""):

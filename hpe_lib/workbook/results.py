@@ -191,12 +191,10 @@ def gain_table(names: Iterable[str] = GAINS) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def control_names() -> list[str]:
-    """The rows in results/controls, by name."""
-    return sorted(
-        path.parent.relative_to(RESULTS).as_posix()
-        for path in RESULTS.glob("controls/*/metrics.json")
-    )
+def study_rows(study: str) -> list[str]:
+    """The rows that are in results/STUDY, "STUDY/ROW" each."""
+    paths = sorted(RESULTS.glob(f"{study}/*/metrics.json"))
+    return [f"{study}/{path.parent.name}" for path in paths]
 
 
 STEPS = {
@@ -234,8 +232,8 @@ def study_table(study: str) -> pd.DataFrame:
     compared with, paired.
     """
     rows = {}
-    for path in RESULTS.glob(f"{study}/*/metrics.json"):
-        found = metrics_of(f"{study}/{path.parent.name}")
+    for name in study_rows(study):
+        found = metrics_of(name)
         score = of_last_network(found["scores"])
         low, high = score["ci95"]
         lead = found.get("difference")
@@ -256,8 +254,8 @@ def parts_table(study: str) -> pd.DataFrame:
     study: of people whose occlusion is labelled: LSP's test people, or synthetic ones.
     """
     rows = {}
-    for path in RESULTS.glob(f"{study}/*/metrics.json"):
-        found = metrics_of(f"{study}/{path.parent.name}")
+    for name in study_rows(study):
+        found = metrics_of(name)
         score, lead = of_last_network(found["scores"]), found.get("difference", {})
         columns = {
             key: score_columns(score)[key] for key in ("total", "95 %", "visible", "occluded")
@@ -275,8 +273,8 @@ def table_5() -> pd.DataFrame:
     Minutes are of one thread, the mean over seeds.
     """
     printed, runs = rivals.published(5)["total"], {}
-    for path in sorted(RESULTS.glob("table-5-test/*/metrics.json")):
-        found = artifacts.read_json(path)
+    for row in study_rows("table-5-test"):
+        found = metrics_of(row)
         name, _, _ = found["label"].rpartition(", seed ")
         score = of_last_network(found["scores"])
         runs.setdefault(name, []).append(score | {"minutes": found["curve"][-1]["minutes"]})
@@ -397,10 +395,7 @@ def drawn_leads() -> pd.DataFrame:
 
 def study_curves(study: str) -> dict[str, list[dict]]:
     """{label: [{"minutes", "total"}, …]} of a study's rows, the best at its end first."""
-    found = [
-        metrics_of(f"{study}/{path.parent.name}")
-        for path in RESULTS.glob(f"{study}/*/metrics.json")
-    ]
+    found = [metrics_of(row) for row in study_rows(study)]
     found.sort(key=lambda row: -row["curve"][-1]["total"])
     return {row["label"]: row["curve"] for row in found}
 
@@ -433,7 +428,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "drawn-medium": lambda: parts_table("drawn-medium"),
     "drawn-hard": lambda: parts_table("drawn-hard"),
     "controls": lambda: parts_table("controls"),
-    "controls-gain": lambda: gain_table(control_names()),
+    "controls-gain": lambda: gain_table(study_rows("controls")),
     "drawn-medium-claims": lambda: claims_table("drawn-medium-claims"),
     "given": given_table,
     "confidence": confidence_table,
