@@ -252,7 +252,9 @@ def metrics_beside(path):
 
 def unpacked(download, kind, path):
     """Is the one file there, and the archive, which we fetched, gone?"""
-    archive_ = path.with_name("fetched-a.zip" if kind == "zip" else "fetched-a.tar.gz")
+    fetching = path.parent / download.FETCHING
+    fetching.mkdir(exist_ok=True)
+    archive_ = fetching / ("a.zip" if kind == "zip" else "a.tar.gz")
     os.replace(path, archive_)
     try:
         download.unpack(archive_, path.parent, download.File("joints.mat", "joints", 1000, []))

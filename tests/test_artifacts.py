@@ -460,7 +460,7 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
         assert str(refused.value).startswith(f"{out}: found another process")
     with locks.lock(out):
         pass
-    assert (out / "kept").exists()
+    assert os.listdir(out) == ["kept"], "the lock's file goes with the lock"
 
 
 KILLED = """
@@ -502,6 +502,30 @@ def test_a_folder_that_nothing_was_written_to_goes_again(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="a folder to write to"), locks.lock(tmp_path / "file"):
         pass
+
+
+def test_a_file_of_a_lock_s_name_keeps_what_a_person_wrote_into_it(tmp_path):
+    (tmp_path / ".lock").write_text("mine")
+    with pytest.raises(ValueError), locks.lock(tmp_path):
+        raise ValueError
+    assert (tmp_path / ".lock").read_text() == "mine"
+
+
+def test_a_lock_whose_file_was_removed_while_it_was_waited_for_is_taken_anew(tmp_path, monkeypatch):
+    """Else two processes would hold a folder: one the file that is gone, one the file that is."""
+    path, try_lock, tries = tmp_path / ".lock", locks.try_lock, []
+
+    def removed_meanwhile(file):
+        tries.append(file)
+        if len(tries) == 1:
+            path.rename(tmp_path / "gone")
+            path.touch()
+        return try_lock(file)
+
+    monkeypatch.setattr(locks, "try_lock", removed_meanwhile)
+    with locks.lock(tmp_path):
+        assert len(tries) == 2 and locks.HELD[path.resolve()] is tries[1]
+        assert os.path.samestat(os.fstat(tries[1].fileno()), path.stat())
 
 
 def test_where_no_locks_are_kept_every_folder_is_free(tmp_path, monkeypatch):
@@ -721,12 +745,36 @@ def test_weights_that_a_person_has_put_into_a_stage_s_folder_are_theirs(tmp_path
     assert (tmp_path / name).read_bytes() == before
 
 
+def test_a_checkpoint_of_an_earlier_version_is_replaced_where_its_history_lies(tmp_path):
+    theirs(tmp_path, "checkpoint.pt")
+    with pytest.raises(BadInput, match="checkpoint.pt: found a file that this program"):
+        artifacts.refuse_foreign_stage(tmp_path)
+    artifacts.write_history(tmp_path, [RECORD])
+    artifacts.refuse_foreign_stage(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", *THEIRS])
 def test_a_stage_s_damaged_file_is_replaced(tmp_path, name):
     artifacts.save(tmp_path, {"weight": torch.ones(2)}, {"kind": "detector"}, [])
     theirs(tmp_path, name).write_bytes(b"\x07" * 99)
     artifacts.save(tmp_path, {"weight": torch.zeros(2)}, {"kind": "detector"}, [])
     assert artifacts.load_weights(tmp_path)["weight"].tolist() == [0, 0]
+
+
+def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path):
+    path = tmp_path / ("x" * 250 + ".json")
+    artifacts.write_json(path, 1)
+    assert artifacts.read_json(path) == 1 and len(os.listdir(tmp_path)) == 1
+    with pytest.raises(OSError) as refused:
+        artifacts.write_json(tmp_path / ("x" * 300), 1)
+    assert refused.value.filename == str(tmp_path / ("x" * 300)), "not the file beside it"
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "elsewhere.json")
+    artifacts.write_json(tmp_path / "link.json", 1)
+    assert (tmp_path / "link.json").is_symlink()
+    assert artifacts.read_json(tmp_path / "elsewhere.json") == 1
 
 
 def test_files_that_belong_together_all_stay_where_the_disk_is_full(tmp_path, monkeypatch):

@@ -467,7 +467,32 @@ def test_a_record_that_is_somebody_else_s_stops_before_anything_is_fetched(
 ):
     server.files["/a.mat"] = MAT
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "downloads.json").write_text("[1]")
-    with pytest.raises(BadInput, match="downloads.json: found no record of downloads"):
-        fetched(joints(server, "/a.mat"))
-    assert not server.asked and (tmp_path / "data" / "downloads.json").read_text() == "[1]"
+    for content in ("[1]", '{"mine": 1}', '{"mine": {"a": 1}}'):
+        (tmp_path / "data" / "downloads.json").write_text(content)
+        with pytest.raises(BadInput, match="downloads.json: found no record of downloads"):
+            fetched(joints(server, "/a.mat"))
+        assert not server.asked and (tmp_path / "data" / "downloads.json").read_text() == content
+
+
+@pytest.mark.parametrize("name", ["fetched-lsp.zip", ".fetching/images/im0001.jpg", "mine.zip"])
+def test_a_person_s_files_are_neither_taken_nor_removed(server, fetched, tmp_path, name):
+    server.files["/lsp.zip"] = zipped(**GOOD)
+    theirs = tmp_path / "data" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(zipped(**{"images/im0001.jpg": b"\xff\xd8 mine"}))
+    before = theirs.read_bytes()
+    folder, _ = fetched(images(server, "/lsp.zip"))
+    assert theirs.read_bytes() == before and len(server.asked) == 1
+    assert b"mine" not in (folder / "images" / "im0001.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["images", download.FETCHING])
+def test_a_file_where_a_folder_should_be_is_said_before_anything_is_fetched(
+    server, fetched, tmp_path, name
+):
+    server.files["/lsp.zip"] = zipped(**GOOD)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).write_text("mine")
+    with pytest.raises(BadInput, match=f"{name}: found a file, expected a folder"):
+        fetched(images(server, "/lsp.zip"))
+    assert left(tmp_path / "data") == [name] and not server.asked

@@ -256,6 +256,13 @@ def test_a_section_is_what_one_notebook_tells():
     assert made.startswith("<h2>05 · A</h2>") and "&lt;i&gt;raw" in made and "code()" not in made
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "not JSON", '{"nbformat": 4, "cells": []}'])
+def test_an_executed_notebook_that_is_none_is_one_line(tmp_path, content):
+    (tmp_path / "01_a.ipynb").write_text(content)
+    with pytest.raises(BadInput, match="01_a.ipynb: found .*, expected the executed notebook"):
+        report.read_executed(tmp_path / "01_a.ipynb")
+
+
 def test_a_folder_that_is_no_run_has_no_report(tmp_path):
     with pytest.raises(BadInput, match="manifest.json"):
         report.write(tmp_path)

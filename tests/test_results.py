@@ -57,6 +57,17 @@ def test_a_detector_has_no_cascade(people, weights, tmp_path):
     assert set(metrics["scores"]) == {"detector", "detector, centroid"}
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.npz", "manifest.json"])
+def test_a_person_s_file_among_the_evidence_is_not_replaced(people, weights, tmp_path, name):
+    kept = weights, found(people), people, "hpe …"
+    results.keep_scores(tmp_path / "b", *kept)
+    results.keep_scores(tmp_path / "b", *kept)
+    (tmp_path / "b" / name).write_text('{"mine": 1}')
+    with pytest.raises(artifacts.BadInput, match=f"{name}: found a file"):
+        results.keep_scores(tmp_path / "b", *kept)
+    assert (tmp_path / "b" / name).read_text() == '{"mine": 1}'
+
+
 def test_a_block_of_a_page_is_replaced_and_the_rest_left(monkeypatch):
     import pandas as pd
 

@@ -55,7 +55,7 @@ SIGNATURES = {
     ".jpg": b"\xff\xd8",
 }
 RECORD = "downloads.json"  # beside the data: what came from where, its sha256, when
-FETCHED = "fetched-"  # begins the names of archives that we fetched, and remove once they are used
+FETCHING = ".hpe-fetching"  # beside the data, until they are used: archives, and files of a set
 AT_ONCE = 8  # transfers of small files
 TRIES = 3  # that bring nothing new
 PAUSE = 2.0  # s between tries
@@ -93,11 +93,13 @@ def download(dataset: str, root: str | Path) -> None:
         size = sum(file.size for file in lacking) / 1e6
         say(f"to fetch: about {size:,.0f} MB; {source['terms']}")
     check_space(root, lacking)
-    if not isinstance(read_record(root), dict):
-        raise BadInput(root / RECORD, "no record of downloads", "a folder without this file")
+    read_record(root)
+    for folder in (root / FETCHING, *((root / file.name).parent for file in lacking)):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise BadInput(folder, "a file", "a folder, or a name that is free")
     failures = [failure for file in lacking if (failure := get_file(root, file))]
-    for folder in (root / "predictions", root):
-        with suppress(OSError):  # not empty
+    for folder in (root / FETCHING, root / "predictions", root):
+        with suppress(OSError):  # not empty, or not there
             folder.rmdir()
     if failures:
         raise BadInput(root, "; ".join(failures), source["by_hand"])
@@ -155,8 +157,14 @@ def get_file(root: Path, file: File) -> str | None:
 
 
 def read_record(root: Path) -> dict:
-    """What was fetched into a folder so far; empty if nothing was."""
-    return artifacts.read_json(root / RECORD) if (root / RECORD).is_file() else {}
+    """What was fetched into a folder so far; empty if nothing was. BadInput if it is no record."""
+    if not (root / RECORD).exists():
+        return {}
+    found = artifacts.read_json(root / RECORD)
+    entries = found.values() if isinstance(found, dict) else [found]
+    if not all(isinstance(entry, dict) and {"url", "fetched"} <= entry.keys() for entry in entries):
+        raise BadInput(root / RECORD, "no record of downloads", "a folder without this file")
+    return found
 
 
 def place_source(source: str | Path, root: Path, file: File) -> dict:
@@ -185,11 +193,11 @@ def is_archive(url: str) -> bool:
 
 
 def fetch(url: str, root: Path, file: File) -> Path:
-    """Fetch a url to its final name, or an archive to a name of our own.
+    """Fetch a url to its final name, or an archive to a folder of our own.
 
     Raises Refused if its sha256 is another.
     """
-    path = root / (f"{FETCHED}{Path(url).name}" if is_archive(url) else file.name)
+    path = root / FETCHING / Path(url).name if is_archive(url) else root / file.name
     part = path.with_name(f"{path.name}.part")
     downloader = partial(transfer_all, part, most=file.most)
     try:
@@ -205,8 +213,7 @@ def fetch_each(url: str, root: Path, file: File) -> dict:
     Returns their `listing`. What came stays for the next try if the connection breaks. Raises
     Refused, and keeps nothing, if one of them is missing or the listing is another.
     """
-    fetching = root / ".fetching"
-    folder = fetching / Path(file.name).parent
+    folder = root / FETCHING / Path(file.name).parent
     folder.mkdir(parents=True, exist_ok=True)
     urls = [url.format(number) for number in range(1, file.count + 1)]
     lacking = [url for url in urls if not (folder / Path(url).name).exists()]
@@ -220,14 +227,14 @@ def fetch_each(url: str, root: Path, file: File) -> dict:
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:  # which asks for no more once one has failed
             list(tqdm(pool.map(get, lacking), total=len(lacking), disable=None, leave=False))
-        found = listing(fetching.glob(file.name))
+        found = listing(folder.glob(Path(file.name).name))
         if file.listing not in (None, found["sha256"]):
             raise Refused(f"{found['files']} files of {found['bytes']:,} bytes in all, not these")
-        put_in_place(fetching.glob(file.name), root / file.name)
+        put_in_place(folder.glob(Path(file.name).name), root / file.name)
     except Refused:
-        shutil.rmtree(fetching)
+        shutil.rmtree(folder)
         raise
-    shutil.rmtree(fetching)
+    shutil.rmtree(folder)
     return found
 
 
@@ -408,5 +415,5 @@ def put_in_place(files: Iterable[Path], pattern: Path) -> None:
 
 def remove_fetched(path: Path) -> None:
     """Remove an archive, unless a person has put it there."""
-    if path.name.startswith(FETCHED):
+    if path.parent.name == FETCHING:
         path.unlink()

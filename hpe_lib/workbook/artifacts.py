@@ -66,9 +66,15 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_files(files: dict[str | Path, bytes]) -> None:
-    """Write files that belong together: where the disk is full, all keep their old content."""
-    paths = [Path(path) for path in files]
-    beside = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    """Write files that belong together: where the disk is full, all keep their old content.
+
+    A link stays, and what it leads to is written.
+    """
+    paths = [Path(os.path.realpath(path)) for path in files]
+    beside = [
+        path.with_name(f".{path.name[:64]}.{os.getpid()}-{number}.tmp")  # a name may be too long
+        for number, path in enumerate(paths)
+    ]
     try:
         for path, new, data in zip(paths, beside, files.values()):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +85,7 @@ def write_files(files: dict[str | Path, bytes]) -> None:
         for path, new in zip(paths, beside):
             os.replace(new, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say where
+        error.filename, error.filename2 = str(path), None  # not the file beside it
         raise
     finally:
         for new in beside:
@@ -299,11 +305,17 @@ def wrote_history(path: Path) -> bool | None:
 
 
 def wrote_checkpoint(path: Path) -> bool | None:
-    """Has a training written this file, which torch's zip begins after a sha256? None: damaged."""
+    """Has a training written this file, which torch's zip begins after a sha256?
+
+    None: it is damaged, or torch's zip alone beside a stage that is not finished. Others write such
+    files, and earlier versions of this program did.
+    """
     with open(path, "rb") as file:
         start = file.read(DIGEST + 4)
     if start[DIGEST:] == b"PK\3\4":
         return True
+    if start[:2] == b"PK" and not path.with_name(MANIFEST).exists():
+        return None
     return False if start[:2] in (b"PK", b"\x80\2") else None
 
 

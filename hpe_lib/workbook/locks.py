@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -30,7 +29,8 @@ def lock(folder: str | Path, name: str = artifacts.LOCK) -> Iterator[None]:
     """Hold a folder, made if need be, for this process: BadInput if another process holds it.
 
     The lock goes with the process, however it ends. Whoever holds it may take it again: a cell of a
-    notebook that was interrupted keeps it. Where the system keeps no locks, every folder is free.
+    notebook that was interrupted keeps it. Its file is removed at the end, and so is a folder in
+    which nothing was written. Where the system keeps no locks, every folder is free.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -42,18 +42,18 @@ def lock(folder: str | Path, name: str = artifacts.LOCK) -> Iterator[None]:
         yield
         return
     try:
-        with open(path, "w") as file:
-            if not try_lock(file):
-                raise BadInput(folder, *IN_USE)
+        with open_locked(path) as file:
             HELD[path] = file
             try:
                 yield
             finally:
+                remove_empty(path)
                 unlock(file)
     finally:
         HELD.pop(path, None)
-        if created and os.listdir(folder) == [name]:  # nothing came of it
-            shutil.rmtree(folder)
+        if created:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 def stage_lock(stage: str) -> str:
@@ -81,6 +81,25 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:  # gone since it was found
         return False
     return not free
+
+
+def open_locked(path: Path) -> IO:
+    """A lock's file, opened and locked for this process. BadInput if another process holds it."""
+    while True:
+        file = open(path, "a")  # which leaves what a person may have written into it
+        if not try_lock(file):
+            file.close()
+            raise BadInput(path.parent, *IN_USE)
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()  # whoever held it has removed it in between
+
+
+def remove_empty(path: Path) -> None:
+    """Remove a lock's file, where the system lets go of open files, unless a person's is there."""
+    with contextlib.suppress(OSError):
+        if path.is_file() and path.stat().st_size == 0:
+            path.unlink()
 
 
 def try_lock(file: IO) -> bool:

@@ -52,7 +52,7 @@ def write(out: str | Path) -> Path:
     out = Path(out)
     manifest = artifacts.manifest(out, "command", "notebooks", "preset")
     executed = [out / entry["notebook"] for _, entry in sorted(manifest["notebooks"].items())]
-    notebooks = [nbformat.read(path, as_version=4) for path in executed if path.is_file()]
+    notebooks = [read_executed(path) for path in executed if path.is_file()]
     costs = cost_table(out, manifest)
     parts = [
         first_screen(out, manifest, notebooks),
@@ -70,6 +70,18 @@ def write(out: str | Path) -> Path:
     page = PAGE.format(title=title, body="".join(parts))
     artifacts.write_bytes(out / "report.html", page.encode())
     return out / "report.html"
+
+
+def read_executed(path: Path) -> nbformat.NotebookNode:
+    """Return an executed notebook. BadInput if the file is none."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        notebook.cells[0]
+    except (ValueError, LookupError, TypeError, AttributeError, nbformat.ValidationError) as error:
+        expected = f"the executed notebook; run it again (hpe reproduce --only {path.name[:2]})"
+        raise artifacts.BadInput(path, f"{type(error).__name__}", expected) from None
+    return notebook
 
 
 def first_screen(out: Path, manifest: dict, notebooks: list[nbformat.NotebookNode]) -> str:

@@ -8,6 +8,7 @@ can score and compare again without training.
 
 import io
 import re
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -77,10 +78,31 @@ def refuse_foreign_results(folder: Path) -> None:
     artifacts.refuse_foreign_manifest(folder)
     if (folder / artifacts.MANIFEST).is_file():
         artifacts.manifest(folder, "scored_by")
-        return
-    for name in ("metrics.json", "predictions.npz"):
-        if (folder / name).exists():
-            raise BadInput(folder / name, "a file that is no evidence", "a folder without it")
+    for name, is_evidence in {
+        "metrics.json": holds_metrics,
+        "predictions.npz": holds_joints,
+    }.items():
+        path = folder / name
+        if artifacts.holds_something(path) and not is_evidence(path):
+            raise BadInput(path, "a file that is no evidence", "a folder without it")
+
+
+def holds_metrics(path: Path) -> bool:
+    """Does a file hold metrics as `keep_scores` writes them?"""
+    try:
+        found = artifacts.read_json(path)
+    except BadInput:
+        return False
+    return isinstance(found, dict) and {"dataset", "metric", "scores"} <= found.keys()
+
+
+def holds_joints(path: Path) -> bool:
+    """Does a file hold people's keys and joints as `keep_scores` writes them?"""
+    try:
+        with np.load(path) as found:
+            return {"keys", "detector"} <= set(found.files)
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile):
+        return False
 
 
 def write(name: str, metrics: dict, command: str) -> None:
@@ -222,6 +244,26 @@ def steps_table() -> pd.DataFrame:
             "occluded": test["occluded"],
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def threads_table() -> pd.DataFrame:
+    """How much faster two threads train the presets of Leeds people, medians of several runs.
+
+    "on two": minutes that the whole training would have taken, from those it took on one thread.
+    """
+    rows = {}
+    for preset, seconds in metrics_of("threads")["seconds"].items():
+        one, two = (float(np.median(seconds[name])) for name in ("one thread", "two threads"))
+        rows[f"`{preset}`"] = {
+            "one thread, s": one,
+            "two threads, s": two,
+            "times as fast": f"{one / two:.2f}",
+            "minutes on one": minutes(preset),
+            "on two": minutes(preset) * two / one,
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.loc["both, the released cascade"] = table[["minutes on one", "on two"]].sum()
+    return table
 
 
 def study_table(study: str) -> pd.DataFrame:
@@ -417,6 +459,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "mpii": mpii_table,
     "gain": gain_table,
     "steps": steps_table,
+    "threads": threads_table,
     "recipe": lambda: study_table("recipe"),
     "rates": lambda: study_table("rates"),
     "race": lambda: study_table("race"),
