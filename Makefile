@@ -25,7 +25,7 @@ lab: $(READY)
 
 # README's and docs' tables, from results/
 tables: $(READY)
-	$(BIN)/python -m hpe_lib.workbook.results
+	$(BIN)/python -m benchmarks.pages
 
 lint: $(READY)
 	$(BIN)/ruff check $(ARGS) .

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import references, speed
+from benchmarks import pages, references, speed
 from hpe_lib import heatmaps, stages
 from hpe_lib.trunks import IMAGENET_MEAN, IMAGENET_STD
 from hpe_lib.workbook import results
@@ -143,7 +143,7 @@ def test_speeds_are_kept_for_the_page(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(speed, "table", lambda: pd.DataFrame(rows))
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--keep"])
     runpy.run_module("benchmarks", run_name="__main__")
-    table = results.speed_table()
+    table = pages.speed_table()
     assert table.loc["samples"].tolist() == [
         *("1,500 samples/s", "750 samples/s", "a class", "2.00", "≥ 2000 samples/s", "**no**"),
     ]

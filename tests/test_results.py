@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks import pages, release
 from hpe_lib import evaluation, rivals
 from hpe_lib.data.datasets import load_people
 from hpe_lib.paper import ROOT
@@ -10,7 +12,7 @@ from hpe_lib.prediction import Predictions
 from hpe_lib.view import figures
 from hpe_lib.workbook import artifacts, results
 
-PAGES = [path for page in results.PAGES for path in sorted(ROOT.glob(page))]
+PAGES = [path for page in pages.PAGES for path in sorted(ROOT.glob(page))]
 KEPT = sorted(path.parent for path in results.RESULTS.rglob("predictions.npz"))
 
 
@@ -57,6 +59,18 @@ def test_a_detector_has_no_cascade(people, weights, tmp_path):
     assert set(metrics["scores"]) == {"detector", "detector, centroid"}
 
 
+def test_released_weights_are_halved_and_say_what_they_were_trained_with(tmp_path, monkeypatch):
+    tensors = {"weight": torch.tensor([1 / 3]), "count": torch.tensor([7])}
+    artifacts.save(tmp_path / "run", tensors, {"kind": "joint", "seed": 3})
+    monkeypatch.setattr(release, "RELEASED", tmp_path / "weights" / "leeds")
+    folder = release.release(tmp_path / "run", "other")
+    assert folder == tmp_path / "weights" / "other"
+    found = artifacts.load_weights(folder)
+    assert found["weight"].dtype == torch.float16 and found["count"].tolist() == [7]
+    assert found["weight"].item() == pytest.approx(1 / 3, abs=1e-3)
+    assert artifacts.manifest(folder)["seed"] == 3
+
+
 @pytest.mark.parametrize("name", ["metrics.json", "predictions.npz", "manifest.json"])
 def test_a_person_s_file_among_the_evidence_is_not_replaced(people, weights, tmp_path, name):
     kept = weights, found(people), people, "hpe …"
@@ -72,9 +86,9 @@ def test_a_block_of_a_page_is_replaced_and_the_rest_left(monkeypatch):
     import pandas as pd
 
     table = pd.DataFrame({"total": [12.345, None]}, index=["ours", "theirs"])
-    monkeypatch.setitem(results.TABLES, "made-up", lambda: table)
+    monkeypatch.setitem(pages.TABLES, "made-up", lambda: table)
     page = "a\n<!-- table: made-up -->\nold\n<!-- end of table -->\nb\n"
-    assert results.fill_tables(page) == (
+    assert pages.fill_tables(page) == (
         "a\n<!-- table: made-up -->\n| row | total |\n| --- | --- |\n| ours | 12.3 |\n"
         "| theirs | – |\n<!-- end of table -->\nb\n"
     )
@@ -84,7 +98,7 @@ def test_a_block_of_a_page_is_replaced_and_the_rest_left(monkeypatch):
 def test_printed_tables_are_those_of_the_results(path):
     """`make tables` writes them anew."""
     text = path.read_text(encoding="utf-8")
-    assert results.fill_tables(text) == text
+    assert pages.fill_tables(text) == text
 
 
 def test_every_kept_score_says_what_made_it():

@@ -1,0 +1,193 @@
+"""The tables of README and docs, written from results/ (make tables)."""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from hpe_lib import evaluation
+from hpe_lib.paper import ROOT
+from hpe_lib.workbook import artifacts
+from hpe_lib.workbook.results import (
+    claims_table,
+    existing,
+    gain_table,
+    lsp_table,
+    metrics_of,
+    minutes,
+    mpii_table,
+    parts_table,
+    score_columns,
+    study_rows,
+    study_table,
+    table_5,
+)
+
+PAGES = ("README.md", "docs/*.md")
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+STEPS = {
+    "leeds": "LSP and LSPET, 128 px, 13 epochs",
+    "leeds-lsp-128": "then LSP alone, 8 epochs",
+    "leeds-192": "`leeds`, then 192 px, 6 epochs",
+    "leeds-256": "then 256 px, 1 epoch",
+    "leeds-lsp": "`leeds-192`, then LSP alone, 8 epochs",
+}  # trainings on Leeds people: results/NAME (LSP test), results/NAME-val (LSPET 8001-8500)
+
+
+def lsp_short_table() -> pd.DataFrame:
+    """The rows and columns of `lsp_table` that README shows."""
+    table = lsp_table()[["total", "95 %", "visible", "occluded", "source"]]
+    ours = [name for name in table.index if name.startswith("ours")][:2]
+    again = [name for name in table.index if name.endswith("released predictions")]
+    paper = [name for name in table.index if name.startswith("Bulat")]
+    return table.loc[[*ours, *again, *paper]]
+
+
+def steps_table() -> pd.DataFrame:
+    """The score after each training step, on the validation people and on LSP's test people."""
+    rows = {}
+    for name in existing(*STEPS):
+        test, choosing = (
+            metrics_of(name)["scores"]["cascade"],
+            metrics_of(f"{name}-val")["scores"]["cascade"],
+        )
+        rows[f"{STEPS[name]} (`{name}`)"] = {
+            "minutes": minutes(name),
+            "LSPET 8001-8500": choosing["total"],
+            "LSP test": test["total"],
+            "visible": test["visible"],
+            "occluded": test["occluded"],
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def threads_table() -> pd.DataFrame:
+    """How much faster two threads train the presets of Leeds people, medians of several runs.
+
+    "on two": minutes that the whole training would have taken, from those it took on one thread.
+    """
+    rows = {}
+    for preset, seconds in metrics_of("threads")["seconds"].items():
+        one, two = (float(np.median(seconds[name])) for name in ("one thread", "two threads"))
+        rows[f"`{preset}`"] = {
+            "one thread, s": one,
+            "two threads, s": two,
+            "times as fast": f"{one / two:.2f}",
+            "minutes on one": minutes(preset),
+            "on two": minutes(preset) * two / one,
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.loc["both, the released cascade"] = table[["minutes on one", "on two"]].sum()
+    return table
+
+
+def given_table() -> pd.DataFrame:
+    """Scores of the released regressor for different input maps (benchmarks/argument.py)."""
+    rows = {name: score_columns(score) for name, score in metrics_of("argument")["given"].items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def confidence_table() -> pd.DataFrame:
+    """Mean peak within a disc at joints, and in the background, in the released networks' maps."""
+    table = pd.DataFrame.from_dict(metrics_of("argument")["confidence"], orient="index")
+    return table.map(lambda peak: f"{peak:.2f}")
+
+
+def released_table(dataset: str) -> pd.DataFrame:
+    """Released predictions on all people, against each truth (benchmarks/released.py)."""
+    table = evaluation.table(metrics_of("released")[dataset]).drop(columns=["persons", "left_out"])
+    return table.map(lambda value: f"{value:.2f}" if isinstance(value, float) else value).replace(
+        "nan", "–"
+    )
+
+
+def speed_table() -> pd.DataFrame:
+    """Our speeds beside references', measured in turn (python -m benchmarks --keep)."""
+    rows = pd.DataFrame(metrics_of("bench")["rows"]).set_index("what")
+    digits = {unit: 1 if unit == "ms" else 0 for unit in set(rows.unit)}
+    table = pd.DataFrame(index=rows.index)
+    for name in ("ours", "reference"):
+        table[name] = [f"{v:,.{digits[u]}f} {u}" for v, u in zip(rows[name], rows.unit)]
+    table["the reference"] = rows.against
+    table["times as fast"] = rows.ratio.map("{:.2f}".format)
+    table["aim"] = rows.aim.replace("", "–")
+    table["met"] = rows.met.map({True: "yes", False: "**no**"}).fillna("–")
+    return table
+
+
+def drawn_table() -> pd.DataFrame:
+    """Notebooks 03 to 05 on synthetic people, with baselines that need no training."""
+    run = metrics_of("synthetic")
+    rows = {
+        "mean pose of the training people": run["floors"]["mean_pose"],
+        "untrained cascade": run["floors"]["untrained"],
+        "detector alone, logits": run["detector"]["logits"],
+        "detector alone, centroid": run["detector"]["centroid"],
+        "regressor on the frozen detector": run["regressor"],
+        "cascade, joint": run["cascade"],
+    }
+    found = {name: score_columns(score) for name, score in rows.items()}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "lsp": lsp_table,
+    "lsp-short": lsp_short_table,
+    "mpii": mpii_table,
+    "gain": gain_table,
+    "steps": steps_table,
+    "threads": threads_table,
+    "recipe": lambda: study_table("recipe"),
+    "rates": lambda: study_table("rates"),
+    "race": lambda: study_table("race"),
+    "race-test": lambda: parts_table("race-test"),
+    "table-5-paper": table_5,
+    "table-5-claims": lambda: claims_table("table-5-test-claims"),
+    "table-5": lambda: study_table("table-5"),
+    "drawn-easy": lambda: parts_table("drawn-easy"),
+    "drawn-medium": lambda: parts_table("drawn-medium"),
+    "drawn-hard": lambda: parts_table("drawn-hard"),
+    "controls": lambda: parts_table("controls"),
+    "controls-gain": lambda: gain_table(study_rows("controls")),
+    "drawn-medium-claims": lambda: claims_table("drawn-medium-claims"),
+    "given": given_table,
+    "confidence": confidence_table,
+    "released-mpii": lambda: released_table("mpii"),
+    "released-lsp": lambda: released_table("lsp"),
+    "drawn": drawn_table,
+    "speed": speed_table,
+}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown, one decimal, a dash where nothing is known."""
+    header = ["row", *map(str, table.columns)]
+    rows = [[str(name), *map(cell, values)] for name, values in zip(table.index, table.to_numpy())]
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def cell(value: str | float | None) -> str:
+    """A table's value as text."""
+    if isinstance(value, str):
+        return value
+    return "–" if value is None or np.isnan(value) else f"{value:.1f}"
+
+
+def fill_tables(text: str) -> str:
+    """Fill each of a page's tables from results/. KeyError on an unknown table name."""
+    return BLOCK.sub(lambda found: found[1] + markdown(TABLES[found[2]]()) + found[3], text)
+
+
+def main() -> None:
+    """Rewrite the tables of README and docs (make tables)."""
+    for path in [path for page in PAGES for path in sorted(ROOT.glob(page))]:
+        text = path.read_text(encoding="utf-8")
+        if (new := fill_tables(text)) != text:
+            artifacts.write_bytes(path, new.encode())
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Write a finished stage's weights as float16 to hpe_lib/weights/NAME, to be released.
+
+python -m benchmarks.release RUN/STAGE NAME
+
+Loading turns them into float32 again; the scores stay the same to 0.1.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from hpe_lib.paper import RELEASED
+from hpe_lib.workbook import artifacts
+
+
+def release(weights: Path, name: str) -> Path:
+    """Write hpe_lib/weights/NAME, the manifest with its command and cost too; returns the folder.
+
+    BadInput if there are no such weights, or the folder holds other files of their names.
+    """
+    tensors, trained = artifacts.load_weights(weights), artifacts.manifest(weights)
+    halved = {tensor_name: to_half(tensor) for tensor_name, tensor in tensors.items()}
+    folder = RELEASED.parent / name
+    artifacts.save(folder, halved, trained)
+    return folder
+
+
+def to_half(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as float16 if it holds floating-point numbers; the counts of norms as they are."""
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+if __name__ == "__main__":
+    weights, name = sys.argv[1:]
+    print(release(Path(weights), name))
