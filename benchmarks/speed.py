@@ -23,7 +23,7 @@ from hpe_lib.data.images import ImageFiles, read_image
 from hpe_lib.data.people import People
 from hpe_lib.paper import MARGIN, N_JOINTS
 from hpe_lib.skeleton import VISIBLE
-from hpe_lib.workbook import estimate, presets
+from hpe_lib.workbook import artifacts, estimate, presets
 
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_PROGRESSIVE)
 BF16_PEAK = {  # dense FLOP/s
@@ -329,7 +329,7 @@ def on_a_gpu(folder: Path, count: int, rounds: int, _: str, steps: int = 10) -> 
     resolved, parameters = presets.resolve("paper-res"), {}
     name = torch.cuda.get_device_name()
     peak = next((value for part, value in BF16_PEAK.items() if part in name), float("nan"))
-    for stage, notebook in stages.NOTEBOOKS.items():
+    for stage, notebook in artifacts.NOTEBOOKS.items():
         parameters |= resolved["02"] | resolved[notebook] | {"precision": "bf16"}
         ours, size = estimate.training_step(stage, parameters, 256, steps), parameters["batch_size"]
         model, *rest, _ = estimate.random_stage(stage, parameters)
