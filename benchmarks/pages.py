@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from benchmarks import plan
 from hpe_lib import evaluation
 from hpe_lib.paper import ROOT
 from hpe_lib.workbook import artifacts
@@ -157,6 +158,9 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "released-lsp": lambda: released_table("lsp"),
     "drawn": drawn_table,
     "speed": speed_table,
+    "plan-work": plan.work_table,
+    "plan-memory": plan.memory_table,
+    "plan-exchange": plan.exchange_table,
 }
 
 

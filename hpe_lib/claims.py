@@ -1,8 +1,8 @@
 """The claims that rows are held to, and what they come to over seeds.
 
 claims.csv names them: the criterion of notebook 06, numbered as it is there, and what stands beside
-it without a number. A claim says that one row is better than another on some joints; more_than and
-over are two rows whose lead has to be the smaller one.
+it without a number. A claim says that one row ("better") leads another ("worse") on some joints,
+and perhaps by more than the row "more_than" leads the row "over".
 """
 
 from pathlib import Path

@@ -88,9 +88,7 @@ def scorable(people: People, file: str | Path) -> People:
 
 
 def conventions(predicted: np.ndarray, people: People) -> pd.Series:
-    """The same predictions under each convention that published numbers use, percent; the first is
-    ours (F14).
-    """
+    """The total, in percent, under each convention of published numbers; ours comes first (F14)."""
     (ratio, mask), limit = errors(predicted, people), threshold(people)
     every = (people.visibility != ABSENT) & has_normaliser(people)[:, None]
     with np.errstate(invalid="ignore"):

@@ -93,8 +93,8 @@ def place_unlearned(numbers: np.ndarray) -> None:
     """Put a pelvis or thorax whose map is empty between hips or shoulders, with confidence 0.
 
     numbers: (N, 16, 4), x, y, confidence and detector's peak; changed in place. Weights that have
-    learned from LSP and LSPET only, which label neither point, answer with an empty map, whose
-    peak lies anywhere, beside a detector that nobody has corrected there.
+    learned from LSP and LSPET only, which label neither point, answer with an empty map, and the
+    place of its peak means nothing.
     """
     torso = [MPII.index("pelvis"), MPII.index("thorax")]
     for person in numbers:

@@ -319,9 +319,9 @@ class Recipe:
     def reuse(self, scorer: Scorer | None) -> Iterator[dict]:
         """Yield a finished stage's records again.
 
-        If the held-out people are others now, scores and watched maps are made again, but only for
-        the last epoch: only its weights are kept. A history that is not the one that the training
-        wrote is not believed: then there is one record, of the last epoch, without losses.
+        If the held-out people have changed, scores and watched maps are made again, for the last
+        epoch only, as only its weights are kept. If history.jsonl was changed, there is one record,
+        of the last epoch: new scores and no losses.
         """
         records = history(self.folder)
         manifest = self.adopt_test_time_settings()
@@ -338,7 +338,7 @@ class Recipe:
         yield from ({**record, "reused": True} for record in records)
 
     def adopt_test_time_settings(self) -> dict:
-        """Keep the decoder, flip test and workers of now in a finished stage's manifest.
+        """Write the current decoder, flip test and workers to a finished stage's manifest.
 
         `hpe evaluate` and `predict` take them from there. Returns the manifest.
         """

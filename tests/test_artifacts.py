@@ -728,14 +728,6 @@ def test_watched_maps_show_a_stage_and_empty_files_hold_nothing(tmp_path):
         artifacts.refuse_foreign_stage(tmp_path)
 
 
-def test_older_weights_are_replaced_in_a_stage_s_folder_only(tmp_path):
-    save_file({"detector.B1.weight": torch.ones(2)}, tmp_path / "weights.safetensors")
-    with pytest.raises(BadInput, match="weights.safetensors: found a file that this program"):
-        artifacts.refuse_foreign_stage(tmp_path)
-    artifacts.write_manifest(tmp_path, {"kind": "detector"})
-    artifacts.refuse_foreign_stage(tmp_path)
-
-
 @pytest.mark.parametrize("name", THEIRS[:2])
 def test_weights_that_a_person_has_put_into_a_stage_s_folder_are_theirs(tmp_path, name):
     artifacts.save(tmp_path, {}, {"kind": "detector"}, [])
@@ -743,14 +735,6 @@ def test_weights_that_a_person_has_put_into_a_stage_s_folder_are_theirs(tmp_path
     with pytest.raises(BadInput, match=f"{name}: found a file that this program has not written"):
         artifacts.save(tmp_path, {}, {"kind": "detector"}, [])
     assert (tmp_path / name).read_bytes() == before
-
-
-def test_a_checkpoint_of_an_earlier_version_is_replaced_where_its_history_lies(tmp_path):
-    theirs(tmp_path, "checkpoint.pt")
-    with pytest.raises(BadInput, match="checkpoint.pt: found a file that this program"):
-        artifacts.refuse_foreign_stage(tmp_path)
-    artifacts.write_history(tmp_path, [RECORD])
-    artifacts.refuse_foreign_stage(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", *THEIRS])

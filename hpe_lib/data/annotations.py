@@ -27,9 +27,7 @@ from hpe_lib.workbook.artifacts import BadInput, parse_json
 
 J = len(MPII.names)
 HEAD = 0.6  # the official evaluator's SC_BIAS: head size = 0.6 · diagonal of the head box
-HEAD_PER_SCALE = (
-    25  # MPII's scale is the head size in disguise, 200 · scale = 8 · head size, for every person
-)
+HEAD_PER_SCALE = 25  # in MPII 200 · scale = 8 · head size, for every person
 EMPTY = np.array([])
 
 

@@ -208,8 +208,8 @@ class PersonMaps:
     def top(self, layer: str) -> float:
         """Return the value at which a layer's colours end: 1 for targets, else its largest.
 
-        Joints without a label are left out if there are others: a network that learned from a data
-        set without pelvis and thorax says anything there.
+        Joints without a label are left out if there are others: no network has learned them where
+        the whole data set lacks them.
         """
         if layer.endswith("target"):
             return 1.0

@@ -280,18 +280,14 @@ def wrote_maps(path: Path) -> bool | None:
 
 
 def wrote_weights(path: Path) -> bool | None:
-    """Has this program written this safetensors file? None: it is damaged, or an older one's."""
+    """Has this program written this safetensors file? None: it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            networks = {name.partition(".")[0] for name in file.keys()}  # noqa: SIM118
+            return "made_from" in (file.metadata() or {})
     except (OSError, SafetensorError):
         return None
-    if "made_from" in metadata:
-        return True
-    return None if networks <= {"detector", "regressor"} else False
 
 
 def wrote_history(path: Path) -> bool | None:
@@ -305,17 +301,11 @@ def wrote_history(path: Path) -> bool | None:
 
 
 def wrote_checkpoint(path: Path) -> bool | None:
-    """Has a training written this file, which torch's zip begins after a sha256?
-
-    None: it is damaged, or torch's zip alone beside a stage that is not finished. Others write such
-    files, and earlier versions of this program did.
-    """
+    """Has a training written this file, which torch's zip begins after a sha256? None: damaged."""
     with open(path, "rb") as file:
         start = file.read(DIGEST + 4)
     if start[DIGEST:] == b"PK\3\4":
         return True
-    if start[:2] == b"PK" and not path.with_name(MANIFEST).exists():
-        return None
     return False if start[:2] in (b"PK", b"\x80\2") else None
 
 

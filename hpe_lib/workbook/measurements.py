@@ -1,6 +1,6 @@
 """What a run's notebooks have measured: OUT/metrics/NN.json, and all of it in OUT/metrics.json.
 
-Numbers rest on people and weights. Those of others than the run has now are left out.
+Numbers measured on other people or weights than the run has now are left out.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ def write(out: str | Path, number: str, values: dict) -> dict:
 
 
 def read(out: str | Path) -> dict:
-    """The numbers that a run's notebooks have written so far, without those of others than now.
+    """The numbers that a run's notebooks have written, of the people and weights it has now.
 
-    BadInput if there are none. metrics.json itself is for others to read: what was changed in it
-    by hand is said, and not taken.
+    BadInput if there are none. metrics.json itself is for others to read: if it was changed by
+    hand, a line says so, and the notebooks' own files are read.
     """
     path = Path(out) / artifacts.METRICS
     found = read_file(path)

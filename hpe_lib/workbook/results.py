@@ -146,6 +146,11 @@ def lsp_table() -> pd.DataFrame:
         scores = metrics_of(name)["scores"]
         rows[f"ours, cascade (`{name}`)"] = score_columns(scores["cascade"])
         rows[f"ours, its detector alone (`{name}`)"] = score_columns(scores["detector"])
+    for name in existing("frozen-192"):
+        on_frozen = metrics_of(name)["scores"]["cascade"]
+        rows[f"ours, a regressor on `leeds-192`' detector, frozen (`{name}`)"] = score_columns(
+            on_frozen
+        )
     again = metrics_of("released")["lsp"]["PC, PC"]
     rows["Yang et al. [41], released predictions"] = score_columns(again)
     ours = pd.DataFrame.from_dict(rows, orient="index").assign(source="scored here")
@@ -164,7 +169,15 @@ def mpii_table() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-GAINS = ("leeds-192", "leeds-256", "leeds-lsp", "leeds", "leeds-mpii", "synthetic-val")
+GAINS = (
+    "leeds-192",
+    "frozen-192",
+    "leeds-256",
+    "leeds-lsp",
+    "leeds",
+    "leeds-mpii",
+    "synthetic-val",
+)
 
 
 def gain_table(names: Iterable[str] = GAINS) -> pd.DataFrame:

@@ -24,8 +24,10 @@ def people_to_score(
     image_size: int,
     only_present: bool = False,
 ) -> People:
-    """The people of a split: as published (mpii, lsp), or by notebook 01's numbers: the run's own
-    if they are of this data set, else its preset's.
+    """The people of a split, as published (mpii, lsp).
+
+    Splits that nobody has published are those of the run, if it is of this data set, or of the data
+    set's preset.
     """
     chosen = run / "data" / "manifest.json"
     manifest = artifacts.manifest(chosen.parent, "parameters") if chosen.is_file() else {}
