@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speed
-
 from hpe_lib.workbook import artifacts, environment, estimate, presets, results
 
 PEOPLE, IMAGE_SIZE = 2, 256
@@ -51,7 +50,7 @@ def main() -> None:
 
 
 def count(stage: str, parameters: dict) -> dict:
-    """What a step of a stage takes in bf16: operations and saved bytes a person, kernels, weights."""
+    """What a step of a stage takes in bf16: operations, kernels, weights, saved bytes."""
     model, objective, optimizer, _ = estimate.random_stage(stage, parameters)
     model.to(memory_format=torch.contiguous_format).train()
     batch = speed.batch_on(torch.device("cpu"), parameters | {"batch_size": PEOPLE}, IMAGE_SIZE)
@@ -73,7 +72,7 @@ def count(stage: str, parameters: dict) -> dict:
 
 
 def saved_for_one(model: torch.nn.Module, images: torch.Tensor, bf16: bool) -> int:
-    """Bytes that one person more keeps: what is cast once for all of them, the weights, is left out."""
+    """Bytes that one person more keeps; the weights, cast once for all, are left out."""
     return saved_bytes(model, images[:2], bf16) - saved_bytes(model, images[:1], bf16)
 
 

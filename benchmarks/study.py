@@ -21,8 +21,8 @@ from hpe_lib import claims, evaluation, photographs, prediction, stages
 from hpe_lib.ablation import train_row
 from hpe_lib.data.datasets import Data, load_people, open_data
 from hpe_lib.data.people import People
-from hpe_lib.workbook import artifacts, environment, results
-from hpe_lib.workbook.artifacts import STAGES
+from hpe_lib.workbook import artifacts, environment, results, scoring
+from hpe_lib.workbook.artifacts import STAGES, BadInput
 
 STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(encoding="utf-8"))
 
@@ -122,32 +122,44 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
 
     split: "-test" for test people, the suffix of the study's folder.
     """
-    kept = results.RESULTS / f"{study}{split}/{name}"
-    if scored(kept, weights):
-        return
-    estimator = photographs.load(weights)
-    predictions = prediction.predict(
-        estimator.cascade,
-        people,
-        estimator.image_size,
-        flip_test=estimator.flip_test,
-        decoder=estimator.decoder,
-    )
-    metrics = results.keep_scores(kept, weights, predictions, people, environment.command())
+    row = f"{study}{split}/{name}"
+    kept = results.RESULTS / row
+    if not scored(kept, weights, people):
+        estimator = photographs.load(weights)
+        predictions = prediction.predict(
+            estimator.cascade,
+            people,
+            estimator.image_size,
+            flip_test=estimator.flip_test,
+            decoder=estimator.decoder,
+        )
+        notes = scoring.training_notes(people, weights)
+        results.keep_scores(kept, weights, predictions, people, environment.command(), notes)
+    metrics = results.metrics_of(row)
     metrics |= {"label": STUDIES[study][name]["label"], "curve": curve(weights.parent)}
     other = reference_row(study, name)
     if name != other:
-        rows = [[last_joints(f"{study}{split}/{row}")] for row in (name, other)]
-        metrics["difference"] = evaluation.paired(*rows, people)
-    artifacts.write_json(kept / "metrics.json", metrics)
+        rows = [[last_joints(row)], [last_joints(f"{study}{split}/{other}")]]
+        metrics["difference"] = artifacts.plain(evaluation.paired(*rows, people))
+    if metrics == results.metrics_of(row):
+        return
+    results.update_metrics(kept, metrics)
     print(evaluation.table(metrics["scores"]).round(1).to_string(), flush=True)
 
 
 def curve(row: Path) -> list[dict]:
-    """After every epoch of a row's stages: minutes so far, and the monitored score."""
+    """After every epoch of a row's stages: minutes so far, and the monitored score.
+
+    BadInput if a history is not the one that its training wrote.
+    """
     points, before = [], 0.0
     for stage in stages.UPSTREAM:
-        records = stages.history(row / STAGES[stage])
+        folder = row / STAGES[stage]
+        records = stages.history(folder)
+        if records and artifacts.manifest(folder)["history_sha256"] != artifacts.history_hash(
+            folder
+        ):
+            raise BadInput(folder / artifacts.HISTORY, "a changed file", "as its training wrote it")
         for record in records:
             total = next(value for key, value in record.items() if key.startswith("PCK"))
             points.append({"minutes": before + record["elapsed"] / 60, "total": total})
@@ -155,13 +167,13 @@ def curve(row: Path) -> list[dict]:
     return points
 
 
-def scored(kept: Path, weights: Path) -> bool:
-    """Are the scores of these weights kept already?"""
+def scored(kept: Path, weights: Path, people: People) -> bool:
+    """Are the scores of these weights on these people kept already?"""
     if not (kept / artifacts.MANIFEST).is_file():
         return False
-    metrics = artifacts.read_json(kept / "metrics.json")  # its label comes last
     before, now = (artifacts.manifest(path, "weights_sha256") for path in (kept, weights))
-    return "label" in metrics and before["weights_sha256"] == now["weights_sha256"]
+    same_people = before.get("people") == people.fingerprint()
+    return same_people and before["weights_sha256"] == now["weights_sha256"]
 
 
 def last_joints(name: str) -> np.ndarray:

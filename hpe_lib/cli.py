@@ -342,7 +342,7 @@ def evaluate(
     world.destroy_process_group()  # as train does
     if keep and world.is_main_process:
         given = environment.command(hidden="--data-root")
-        results.keep_scores(keep, folder, found, people, given)
+        results.keep_scores(keep, folder, found, people, given, notes)
     score = evaluation.score(found.joints, people)
     score["notes"] += notes
     show(score, scoring.describe(str(folder), score, people), as_json)

@@ -163,9 +163,11 @@ def notes(predicted: np.ndarray, people: People) -> list[str]:
     truth = np.where(errors(predicted, people)[1][..., None], people.joints, np.nan)
     tolerance = threshold(people) * people.normaliser
     found = plausibility.prediction_notes(predicted, truth, tolerance)
-    if people.dataset == "lsp":
-        with np.errstate(over="ignore", invalid="ignore"):  # predictions may be infinite
+    with np.errstate(over="ignore", invalid="ignore"):  # predictions may be infinite
+        conventions = ("", "")
+        if people.dataset == "lsp":
             conventions = label_convention(predicted), label_convention(people.joints)
+        if people.dataset == "lsp" or not found:
             found += plausibility.convention_notes(predicted, truth, tolerance, conventions)
     return [*truth_notes(people), *found]
 
@@ -435,11 +437,12 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
 def difference(points: np.ndarray) -> dict | None:
     """{"difference", "ci95"} of a quantity; None if undefined.
 
-    points: measured on everybody (first) and on resamples of people.
+    points: measured on everybody (first) and on resamples of people, NaN of those that have no such
+    joint, which are left out.
     """
-    if not np.isfinite(points).all():
+    if not np.isfinite(points[0]):
         return None
-    low, high = np.percentile(points[1:], (2.5, 97.5))
+    low, high = np.nanpercentile(points[1:], (2.5, 97.5))
     return {"difference": float(points[0]), "ci95": [float(low), float(high)]}
 
 

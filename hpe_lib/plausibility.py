@@ -4,6 +4,8 @@ This cannot be told from the file. It shows where the same numbers, read otherwi
 more. Sound predictions, good and bad ones, get no warning.
 """
 
+import itertools
+
 import numpy as np
 
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED
@@ -28,7 +30,12 @@ LOST = 0.2  # of a person's joints are right by the own row, at most
 FITS = 0.6  # … by another row, at least
 MOVED = 0.02  # of the people
 SOME = 10  # people, at least, of whom such a share says something
-TURNED = 0.15  # of the people, if left means another side in truth and predictions
+# Rows in another order in a part of the file. In sound predictions 0.5 % of the people at most.
+FITS_WELL = 0.8  # of a person's joints are right by some other row
+REACH = 10_000  # rows, before and after, that are looked at
+# Two joints exchanged would score this many points more; in sound predictions they score less.
+LEAD_OF_PAIR = 15
+TURNED = 0.15  # of the people, if left means another side in truth and predictions; sound ones 0.08
 FEW = 4  # joints; of fewer the distance says nothing
 
 
@@ -122,6 +129,7 @@ def prediction_notes(predicted: np.ndarray, truth: np.ndarray, tolerance: np.nda
             _repeated_point_notes(predicted)
             or _misreading_notes(predicted, truth, tolerance)
             or _moved_rows_notes(predicted, truth, tolerance)
+            or _other_rows_notes(predicted, truth, tolerance)
             or _joint_notes(predicted, truth, tolerance)
             or _off_by_one_notes(predicted, truth)
         )
@@ -130,11 +138,12 @@ def prediction_notes(predicted: np.ndarray, truth: np.ndarray, tolerance: np.nda
 def convention_notes(
     predicted: np.ndarray, truth: np.ndarray, tolerance: np.ndarray, conventions: tuple[str, str]
 ) -> list[str]:
-    """A note where LSP's truth and predictions mean another left: the person's, or the viewer's.
+    """A note where left and right are exchanged for some people only.
 
-    Then people who show their back, a quarter of LSP, are right only with left and right exchanged.
+    So it is where one file means the person's left and the other the viewer's: people who show
+    their back, a quarter of LSP, are then right only with left and right exchanged.
     predicted, truth, tolerance: as in `prediction_notes`.  conventions: of the predictions and of
-    the truth, as `data.lsp.label_convention` tells them.
+    the truth, as `data.lsp.label_convention` tells them; equal where there are none.
     """
     plain, exchanged = (
         _shares_right(joints, truth, tolerance) for joints in (predicted, predicted[:, MPII.mirror])
@@ -218,30 +227,60 @@ def _moved_rows_notes(predicted, truth, tolerance):
     return []
 
 
+def _other_rows_notes(predicted, truth, tolerance):
+    """People who fit the predictions of some other row, and not their own. Some are looked at."""
+    annotated = ~np.isnan(truth[..., 0])
+    full = annotated.sum(1) >= FULL
+    least = max(3, MOVED * full.sum())
+    lost = np.flatnonzero(full & (_shares_right(predicted, truth, tolerance) <= LOST))
+    if full.sum() < SOME or len(lost) < least:
+        return []
+    fits = []
+    for row in np.unique(lost[np.linspace(0, len(lost) - 1, SAMPLE).astype(int)]):
+        rows = slice(max(0, row - REACH), row + REACH)
+        right, alike = (
+            np.linalg.norm(joints[rows] - truth[row], axis=-1) <= tolerance[row]
+            for joints in (predicted, truth)
+        )
+        others = alike[:, annotated[row]].mean(1) < FITS  # else frames of a film
+        fits.append((right[:, annotated[row]].mean(1) >= FITS_WELL)[others].any())
+    moved = np.mean(fits) * len(lost)
+    if moved < least:
+        return []
+    return [
+        f"about {moved:.0f} people fit the predictions of another row and not their own: is a part "
+        "of the rows in another order?"
+    ]
+
+
 def _joint_notes(predicted, truth, tolerance):
-    """A joint that is at one point for everybody, or a pair whose left and right are exchanged."""
+    """A joint that is at one point for everybody, or two joints that are exchanged."""
     there = np.isfinite(predicted).all(-1)
     scored = ~np.isnan(truth[..., 0])
-    near, exchanged = (
-        _near(joints, truth, tolerance) for joints in (predicted, predicted[:, MPII.mirror])
-    )
     for joint, name in enumerate(MPII.names):
         points = predicted[there[:, joint], joint]
         if scored[:, joint].any() and len(points) >= SOME and (points == points[0]).all():
             x, y = points[0]
             return [f"{name} is predicted at ({x:g}, {y:g}) for all {len(points)} people"]
-        pair = [joint, MPII.mirror[joint]]
-        both = scored[:, pair].all(1)
-        if pair[0] >= pair[1] or both.sum() < SOME:
+    right = _right_by_pair(predicted, truth, tolerance)
+    counts = scored.sum(0) >= SOME
+    for pair in map(list, itertools.combinations(range(len(MPII.names)), 2)):
+        if not counts[pair].any():
             continue
-        now, then = (100 * hits[both][:, pair].mean() for hits in (near, exchanged))
-        if then >= max(FIT, now + LEAD):
-            part = name.partition("_")[2]
-            return [
-                f"with right and left {part} exchanged these would score {then:.1f}, as they are "
-                f"{now:.1f}"
-            ]
+        now = right[pair, pair][counts[pair]].mean()
+        then = right[pair[::-1], pair][counts[pair]].mean()
+        if then >= max(FIT, now + LEAD_OF_PAIR):
+            names = " and ".join(MPII.names[joint] for joint in pair)
+            return [f"with {names} exchanged these would score {then:.1f}, as they are {now:.1f}"]
     return []
+
+
+def _right_by_pair(predicted, truth, tolerance):
+    """(16, 16): % of the people for whom a predicted joint (row) is right as another (column)."""
+    distance = np.linalg.norm(predicted[:, :, None] - truth[:, None], axis=-1)
+    near = distance <= tolerance[:, None, None]
+    scored = ~np.isnan(truth[..., 0])
+    return 100 * near.sum(0) / np.maximum(scored.sum(0), 1)
 
 
 def _score_mirrored(predicted, truth, tolerance):
@@ -277,11 +316,8 @@ def _score_reordered(predicted, truth, tolerance):
     """{reading: % right} of the joints, and of the people, in the order that fits best."""
     from scipy.optimize import linear_sum_assignment  # here: it takes a second
 
-    near = (
-        np.linalg.norm(predicted[:, :, None] - truth[:, None], axis=-1) <= tolerance[:, None, None]
-    )
-    hits = near.sum(0)  # (16, 16): of the predicted row and the true one
-    rows, places = linear_sum_assignment(hits, maximize=True)
+    right = _right_by_pair(predicted, truth, tolerance)
+    rows, places = linear_sum_assignment(right, maximize=True)
     order = rows[np.argsort(places)]
     names = ", ".join(
         f"{name} in row {row + 1}"

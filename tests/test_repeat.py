@@ -54,13 +54,50 @@ MADE = {"commit": "a", "machine": {"processor": "one", "gpus": []}, "versions": 
 OTHER = MADE | {"machine": {"processor": "two", "gpus": []}}
 
 
-@pytest.mark.parametrize("gap, agrees", [(1.9, True), (2.1, False)])
-def test_on_another_processor_totals_may_differ_a_little(gap, agrees):
+@pytest.mark.parametrize(
+    "gap, agrees, farthest",
+    [
+        (1.9, True, "a, knee, 40 before and 45 now"),
+        (2.1, False, "a, total, 50 before and 47.9 now"),
+    ],
+)
+def test_on_another_processor_totals_may_differ_a_little(gap, agrees, farthest):
     before = {"a, total": 50.0, "a, knee": 40.0}
     found = repeat.compare(before, {"a, total": 50 - gap, "a, knee": 45.0}, MADE, OTHER)
     assert found[0] is agrees
     assert "made otherwise: processor one, now two" in found[1]
-    assert "farthest apart: a, knee, 40 before and 45 now" in found[1]
+    assert f"farthest apart: {farthest}" in found[1]
+
+
+@pytest.mark.parametrize(
+    "name, now",
+    [
+        ("cascade, occluded", 0.0),
+        ("cascade, at_0.1", 33.0),
+        ("cascade over detector, occluded, difference", 46.1),
+        ("cascade, persons", 41.0),
+    ],
+)
+def test_a_part_or_a_count_that_is_far_off_is_no_agreement(name, now):
+    before = {"cascade, total": 50.0, name: 40.0}
+    agree, lines = repeat.compare(before, before | {name: now}, MADE, OTHER)
+    assert not agree and lines[1].startswith(f"farthest apart: {name}, 40 before")
+    assert lines[-1].startswith("beyond the 2 points that totals may differ by")
+
+
+def test_a_finished_repetition_is_not_compared_as_if_it_were_a_new_one(run, tmp_path):
+    file, _ = run
+    shutil.copytree(file.parent, file.parent.with_name("x-again"))
+    with pytest.raises(BadInput, match="x-again: found a finished run, expected a folder without"):
+        repeat.repeat(file)
+
+
+def test_a_repetition_that_was_stopped_goes_on(run, tmp_path):
+    file, _ = run
+    again = file.parent.with_name("x-again")
+    shutil.copytree(file.parent, again)
+    artifacts.write_manifest(again, artifacts.manifest(again) | {"finished": None})
+    assert repeat.repeat(file)[0]
 
 
 def test_numbers_that_only_one_run_has(run):

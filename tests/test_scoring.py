@@ -124,3 +124,26 @@ def test_weights_that_began_from_the_released_ones_have_their_people_too(tmp_pat
     artifacts.save(run / "detector", {}, began, [])
     artifacts.save(run / "cascade", {}, {"kind": "joint", "upstream": {}}, [])
     assert scoring.training_notes(people, run / "cascade") == [note]
+
+
+def test_people_of_the_training_that_weights_began_from_are_said(tmp_path):
+    data = small_runs.prepare(tmp_path / "first")
+    train(tmp_path / "first")
+    small_runs.prepare(tmp_path / "second", train="201-208", val="1-4")
+    train(tmp_path / "second", init_from=str(tmp_path / "first"))
+    folder = tmp_path / "second" / "detector"
+    (note,) = scoring.training_notes(data.train, folder)
+    assert note == "the weights have learned from 8 of these 8 people: no test score"
+    shutil.rmtree(tmp_path / "first")
+    (note,) = scoring.training_notes(data.train, folder)
+    assert note.startswith("whom the weights have learned from cannot be told: ")
+
+
+def test_a_start_that_was_trained_again_since_says_nothing_of_these_weights(tmp_path):
+    small_runs.prepare(tmp_path / "first")
+    train(tmp_path / "first")
+    data = small_runs.prepare(tmp_path / "second", train="201-208")
+    train(tmp_path / "second", init_from=str(tmp_path / "first"))
+    train(tmp_path / "first", seed=5)
+    (note,) = scoring.training_notes(data.val, tmp_path / "second" / "detector")
+    assert "other weights than these began from" in note

@@ -44,7 +44,7 @@ def finished(tmp_path_factory):
 def run(finished, tmp_path, monkeypatch):
     """A run whose rows may be trained, and a folder for what they score."""
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
-    monkeypatch.setitem(study.STUDIES, "three", ROWS)
+    monkeypatch.setitem(study.STUDIES, "three", dict(ROWS))
     return shutil.copytree(finished, tmp_path / "run")
 
 
@@ -112,9 +112,44 @@ def test_a_row_that_is_kept_is_not_scored_again_but_other_weights_are(run):
     before = kept.stat().st_mtime_ns
     study.train_and_score(run, "three", ["first"])
     assert kept.stat().st_mtime_ns == before
+    content = kept.read_text()
+    kept.write_text(content.replace('"total"', '"total": 99.9, "was"', 1))
+    with pytest.raises(artifacts.BadInput, match="metrics.json: found a file changed since"):
+        study.train_and_score(run, "three", ["first"])
+    with pytest.raises(artifacts.BadInput, match="metrics.json: found a file changed since"):
+        results.study_table("three")
+    kept.write_text(content)
     study.STUDIES["three"]["first"] = ROWS["first"] | {"changes": {"prior": 0.05}}
     study.train_and_score(run, "three", ["first"])
     assert kept.stat().st_mtime_ns != before
+
+
+def test_a_row_whose_reference_has_changed_gets_its_difference_again(run):
+    study.train_and_score(run, "three", ["first"])
+    before = results.metrics_of("three/first")
+    study.STUDIES["three"]["same"] = ROWS["same"] | {"changes": {"joint.lr": 1e-2}}
+    study.train_and_score(run, "three", ["first"])
+    after = results.metrics_of("three/first")
+    assert after["scores"] == before["scores"]
+    data = open_data(run)
+    rows = [[study.last_joints(f"three/{name}")] for name in ("first", "same")]
+    lead = artifacts.plain(evaluation.paired(*rows, data.val))
+    assert after["difference"] == lead != before["difference"]
+
+
+def test_rows_are_scored_again_on_other_people(run):
+    study.train_and_score(run, "three", ["first"])
+    prepare(run, **presets.resolve("smoke")["01"] | {"val": "3001-3030"})
+    study.train_and_score(run, "three", ["first"])
+    assert results.metrics_of("three/first")["scores"]["detector"]["persons"] == 30
+
+
+def test_a_history_that_was_edited_is_no_curve(run):
+    study.train_and_score(run, "three", ["first"])
+    history = study.weights_folder(run, "three", "first") / "history.jsonl"
+    history.write_text(history.read_text().replace('"elapsed"', '"elapsed": 60, "was"', 1))
+    with pytest.raises(artifacts.BadInput, match="history.jsonl: found a changed file"):
+        study.train_and_score(run, "three", ["first"])
 
 
 def test_rows_of_one_name_in_two_studies_leave_each_other_alone(run, monkeypatch):

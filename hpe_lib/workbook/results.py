@@ -6,6 +6,7 @@ seed, machine, cost) and predictions.npz (the joints of everybody who was scored
 can score and compare again without training.
 """
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Iterable
@@ -25,12 +26,18 @@ RESULTS = ROOT / "results"
 
 
 def keep_scores(
-    folder: Path, weights: Path, found: Predictions, people: People, command: str
+    folder: Path,
+    weights: Path,
+    found: Predictions,
+    people: People,
+    command: str,
+    notes: Iterable[str] = (),
 ) -> dict:
     """Write results/NAME for predictions that a stage's weights made; returns its metrics.
 
-    weights: the stage's folder, whose manifest says what it was made from and at what cost.
-    The joints are rounded to float16 first, and the scores are those of the rounded joints.
+    weights: the stage's folder, whose manifest says what it was made from and at what cost. notes:
+    what must be said beside each score. The joints are rounded first, to float16 where that is
+    within half a pixel, and the scores are those of the rounded joints.
     BadInput if the folder holds files of the same names that are no such results.
     """
     refuse_foreign_results(folder)
@@ -40,11 +47,15 @@ def keep_scores(
         answers["detector"] = found.joints  # a rival's second hourglass, if it has one
     else:
         answers = {"cascade": found.joints, **answers}
-    answers = {name: joints.astype(np.float16) for name, joints in answers.items()}
+    answers = {name: rounded(joints) for name, joints in answers.items()}
     scores = {name: score(joints, people) for name, joints in answers.items()}
+    for found_notes in (one["notes"] for one in scores.values()):
+        found_notes += notes
     metrics = {
         "dataset": people.dataset,
         "metric": people.metric,
+        "truth": people.source,
+        "skipped": people.skipped,
         "center_from_joints": people.center_from_joints,
         "scores": scores,
     }
@@ -54,17 +65,50 @@ def keep_scores(
     kept = ("kind", "seed", "steps", "processes", "wall_seconds", "network", "settings", "machine")
     kept += ("commit", "versions", "weights_sha256", "upstream")
     manifest = {name: trained[name] for name in kept if name in trained}
-    manifest["scored_by"] = command
+    manifest |= {"scored_by": command, "people": people.fingerprint()}
     buffer = io.BytesIO()
     read = {name: joints for name, joints in answers.items() if "centroid" not in name}
     np.savez_compressed(buffer, keys=people.keys.astype(str), **read)
     files = {
         "predictions.npz": buffer.getvalue(),
         "metrics.json": artifacts.json_bytes(metrics),
-        artifacts.MANIFEST: artifacts.json_bytes(artifacts.with_own_hash(manifest)),
     }
-    artifacts.write_files({folder / name: content for name, content in files.items()})
+    write_evidence(folder, files, manifest)
     return metrics
+
+
+def write_evidence(folder: Path, files: dict[str, bytes], manifest: dict) -> None:
+    """Write a folder of results with its manifest, which keeps the files' sha256."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    manifest = manifest | {"files": manifest.get("files", {}) | hashes}
+    content = artifacts.json_bytes(artifacts.with_own_hash(manifest))
+    written = files | {artifacts.MANIFEST: content}
+    artifacts.write_files({folder / name: content for name, content in written.items()})
+
+
+def update_metrics(folder: Path, metrics: dict) -> None:
+    """Write the metrics of a folder of results anew."""
+    manifest = artifacts.manifest(folder, "scored_by")
+    write_evidence(folder, {"metrics.json": artifacts.json_bytes(metrics)}, manifest)
+
+
+def evidence_file(name: str, file: str) -> Path:
+    """The path of a file in results/NAME. BadInput if it is not as it was written."""
+    path = RESULTS / name / file
+    if not path.is_file() or not path.with_name(artifacts.MANIFEST).is_file():
+        return path
+    wanted = artifacts.manifest(RESULTS / name).get("files", {}).get(file)
+    if wanted and artifacts.file_hash(path) != wanted:
+        raise BadInput(path, "a file changed since it was written", "the one of its manifest.json")
+    return path
+
+
+def rounded(joints: np.ndarray) -> np.ndarray:
+    """Joints as float16, or as float32 where that moves one by half a pixel or more."""
+    half = joints.astype(np.float16)
+    with np.errstate(invalid="ignore"):
+        far = np.abs(half.astype(float) - joints) > 0.5
+    return joints.astype(np.float32) if far.any() else half
 
 
 def refuse_foreign_results(folder: Path) -> None:
@@ -103,8 +147,8 @@ def holds_joints(path: Path) -> bool:
 
 def write(name: str, metrics: dict, command: str) -> None:
     """Write results/NAME for metrics that rest on no training of ours."""
-    artifacts.write_json(RESULTS / name / "metrics.json", metrics)
-    artifacts.write_manifest(RESULTS / name, {"command": command} | environment.describe())
+    files = {"metrics.json": artifacts.json_bytes(metrics)}
+    write_evidence(RESULTS / name, files, {"command": command} | environment.describe())
 
 
 def score(joints: np.ndarray, people: People) -> dict:
@@ -114,7 +158,7 @@ def score(joints: np.ndarray, people: People) -> dict:
 
 def metrics_of(name: str) -> dict:
     """The metrics of results/NAME. BadInput if there are none."""
-    return artifacts.read_json(RESULTS / name / "metrics.json")
+    return artifacts.read_json(evidence_file(name, "metrics.json"))
 
 
 def existing(*names: str) -> list[str]:
@@ -124,7 +168,7 @@ def existing(*names: str) -> list[str]:
 
 def joints_of(name: str) -> dict[str, np.ndarray]:
     """The predictions of results/NAME: {"keys": (N,) str, row: (N, 16, 2) float64 image px}."""
-    with np.load(RESULTS / name / "predictions.npz") as found:
+    with np.load(evidence_file(name, "predictions.npz")) as found:
         return {
             key: value if key == "keys" else value.astype(float) for key, value in found.items()
         }

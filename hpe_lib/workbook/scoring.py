@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from hpe_lib import evaluation
-from hpe_lib.cascade import weights_hash
+from hpe_lib.cascade import stage_folder, weights_hash
 from hpe_lib.data import annotations
 from hpe_lib.data.datasets import cache_folder, load_people, require_unchanged
 from hpe_lib.data.drawn import drawn_key
@@ -65,42 +65,78 @@ def people_to_score(
 
 
 def training_notes(people: People, folder: Path, data_root: Path | None = None) -> list[str]:
-    """A note if people are scored from whom a stage's weights have learned, or may have.
+    """Notes if people are scored from whom a stage's weights have learned, or may have.
 
-    folder: the stage's, beside its run's data/, or the released weights.  data_root: where the
-    people who are scored come from; a run's own may have moved there.
+    The weights that they began from count as well.  folder: the stage's, beside its run's data/, or
+    the released weights.  data_root: where the people who are scored come from; a run's own may
+    have moved there.
     """
-    learned, trained = [], artifacts.manifest(folder)
+    learned, notes = [], []
     if weights_hash(RELEASED) in origins(folder):
         learned += leeds_training_keys()
-    run = folder.parent / "data"
-    if (run / artifacts.MANIFEST).is_file():
-        chosen = artifacts.manifest(run, "parameters")
-        now = chosen.get("fingerprints", {}).get("train")
-        then = trained.get("data", {}).get("train")
-        if now and then and now != then:
-            return [
-                "the run's people were chosen again after these weights were trained: those who "
-                "are scored may be among those they have learned from"
-            ]
+    for stage, wanted in lineage(folder).items():
         try:
-            learned += training_keys(chosen["parameters"], people.dataset, data_root)
+            if wanted and weights_hash(stage) != wanted:
+                raise BadInput(stage, "other weights than these began from", "the same")
+            learned += keys_learned_from(stage, people.dataset, data_root)
         except BadInput as error:
-            return [f"whom the weights have learned from cannot be told: {error}"]
-    known = int(np.isin(people.keys, learned).sum())
-    if not known:
+            notes = [f"whom the weights have learned from cannot be told: {error}"]
+    if known := int(np.isin(people.keys, learned).sum()):
+        what = f"the weights have learned from {known} of these {len(people)} people: no test score"
+        notes.insert(0, what)
+    return notes
+
+
+def lineage(folder: Path) -> dict[Path, str | None]:
+    """A stage's folder, and those of the stages that its run's stages began from (init_from), with
+    the hash of the weights that were taken from there; None for the stage itself.
+    """
+    found, waiting = {}, [(folder, None)]
+    while waiting:
+        stage, wanted = waiting.pop()
+        if stage in found:
+            continue
+        found[stage] = wanted
+        for place in stages_beside(stage):
+            made = artifacts.manifest(place)
+            if start := made.get("settings", {}).get("init_from"):
+                waiting.append((start_folder(start), made.get("upstream", {}).get("init_from")))
+    return found
+
+
+def start_folder(start: str) -> Path:
+    """The stage's folder that init_from names; as it is named if there is none any more."""
+    try:
+        return stage_folder(start)
+    except BadInput:
+        return Path(start)
+
+
+def stages_beside(folder: Path) -> list[Path]:
+    """A stage's folder and those of its run's other stages, as far as they are there."""
+    places = dict.fromkeys((folder, *(folder.parent / name for name in STAGES.values())))
+    return [place for place in places if (place / artifacts.MANIFEST).is_file()]
+
+
+def keys_learned_from(folder: Path, dataset: str, data_root: Path | None) -> list[str]:
+    """The keys of the people that a stage was trained on. BadInput if that cannot be told."""
+    trained, run = artifacts.manifest(folder), folder.parent / "data"
+    if not (run / artifacts.MANIFEST).is_file():
         return []
-    return [f"the weights have learned from {known} of these {len(people)} people: no test score"]
+    chosen = artifacts.manifest(run, "parameters")
+    now = chosen.get("fingerprints", {}).get("train")
+    then = trained.get("data", {}).get("train")
+    if now and then and now != then:
+        found = "people chosen again after these weights were trained"
+        raise BadInput(run, found, "those they were trained on")
+    return training_keys(chosen["parameters"], dataset, data_root)
 
 
 def origins(folder: Path) -> set[str]:
     """The hashes of a stage's weights and of all that they and their run's stages began from."""
-    found = set()
-    for place in (folder, *(folder.parent / name for name in STAGES.values())):
-        if (place / artifacts.MANIFEST).is_file():
-            made = artifacts.manifest(place)
-            found |= {made.get("weights_sha256"), *made.get("upstream", {}).values()}
-    return found
+    made = [artifacts.manifest(place) for place in stages_beside(folder)]
+    before = {value for manifest in made for value in manifest.get("upstream", {}).values()}
+    return before | {manifest.get("weights_sha256") for manifest in made}
 
 
 def training_keys(parameters: dict, dataset: str, data_root: Path | None) -> list[str]:
