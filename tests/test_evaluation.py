@@ -203,6 +203,35 @@ def test_interval_is_seeded_and_as_wide_as_the_binomial_says():
     assert evaluation.score(predicted, truth, seed=1)["ci95"] != [low, high]
 
 
+def test_resamples_without_any_joint_are_left_out():
+    """One person of four has joints, all right: a third of the resamples leave that one out."""
+    joints = np.full((4, 16, 2), np.nan)
+    joints[0] = 0
+    truth = people(joints, 10.0)
+    assert evaluation.score(np.zeros((4, 16, 2)), truth)["ci95"] == [100, 100]
+    wrong = np.full((4, 16, 2), 99.0)
+    lead = evaluation.paired([np.zeros((4, 16, 2))], [wrong], truth)
+    assert lead["total"] == {"difference": 100, "ci95": [100, 100]}
+    assert lead["occluded"] is None, "nobody has one"
+
+
+def test_a_few_people_with_occluded_joints_are_enough_for_a_difference():
+    truth, predicted = crowd(200, spread=0.1)
+    truth.visibility[:5, 0] = OCCLUDED
+    wrong = predicted.copy()
+    wrong[:5, 0] += 99
+    lead = evaluation.paired([predicted], [wrong], truth)
+    assert lead["occluded"] == {"difference": 100, "ci95": [100, 100]}
+    assert lead["occluded_minus_visible"]["difference"] == 100
+
+
+def test_people_of_unknown_head_size_count_in_no_convention():
+    truth, predicted = crowd(2, spread=0.1)
+    truth.normaliser[1] = np.nan
+    found = evaluation.conventions(predicted, truth)
+    assert found["pelvis and thorax pooled too"] == found["pooled over 14 joints"] == 100
+
+
 def test_interval_resamples_people_not_joints():
     """14 joints that rise and fall together are one observation: the interval does not shrink."""
     joints = np.zeros((100, 16, 2))

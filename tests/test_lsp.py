@@ -12,7 +12,7 @@ from lspet_files import read_joints, says
 from hpe_lib.data.check import COPY, find_copies, read_thumbnails
 from hpe_lib.data.datasets import load_people, open_data, prepare
 from hpe_lib.data.images import read_image
-from hpe_lib.data.lsp import COPIES
+from hpe_lib.data.lsp import COPIES, label_convention
 from hpe_lib.data.people import replace_midpoints
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
 from hpe_lib.workbook.artifacts import BadInput
@@ -443,3 +443,16 @@ def test_no_image_at_all_stops_even_so(lspet_folder):
     shutil.rmtree(lspet_folder / "images")
     with pytest.raises(BadInput, match="5 of 5"):
         load_people("lspet", lspet_folder, "1-5", only_present=True)
+
+
+@pytest.mark.parametrize(
+    "share, convention", [(0.63, "person-centric"), (0.87, "observer-centric")]
+)
+def test_whose_left_it_is_shows_in_how_often_right_limbs_lie_on_the_left(share, convention):
+    """63 % and 87 % in LSP's own two files of labels."""
+    joints = np.zeros((100, 16, 2))
+    right = np.array([name.startswith("right_") for name in MPII.names])
+    facing = np.arange(100) < 100 * share
+    joints[np.ix_(facing, right)] = -5, 0
+    joints[np.ix_(~facing, right)] = 5, 0
+    assert label_convention(joints) == convention

@@ -345,3 +345,26 @@ def test_another_left_in_predictions_than_in_the_truth_is_said():
 def test_predictions_of_any_size_are_scored_without_a_warning(value):
     people = truth("PCK@0.2", dataset="lsp")
     assert evaluation.score(np.full_like(people.joints, value), people)["total"] == 0
+
+
+@pytest.mark.parametrize("turned, notes_", [(4, 1), (1, 0)])
+def test_backs_that_are_exchanged_count_earlier_where_the_files_mean_another_left(turned, notes_):
+    """Weak predictors take backs for fronts, never the reverse: 10 % of the people say enough."""
+    some, truth = GUESS.copy(), np.where(np.isnan(JOINTS), np.nan, JOINTS)
+    some[:turned] = some[:turned, MPII.mirror]
+    asked = some, truth, np.full(N, 15.0)
+    other_left = "person-centric", "observer-centric"
+    assert len(plausibility.convention_notes(*asked, other_left)) == notes_
+    for conventions in (("", ""), other_left[::-1]):
+        assert plausibility.convention_notes(*asked, conventions) == []
+
+
+def test_a_twentieth_of_moved_rows_is_said_though_a_joint_of_theirs_may_be_right():
+    count = 100
+    joints = np.concatenate([persons(seed) for seed in range(3)])[:count]
+    predicted = joints.copy()
+    predicted[40:46] = joints[41:47]
+    predicted[40:46, 0] = joints[40:46, 0]
+    kept = {"normaliser": np.full(count, 30.0), "joints": joints}
+    (note,) = plausibility.prediction_notes(predicted, kept["joints"], kept["normaliser"] / 2)
+    assert note.startswith("5 people, from person 42 to 46, fit the predictions of the row before")

@@ -1,5 +1,7 @@
 """Kept evidence: what is written, and that the printed tables say it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hpe_lib import evaluation, rivals
 from hpe_lib.data.datasets import load_people
 from hpe_lib.paper import ROOT
 from hpe_lib.prediction import Predictions
+from hpe_lib.skeleton import OCCLUDED
 from hpe_lib.view import figures
 from hpe_lib.workbook import artifacts, results
 
@@ -156,3 +159,63 @@ def test_table_5_takes_the_mean_over_seeds_beside_the_paper_s_total(tmp_path, mo
     ]
     assert both["of each seed"] == "60.0, 61.0"
     assert np.isnan(table.loc["detection only for all steps", "paper, MPII"])
+
+
+LEEDS = [path.parent for path in sorted(results.RESULTS.rglob("predictions.npz"))]
+
+
+def test_every_folder_of_evidence_keeps_its_files_hashes():
+    for path in results.RESULTS.rglob("manifest.json"):
+        files = artifacts.manifest(path.parent, "files")["files"]
+        there = {"metrics.json", "predictions.npz"} & {file.name for file in path.parent.iterdir()}
+        assert there == set(files), path
+        for name in files:
+            results.evidence_file(path.parent.relative_to(results.RESULTS).as_posix(), name)
+
+
+def test_what_was_changed_in_the_evidence_is_not_read(people, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    results.keep_scores(tmp_path / "a", weights, found(people), people, "hpe …", ["learned from"])
+    assert results.metrics_of("a")["scores"]["cascade"]["notes"][-1] == "learned from"
+    joints = results.joints_of("a")
+    with open(tmp_path / "a" / "predictions.npz", "wb") as file:
+        np.savez(file, **joints | {"cascade": joints["cascade"] + 1})
+    metrics = (tmp_path / "a" / "metrics.json").read_text()
+    (tmp_path / "a" / "metrics.json").write_text(metrics.replace("100.0", "99.0", 1))
+    for read in (results.metrics_of, results.joints_of):
+        with pytest.raises(artifacts.BadInput, match="found a file changed since it was written"):
+            read("a")
+
+
+def test_joints_beyond_what_half_precision_can_say_are_kept_in_single(people, weights, tmp_path):
+    far = replace(people, joints=people.joints + 5000.3)
+    metrics = results.keep_scores(tmp_path / "far", weights, found(far), far, "hpe …")
+    assert metrics["scores"]["cascade"]["total"] == 100
+    with np.load(tmp_path / "far" / "predictions.npz") as kept:
+        assert kept["cascade"].dtype == np.float32
+        assert np.nanmax(np.abs(kept["cascade"] - np.nan_to_num(far.joints))) < 0.01
+
+
+def test_kept_scores_of_leeds_people_are_those_of_the_kept_joints(test_data):
+    """Total, visible and occluded of every row, from its joints and the annotation files."""
+    halves = [
+        load_people("lsp", test_data / "lsp", "test", only_present=None),
+        load_people("leeds", test_data, "val", only_present=None),
+    ]
+    checked = 0
+    for folder in LEEDS:
+        name = folder.relative_to(results.RESULTS).as_posix()
+        joints, metrics = results.joints_of(name), results.metrics_of(name)
+        for truth in halves:
+            if joints["keys"].tolist() != truth.keys.tolist():
+                continue
+            for row in joints.keys() - {"keys"}:
+                hits = evaluation.within_threshold(joints[row], truth)
+                mask = evaluation.errors(joints[row], truth)[1]
+                kept = metrics["scores"][row]
+                assert kept["total"] == pytest.approx(evaluation.share(hits, mask)), name
+                hidden = mask & (truth.visibility == OCCLUDED)
+                if truth.occlusion_labels:
+                    assert kept["occluded"] == pytest.approx(evaluation.share(hits, hidden)), name
+                checked += 1
+    assert checked > 100

@@ -714,6 +714,16 @@ def test_each_epoch_has_its_own_augmentations():
     assert len(seen) == 4 and seen[:2] != seen[2:]
 
 
+def test_the_detector_s_peak_is_that_of_visible_joints_the_regressor_s_of_all():
+    """Else a detector that is silent on hidden joints, as it should be, looks like a collapse."""
+    one = {"visibility": torch.tensor([[VISIBLE, OCCLUDED] * 8])}
+    maps = torch.zeros(1, 16, 4, 4)
+    maps[:, ::2] = 1.0
+    net = Cascade({"trunk": "slim", "map_stride": 4, "first": "regression"})
+    assert training.mean_peak(net, Maps(maps, None), one) == 1.0
+    assert training.mean_peak(net, Maps(maps, maps), one) == 0.5
+
+
 def test_the_peak_of_a_regression_network_is_read_from_its_maps():
     one = batch(VISIBLE, OCCLUDED)
     maps = Maps(torch.full((1, 16, 4, 4), 0.25), None)
@@ -1121,3 +1131,66 @@ def test_accelerate_s_variables_in_the_environment_change_no_training(monkeypatc
     assert made.gradient_accumulation_steps == 1 and made.mixed_precision == "no"
     assert made.distributed_type.value == "NO"
     assert not [name for name in left if os.environ.get(name) == left[name]]
+
+
+def test_the_seed_decides_the_augmentation(tmp_path):
+    small_runs.prepare(tmp_path)
+    one, same, other = (
+        stages.Recipe("detector", tmp_path, DETECTOR | {"seed": seed}).loader().dataset[0, 1]
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(torch.as_tensor(one["image"]), torch.as_tensor(same["image"]))
+    assert not torch.equal(torch.as_tensor(one["image"]), torch.as_tensor(other["image"]))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ema": 0.5},
+        {"map_dropout": 0.5},
+        {"colour": 0.5},
+        {"weight_decay": 0.5},
+        {"lr": 5e-3},
+        {"lr_end": 1e-5},
+        {"trunk_lr": 1e-3},
+        {"rotation": 41.0},
+        {"scale_low": 0.71},
+        {"flip": False},
+        {"warmup": 0.5},
+        {"schedule": "geometric"},
+        {"frozen_blocks": 1},
+        {"batch_size": 8},
+        {"optimizer": "sgd"},
+        {"seed": 1},
+        {"epochs": 2},
+        {"prior": 0.02},
+        {"precision": "bf16"},
+        {"deterministic": True},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_what_decides_the_weights_is_a_reason_to_train_again(finished_detector, changed):
+    again = stages.Recipe("detector", finished_detector, DETECTOR)
+    assert again.reasons_to_train() == []
+    (reason,) = stages.Recipe("detector", finished_detector, DETECTOR | changed).reasons_to_train()
+    assert next(iter(changed)) in reason
+
+
+@pytest.fixture(scope="module")
+def finished_detector(tmp_path_factory):
+    """A run with a finished detector, which the tests leave as it is."""
+    out = tmp_path_factory.mktemp("finished")
+    small_runs.prepare(out)
+    list(stages.train("detector", out, DETECTOR))
+    return out
+
+
+def test_averaged_weights_come_with_averaged_statistics(tmp_path):
+    for ema in (0.0, 0.9):
+        small_runs.prepare(tmp_path / str(ema))
+        list(stages.train("detector", tmp_path / str(ema), DETECTOR | {"ema": ema, "epochs": 2}))
+    plain, averaged = (
+        artifacts.load_weights(tmp_path / str(ema) / "detector") for ema in (0.0, 0.9)
+    )
+    means = [name for name in plain if name.endswith("running_mean")]
+    assert means and not any(torch.equal(plain[name], averaged[name]) for name in means)
