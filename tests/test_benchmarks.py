@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import pages, references, speed
+from benchmarks import pages, plan, references, speed
 from hpe_lib import heatmaps, stages
 from hpe_lib.trunks import IMAGENET_MEAN, IMAGENET_STD
-from hpe_lib.workbook import results
+from hpe_lib.workbook import artifacts, presets, results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -149,3 +149,26 @@ def test_speeds_are_kept_for_the_page(monkeypatch, tmp_path, capsys):
     ]
     assert table.loc["step"].tolist() == ["2.5 ms", "10.0 ms", "a loop", "4.00", "4 times", "yes"]
     assert table.loc["rest", ["times as fast", "aim", "met"]].tolist() == ["0.50", "–", "–"]
+
+
+def test_the_plan_counts_what_a_step_takes(monkeypatch):
+    monkeypatch.setattr(plan, "IMAGE_SIZE", 64)
+    resolved, parameters, counted = presets.resolve("smoke"), {}, {}
+    for stage, notebook in artifacts.NOTEBOOKS.items():
+        parameters |= resolved["02"] | resolved[notebook]
+        counted[stage] = plan.count(stage, parameters)
+    detector, regressor, joint = (counted[stage] for stage in artifacts.NOTEBOOKS)
+    assert detector["learning"] + regressor["learning"] == joint["learning"] == joint["weights"]
+    assert regressor["forward"] == joint["forward"] > detector["forward"]
+    assert detector["backward"] == pytest.approx(2 * detector["forward"], rel=0.2)
+    assert regressor["backward"] < joint["backward"] and regressor["kernels"] < joint["kernels"]
+    for found in counted.values():
+        assert found["saved, bf16"] < found["saved, fp32"]
+
+
+def test_views_and_allocations_are_no_kernels():
+    with plan.Kernels() as kernels:
+        numbers = torch.ones(4, 4)
+        numbers.T[:2].sum()
+        torch.empty(3)
+    assert kernels.count == 2, "ones and sum"
