@@ -103,6 +103,11 @@ def released_table(dataset: str) -> pd.DataFrame:
     )
 
 
+def differing_joints_table() -> pd.DataFrame:
+    """The joints that Tompson's truth has elsewhere than the official file, by person."""
+    return pd.DataFrame(metrics_of("released")["Tompson's truth"]).astype(str).set_index("person")
+
+
 def speed_table() -> pd.DataFrame:
     """Our speeds beside references', measured in turn (python -m benchmarks --keep)."""
     rows = pd.DataFrame(metrics_of("bench")["rows"]).set_index("what")
@@ -156,6 +161,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "confidence": confidence_table,
     "released-mpii": lambda: released_table("mpii"),
     "released-lsp": lambda: released_table("lsp"),
+    "tompson": differing_joints_table,
     "drawn": drawn_table,
     "speed": speed_table,
     "plan-work": plan.work_table,

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from hpe_lib import evaluation
+from hpe_lib.data import annotations
 from hpe_lib.data.datasets import load_people
+from hpe_lib.skeleton import MPII
 from hpe_lib.workbook import results
 
 NETWORKS = {"1": "newell.h5", "2": "bearpaw-hg_s2_b1.mat"}
@@ -28,6 +30,7 @@ def main(data: Path) -> None:
     """Write results/released."""
     metrics = {"mpii": mpii(data / "mpii"), "lsp": lsp(data / "lsp")}
     metrics["mpii, photographs at hand"] = photographs_at_hand(data / "mpii")
+    metrics["Tompson's truth"] = differing_joints(data / "mpii")
     results.write("released", metrics, "python -m benchmarks.released DATA")
 
 
@@ -61,6 +64,32 @@ def photographs_at_hand(folder: Path) -> dict:
     assert images == people.keys.tolist(), "the predictions' order"
     known = np.isin(everybody.keys, present.keys)
     return {"Newell et al. [19]": evaluation.score(joints[known], people[known])}
+
+
+def differing_joints(folder: Path) -> list[dict]:
+    """The joints that Tompson's truth has elsewhere than the official file.
+
+    People count from 1, in Newell's order.
+    """
+    official, order = (folder / name for name in TRUTHS["official"])
+    ours = annotations.mpii_truth(official, order)
+    theirs = annotations.mpii_truth(folder / TRUTHS["Tompson's"][0])
+    apart = np.abs(ours.joints - theirs.joints) > 1e-3
+    return [
+        {
+            "person": int(person) + 1,
+            "image": str(ours.image[person]),
+            "joint": MPII.names[joint].replace("_", " "),
+            "official": coordinates(ours.joints[person, joint]),
+            "Tompson's": coordinates(theirs.joints[person, joint]),
+        }
+        for person, joint in np.argwhere(apart.any(-1))
+    ]
+
+
+def coordinates(point: np.ndarray) -> str:
+    """A point as "x, y", to two decimals, a zero in bold."""
+    return ", ".join(f"{value:.2f}" if value else "**0**" for value in point)
 
 
 def score(dataset: str, truth: Path, predictions: Path, rows: Path | None = None) -> dict:
