@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hpe_lib.data.people import People
-from hpe_lib.evaluation import format_difference, paired, verdict
+from hpe_lib.evaluation import format_difference, paired
 
 PARTS = ("total", "visible", "occluded")
 
@@ -55,6 +55,14 @@ def _summary(joints, found, setting):
     count = f"{len(leads)} seed{'s' * (len(leads) > 1)}"
     seeds = {str(seed): differences for seed, differences in found.items()}
     return {"verdict": f"{word}: {setting}, {count}", **record, "seeds": seeds}
+
+
+def verdict(found: dict | None) -> str:
+    """A `paired` difference in words: does it hold, with its whole interval above 0?"""
+    if found is None:
+        return "not measurable"
+    low, high = found["ci95"]
+    return "holds" if low > 0 else "fails" if high < 0 else "undecided"
 
 
 def table(judged: dict) -> pd.DataFrame:

@@ -137,10 +137,8 @@ def score(predicted: np.ndarray, people: People, seed: int = 0) -> dict:
     }
     report |= {group: macro(hits, joint_mask(mask, names)) for group, names in MPII.groups.items()}
     report["head_top"] = share(hits, joint_mask(mask, ("head_top",)))
-    for name, value in (("visible", VISIBLE), ("occluded", OCCLUDED)):
-        report[name] = (
-            share(hits, mask & (people.visibility == value)) if people.occlusion_labels else None
-        )
+    report |= {"visible": None, "occluded": None}
+    report |= {kind: share(hits, mask & chosen) for kind, chosen in kind_masks(people).items()}
     report["at_0.1"] = share(ratio <= 0.1, mask)
     report["auc"] = auc(ratio, mask)
     report["box_normalised"] = (
@@ -210,6 +208,13 @@ def annotated_mask(people: People) -> np.ndarray:
     """(N, 16) bool: annotated joints of the groups that the tables report."""
     rows = np.isin(np.arange(len(MPII.names)), MPII.scored)
     return (people.visibility != ABSENT) & ~np.isnan(people.joints).any(-1) & rows
+
+
+def kind_masks(people: People) -> dict[str, np.ndarray]:
+    """Visible and occluded joints, (N, 16) bool each; {} where the data set does not tell them."""
+    if not people.occlusion_labels:
+        return {}
+    return {"visible": people.visibility == VISIBLE, "occluded": people.visibility == OCCLUDED}
 
 
 def errors(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarray]:
@@ -365,16 +370,12 @@ def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
     One row a scored joint, columns (row name, "visible" | "occluded") with the number of joints at
     the end; where the data set has no occlusion labels there is one column, "annotated".
     """
-    kinds = (
-        {"visible": VISIBLE, "occluded": OCCLUDED}
-        if people.occlusion_labels
-        else {"annotated": VISIBLE}
-    )
+    kinds = kind_masks(people) or {"annotated": people.visibility == VISIBLE}
     columns = {}
     for name, predicted in answers.items():
         ratio, mask = errors(predicted, people)
-        for kind, value in kinds.items():
-            chosen = mask & (people.visibility == value)
+        for kind, of_kind in kinds.items():
+            chosen = mask & of_kind
             columns[name, kind] = [
                 share(ratio[:, j] <= threshold(people), chosen[:, j]) for j in MPII.scored
             ]
@@ -417,12 +418,8 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
         for sign, answers in ((1, plus), (-1, minus))
         for answer in answers
     )
-    parts = {"total": mask}
-    if people.occlusion_labels:
-        parts |= {
-            name: mask & (people.visibility == value)
-            for name, value in (("visible", VISIBLE), ("occluded", OCCLUDED))
-        }
+    kinds = kind_masks(people)
+    parts = {"total": mask} | {kind: mask & of_kind for kind, of_kind in kinds.items()}
     leads = [(gained * part).sum(1) for part in parts.values()]
     counts = np.stack(leads + [part.sum(1) for part in parts.values()], axis=1)
     sums = np.concatenate([counts.sum(0, keepdims=True), resampled_sums(counts, seed)])
@@ -444,14 +441,6 @@ def difference(points: np.ndarray) -> dict | None:
         return None
     low, high = np.nanpercentile(points[1:], (2.5, 97.5))
     return {"difference": float(points[0]), "ci95": [float(low), float(high)]}
-
-
-def verdict(found: dict | None) -> str:
-    """A `paired` difference in words: does it hold, with its whole interval above 0?"""
-    if found is None:
-        return "not measurable"
-    low, high = found["ci95"]
-    return "holds" if low > 0 else "fails" if high < 0 else "undecided"
 
 
 def format_difference(found: dict | None) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpe_lib import evaluation, probes
+from hpe_lib import claims, evaluation, probes
 from hpe_lib.cascade import Maps
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.images import ImageArrays
@@ -498,7 +498,7 @@ def test_a_difference_is_what_everybody_says_between_what_resamples_say():
 )
 def test_a_difference_in_words(edges, word, text):
     found = edges and {"difference": 5.06, "ci95": list(edges)}
-    assert evaluation.verdict(found) == word and evaluation.format_difference(found) == text
+    assert claims.verdict(found) == word and evaluation.format_difference(found) == text
 
 
 def test_a_difference_has_its_sign():
