@@ -150,6 +150,7 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
 def curve(row: Path) -> list[dict]:
     """After every epoch of a row's stages: minutes so far, and the monitored score.
 
+    Epochs that were scored on other people than now are left out.
     BadInput if a history is not the one that its training wrote.
     """
     points, before = [], 0.0
@@ -161,8 +162,9 @@ def curve(row: Path) -> list[dict]:
         ):
             raise BadInput(folder / artifacts.HISTORY, "a changed file", "as its training wrote it")
         for record in records:
-            total = next(value for key, value in record.items() if key.startswith("PCK"))
-            points.append({"minutes": before + record["elapsed"] / 60, "total": total})
+            minutes = before + record["elapsed"] / 60
+            scores = [value for key, value in record.items() if key.startswith("PCK")]
+            points += [{"minutes": minutes, "total": total} for total in scores[:1]]
         before = points[-1]["minutes"] if points else 0.0
     return points
 

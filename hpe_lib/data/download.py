@@ -417,3 +417,5 @@ def remove_fetched(path: Path) -> None:
     """Remove an archive, unless a person has put it there."""
     if path.parent.name == FETCHING:
         path.unlink()
+        with suppress(OSError):  # another is there
+            path.parent.rmdir()
