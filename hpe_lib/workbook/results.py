@@ -49,8 +49,8 @@ def keep_scores(
         answers = {"cascade": found.joints, **answers}
     answers = {name: rounded(joints) for name, joints in answers.items()}
     scores = {name: score(joints, people) for name, joints in answers.items()}
-    for found_notes in (one["notes"] for one in scores.values()):
-        found_notes += notes
+    for one in scores.values():
+        one["notes"] += notes
     metrics = {
         "dataset": people.dataset,
         "metric": people.metric,
@@ -118,10 +118,8 @@ def refuse_foreign_results(folder: Path) -> None:
     artifacts.refuse_foreign_manifest(folder)
     if (folder / artifacts.MANIFEST).is_file():
         artifacts.manifest(folder, "scored_by")
-    for name, is_evidence in {
-        "metrics.json": holds_metrics,
-        "predictions.npz": holds_joints,
-    }.items():
+    holds = {"metrics.json": holds_metrics, "predictions.npz": holds_joints}
+    for name, is_evidence in holds.items():
         path = folder / name
         if artifacts.holds_something(path) and not is_evidence(path):
             raise BadInput(path, "a file that is no evidence", "a folder without it")
