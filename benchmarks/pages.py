@@ -145,6 +145,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "steps": steps_table,
     "threads": threads_table,
     "recipe": lambda: study_table("recipe"),
+    "regressor": lambda: study_table("regressor"),
     "rates": lambda: study_table("rates"),
     "race": lambda: study_table("race"),
     "race-test": lambda: parts_table("race-test"),
