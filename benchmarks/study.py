@@ -33,7 +33,7 @@ def main(
     names: Annotated[list[str] | None, typer.Argument()] = None,
     test: Annotated[bool, typer.Option(help="Score the rows on LSP's test people.")] = False,
 ) -> None:
-    """Train and score a study's rows, all if none are named, and those they are compared with."""
+    """Train and score a study's rows, all if none are named."""
     if study not in STUDIES:
         raise typer.BadParameter(f"{study}: expected one of {', '.join(STUDIES)}")
     if unknown := [name for name in names or [] if name not in STUDIES[study]]:
@@ -45,10 +45,14 @@ def main(
 
 
 def train_and_score(run: Path, study: str, names: list[str]) -> None:
-    """Train and score rows and those they are compared with; all of the study if none are named."""
+    """Train and score rows, all of the study if none are named.
+
+    So are those that they are compared with, unless another machine's RUN has trained them.
+    """
     data = open_data(run)
     wanted = set(names or STUDIES[study])
-    wanted |= {reference_row(study, name) for name in wanted}
+    references = {reference_row(study, name) for name in wanted}
+    wanted |= {name for name in references if not only_kept(run, data.val, study, name)}
     for name in STUDIES[study]:
         if name not in wanted:
             continue
@@ -56,6 +60,14 @@ def train_and_score(run: Path, study: str, names: list[str]) -> None:
         folder = train(run, data, study, name)
         score(data.val, folder, study, name)
     judge(data.val, len(data.train), study)
+
+
+def only_kept(run: Path, people: People, study: str, name: str) -> bool:
+    """Does results/ have a row's joints of these people, and RUN nothing of the row?"""
+    row = f"{study}/{name}"
+    if (run / "rows" / row_folder(study, name)).exists() or not results.existing(row):
+        return False
+    return np.array_equal(results.joints_of(row)["keys"], people.keys)
 
 
 def reference_row(study: str, name: str) -> str:
@@ -157,9 +169,7 @@ def curve(row: Path) -> list[dict]:
     for stage in stages.UPSTREAM:
         folder = row / STAGES[stage]
         records = stages.history(folder)
-        if records and artifacts.manifest(folder)["history_sha256"] != artifacts.history_hash(
-            folder
-        ):
+        if records and artifacts.history_changed(folder):
             raise BadInput(folder / artifacts.HISTORY, "a changed file", "as its training wrote it")
         for record in records:
             minutes = before + record["elapsed"] / 60

@@ -42,7 +42,8 @@ def controls(budget: dict[str, int], further: list[str]) -> Rows:
     budget: {"detector.epochs": number, …} of the stages.  further: names, or "all".
     BadInput on a name of no row.
     """
-    control, more = read_rows("control"), read_rows("further")
+    control = read_rows("control")
+    more = read_rows("further")
     control["detection only for all steps"][1]["detector.epochs"] = sum(budget.values())
     more["joint from the start"][1]["joint.epochs"] = sum(budget.values())
     names = list(more) if further == ["all"] else further

@@ -87,7 +87,9 @@ class Cascade(nn.Module):
             raise BadInput("pretrained", found, "a trunk that has ImageNet weights")
         self.detector = make_first(network, trunk or network["trunk"], pretrained, prior)
         self.regressor = make_regressor(network)
-        self.frozen, self.frozen_blocks, self.map_dropout = False, 0, 0.0
+        self.frozen = False
+        self.frozen_blocks = 0
+        self.map_dropout = 0.0
         for name in ("mean", "std"):
             value = 255 * torch.tensor(getattr(self.detector, name)).view(1, 3, 1, 1)
             self.register_buffer(name, value, persistent=False)
@@ -198,7 +200,8 @@ def make_first(network: dict, trunk: str | Trunk, pretrained: bool, prior: float
 
     BadInput on a rival with maps of another stride than its own.
     """
-    rival, stride = network.get("rival", ""), network["map_stride"]
+    rival = network.get("rival", "")
+    stride = network["map_stride"]
     if not rival:
         detector = FCN8 if trunk in VGGS else Detector
         return detector(trunk, stride, pretrained, prior)
@@ -248,7 +251,8 @@ def block_table(network: nn.Module, inputs: torch.Tensor) -> "pandas.DataFrame":
     """
     import pandas as pd  # here: hpe --help does not wait for it
 
-    rows, hooks = {}, []
+    rows = {}
+    hooks = []
     for name, block in network.named_children():
         weights = sum(weight.numel() for weight in block.parameters())
         row = rows[name] = {"parameters": weights, "channels": 0, "map, cells": []}
@@ -301,7 +305,8 @@ def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None)
     """
     folder = stage_folder(folder)
     network = artifacts.manifest(folder, "network", "weights_sha256")["network"]
-    tensors, file = artifacts.load_weights(folder), folder / artifacts.WEIGHTS
+    tensors = artifacts.load_weights(folder)
+    file = folder / artifacts.WEIGHTS
     held = sum(tensor.numel() for tensor in tensors.values())
     with torch.device("meta"):  # a network of that size could fill the memory
         regressor = make_regressor(network)

@@ -32,7 +32,8 @@ def judge(answers: dict[tuple[str, int], np.ndarray], people: People, setting: s
     """
     judged = {}
     for claim in criterion().itertuples():
-        plus, minus = (claim.better, claim.over), (claim.worse, claim.more_than)
+        plus = (claim.better, claim.over)
+        minus = (claim.worse, claim.more_than)
         found = {}
         for seed in dict.fromkeys(seed for _, seed in answers):
             sides = [[answers.get((name, seed)) for name in side if name] for side in (plus, minus)]

@@ -157,7 +157,8 @@ def failed(error: BaseException) -> int:
 
 def describe_error(error: BaseException) -> tuple[object, int]:
     """What to say of an exception, and the exit status."""
-    kind, text = type(error).__name__, str(error)
+    kind = type(error).__name__
+    text = str(error)
     if "Traceback (" in text:  # a loader's worker sends it as one text, the error itself last
         kind, _, text = text.strip().rpartition("\n")[2].partition(": ")
     if isinstance(error, BadInput):
@@ -320,7 +321,8 @@ def evaluate(
     from hpe_lib import cascade, evaluation, photographs, prediction, training
     from hpe_lib.workbook import results, scoring
 
-    folder, world = cascade.stage_folder(weights), training.world()
+    folder = cascade.stage_folder(weights)
+    world = training.world()
     if keep:
         results.refuse_foreign_results(keep)
     estimator = photographs.load(folder)

@@ -49,7 +49,9 @@ class Detector(nn.Module):
         super().__init__()
         trunk = named_trunk(trunk, pretrained) if isinstance(trunk, str) else Trunk(*trunk)
         self.B1, self.B2, self.B3, self.B4, self.B5 = trunk.blocks
-        self.mean, self.std, stride = trunk.mean, trunk.std, trunk.stride
+        self.mean = trunk.mean
+        self.std = trunk.std
+        stride = trunk.stride
         up = max(1, stride // max(4, map_stride))  # 4 for a ResNet at any map_stride up to 4
         self.B6 = nn.Conv2d(trunk.channels, J, 1)
         self.B7 = nn.ConvTranspose2d(J, J, up, stride=up)
@@ -91,7 +93,8 @@ class FCN8(nn.Module):
         features, self.A6, self.A7 = slim_vgg() if trunk == "slim_vgg" else vgg16(pretrained)
         self.A1, self.A2, self.A3, self.A4, self.A5 = pooled_blocks(features)
         self.A8 = nn.Conv2d(width(self.A7), J, 1)
-        self.score4, self.score3 = nn.Conv2d(width(self.A4), J, 1), nn.Conv2d(width(self.A3), J, 1)
+        self.score4 = nn.Conv2d(width(self.A4), J, 1)
+        self.score3 = nn.Conv2d(width(self.A3), J, 1)
         self.A9 = nn.ModuleList(
             nn.ConvTranspose2d(J, J, 4, stride=2, padding=1, bias=False) for _ in range(2)
         )
@@ -133,7 +136,8 @@ def bilinear_deconvolution(layer: nn.ConvTranspose2d) -> None:
 
     With a padding of stride / 2 it keeps the pixel-centre rule, as `enlarge` does.
     """
-    kernel, stride = layer.kernel_size[0], layer.stride[0]
+    kernel = layer.kernel_size[0]
+    stride = layer.stride[0]
     ramp = 1 - (torch.arange(kernel) - (kernel - 1) / 2).abs() / stride
     nearest_deconvolution(layer)
     with torch.no_grad():

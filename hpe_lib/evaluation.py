@@ -47,7 +47,8 @@ def read_files(
         return predicted, _truth(dataset, truth, found, found.head_size, "PCKh@0.5", source)
     if rows:
         raise BadInput("--rows", rows, "none: LSP's files are all in one order")
-    found, source = annotations.lsp(truth), truth.name
+    found = annotations.lsp(truth)
+    source = truth.name
     sizes = tuple({len(found), (~found.train).sum() or len(found)})
     predicted = annotations.predictions(
         predictions, sizes, (len(LSP_NAMES), len(MPII.names)), whose=source
@@ -89,7 +90,8 @@ def scorable(people: People, file: str | Path) -> People:
 
 def conventions(predicted: np.ndarray, people: People) -> pd.Series:
     """The total, in percent, under each convention of published numbers; ours comes first (F14)."""
-    (ratio, mask), limit = errors(predicted, people), threshold(people)
+    ratio, mask = errors(predicted, people)
+    limit = threshold(people)
     every = (people.visibility != ABSENT) & has_normaliser(people)[:, None]
     with np.errstate(invalid="ignore"):
         moved = errors(predicted + 1, people)[0] <= limit
@@ -275,7 +277,8 @@ def examples(predicted: np.ndarray, people: People) -> dict[str, int]:
 
     They have about four occluded joints, where anybody has.  predicted: (N, 16, 2) image px.
     """
-    error, hidden = mean_error(*errors(predicted, people)), (people.visibility == OCCLUDED).sum(1)
+    error = mean_error(*errors(predicted, people))
+    hidden = (people.visibility == OCCLUDED).sum(1)
     ranked = [row for row in np.argsort(error, kind="stable") if np.isfinite(error[row])]
     ranked = [row for row in ranked if abs(hidden[row] - 4) <= 1] or ranked
     kinds = zip(("found best", "typical", "a failure"), (0, len(ranked) // 2, -1))
@@ -319,7 +322,8 @@ def resampled_sums(counts: np.ndarray, seed: int) -> np.ndarray:
     A few resamples at a time: those of 200,000 people would fill 1.6 GB.
     """
     people = len(counts)
-    generator, shares = np.random.default_rng(seed), np.full(people, 1 / people)
+    generator = np.random.default_rng(seed)
+    shares = np.full(people, 1 / people)
     most = max(1, SAMPLED_AT_ONCE // people)
     sums = [
         generator.multinomial(people, shares, min(most, RESAMPLES - start)) @ counts

@@ -45,9 +45,11 @@ class Frame:
     @cached_property
     def matrix(self) -> np.ndarray:
         """(2, 3) float64, image px -> crop px, (x, y)."""
-        turn, zoom = math.radians(self.angle), self.image_size / self.side
+        turn = math.radians(self.angle)
+        zoom = self.image_size / self.side
         sign = -1 if self.mirrored else 1
-        across, along = zoom * math.cos(turn), zoom * math.sin(turn)
+        across = zoom * math.cos(turn)
+        along = zoom * math.sin(turn)
         x, y = self.center
         middle = (self.image_size - 1) / 2  # the crop's centre, by the pixel-centre rule
         return np.array(

@@ -140,9 +140,12 @@ def disc_peaks(
     person of the batch has that joint, if that is at least two radii away (Fig. 2 compares these).
     batch: collated items of PoseDataset. radius: px at a body of 200 px. Returns {kind: (n,)}.
     """
-    maps, points = maps.float().cpu(), to_map(batch["joints"], map_stride)
-    visibility, reach = batch["visibility"], radius * batch["body"] / BODY / map_stride
-    elsewhere, labelled = points.roll(1, dims=0), visibility != ABSENT
+    maps = maps.float().cpu()
+    points = to_map(batch["joints"], map_stride)
+    visibility = batch["visibility"]
+    reach = radius * batch["body"] / BODY / map_stride
+    elsewhere = points.roll(1, dims=0)
+    labelled = visibility != ABSENT
     far = (points - elsewhere).norm(dim=-1) >= 2 * reach[:, None]
     kinds = {
         "visible": (points, visibility == VISIBLE),

@@ -58,9 +58,11 @@ class PoseEstimator:
         BadInput on an unreadable image, an array of another kind, or a bad box.
         """
         if isinstance(image, np.ndarray):
-            name, pixels = "image", image
+            name = "image"
+            pixels = image
         else:
-            name, pixels = str(image), read_image(Path(image))
+            name = str(image)
+            pixels = read_image(Path(image))
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise BadInput(name, f"{pixels.dtype} of shape {pixels.shape}", "(H, W, 3) uint8, RGB")
         frames = box_frames(boxes, pixels.shape, self.image_size, name)
@@ -112,7 +114,8 @@ def load(
     BadInput on a folder without weights, or weights that do not fit.
     """
     folder = networks.stage_folder(folder or RELEASED)
-    cascade, manifest = networks.load(folder, trunk), artifacts.manifest(folder)
+    cascade = networks.load(folder, trunk)
+    manifest = artifacts.manifest(folder)
     if "image_size" not in manifest["network"]:
         raise BadInput(folder / artifacts.MANIFEST, "no network.image_size", "the crop's side, px")
     settings = manifest.get("settings", {})
@@ -131,10 +134,13 @@ def parse_box(box: Sequence, name: str = "boxes") -> tuple[np.ndarray, np.ndarra
     found = box if isinstance(box, (list, tuple, np.ndarray)) else []
     real = all(isinstance(n, Real) and not isinstance(n, bool) and abs(n) < 1e6 for n in found)
     if real and len(found) in (3, 4):
-        first, rest = np.array(found[:2], float), np.array(found[2:], float)
-        beyond, side = first + rest, rest[0]
+        first = np.array(found[:2], float)
+        rest = np.array(found[2:], float)
+        beyond = first + rest
+        side = rest[0]
         if len(found) == 4:
-            beyond, side = rest, (rest - first).max() * MARGIN
+            beyond = rest
+            side = (rest - first).max() * MARGIN
         if side >= SMALLEST and (beyond - first >= 1).all():
             return first, beyond, float(side)
     raise _bad_box(box, name)
@@ -196,7 +202,8 @@ def predict_photographs(
 
     def read(path: Path, found: list | None) -> tuple:
         """(file, pixels, frames, crops) of an image with these boxes."""
-        pixels, name = read_image(path), f"{boxes or '--people'}: {path.name}"
+        pixels = read_image(path)
+        name = f"{boxes or '--people'}: {path.name}"
         found = detect_people(finder, pixels, device=device) if detect else found
         frames = box_frames(found, pixels.shape, estimator.image_size, name)
         return path, pixels, frames, [frame.crop(pixels) for frame in frames]
@@ -214,14 +221,16 @@ def group_photographs(photographs: Iterable[tuple]) -> Iterator[list[tuple]]:
 
     Those that are read before a BadInput are yielded before it is raised.
     """
-    group, full = [], 0.0
+    group = []
+    full = 0.0
     try:
         for photograph in photographs:
             group.append(photograph)
             full += max(len(photograph[2]) / BATCH, photograph[1].size / BATCH_BYTES)
             if full >= 1:
                 yield group
-                group, full = [], 0.0
+                group = []
+                full = 0.0
     except BadInput:
         if group:
             yield group
@@ -275,7 +284,8 @@ def detect_people(
     smallest box are left out.
     """
     found = detector([torch.from_numpy(image).to(device).permute(2, 0, 1) / 255])[0]
-    boxes, sides = found["boxes"], found["boxes"][:, 2:] - found["boxes"][:, :2]
+    boxes = found["boxes"]
+    sides = found["boxes"][:, 2:] - found["boxes"][:, :2]
     large = (sides.amin(1) >= 1) & (sides.amax(1) * MARGIN >= SMALLEST)
     person = found["labels"] == 1  # COCO's
     return boxes[large & person & (found["scores"] >= least)].tolist()
@@ -289,7 +299,9 @@ def output_stems(images: Sequence[Path], out: Path, boxes: Path | None = None) -
     """
     if out.exists() and not out.is_dir():
         raise BadInput(out, "a file", "a folder, or a name that is free")
-    taken = {path.resolve(): path for path in (*images, *([boxes] if boxes else []))}
+    taken = {path.resolve(): path for path in images}
+    if boxes:
+        taken[boxes.resolve()] = boxes
     stems = [out / image.stem for image in images]
     for image, stem in zip(images, stems):
         for written in (Path(f"{stem}.json"), Path(f"{stem}.png")):
@@ -316,7 +328,8 @@ def write_prediction(stem: Path, image: Path, pixels: np.ndarray, people: list[d
 
 def _refuse_foreign(stem):
     """BadInput if STEM.png or STEM.json exists, but not as `write_prediction` has left it."""
-    drawn, answer = Path(f"{stem}.png"), Path(f"{stem}.json")
+    drawn = Path(f"{stem}.png")
+    answer = Path(f"{stem}.json")
     pixels_sha, json_sha = _read_mark(drawn)
     same_pixels = pixels_sha and pixels_sha == _sha256(read_image(drawn))
     same_json = json_sha and answer.is_file() and json_sha == artifacts.file_hash(answer)
@@ -329,7 +342,7 @@ def _refuse_foreign(stem):
 def _read_mark(path):
     """The sha256 of an overlay's pixels and of its JSON; ("", "") for any other file."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with artifacts.open_file(path) as file, Image.open(file, formats=["PNG"]) as image:
             pixels_sha, json_sha = image.info[MARK].split()
     except Exception:  # absent, no PNG, somebody else's PNG: Pillow raises many kinds
         return "", ""

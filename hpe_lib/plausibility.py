@@ -99,7 +99,8 @@ def scale_notes(normaliser: np.ndarray, usable: np.ndarray, joints: np.ndarray) 
     rows = np.flatnonzero(usable & annotated.any(1))
     if not len(rows):
         return []
-    joints, annotated = joints[rows], annotated[rows]
+    joints = joints[rows]
+    annotated = annotated[rows]
     middle = np.nanmedian(joints, axis=1, keepdims=True)
     reach = np.nanmedian(np.linalg.norm(joints - middle, axis=-1), axis=1)
     reach = np.where(annotated.sum(1) < FEW, np.median(reach), reach)
@@ -326,10 +327,8 @@ def _score_reordered(predicted, truth, tolerance):
         for name, row, place in zip(MPII.names, order, range(16))
         if row != place and place in MPII.scored
     )
-    joints, people = (
-        f"the joints in another order ({names})",
-        "the people's rows in another order, each beside whom it fits best",
-    )
+    joints = f"the joints in another order ({names})"
+    people = "the people's rows in another order, each beside whom it fits best"
     shares = {
         joints: _percent_right(predicted[:, order], truth, tolerance),
         people: _score_matched(predicted, truth, tolerance),
@@ -346,8 +345,11 @@ def _score_matched(predicted, truth, tolerance):
     full = np.flatnonzero((annotated.sum(1) >= FULL) & (tolerance > 0))
     if len(full) < 2:
         return 0.0
-    truth, annotated, tolerance = truth[full], annotated[full], tolerance[full]
-    right, own = [], []
+    truth = truth[full]
+    annotated = annotated[full]
+    tolerance = tolerance[full]
+    right = []
+    own = []
     for row in np.unique(np.linspace(0, len(predicted) - 1, SAMPLE).astype(int)):
         error = np.linalg.norm(predicted[row] - truth, axis=-1) / tolerance[:, None]
         far = np.where(annotated, np.fmin(error, 3), 0).sum(1) / annotated.sum(1)
@@ -399,7 +401,8 @@ def _fit_scale_and_shift(predicted, truth):
         """Over the joints that are there."""
         return np.where(there, values, 0).sum(1, keepdims=True) / number
 
-    middle, goal = mean(predicted), mean(truth)
+    middle = mean(predicted)
+    goal = mean(truth)
     spread = mean((predicted - middle) ** 2)
     slope = mean((predicted - middle) * (truth - goal)) / np.where(spread > 0, spread, 1)
     return (predicted - middle) * np.maximum(slope, 0) + goal

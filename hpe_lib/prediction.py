@@ -77,7 +77,8 @@ def predict(
     from accelerate import PartialState  # here: slow to import, and a photograph needs none of it
     from accelerate.utils import gather_object
 
-    rank, count = PartialState().process_index, PartialState().num_processes
+    rank = PartialState().process_index
+    count = PartialState().num_processes
     # Where there are fewer people than processes, some are predicted twice.
     rows = np.arange(rank, max(len(people), count), count) % len(people)
     loader = DataLoader(
@@ -87,7 +88,8 @@ def predict(
         worker_init_fn=limit_opencv_threads,
         pin_memory=torch.cuda.is_available(),
     )
-    batches, frames = (batch["image"] for batch in loader), people[rows].frames(image_size)
+    batches = (batch["image"] for batch in loader)
+    frames = people[rows].frames(image_size)
     found = predict_crops(cascade, batches, frames, flip_test, decoder, precision)
     shares = gather_object([(rows, *vars(found).values())])
     rows, *answers = (np.concatenate(part) for part in zip(*shares))
@@ -100,7 +102,8 @@ def prefetch(items: Iterable) -> Iterator:
 
     OpenCV and files release Python's lock, so both go on at once.
     """
-    items, end = iter(items), object()
+    items = iter(items)
+    end = object()
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, end)
         while (item := coming.result()) is not end:
@@ -169,7 +172,8 @@ def decode(
         readable = maps.detector - maps.detector.amax((-2, -1), keepdim=True)
     from_logits, _ = heatmaps.decode(readable, decoder)
     centroids, top = heatmaps.decode(confidence(maps.detector, first), "centroid")
-    joints, peaks = from_logits, top
+    joints = from_logits
+    peaks = top
     if maps.regressor is not None:
         joints, peaks = heatmaps.decode(maps.regressor, decoder)
     points = (heatmaps.from_map(part, map_stride) for part in (joints, from_logits, centroids))
@@ -190,7 +194,8 @@ def predict_crop(
     maps = {"detector": confidence(found.detector, cascade.first)}
     points = {"detector": detector_joints[0]}
     if found.regressor is not None:
-        maps["regressor"], points["regressor"] = found.regressor, joints[0]
+        maps["regressor"] = found.regressor
+        points["regressor"] = joints[0]
     return {name: part[0].float().cpu().numpy() for name, part in maps.items()}, points
 
 

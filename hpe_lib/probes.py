@@ -83,7 +83,8 @@ def given_maps(
     """
     targets = Targets(cascade.map_stride, **drawn)
     seeing_all = Targets(cascade.map_stride, **drawn, first_sees="all")
-    found, frames = defaultdict(list), people.frames(image_size)
+    found = defaultdict(list)
+    frames = people.frames(image_size)
     for batch in DataLoader(PoseDataset(people, image_size), 64):
         images = cascade.eval().normalise(batch["image"])
         visible, every = (as_logits(way.detector(batch)[0]) for way in (targets, seeing_all))
@@ -136,7 +137,8 @@ def regress_from_others(
 
 def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dict]:
     """Scores of each decoder with and without flip test, keyed "NAME, with flip test" (F13)."""
-    found, frames = defaultdict(list), people.frames(image_size)
+    found = defaultdict(list)
+    frames = people.frames(image_size)
     for batch in DataLoader(PoseDataset(people, image_size), 64):
         for flip in ("with", "without"):
             images = batch["image"].to(cascade.mean.device)
@@ -161,21 +163,21 @@ def cover_one_joint(
     index. Columns detector and cascade, then each one's mean peak in the covered joint's map. No
     flip test, which would mirror the patch.
     """
-    choices = (
-        annotated_mask(people) & (people.visibility == VISIBLE) & has_normaliser(people)[:, None]
-    )
-    people, choices, random = (
-        people[choices.any(1)],
-        choices[choices.any(1)],
-        np.random.default_rng(seed),
-    )
-    person, joint = np.arange(len(people)), [random.choice(np.flatnonzero(row)) for row in choices]
-    frames, crops, rows = people.frames(image_size), people.crops(image_size), []
+    seen = annotated_mask(people) & (people.visibility == VISIBLE)
+    choices = seen & has_normaliser(people)[:, None]
+    people = people[choices.any(1)]
+    random = np.random.default_rng(seed)
+    person = np.arange(len(people))
+    joint = [random.choice(np.flatnonzero(row)) for row in choices[choices.any(1)]]
+    frames = people.frames(image_size)
+    crops = people.crops(image_size)
     points = np.stack(
         [frame.to_crop(place) for frame, place in zip(frames, people.joints[person, joint])]
     )
+    bodies = np.array([frame.body_in_crop for frame in frames])
+    rows = []
     for side in sides:
-        covered = cover(crops, points, side * np.array([frame.body_in_crop for frame in frames]))
+        covered = cover(crops, points, side * bodies)
         found = predict_crops(cascade, torch.from_numpy(covered).split(64), frames, False, decoder)
         right = {
             name: within_threshold(joints, people)[person, joint].mean() * 100

@@ -70,7 +70,8 @@ class Hourglass(nn.Module):
             width = 64
             layers = (*normed_convolution(inputs, width, 7, stride=2), nn.MaxPool2d(2))
         else:  # a twentieth of the printed stem's work
-            width, norm = channels, nn.BatchNorm2d(channels)
+            width = channels
+            norm = nn.BatchNorm2d(channels)
             patches = nn.Conv2d(inputs, width, 4, stride=4, bias=False)
             layers = patches, norm, nn.ReLU(inplace=True)
         row = (channels, channels, bottlenecks)

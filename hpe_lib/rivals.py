@@ -42,7 +42,8 @@ class Deconvolutions(nn.Module):
             expected = f"one of stride {8 * MAP_STRIDE}, for three deconvolutions"
             raise BadInput("trunk", f"{trunk!r} of stride {backbone.stride}", expected)
         self.B1, self.B2, self.B3, self.B4, self.B5 = backbone.blocks
-        self.mean, self.std = backbone.mean, backbone.std
+        self.mean = backbone.mean
+        self.std = backbone.std
         self.deconvolutions = nn.Sequential(
             deconvolution(backbone.channels, channels),
             deconvolution(channels, channels),
@@ -78,7 +79,8 @@ class StackedHourglass(nn.Module):
 
     def __init__(self, channels: int = 256):
         super().__init__()
-        quarter, half = channels // 4, channels // 2
+        quarter = channels // 4
+        half = channels // 2
         self.stem = nn.Sequential(
             *normed_convolution(3, quarter, 7, stride=2),
             Bottleneck(quarter, half),

@@ -123,7 +123,8 @@ def fill_torso(joints: np.ndarray) -> np.ndarray:
     """
     joints = np.array(joints, dtype=float)
     for middle, group in (("pelvis", "hip"), ("thorax", "shoulder")):
-        row, ends = MPII.index(middle), [MPII.index(name) for name in MPII.groups[group]]
+        row = MPII.index(middle)
+        ends = [MPII.index(name) for name in MPII.groups[group]]
         if np.isnan(joints[row]).any():
             joints[row] = joints[ends].mean(0)
     return joints

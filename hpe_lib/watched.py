@@ -60,7 +60,7 @@ def read(folder: str | Path) -> list[dict]:
 
 def read_epoch(kept: Path) -> dict[str, np.ndarray]:
     """The crops and maps in a file. ValueError if they are far too large."""
-    with np.load(kept) as file:
+    with artifacts.open_file(kept) as stream, np.load(stream) as file:
         if sum(part.file_size for part in file.zip.infolist()) > LARGEST:
             raise ValueError(f"over {LARGEST // 2**20} MiB")
         return {"crops": file["crops"], "maps": file["maps"].astype(np.float32)}

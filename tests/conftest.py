@@ -42,6 +42,12 @@ def readers(monkeypatch):
     monkeypatch.setattr(reading, "_in_child", reading.attempt)
 
 
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch, tmp_path):
+    """Every test runs in a folder of its own: names without a folder are never shared."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """These networks are so small that a second thread only waits."""

@@ -651,6 +651,24 @@ def test_what_is_far_too_large_is_not_read(tmp_path):
     assert artifacts.read_history(tmp_path) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_nothing_waits_for_the_other_end_of_a_pipe(tmp_path):
+    for name in ("manifest.json", "weights.safetensors", "checkpoint.pt", ".x.lock"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(BadInput) as error:
+        artifacts.read_json(tmp_path / "manifest.json")
+    assert str(error.value).endswith("found a pipe or a device, expected a JSON file")
+    for write in (artifacts.refuse_foreign_stage, artifacts.refuse_foreign_manifest):
+        with pytest.raises(BadInput, match="has not written"):
+            write(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(BadInput, match="weights.safetensors: found a file that this program"):
+        artifacts.refuse_foreign_stage(tmp_path)
+    with pytest.raises(OSError), locks.lock(tmp_path, ".x.lock"):
+        pass
+    assert (tmp_path / ".x.lock").is_fifo()
+
+
 def test_only_a_stage_s_lock_says_that_it_is_trained(tmp_path):
     os.mkfifo(tmp_path / ".x.lock")
     (tmp_path / ".detector.lock").mkdir()

@@ -226,6 +226,33 @@ def test_the_margin_of_a_run_is_kept(lspet_folder, tmp_path):
     ]
 
 
+def test_drawn_people_are_mixed_into_real_ones(tmp_path, lspet_folder):
+    given = {**SYNTHETIC, "dataset": "lspet", "data_root": lspet_folder, "train": "1-3"}
+    plain = prepare(tmp_path / "plain", **given, val="4-5")
+    prepare(tmp_path / "mixed", **given, val="4-5", drawn="7-10")
+    mixed = open_data(tmp_path / "mixed")
+    more = load_people("synthetic", people="7-10", image_size=64)
+    people = mixed.train
+    assert people.keys.tolist() == [*plain.train.keys, *more.keys] and people.metric == "PCK@0.2"
+    assert mixed.val.fingerprint() == plain.val.fingerprint()
+    assert people.fingerprint() != plain.train.fingerprint()
+    assert (people.joints[3:] == more.joints).all() and np.isnan(people.normaliser[3:]).all()
+    assert (people.crops(64) == [*plain.train.crops(64), *more.crops(64)]).all()
+    finer = people.frame(4, 128)
+    assert (people.images.crop(4, finer) == more.images.crop(1, finer)).all(), "drawn again"
+    some = people[[5, 0]]
+    assert (some.images[0] == more.images[2]).all() and (some.images[1] == people.images[0]).all()
+    crops = PoseDataset(people, 64)
+    assert crops[6]["image"].shape == crops[0]["image"].shape
+
+
+def test_drawn_people_are_mixed_only_into_real_ones(tmp_path):
+    with pytest.raises(BadInput) as error:
+        prepare(tmp_path / "run", **SYNTHETIC, train="1-3", val="4-5", drawn="7-10")
+    says(error, "drawn", "nobody")
+    assert not (tmp_path / "run" / "data").exists()
+
+
 def test_points_can_be_withheld(tmp_path):
     """Strategy (ii) of §3.1: no labels of pelvis and thorax, everything else as it was."""
     drawn, withheld = (

@@ -229,6 +229,12 @@ def test_people_that_are_there_are_counted_in_the_folder(tmp_path):
     )
 
 
+def test_drawn_people_count_among_those_to_train_on():
+    given = parameters("dataset=lspet", "train=1-40", "val=50-60", "drawn=11-30")["01"]
+    count, lines = estimate.find_people(given)
+    assert count == 60 and lines[-1] == "train: and 20 synthetic people, 11-30"
+
+
 def test_weights_to_start_from_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert estimate.find_weights(parameters()) == []

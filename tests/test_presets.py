@@ -281,6 +281,9 @@ def test_an_override_must_reach_a_notebook_that_runs():
     [
         "margin=0",
         "missing_points=maybe",
+        "drawn=train",
+        "drawn=val 1-9",
+        "drawn=9-1",
         "03.first=discs",
         "03.first_sees=none",
         "03.rotation_step=-1",

@@ -60,6 +60,19 @@ def test_a_run_of_other_people_has_learned_from_none_of_these(tmp_path, lspet_fo
     assert "from 3 of these 5 people" in scoring.training_notes(everybody, folder)[0]
 
 
+def test_drawn_people_who_were_mixed_in_are_said(tmp_path, lspet_folder):
+    small_runs.prepare(tmp_path / "run", **LSPET, data_root=str(lspet_folder), drawn="3-9")
+    train(tmp_path / "run")
+    folder = tmp_path / "run" / "detector"
+    drawn = load_people("synthetic", people="1-4", image_size=32)
+    assert "from 2 of these 4 people" in scoring.training_notes(drawn, folder)[0]
+    everybody = load_people("lspet", lspet_folder, "1-5")
+    assert "from 3 of these 5 people" in scoring.training_notes(everybody, folder)[0]
+    for split, count in (("train", 3), ("val", 2)):
+        people = scoring.people_to_score("lspet", lspet_folder, split, tmp_path / "run", 32)
+        assert len(people) == count and people.dataset == "lspet"
+
+
 def test_the_released_weights_have_learned_from_leeds_training_people():
     learned = lsp.leeds_training_keys()
     assert len(learned) == 9000 - len(lsp.copies_of_scored_people())

@@ -137,6 +137,19 @@ def test_a_row_whose_reference_has_changed_gets_its_difference_again(run):
     assert after["difference"] == lead != before["difference"]
 
 
+def test_a_reference_that_another_machine_has_trained_is_not_trained_again(run):
+    study.train_and_score(run, "three", ["first"])
+    lead = results.metrics_of("three/first")["difference"]
+    for name in ("same", "first"):
+        shutil.rmtree(run / "rows" / study.row_folder("three", name))
+    study.train_and_score(run, "three", ["first"])
+    assert not (run / "rows" / study.row_folder("three", "same")).exists()
+    assert results.metrics_of("three/first")["difference"] == lead
+    prepare(run, **presets.resolve("smoke")["01"] | {"val": "3001-3030"})
+    study.train_and_score(run, "three", ["first"])
+    assert (run / "rows" / study.row_folder("three", "same")).exists(), "of other people"
+
+
 def test_rows_are_scored_again_on_other_people(run):
     study.train_and_score(run, "three", ["first"])
     prepare(run, **presets.resolve("smoke")["01"] | {"val": "3001-3030"})

@@ -149,7 +149,8 @@ def _official(release) -> Annotations:
 
 def _rectangles(images) -> tuple[Annotations, list[int]]:
     """Who is annotated in an annolist (n,), and the row of everybody's image in it."""
-    found, skipped = [], 0
+    found = []
+    skipped = 0
     for row, image in enumerate(images):
         for number, rectangle in enumerate(_inside(image, "annorect"), start=1):
             joints, visibility = _points(_inside(rectangle, "annopoints", "point"))
@@ -190,7 +191,9 @@ def _points(points) -> tuple[np.ndarray, np.ndarray]:
     """(16, 2) file px and (16,) visibility of one rectangle's points, which name their joint by id
     0 … 15.
     """
-    joints, visibility, ids = np.full((J, 2), np.nan), np.full(J, ABSENT), []
+    joints = np.full((J, 2), np.nan)
+    visibility = np.full(J, ABSENT)
+    ids = []
     for point in points:
         x, y, row, visible = (_number(point, name) for name in ("x", "y", "id", "is_visible"))
         if row not in range(J):
@@ -199,7 +202,8 @@ def _points(points) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"joint id {int(row)} twice in one rectangle")
         ids.append(row)
         if np.isfinite(x + y) and not x == y == -1 and not visible < 0:
-            joints[int(row)], visibility[int(row)] = (x, y), OCCLUDED if visible == 0 else VISIBLE
+            joints[int(row)] = (x, y)
+            visibility[int(row)] = OCCLUDED if visible == 0 else VISIBLE
     return joints, visibility
 
 
@@ -359,7 +363,8 @@ def _rows(file) -> tuple[np.ndarray, np.ndarray]:
     _need("a list of people", file, "imgname", "person")
     if h5py.check_string_dtype(file["imgname"].dtype) is None:
         raise ValueError("imgname holds no names of images")
-    image, person = np.array(file["imgname"].asstr()[:], str), file["person"][:]
+    image = np.array(file["imgname"].asstr()[:], str)
+    person = file["person"][:]
     if image.shape != person.shape:
         raise ValueError(f"imgname of shape {image.shape}, person of shape {person.shape}")
     if not np.isin(person, np.arange(1000)).all():
@@ -413,14 +418,12 @@ def lsp(stream: BinaryIO) -> Annotations:
     _check_joints(joints[..., :2], joints[..., 2], original)
     count = len(joints)
     senses = np.array((VISIBLE, OCCLUDED, ABSENT) if original else (ABSENT, VISIBLE, ABSENT))
-    placed, visibility = np.full((count, J, 2), np.nan), np.full((count, J), ABSENT)
-    placed[:, LSP_ROWS], visibility[:, LSP_ROWS] = (
-        joints[..., :2],
-        senses[joints[..., 2].astype(int)],
-    )
-    names = np.array(
-        [f"im{number:0{4 if original else 5}d}.jpg" for number in range(1, count + 1)], str
-    )
+    placed = np.full((count, J, 2), np.nan)
+    visibility = np.full((count, J), ABSENT)
+    placed[:, LSP_ROWS] = joints[..., :2]
+    visibility[:, LSP_ROWS] = senses[joints[..., 2].astype(int)]
+    digits = 4 if original else 5
+    names = np.array([f"im{number:0{digits}d}.jpg" for number in range(1, count + 1)], str)
     return _annotations(
         placed,
         visibility,

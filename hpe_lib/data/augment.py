@@ -115,7 +115,8 @@ def joints_in_crop(
     """
     joints = frame.to_crop(joints)
     if frame.mirrored:
-        joints, visibility = joints[MPII.mirror], visibility[MPII.mirror]
+        joints = joints[MPII.mirror]
+        visibility = visibility[MPII.mirror]
     inside = ((joints >= -0.5) & (joints < frame.image_size - 0.5)).all(1)
     present = inside & (visibility != ABSENT)
     joints = np.where(present[:, None], joints, 0).astype(np.float32)

@@ -158,7 +158,8 @@ def _forward(turns, axes):
     The pelvis is at 0. A frame's turn against its parent is Rx Rz Ry; its place in it is the fourth
     column.
     """
-    (sx, sz, sy), (cx, cz, cy) = np.sin(turns).transpose(2, 0, 1), np.cos(turns).transpose(2, 0, 1)
+    sx, sz, sy = np.sin(turns).transpose(2, 0, 1)
+    cx, cz, cy = np.cos(turns).transpose(2, 0, 1)
     x, y, z = (_ORIGIN * axes[:, _PARENT]).transpose(2, 0, 1)
     rows = [
         *(cz * cy, -sz, cz * sy, x),
@@ -195,7 +196,8 @@ def pose_bodies(
     axes, girths = _proportions(rng, people)
     turned, origins = _forward(_angles(rng, people, facing), axes.repeat(_TRIES, axis=0))
     best = _clashes(turned, origins).reshape(people, _TRIES).argmin(1) + np.arange(people) * _TRIES
-    turned, origins = turned[best], origins[best]
+    turned = turned[best]
+    origins = origins[best]
     place = (_POINT_PLACE * axes[:, _POINT_FRAME])[..., None]
     points = origins[:, _POINT_FRAME] + (turned[:, _POINT_FRAME] @ place)[..., 0]
     radii = _PART_RADII * girths[..., None]

@@ -47,7 +47,8 @@ def check_data(dataset: str, root: str | Path, splits: dict[str, str] | None = N
     Raises BadInput if no split can be read.
     """
     splits = splits or default_splits(dataset, root)
-    people, problems = {}, {}
+    people = {}
+    problems = {}
     for name, asked in splits.items():
         try:
             people[name] = load_people(dataset, root, asked, only_present=None)
@@ -96,7 +97,9 @@ def read_thumbnails(
     Returns {path: thumbnail (16, 16) float32, grey, of mean 0 and length 1}, the names that are
     absent, and "NAME (fault)" of those that cannot be read.
     """
-    thumbnails, missing, unreadable = {}, [], []
+    thumbnails = {}
+    missing = []
+    unreadable = []
     for path in tqdm(paths, desc="reading images", disable=None, leave=False, mininterval=5):
         if not path.is_file():
             missing.append(path.name)
@@ -121,7 +124,8 @@ def find_copies(paths: dict[str, list[Path]], thumbnails: dict[Path, np.ndarray]
     """
     if not all(paths.values()):
         return []
-    (a, b), found = paths, []
+    a, b = paths
+    found = []
     many, few = (np.stack([thumbnails[path] for path in paths[name]]) for name in (a, b))
     for small in (few, few[:, :, ::-1]):
         correlation = many.reshape(-1, 256) @ small.reshape(-1, 256).T  # MPII: 160 MB
@@ -153,7 +157,8 @@ def format_check(found: dict) -> str:
 
 
 def _format_split(name: str, split: dict) -> list[str]:
-    people, lost = split["people"], split["without normaliser"]
+    people = split["people"]
+    lost = split["without normaliser"]
     joints = ", ".join(f"{count:,} {kind}" for kind, count in split["joints"].items())
     lines = [
         f"{name} ({split['asked']}): {people:,} people in {split['images']:,} images; {joints}"

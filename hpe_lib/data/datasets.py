@@ -5,13 +5,20 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from hpe_lib.data.annotations import is_positive
 from hpe_lib.data.drawn import load_drawn
 from hpe_lib.data.lsp import drop_copies, load_leeds, load_lsp, load_lspet
 from hpe_lib.data.mpii import load_mpii
-from hpe_lib.data.people import People, center_on_images, replace_midpoints, require_images
+from hpe_lib.data.people import (
+    People,
+    center_on_images,
+    concatenate,
+    replace_midpoints,
+    require_images,
+)
 from hpe_lib.paper import MARGIN
 from hpe_lib.workbook import artifacts, locks
 from hpe_lib.workbook.artifacts import BadInput
@@ -73,7 +80,8 @@ def prepare(out: str | Path, **parameters: str | int | float | bool) -> Data:
     """Choose a run's people: read every image once, then write OUT/data/manifest.json.
 
     parameters: those of notebook 01's cell, dataset, data_root, train, val, image_size, data_seed,
-        difficulty, only_present, margin and missing_points, as load_people takes them.
+        difficulty, only_present, margin and missing_points, as load_people takes them, and drawn:
+        synthetic people, "FIRST-LAST", who are added to those to train on ("": nobody).
 
     Raises BadInput, before anything is written, on the first file that cannot be read, if train
     and val share a person or an image, if nobody of val could be scored, or while the run is being
@@ -151,12 +159,27 @@ def check_images(people: People) -> None:
         people.images[row]
 
 
+def add_drawn(people: People, drawn: People) -> People:
+    """Real people and drawn ones to train on. The drawn ones have no normaliser of the real ones'
+    metric, so they are never scored.
+    """
+    drawn = replace(drawn, normaliser=np.full(len(drawn), np.nan))
+    return concatenate(f"{people.dataset}+synthetic", [people, drawn])
+
+
 def _load_both(out: str | Path, parameters: dict) -> Data:
-    shared = {name: value for name, value in parameters.items() if name not in ("train", "val")}
+    halves = ("train", "val", "drawn")
+    shared = {name: value for name, value in parameters.items() if name not in halves}
     train, val = (
         load_people(**shared, people=parameters[half], cache=cache_folder(out))
         for half in ("train", "val")
     )
     if parameters["dataset"] in ("lsp", "lspet"):  # of leeds its loader leaves them out
         train = drop_copies(train)
+    if drawn := parameters.get("drawn"):
+        if train.dataset == "synthetic":
+            raise BadInput("drawn", drawn, "nobody where all are drawn")
+        shared["dataset"] = "synthetic"
+        more = load_people(**shared, people=drawn, cache=cache_folder(out))
+        train = add_drawn(train, more)
     return Data(train, val, parameters["image_size"], {})

@@ -123,7 +123,8 @@ def is_complete(root: Path, file: File) -> bool:
 
 def check_space(root: Path, files: list[File]) -> None:
     """Raise BadInput if the disk has no room for archives and for what is in them."""
-    needed = sum(file.size * (2 if file.count > 1 else 1) for file in files)
+    unpacked = sum(file.size for file in files if file.count > 1)
+    needed = sum(file.size for file in files) + unpacked
     free = shutil.disk_usage(root).free
     if free < needed:
         raise BadInput(root, f"{free / 1e9:.1f} GB free on its disk", f"{needed / 1e9:.1f} GB free")

@@ -5,7 +5,7 @@ import io
 import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -109,6 +109,31 @@ class ImageArrays(Images):
         return ImageArrays([self.arrays[row] for row in rows], self.source)
 
 
+@dataclass(frozen=True, eq=False)
+class MixedImages(Images):
+    """Images of several kinds. rows[i] is (part, row): person i's image is parts[part][row]."""
+
+    parts: list[Images]
+    rows: list[tuple[int, int]]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        part, own_row = self.rows[row]
+        return self.parts[part][own_row]
+
+    def select(self, rows: Iterable[int]) -> "MixedImages":
+        """As Images.select."""
+        return replace(self, rows=[self.rows[row] for row in rows])
+
+    def crop(self, row: int, frame: Frame) -> np.ndarray:
+        """As Images.crop, by the part's own way."""
+        part, own_row = self.rows[row]
+        return self.parts[part].crop(own_row, frame)
+
+
 def read_image(path: Path, step: int = 1) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an image file, as `decode_image`.
 
@@ -199,7 +224,8 @@ def _repair_header(data: bytes, segments: list[tuple[int, int, int]]) -> bytes:
     of the odd values is written in their place.
     """
     frames = [data[start + 5] for marker, start, _ in segments if marker in (*SOF, SOF2)]
-    clean, colours = bytearray(data), (frames or [3])[0]
+    clean = bytearray(data)
+    colours = (frames or [3])[0]
     for marker, start, end in segments:
         if marker == APP0 and data[start : start + 5] == b"JFIF\0":
             clean[start + 5] = 1  # the only revision there is

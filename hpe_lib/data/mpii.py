@@ -37,7 +37,8 @@ def load_mpii(root: Path, people: str = "all") -> People:
 
 
 def _find_annotations(root: Path) -> Path:
-    found, faults = [], []
+    found = []
+    faults = []
     for path in sorted(root.glob("*.mat")):
         try:
             found += [path] if annotations.has_release(path) else []

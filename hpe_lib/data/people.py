@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from hpe_lib.data.images import ImageFiles, Images
+from hpe_lib.data.images import ImageFiles, Images, MixedImages
 from hpe_lib.geometry import Frame
 from hpe_lib.skeleton import ABSENT, MPII
 from hpe_lib.workbook import schemas
@@ -142,7 +142,7 @@ def select_range(file: Path, people: str, split: Rows) -> Rows:
 
 
 def concatenate(dataset: str, parts: list[People]) -> People:
-    """People of several data sets, one after another. All have the same metric, images in files."""
+    """People of several data sets, one after another, who all have the same metric."""
     names = parts[0]._array_names()
     skipped = Counter()
     for part in parts:
@@ -150,14 +150,20 @@ def concatenate(dataset: str, parts: list[People]) -> People:
     return replace(
         parts[0],
         dataset=dataset,
-        images=ImageFiles(
-            [path for part in parts for path in part.images.paths], f"{dataset} images"
-        ),
+        images=mix_images([part.images for part in parts], f"{dataset} images"),
         occlusion_labels=all(part.occlusion_labels for part in parts),
         center_from_joints=any(part.center_from_joints for part in parts),
         skipped=dict(skipped),
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
     )
+
+
+def mix_images(parts: list[Images], source: str) -> Images:
+    """The images of several data sets, one after another."""
+    if all(isinstance(part, ImageFiles) for part in parts):
+        return ImageFiles([path for part in parts for path in part.paths], source)
+    rows = [(number, row) for number, part in enumerate(parts) for row in range(len(part))]
+    return MixedImages(parts, rows, f"{source}, {', '.join(part.source for part in parts)}")
 
 
 def require_images(people: People, only_present: bool) -> People:

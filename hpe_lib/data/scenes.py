@@ -99,7 +99,8 @@ def _colours(rng, count):
     A fifth are near skin, so that the colour of skin proves nothing.
     """
     roll = rng.random((7, count))
-    value, (bright, vivid, kind, dim) = roll[:3], roll[3:]
+    value = roll[:3]
+    bright, vivid, kind, dim = roll[3:]
     value *= 0.35 + 0.65 * bright
     grey = value.sum(0) / 3
     value = 255 * (grey + (value - grey) * (0.1 + 1.2 * vivid))
@@ -180,7 +181,8 @@ def _places(rng, people):
 
     The others stand beside the middle, never on it.
     """
-    normal, roll = rng.standard_normal((people, 3)), rng.random((people, 5))
+    normal = rng.standard_normal((people, 3))
+    roll = rng.random((people, 5))
     body = 0.8 * np.exp((0.08 * normal[:, 0]).clip(-0.2, 0.2))
     body[1:] *= np.exp(0.75 * roll[1:, 0] - 0.5)
     loose = roll[:, 1:2] < 0.4  # badly framed: heads and feet leave the image
@@ -188,7 +190,8 @@ def _places(rng, people):
     place[:, :2] = (normal[:, 1:] * np.where(loose, (0.09, 0.20), 0.03)).clip(-0.4, 0.4)
     side, up, near = roll[1:, 2:].T
     place[1:, 0] = np.where(side < 0.5, 0.24 + 0.76 * side, -0.24 - 0.76 * (side - 0.5))
-    place[1:, 1], place[1:, 2] = 0.7 * up - 0.35, np.where(near < 0.4, 1.5, -1.5)
+    place[1:, 1] = 0.7 * up - 0.35
+    place[1:, 2] = np.where(near < 0.4, 1.5, -1.5)
     return body, place
 
 
@@ -254,7 +257,8 @@ def _covers(rng, people):
 
 def _light(rng):
     """Direction (3,), ambient share, brightness of a field (4, 4), tint (3,)."""
-    (even, ambient), normal = rng.random(2), rng.standard_normal(22)
+    even, ambient = rng.random(2)
+    normal = rng.standard_normal(22)
     x, y, z = normal[:3]
     direction = np.array([x, y - 0.7, abs(z + 1) + 0.2])
     field = (0.8 + 0.45 * even) * (1 + 0.09 * normal[3:19].reshape(4, 4))

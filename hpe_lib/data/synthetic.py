@@ -71,7 +71,8 @@ def _textures():
     y, x = np.mgrid[:TILE, :TILE] / TILE
     bank = [0.15 * rng.random((TILE, TILE))] * 4
     for waves in (6, 10, 16):
-        stripe, other = np.sin(2 * np.pi * waves * y), np.sin(2 * np.pi * waves * x)
+        stripe = np.sin(2 * np.pi * waves * y)
+        other = np.sin(2 * np.pi * waves * x)
         bank += [
             stripe > 0,
             other > 0,
@@ -268,7 +269,8 @@ _AXIS_BACK = np.array([(1, 1, 1, 1, 1)] * 3 + [(-1, -1, -1, 0, 0)])
 
 def _shade(normal, light):
     """(T,) Lambert's light, darker towards the outline, of normals (3, T)."""
-    (direction, ambient, *_), length = light, np.sqrt((normal * normal).sum(0)) + 1e-6
+    direction, ambient, *_ = light
+    length = np.sqrt((normal * normal).sum(0)) + 1e-6
     lambert = direction.astype(np.float32) @ normal / length
     return (ambient + (1.1 - ambient) * np.maximum(lambert, 0)) * (0.72 + 0.28 * normal[2] / length)
 
@@ -287,8 +289,10 @@ def _draw(scene, size):
     flat = _flat(np.concatenate([scene.back, scene.front]), 0, np.zeros((size, size), np.int16))
     front = flat >= len(scene.back)
     pixel, part, z, *look = _surfaces(scene, size, front)
-    owner, depth = np.full(size * size, -1, np.int16), np.full(size * size, -np.inf, np.float32)
-    owner[pixel], depth[pixel] = part, z
+    owner = np.full(size * size, -1, np.int16)
+    depth = np.full(size * size, -np.inf, np.float32)
+    owner[pixel] = part
+    depth[pixel] = z
     owner[front] = len(scene.ends)
     image = _coloured(scene, size, flat, pixel, part, *look)
     joints = scene.joints[:, :2] * size + (size - 1) / 2
@@ -348,7 +352,8 @@ def _states(scene, joints, owner, depth, size):
     column, row = np.rint(joints).astype(int).T
     inside = (np.abs(joints - (size - 1) / 2) < size / 2).all(1)
     pixel = np.where(inside, row * size + column, 0)
-    part, parts = owner[pixel], len(PARTS)
+    part = owner[pixel]
+    parts = len(PARTS)
     # in body heights; -inf where there is nothing
     lead = (depth[pixel] - scene.joints[:, 2] * size) / (scene.scales[2] * size)
     held = FLESH_HOLDS[np.arange(16), part % parts]

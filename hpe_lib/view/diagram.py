@@ -71,7 +71,8 @@ def _slabs(part: str, blocks: pd.DataFrame) -> list[Slab]:
 
 def _draw_slabs(ax: Axes, slabs: list[Slab]) -> list[tuple[float, float]]:
     """Draw slabs from left to right. Returns (x of its middle, y of its top) of each."""
-    left, places = 0.0, []
+    left = 0.0
+    places = []
     for part, name, channels, side in slabs:
         width, height = 0.1 + 0.08 * np.log2(channels), (side / slabs[0][3]) ** 0.5
         middle = left + max(width, 0.6) / 2

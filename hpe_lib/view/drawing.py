@@ -80,7 +80,8 @@ def draw_limbs(
 
     colour: of all limbs; without it each has the colour of its side.
     """
-    ends, thin = fill_torso(joints), max(1, width // 3)
+    ends = fill_torso(joints)
+    thin = max(1, width // 3)
     limbs = [limb for limb in MPII.limbs if np.isfinite(ends[list(limb)]).all()]
     for edge in (2 * thin, 0):  # first white edges below all limbs, for any background
         for child, parent in limbs:
@@ -125,7 +126,8 @@ def draw_map(
     level = resize(np.float32(heat / top), *image.shape[1::-1])
     level = np.clip(level, -1 if signed else 0, 1)
     if signed:
-        more, less = ImageColor.getrgb(MORE), ImageColor.getrgb(LESS)
+        more = ImageColor.getrgb(MORE)
+        less = ImageColor.getrgb(LESS)
         colour = np.where(level[..., None] < 0, less, more)
     else:
         colour = HEAT[(255 * level).astype(int)]
@@ -153,10 +155,13 @@ def mark_joint(
     The truth is a ring, dashed if the joint is occluded and left out if it is ABSENT. The
     prediction is a cross. truth, predicted: (2,) px of the image; predicted None or NaN: no cross.
     """
-    zoom, thickness = side / len(image), max(1, round(side / 250))
-    image, radius = resize(image, side, side), max(6.0, 0.05 * side)
+    zoom = side / len(image)
+    thickness = max(1, round(side / 250))
+    image = resize(image, side, side)
+    radius = max(6.0, 0.05 * side)
     if visibility != ABSENT:
-        center, axes = _subpixels(rescale(truth, zoom)).tolist(), [round(16 * radius)] * 2
+        center = _subpixels(rescale(truth, zoom)).tolist()
+        axes = [round(16 * radius)] * 2
         sky, sweep = ImageColor.getrgb(SKY), 60 if visibility == VISIBLE else 20  # degrees
         for start in range(0, 360, 60):
             arc = (0, start, start + sweep)
@@ -201,7 +206,8 @@ def tile_images(
 
 def encode_png(image: np.ndarray, text: dict[str, str] | None = None) -> bytes:
     """An image (H, W, 3) uint8 RGB as a PNG file's bytes, with entries of text."""
-    entries, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    entries = PngImagePlugin.PngInfo()
+    file = io.BytesIO()
     for name, value in (text or {}).items():
         entries.add_text(name, value)
     Image.fromarray(image).save(file, "PNG", compress_level=1, pnginfo=entries)

@@ -54,7 +54,8 @@ def annotation_bars(counts: dict[str, np.ndarray], total: int) -> Figure:
     counts: a key of KIND_COLOURS -> (16,).
     """
     figure = InlineFigure(8, 4.2)
-    ax, left = figure.subplots(), np.zeros(len(MPII.names))
+    ax = figure.subplots()
+    left = np.zeros(len(MPII.names))
     for kind, count in counts.items():
         style = {"color": KIND_COLOURS[kind], "edgecolor": "white", "label": kind}
         ax.barh(MPII.names, 100 * count / total, left=left, **style)
@@ -120,7 +121,8 @@ class LearningCurves:
         histories: dict[str, list[dict]] | None = None,
         reference: dict[str, float] | None = None,
     ):
-        self.histories, self.reference = dict(histories or {}), reference or {}
+        self.histories = dict(histories or {})
+        self.reference = reference or {}
         self.figure = InlineFigure(9.5, 3.1)
         self.draw()
 
@@ -188,7 +190,8 @@ def visibility_bars(scores: dict[str, dict]) -> Figure:
 
     A sentence takes their place if the data set does not say which joints are occluded.
     """
-    figure, names = InlineFigure(8, 0.7 + 0.55 * len(scores)), list(scores)
+    figure = InlineFigure(8, 0.7 + 0.55 * len(scores))
+    names = list(scores)
     ax = figure.subplots()
     if any(score["occluded"] is None for score in scores.values()):
         note = "not measurable here:\nthis data set does not say which joints are occluded"
@@ -214,7 +217,8 @@ def ablation_differences(differences: dict[str, dict], printed: pd.Series) -> Fi
     differences: row -> `evaluation.paired`.  printed: the paper's totals by row, the full cascade
     first; rows that it lacks are ours alone.
     """
-    full, names = printed.index[0], [name for name in differences if name != printed.index[0]]
+    full = printed.index[0]
+    names = [name for name in differences if name != printed.index[0]]
     figure = InlineFigure(8, 0.9 + 0.35 * len(names))
     ax = figure.subplots()
     ours = [differences[name]["total"] for name in names]

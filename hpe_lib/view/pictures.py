@@ -46,7 +46,8 @@ def contact_sheet(
     without limbs.
     """
     crops, joints, visibility = (np.asarray(part) for part in (crops, joints, visibility))
-    columns, tiles = min(columns, len(crops)), []
+    columns = min(columns, len(crops))
+    tiles = []
     side = 1080 // columns
     for row, crop in enumerate(crops):
         image = crop if maps is None else drawing.draw_map(crop, np.asarray(maps[row]).max(0))
@@ -60,7 +61,8 @@ def contact_sheet(
 
 
 def _pose_tile(image, joints, visibility, side, limbs=True, truth=None):
-    zoom, width = side / len(image), min(max(2, round(side / 80)), 4)
+    zoom = side / len(image)
+    width = min(max(2, round(side / 80)), 4)
     tile = drawing.resize(image, side, side)
     if truth is not None:
         drawing.draw_limbs(tile, rescale(truth, zoom), np.full(len(truth), True), width, BLACK)
@@ -71,7 +73,8 @@ def _pose_tile(image, joints, visibility, side, limbs=True, truth=None):
 
 def frame_sheet(people: People, row: int, frames: dict[str, Frame]) -> Image.Image:
     """Return person `row` in the image with each frame's window, then the crop of each frame."""
-    image, around = people.images[row], people.frame(row, SIDE).augmented(scale=0.7)
+    image = people.images[row]
+    around = people.frame(row, SIDE).augmented(scale=0.7)
     tiles = [people.images.crop(row, around)]
     titles = [f"image of {image.shape[1]} by {image.shape[0]} px"]
     for (name, frame), colour in zip(frames.items(), (YELLOW, SKY, PURPLE)):
@@ -89,7 +92,8 @@ def frame_sheet(people: People, row: int, frames: dict[str, Frame]) -> Image.Ima
 
 def pose_cloud(joints: np.ndarray, mean: np.ndarray, image_size: int) -> Image.Image:
     """Return joints (N, 16, 2) crop px as a cloud for each joint, with the mean pose (16, 2)."""
-    image, side = np.full((image_size, image_size, 3), 255.0), 500
+    image = np.full((image_size, image_size, 3), 255.0)
+    side = 500
     for joint, places in enumerate(np.moveaxis(joints, 1, 0)):
         x, y = places[np.isfinite(places).all(1)].T
         count, *_ = np.histogram2d(y, x, image_size, [(-0.5, image_size - 0.5)] * 2)
@@ -113,7 +117,9 @@ def joint_maps(
     title: words below. All maps share one scale, which ends at the highest value shown. A ring is
     the joint's labelled place, dashed if it is occluded.
     """
-    top, tiles, titles = _top([maps[shown] for maps in rows.values()]), [], []
+    top = _top([maps[shown] for maps in rows.values()])
+    tiles = []
+    titles = []
     for name, maps in rows.items():
         for joint in shown:
             tile = drawing.draw_map(image, maps[joint], top)
@@ -140,7 +146,8 @@ def network_maps(
     column each; None: `count` visible ones, then as many of the least visible.  patch: side, in
     body heights, of a square that covers the first joint shown.  title: as for `joint_maps`.
     """
-    sample, crops = PoseDataset(person, CROP)[0], {}
+    sample = PoseDataset(person, CROP)[0]
+    crops = {}
     joints, states = (sample[name].numpy() for name in ("joints", "visibility"))
     if shown is None:
         labelled = np.argsort(-states, kind="stable")[: (states != ABSENT).sum()].tolist()
@@ -163,7 +170,8 @@ def best_and_worst(predicted: np.ndarray, people: People, count: int = 4) -> Ima
     ends = np.concatenate([order[:count], order[count:][-count:]])
     titles = [f"found best, error {error[row]:.2f}" for row in order[:count]]
     titles += [f"failure, error {error[row]:.2f}" for row in ends[count:]]
-    frames, chosen = people[ends].frames(CROP), people[ends]
+    frames = people[ends].frames(CROP)
+    chosen = people[ends]
     found, truth = (
         np.stack([frame.to_crop(points) for frame, points in zip(frames, joints)])
         for joints in (predicted[ends], chosen.joints)
@@ -175,8 +183,10 @@ def best_and_worst(predicted: np.ndarray, people: People, count: int = 4) -> Ima
 
 def channel_sheet(channels: np.ndarray) -> Image.Image:
     """Return the regressor's input (19, S, S): 16 maps on one scale from 0, then R, G, B."""
-    names, top = [*MPII.names, "red", "green", "blue"], channels[: len(MPII.names)].max()
-    tiles, titles = [], []
+    names = [*MPII.names, "red", "green", "blue"]
+    top = channels[: len(MPII.names)].max()
+    tiles = []
+    titles = []
     for name, channel in zip(names, channels):
         low, high = (0, top) if name in MPII.names else (channel.min(), channel.max())
         grey = np.clip(255 * (channel - low) / max(high - low, 1e-9), 0, 255).astype(np.uint8)
@@ -243,10 +253,12 @@ def map_picture(
 
     side: px.
     """
-    heat, top = person.maps[layer][joint], person.top(layer)
+    heat = person.maps[layer][joint]
+    top = person.top(layer)
     image = drawing.draw_map(person.crop, heat, top, opacity, layer == "difference")
     predicted = person.predicted[layer][joint] if layer in person.predicted else None
-    place, visibility = person.joints[joint], person.visibility[joint]
+    place = person.joints[joint]
+    visibility = person.visibility[joint]
     return Image.fromarray(drawing.mark_joint(image, side, place, visibility, predicted))
 
 
@@ -272,7 +284,8 @@ def cover_picture(
     truth: (2,) crop px.
     """
     top = _top([heats[joint] for heats in maps.values()])
-    images, titles = [crop], ["the crop, to be covered"]
+    images = [crop]
+    titles = ["the crop, to be covered"]
     for name, heats in maps.items():
         images.append(drawing.draw_map(crop, heats[joint], top))
         titles.append(f"{name}: peak {heats[joint].max():.2f}")
@@ -311,7 +324,8 @@ def target_picture(
     """
     frame = people.frame(row, image_size).augmented(scale, angle, mirrored)
     sample = cut(people, row, frame)
-    batch, body = torch.utils.data.default_collate([sample]), frame.body_in_crop
+    batch = torch.utils.data.default_collate([sample])
+    body = frame.body_in_crop
     crop, joints, visibility = (sample[key].numpy() for key in ("image", "joints", "visibility"))
     rows = slice(None) if joint is None else [joint]
     maps = [draw(batch)[0][0, rows].amax(0) for draw in (targets.detector, targets.regressor)]

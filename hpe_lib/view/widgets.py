@@ -80,7 +80,9 @@ class Panel(ui.VBox):
     legend = ""
 
     def __init__(self, title: str, controls: list, drags: bool = False):
-        self.title, self.screen, self.line = title, Screen(drags=drags), ui.HTML()
+        self.title = title
+        self.screen = Screen(drags=drags)
+        self.line = ui.HTML()
         self.screen.connect(self.handle)
         for control in controls:
             if isinstance(control, ui.ValueWidget):
@@ -96,7 +98,8 @@ class Panel(ui.VBox):
         try:
             picture, text = self.draw()
         except BadInput as error:
-            picture, text = Image.new("RGB", (560, 60), "#eeeeee"), str(error)
+            picture = Image.new("RGB", (560, 60), "#eeeeee")
+            text = str(error)
         self.screen.alt = f"{self.title}. {text}"
         self.screen.show(picture)
         self.line.value = html.escape(text)
@@ -121,7 +124,8 @@ class PersonPanel(Panel):
         all_joints: bool = True,
         drags: bool = False,
     ):
-        self.people, self.samples = people, PoseDataset(people, image_size)
+        self.people = people
+        self.samples = PoseDataset(people, image_size)
         self.image_size = image_size
         joints = [(name, joint) for joint, name in enumerate(MPII.names)]
         joints = [("all joints", ALL), *joints] if all_joints else joints
@@ -176,11 +180,13 @@ class PersonPanel(Panel):
             return dict.fromkeys(predicted, "no label to compare with")
         points = person.frame(0, self.image_size).to_image(np.stack([*predicted.values()]))
         errors = [evaluation.distances(point[None], person)[0, joint] for point in points]
-        unit, name = person.normaliser[0], "torsos"
+        unit = person.normaliser[0]
+        name = "torsos"
         if person.metric.startswith("PCKh"):
             name = "head sizes"
         if np.isnan(unit):
-            unit, name = 1, "image px"
+            unit = 1
+            name = "image px"
         texts = [f"{error / unit:.2f} {name} off" for error in errors]
         return dict(zip(predicted, texts))
 
@@ -214,11 +220,15 @@ class Inspector(PersonPanel):
         answer: Predictions,
         targets: Targets,
     ):
-        self.cascade, self.answer, self.targets = cascade, answer, targets
+        self.cascade = cascade
+        self.answer = answer
+        self.targets = targets
         self.person_maps = lru_cache(8)(self._person_maps)
-        layers, layer = pictures.LAYERS, "regressor"
+        layers = pictures.LAYERS
+        layer = "regressor"
         if cascade.regressor is None:
-            layers, layer = layers[:2], "detector"
+            layers = layers[:2]
+            layer = "detector"
         self.layer = ui.Dropdown(options=layers, value=layer, description="layer")
         self.opacity = ui.FloatSlider(0.85, min=0, max=1, step=0.05, description="opacity")
         self.keep = ui.Dropdown(options=evaluation.KEEP, description="show")
@@ -234,14 +244,17 @@ class Inspector(PersonPanel):
     def draw(self) -> tuple[Image.Image, str]:
         """Draw the chosen layer of the chosen joint, or a sheet of all joints."""
         check_crop_size(self.cascade, self.image_size)
-        joint, layer, keep = self.chosen_joint, self.layer.value, self.keep.value
+        joint = self.chosen_joint
+        layer = self.layer.value
+        keep = self.keep.value
         order = self.order.value
         rows = evaluation.select_rows(self.answer.joints, self.people, joint, keep, order)
         self.place.max = max(1, len(rows))
         if not len(rows):
             raise BadInput("this selection", "nobody", f"people with {self.joint.label} {keep}")
         row = int(rows[self.row])
-        person, head = self.person_maps(row), f"{self.row + 1} of {len(rows)}, "
+        person = self.person_maps(row)
+        head = f"{self.row + 1} of {len(rows)}, "
         head += str(self.people.keys[row])
         if joint is None:
             return pictures.map_sheet(person, layer, self.opacity.value), f"{head} · {layer}"
@@ -266,7 +279,10 @@ class Cover(PersonPanel):
     def __init__(
         self, cascade: Cascade, people: People, image_size: int, decoder: str = "parabola"
     ):
-        self.cascade, self.decoder, self.box, self.box_row = cascade, decoder, None, 0
+        self.cascade = cascade
+        self.decoder = decoder
+        self.box = None
+        self.box_row = 0
         self.predict_uncovered = lru_cache(8)(self._predict)
         title = "A crop to cover, and both networks' maps of one joint"
         super().__init__(title, people, image_size, [], all_joints=False, drags=True)
@@ -292,7 +308,8 @@ class Cover(PersonPanel):
         check_crop_size(self.cascade, self.image_size)
         if self.cascade.regressor is None:
             raise BadInput("the cascade", "a detector alone", "both networks")
-        row, joint = self.row, self.joint.value
+        row = self.row
+        joint = self.joint.value
         if self.box_row != self.place.value:  # the patch belongs to another person
             self.box = None
         sample, crop, before, predicted = self.predict_uncovered(row)
@@ -317,7 +334,8 @@ class TargetExplorer(PersonPanel):
 
     def __init__(self, people: People, image_size: int, targets: Targets):
         self.targets = targets
-        radius, sigma = targets.radius, targets.sigma
+        radius = targets.radius
+        sigma = targets.sigma
         self.radius = ui.FloatSlider(radius, min=1, max=max(40, radius), step=0.5)
         self.sigma = ui.FloatSlider(sigma, min=0.5, max=max(20, sigma), step=0.5)
         self.angle = ui.IntSlider(0, -180, 180)
@@ -331,7 +349,8 @@ class TargetExplorer(PersonPanel):
 
     def draw(self) -> tuple[Image.Image, str]:
         """Draw the person as augmented, and the targets."""
-        row, joint = self.row, self.chosen_joint
+        row = self.row
+        joint = self.chosen_joint
         sizes = {"radius": self.radius.value, "sigma": self.sigma.value}
         targets = dataclasses.replace(self.targets, **sizes)
         moves = (self.scale.value, self.angle.value, self.mirrored.value)
@@ -352,7 +371,10 @@ class Photograph(Panel):
     legend = f"{pictures.LEGEND}Hollow, thin: not sure. White frame: what the network sees"
 
     def __init__(self, estimator: PoseEstimator, path: str = ""):
-        self.estimator, self.box, self.people, self.image = estimator, None, [], None
+        self.estimator = estimator
+        self.box = None
+        self.people = []
+        self.image = None
         self.upload = ui.FileUpload(accept="image/*", description="upload")
         self.path = ui.Text(path, description="or path", continuous_update=False)
         whole = ui.Button(description="whole image")
@@ -365,7 +387,9 @@ class Photograph(Panel):
 
     def change_source(self, change: dict) -> None:
         """Forget the photograph and the box of before."""
-        self.source, self.box, self.image = change["owner"], None, None
+        self.source = change["owner"]
+        self.box = None
+        self.image = None
 
     def look_at(self, box: list[float] | None) -> None:
         """Predict in a box [x1, y1, x2, y2], image px, around the person; None: everywhere."""

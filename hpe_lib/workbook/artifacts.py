@@ -6,15 +6,17 @@ is no artifact. A manifest keeps its own hash, and the weights' file the hash of
 from, so a change by hand is noticed in both.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
 import re
+import stat
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from hpe_lib.workbook import environment
 
@@ -92,6 +94,21 @@ def write_files(files: dict[str | Path, bytes]) -> None:
             new.unlink(missing_ok=True)
 
 
+def open_file(path: str | Path, mode: str = "rb") -> IO:
+    """Open a file as `open` does. OSError on a pipe or a device, which might never end."""
+
+    def opener(name: str, flags: int) -> int:
+        """The number of the opened file; a pipe is opened without waiting for its other end."""
+        number = os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+        kind = os.fstat(number).st_mode
+        if stat.S_ISREG(kind) or stat.S_ISDIR(kind):
+            return number
+        os.close(number)
+        raise OSError(errno.EINVAL, "a pipe or a device", name)
+
+    return open(path, mode, opener=opener)
+
+
 def plain(value: Any) -> Any:
     """The value as JSON can hold it: arrays as lists, paths as text, NaN and infinity as null."""
     if isinstance(value, dict):
@@ -119,7 +136,7 @@ def json_bytes(value: Any) -> bytes:
 def read_json(path: str | Path) -> Any:
     """Read a JSON file. BadInput if it is absent, over 8 MiB or not what `parse_json` reads."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             content = file.read(LARGEST_JSON + 1)
         if len(content) > LARGEST_JSON:
             raise ValueError(f"over {LARGEST_JSON // 2**20} MiB")
@@ -258,7 +275,8 @@ def refuse_foreign_stage(folder: str | Path) -> None:
     }
     there = {folder / name: written for name, written in writers.items()}
     there |= dict.fromkeys(folder.glob(WATCHED_FILES), wrote_maps)
-    found = {path: written(path) for path, written in there.items() if holds_something(path)}
+    there = {path: written for path, written in there.items() if holds_something(path)}
+    found = {path: path.is_file() and written(path) for path, written in there.items()}
     is_stage = True in found.values()
     for path, ours in found.items():
         if ours is False or (ours is None and not is_stage):
@@ -396,13 +414,19 @@ def history_hash(folder: str | Path) -> str | None:
     return file_hash(path) if path.is_file() else None
 
 
+def history_changed(folder: str | Path) -> bool:
+    """Is a finished stage's history another one than its training wrote?"""
+    return manifest(folder).get("history_sha256", "") not in ("", history_hash(folder))
+
+
 def read_history(folder: str | Path) -> list[dict]:
     """The epoch records in a stage's folder, finished or still running; empty if there are none.
 
     Lines that are no record, as a power cut leaves them, are left out, and a sentence about each is
     printed.
     """
-    path, records = Path(folder) / HISTORY, []
+    path = Path(folder) / HISTORY
+    records = []
     if not path.is_file():
         return records
     if path.stat().st_size > LARGEST_JSON:
@@ -426,12 +450,14 @@ def load_weights(folder: str | Path) -> dict:
     """
     from safetensors.torch import load
 
-    path, entries = Path(folder) / WEIGHTS, manifest(folder, "weights_sha256", OWN_HASH)
+    path = Path(folder) / WEIGHTS
+    entries = manifest(folder, "weights_sha256", OWN_HASH)
     if not path.is_file():
         raise BadInput(path, "no such file", "the weights its manifest.json speaks of")
     if path.stat().st_size > LARGEST_WEIGHTS:
         raise BadInput(path, f"{path.stat().st_size} bytes", f"{LARGEST_WEIGHTS} at most")
-    found, wanted = file_hash(path), entries["weights_sha256"]
+    found = file_hash(path)
+    wanted = entries["weights_sha256"]
     if found != wanted:
         raise BadInput(path, f"sha256 {found[:12]}…", f"{wanted[:12]}…, the one in its {MANIFEST}")
     try:

@@ -64,7 +64,8 @@ def training_step(stage: str, parameters: dict, image_size: int, steps: int = 1)
     *_, record = training.fit(
         model, objective, loader, optimizer, scheduler, 2, accelerator, compiled=compiled
     )
-    more, grown = size / batch, peak_memory(accelerator.device) - before
+    more = size / batch
+    grown = peak_memory(accelerator.device) - before
     return {
         "seconds": record["seconds"] / steps * more,
         "memory_mb": before + grown * more,
@@ -81,7 +82,8 @@ def random_stage(
     model = Cascade(cascade.network_parameters(parameters, regressor=stage != "detector"))
     model.set_memory_format().freeze_detector(stage == "regressor")
     learning = [weight for weight in model.parameters() if weight.requires_grad]
-    name, decay = parameters["optimizer"], parameters["weight_decay"]
+    name = parameters["optimizer"]
+    decay = parameters["weight_decay"]
     optimizer = training.make_optimizer(name, learning, 1e-9, decay)
     targets = build(Targets, parameters)
 
@@ -117,7 +119,8 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
     """
     people, lines = find_people(parameters["01"])
     yield from lines + find_weights(parameters)
-    stage_parameters, total = {}, 0.0
+    stage_parameters = {}
+    total = 0.0
     for stage, notebook in artifacts.NOTEBOOKS.items():
         stage_parameters |= parameters["02"] | parameters[notebook]
         size = stage_parameters["batch_size"]
@@ -146,7 +149,8 @@ def find_people(parameters: dict) -> tuple[int, list[str]]:
 
     Where the data set is absent, the published number of people is taken.
     """
-    counts, lines = {}, []
+    counts = {}
+    lines = []
     for part in ("train", "val"):
         split, asked = schemas.person_range(parameters[part])
         published = SPLIT_SIZES.get((parameters["dataset"], split))
@@ -158,12 +162,17 @@ def find_people(parameters: dict) -> tuple[int, list[str]]:
         except BadInput as error:
             lines.append(f"{part}: NOT FOUND: {error}; as published {size or 'unknown'} people")
         counts[part] = size
+    if drawn := parameters.get("drawn"):
+        rows = schemas.person_range(drawn)[1]
+        lines.append(f"train: and {rows.stop - rows.start} synthetic people, {drawn}")
+        counts["train"] = (counts["train"] or 0) + rows.stop - rows.start
     return counts["train"] or 0, lines
 
 
 def count_people(parameters: dict, people: str) -> int:
     """How many of these people the data set's folder holds. BadInput if it cannot be used."""
-    name, root = parameters["dataset"], parameters["data_root"]
+    name = parameters["dataset"]
+    root = parameters["data_root"]
     if not root:
         raise BadInput("data_root", "nothing", f"the folder of {name}")
     return len(load_people(name, root, people, only_present=parameters["only_present"]))
@@ -178,7 +187,8 @@ def find_weights(parameters: dict[str, dict]) -> list[str]:
                 lines.append(f"{stage}: starts from {cascade.stage_folder(folder)}")
             except BadInput as error:
                 lines.append(f"{stage}: NOT FOUND: {error}")
-    first, trunk = parameters["03"], parameters["03"]["trunk"]
+    first = parameters["03"]
+    trunk = parameters["03"]["trunk"]
     in_torchvision = trunk in torchvision.models.list_models()
     if first["pretrained"] and not first["init_from"] and in_torchvision:
         url = torchvision.models.get_model_weights(trunk).IMAGENET1K_V1.url

@@ -75,7 +75,7 @@ def check_idle(out: Path) -> None:
 def is_held(path: Path) -> bool:
     """Does another process hold this lock now?"""
     try:
-        with open(path) as file:
+        with artifacts.open_file(path) as file:
             free = try_lock(file)
             unlock(file)
     except FileNotFoundError:  # gone since it was found
@@ -86,7 +86,7 @@ def is_held(path: Path) -> bool:
 def open_locked(path: Path) -> IO:
     """A lock's file, opened and locked for this process. BadInput if another process holds it."""
     while True:
-        file = open(path, "a")  # which leaves what a person may have written into it
+        file = artifacts.open_file(path, "a")  # which leaves what a person may have written into it
         if not try_lock(file):
             file.close()
             raise BadInput(path.parent, *IN_USE)

@@ -91,7 +91,8 @@ def notebook_parameters(number: str, values: dict) -> dict:
 
     values: globals(). BadInput if one is missing or of another type than declared.
     """
-    wanted, path = declared_parameters(number), notebooks()[number]
+    wanted = declared_parameters(number)
+    path = notebooks()[number]
     missing = [name for name in wanted if name not in values]
     if missing:
         raise BadInput(
@@ -151,7 +152,8 @@ def resolve(
         number: {name: line.default for name, line in lines.items()}
         for number, lines in known.items()
     }
-    from_file, from_user = from_preset(preset), from_overrides(overrides)
+    from_file = from_preset(preset)
+    from_user = from_overrides(overrides)
     if Path(preset).name == artifacts.MANIFEST:
         refuse_unknown_trunks(from_file, from_user)
     settings = [(setting, known) for setting in from_file]
@@ -194,7 +196,7 @@ def from_preset(preset: str | Path) -> list[tuple]:
         Path(preset) if str(preset).endswith(".yaml") else NOTEBOOKS / "presets" / f"{preset}.yaml"
     )
     try:
-        with open(path, "rb") as file:
+        with artifacts.open_file(path) as file:
             content = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         known = ", ".join(names()) or "none, there are no presets here"
@@ -229,7 +231,8 @@ def read_texts(path: Path, content: bytes) -> Any:
     class Texts(yaml.BaseLoader):
         """Every scalar as its text; what may mean two things is refused."""
 
-        depth, key = 0, ""
+        depth = 0
+        key = ""
 
         def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
             """No alias, and nothing nested deeper than a preset is."""

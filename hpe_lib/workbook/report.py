@@ -99,7 +99,8 @@ def first_screen(out: Path, manifest: dict, notebooks: list[nbformat.NotebookNod
 
 
 def _first_screen(out, manifest, notebooks, metrics):
-    left, ablated = "", metrics.get("ablation")
+    left = ""
+    ablated = metrics.get("ablation")
     if ablated:
         verdicts = claims.table(ablated["criterion"])
         short = [name for name in verdicts if not name.endswith(claims.PARTS[1:])]
@@ -128,7 +129,8 @@ def rows_table(ablated: dict) -> pd.DataFrame:
 
 def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
     """Return people, budget, seeds and cost of a run in words, and what its cascade scores."""
-    found, stages = {}, stage_manifests(out)
+    found = {}
+    stages = stage_manifests(out)
     if (out / "data" / artifacts.MANIFEST).is_file():
         parameters = artifacts.manifest(out / "data", "parameters")["parameters"]
         said = ("{dataset}", "{train} to train on", "{val} held out", "crops of {image_size} px")
@@ -231,7 +233,8 @@ def cost_table(out: Path, manifest: dict) -> pd.DataFrame:
 
 def commands(out: Path, manifest: dict) -> str:
     """Return the run's command and, for each trained stage, the command that scores it."""
-    lines, people = [manifest["command"]], out / "data" / artifacts.MANIFEST
+    lines = [manifest["command"]]
+    people = out / "data" / artifacts.MANIFEST
     if people.is_file():
         data = artifacts.read_json(people)["parameters"]
         root = " --data-root DIR" if data["data_root"] else ""

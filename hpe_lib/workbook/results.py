@@ -137,7 +137,7 @@ def holds_metrics(path: Path) -> bool:
 def holds_joints(path: Path) -> bool:
     """Does a file hold people's keys and joints as `keep_scores` writes them?"""
     try:
-        with np.load(path) as found:
+        with artifacts.open_file(path) as file, np.load(file) as found:
             return {"keys", "detector"} <= set(found.files)
     except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile):
         return False
@@ -167,9 +167,8 @@ def existing(*names: str) -> list[str]:
 def joints_of(name: str) -> dict[str, np.ndarray]:
     """The predictions of results/NAME: {"keys": (N,) str, row: (N, 16, 2) float64 image px}."""
     with np.load(evidence_file(name, "predictions.npz")) as found:
-        return {
-            key: value if key == "keys" else value.astype(float) for key, value in found.items()
-        }
+        rows = {row: joints.astype(float) for row, joints in found.items() if row != "keys"}
+        return {"keys": found["keys"], **rows}
 
 
 def minutes(name: str) -> float:
@@ -275,7 +274,8 @@ def parts_table(study: str) -> pd.DataFrame:
     rows = {}
     for name in study_rows(study):
         found = metrics_of(name)
-        score, lead = of_last_network(found["scores"]), found.get("difference", {})
+        score = of_last_network(found["scores"])
+        lead = found.get("difference", {})
         columns = {
             key: score_columns(score)[key] for key in ("total", "95 %", "visible", "occluded")
         }
@@ -291,7 +291,8 @@ def table_5() -> pd.DataFrame:
 
     Minutes are of one thread, the mean over seeds.
     """
-    printed, runs = rivals.published(5)["total"], {}
+    printed = rivals.published(5)["total"]
+    runs = {}
     for row in study_rows("table-5-test"):
         found = metrics_of(row)
         name, _, _ = found["label"].rpartition(", seed ")

@@ -37,6 +37,7 @@ PEOPLE = (
     f"FIRST-LAST counted from 1, such as 1-8000, at most {MOST_PEOPLE:,} people, or train, val, "
     "test or all, or both, such as val 1-100"
 )
+DRAWN_PEOPLE = "FIRST-LAST counted from 1, or nothing"
 
 
 def person_range(people: str) -> tuple[str, slice] | None:
@@ -53,6 +54,14 @@ def person_range(people: str) -> tuple[str, slice] | None:
     if not 0 < first <= (last or first) < first + MOST_PEOPLE:
         return None
     return match[1] or "all", slice(first - 1, last)
+
+
+def is_drawn_range(people: str) -> bool:
+    """Does it name synthetic people, or nobody?"""
+    if not people:
+        return True
+    split, rows = person_range(people) or ("", slice(None))
+    return split == "all" and rows.stop is not None
 
 
 def bound(hold: Callable[[Any], Any], expected: str) -> AfterValidator:
@@ -181,6 +190,7 @@ class People(Schema):
     margin: Length
     missing_points: Literal["as_labelled", "withheld", "invented"]
     difficulty: Literal["easy", "medium", "hard"] = "medium"
+    drawn: Annotated[str, bound(is_drawn_range, DRAWN_PEOPLE)] = ""
 
 
 class Fingerprints(Schema):

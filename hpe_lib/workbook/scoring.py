@@ -9,7 +9,7 @@ from hpe_lib.cascade import stage_folder, weights_hash
 from hpe_lib.data import annotations
 from hpe_lib.data.datasets import cache_folder, load_people, require_unchanged
 from hpe_lib.data.drawn import drawn_key
-from hpe_lib.data.lsp import leeds_training_keys
+from hpe_lib.data.lsp import drop_copies, leeds_training_keys
 from hpe_lib.data.people import ABSENT_IMAGE, People
 from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.workbook import artifacts, presets, schemas
@@ -59,8 +59,10 @@ def people_to_score(
     )
     wanted = manifest.get("fingerprints", {}).get(split)
     same = wanted and numbers is own and people == own.get(split)
-    if same and (own["only_present"] or not found.skipped.get(ABSENT_IMAGE)):
-        require_unchanged(found, split, wanted, chosen)
+    mixed = split == "train" and own.get("drawn")
+    if same and not mixed and (own["only_present"] or not found.skipped.get(ABSENT_IMAGE)):
+        trained_on = drop_copies(found) if split == "train" else found
+        require_unchanged(trained_on, split, wanted, chosen)
     return found
 
 
@@ -71,7 +73,8 @@ def training_notes(people: People, folder: Path, data_root: Path | None = None) 
     the released weights.  data_root: where the people who are scored come from; a run's own may
     have moved there.
     """
-    learned, notes = [], []
+    learned = []
+    notes = []
     if weights_hash(RELEASED) in origins(folder):
         learned += leeds_training_keys()
     for stage, wanted in lineage(folder).items():
@@ -91,7 +94,8 @@ def lineage(folder: Path) -> dict[Path, str | None]:
     """A stage's folder, and those of the stages that its run's stages began from (init_from), with
     the hash of the weights that were taken from there; None for the stage itself.
     """
-    found, waiting = {}, [(folder, None)]
+    found = {}
+    waiting = [(folder, None)]
     while waiting:
         stage, wanted = waiting.pop()
         if stage in found:
@@ -120,7 +124,8 @@ def stages_beside(folder: Path) -> list[Path]:
 
 def keys_learned_from(folder: Path, dataset: str, data_root: Path | None) -> list[str]:
     """The keys of the people that a stage was trained on. BadInput if that cannot be told."""
-    trained, run = artifacts.manifest(folder), folder.parent / "data"
+    trained = artifacts.manifest(folder)
+    run = folder.parent / "data"
     if not (run / artifacts.MANIFEST).is_file():
         return []
     chosen = artifacts.manifest(run, "parameters")
@@ -145,13 +150,20 @@ def training_keys(parameters: dict, dataset: str, data_root: Path | None) -> lis
     parameters: of the run's data/.  BadInput if their annotations are not there any more.
     """
     own = parameters["dataset"]
+    if dataset == "synthetic" and parameters.get("drawn"):
+        return drawn_keys(parameters["drawn"])
     if own != dataset and not {own, dataset} <= {"lsp", "lspet", "leeds"}:
         return []
     if own == "synthetic":
-        rows = schemas.person_range(parameters["train"])[1]
-        return [drawn_key(number) for number in range(rows.start, rows.stop)]
+        return drawn_keys(parameters["train"])
     root = data_root if data_root and own == dataset else parameters["data_root"]
     return list(load_people(own, root, parameters["train"], only_present=None).keys)
+
+
+def drawn_keys(people: str) -> list[str]:
+    """The keys of synthetic people, FIRST-LAST."""
+    rows = schemas.person_range(people)[1]
+    return [drawn_key(number) for number in range(rows.start, rows.stop)]
 
 
 def people_range(split: str, numbers: dict, count: int | None) -> str:
