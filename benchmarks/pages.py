@@ -11,6 +11,7 @@ from hpe_lib import evaluation
 from hpe_lib.paper import ROOT
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.results import (
+    RESULTS,
     claims_table,
     existing,
     gain_table,
@@ -122,6 +123,25 @@ def speed_table() -> pd.DataFrame:
     return table
 
 
+def default_run_table() -> pd.DataFrame:
+    """The default run on two processors: minutes, and the scores that came out."""
+    rows = {}
+    for name in existing("default-run-amd", "default-run-intel"):
+        found = metrics_of(name)
+        seconds = found["notebook seconds"]
+        cascade = found["scores"]["cascade"]
+        rows[artifacts.manifest(RESULTS / name)["machine"]["processor"]] = {
+            "03 to 05, minutes": sum(seconds[number] for number in ("03", "04", "05")) / 60,
+            "all, minutes": sum(seconds.values()) / 60 if "08" in seconds else None,
+            "detector alone": found["scores"]["detector"]["total"],
+            "cascade": cascade["total"],
+            "95 %": "–".join(f"{end:.1f}" for end in cascade["ci95"]),
+            "visible": cascade["visible"],
+            "occluded": cascade["occluded"],
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def drawn_table() -> pd.DataFrame:
     """Notebooks 03 to 05 on synthetic people, with baselines that need no training."""
     run = metrics_of("synthetic")
@@ -164,6 +184,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "released-lsp": lambda: released_table("lsp"),
     "tompson": differing_joints_table,
     "drawn": drawn_table,
+    "default-run": default_run_table,
     "speed": speed_table,
     "plan-work": plan.work_table,
     "plan-memory": plan.memory_table,

@@ -1,0 +1,33 @@
+"""Keep what a finished `hpe reproduce` took, and what its networks score.
+
+python -m benchmarks.default_run RUN NAME
+
+Writes results/NAME: seconds of each notebook, and the scores of the detector and the cascade.
+"""
+
+from pathlib import Path
+
+import typer
+
+from hpe_lib.workbook import artifacts, environment, results
+
+KEPT = ("command", "machine", "versions", "commit", "started", "finished")
+
+
+def main(run: Path, name: str) -> None:
+    """Keep a finished run's times and scores in results/NAME."""
+    made = artifacts.manifest(run, *KEPT, "notebooks")
+    scores = artifacts.read_json(run / artifacts.METRICS)
+    metrics = {
+        "notebook seconds": {
+            number: notebook["wall_seconds"] for number, notebook in made["notebooks"].items()
+        },
+        "scores": {"cascade": scores["cascade"], "detector": scores["detector"]["logits"]},
+    }
+    manifest = {entry: made[entry] for entry in KEPT} | {"scored_by": environment.command()}
+    files = {"metrics.json": artifacts.json_bytes(metrics)}
+    results.write_evidence(results.RESULTS / name, files, manifest)
+
+
+if __name__ == "__main__":
+    typer.run(main)
