@@ -11,10 +11,17 @@ from hpe_lib import heatmaps
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.augment import Augmentation, PoseDataset
 from hpe_lib.data.people import People
-from hpe_lib.evaluation import annotated_mask, has_normaliser, score, within_threshold
+from hpe_lib.evaluation import (
+    annotated_mask,
+    errors,
+    has_normaliser,
+    mean_error,
+    score,
+    within_threshold,
+)
 from hpe_lib.geometry import Frame
 from hpe_lib.prediction import cover, decode, forward, predict_crops
-from hpe_lib.skeleton import VISIBLE
+from hpe_lib.skeleton import OCCLUDED, VISIBLE
 from hpe_lib.targets import Targets
 
 
@@ -147,6 +154,21 @@ def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dic
                 points = decode(maps, cascade.map_stride, name, cascade.first)[0]
                 found[f"{name}, {flip} flip test"].append(points)
     return score_crops(found, frames, people)
+
+
+def person_with_hidden_joint(predicted: np.ndarray, people: People, joint: int) -> int:
+    """The row of a person whose joint is occluded and found: of median error among them.
+
+    Of all who can be scored, if there is no such person.  predicted: (N, 16, 2) image px.
+    """
+    error = mean_error(*errors(predicted, people))
+    found = within_threshold(predicted, people)[:, joint]
+    hidden = people.visibility[:, joint] == OCCLUDED
+    scored = np.isfinite(error)
+    rows = np.flatnonzero(scored & found & hidden)
+    if not len(rows):
+        rows = np.flatnonzero(scored)
+    return int(rows[np.argsort(error[rows], kind="stable")[len(rows) // 2]])
 
 
 def cover_one_joint(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import ImageColor
 
 from hpe_lib import cascade, evaluation, heatmaps, prediction, probes
 from hpe_lib.data.augment import PoseDataset
@@ -81,6 +82,35 @@ def test_examples_go_from_the_best_to_the_worst(drawn):
     near = abs(hidden - 4) <= 1
     sizes = np.where(near, off / drawn.normaliser, np.nan)
     assert rows[0] == np.nanargmin(sizes) and rows[2] == np.nanargmax(sizes)
+
+
+def test_the_person_shown_has_a_hidden_joint_that_is_found(drawn):
+    wrist = MPII.index("left_wrist")
+    hidden = np.flatnonzero(drawn.visibility[:, wrist] == OCCLUDED)
+    off = np.random.default_rng(1).permutation(24) / 100 * drawn.normaliser
+    predicted = drawn.joints + off[:, None, None]
+    lost = hidden[0]
+    predicted[lost, wrist] += 1000
+    found = np.setdiff1d(hidden, lost)
+    row = probes.person_with_hidden_joint(predicted, drawn, wrist)
+    error = off / drawn.normaliser
+    assert row in found and (error[found] < error[row]).sum() == len(found) // 2 > 0
+    visible = drawn[drawn.visibility[:, wrist] != OCCLUDED]
+    assert 0 <= probes.person_with_hidden_joint(visible.joints, visible, wrist) < len(visible)
+
+
+def test_the_way_to_a_joint_is_image_detector_regressor_pose(model, drawn):
+    one = drawn[[5]]
+    sheet = np.asarray(pictures.one_joint(model, one, 128, MPII.index("left_wrist")))
+    side, gap = pictures.SIDE, drawing.TILE_GAP
+    assert sheet.shape[1] == 4 * side + 3 * gap
+    image, detector, regressor, pose = (
+        sheet[drawing.TITLE_HEIGHT :, k * (side + gap) :][:, :side].astype(int) for k in range(4)
+    )
+    assert (image != detector).any() and (detector != regressor).any() and (pose != image).any()
+    mark = np.array(ImageColor.getrgb(drawing.SKY))
+    rings = [(tile == mark).all(-1).sum() for tile in (image, detector, regressor, pose)]
+    assert min(rings[:3]) > 0 == rings[3], "a ring where the joint is, and none on the pose"
 
 
 def test_the_diagram_shows_the_sizes_of_the_network_s_own_maps(model):

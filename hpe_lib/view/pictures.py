@@ -160,6 +160,28 @@ def network_maps(
     return joint_maps(crops[CROP], maps, shown, joints, states, title)
 
 
+def one_joint(cascade: Cascade, person: People, image_size: int, joint: int) -> Image.Image:
+    """Return the way to one joint: the crop, each network's map of it, and the whole pose (Fig. 1).
+
+    person: People of one.  image_size: px of the crop that the networks get.  The maps share one
+    scale. A ring is the joint's labelled place, dashed if it is occluded.
+    """
+    sample = PoseDataset(person, CROP)[0]
+    joints, states = (sample[name].numpy() for name in ("joints", "visibility"))
+    maps, points = predict_crop(cascade, person.crops(image_size)[0])
+    crop = person.crops(CROP)[0]
+    top = _top([heats[joint] for heats in maps.values()])
+    images = {"the image": crop}
+    for name, heats in maps.items():
+        title = f"{name}, {MPII.names[joint]}: peak {heats[joint].max():.2f}"
+        images[title] = drawing.draw_map(crop, heats[joint], top)
+    marked = (joints[joint], states[joint])
+    tiles = [drawing.mark_joint(image, SIDE, *marked) for image in images.values()]
+    *_, found = points.values()
+    tiles.append(_pose_tile(crop, rescale(found, CROP / image_size), states, SIDE))
+    return drawing.tile_images(tiles, [*images, "the pose"], len(tiles))
+
+
 def best_and_worst(predicted: np.ndarray, people: People, count: int = 4) -> Image.Image:
     """Return the people found best, then the failures: predictions on the truth, which is black.
 
