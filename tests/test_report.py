@@ -159,7 +159,7 @@ def finished(run):
 def test_the_first_screen_has_claims_table_5_a_person_and_the_run(finished):
     first = finished[: finished.index("06 · Which part?")]
     text = " ".join(Page(first).text.split())
-    assert text.index("1 a > b") < text.index("Table 5") < text.index("A typical person")
+    assert text.index("1 a > b") < text.index("Table 5") < text.index("From image to pose")
     for said in ("holds: drawn, 2 seeds", "+11.5", "2 of 2", "+10.0 [8.0, 12.0]"):
         assert said in text, said
     assert "detection+regression (Res) 88.2 62.0 63.0 – 3.0" in text

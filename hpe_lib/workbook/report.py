@@ -1,8 +1,8 @@
 """report.html: what a run found, in one file that opens offline.
 
-Its first screen has the claims with their verdicts, the paper's Table 5 beside ours, a typical
-person, and what the run was. Below stand the cells that the notebooks tag "report", taken from
-their executed copies. Nothing is measured here, so the report says nothing that they do not.
+Its first screen has the claims with their verdicts, the paper's Table 5 beside ours, the way from
+image to pose, and what the run was. Below stand the cells that the notebooks tag "report", taken
+from their executed copies. Nothing is measured here, so the report says nothing that they do not.
 """
 
 import html
@@ -112,7 +112,7 @@ def _first_screen(out, manifest, notebooks, metrics):
         )
         left += f"<h2>Table 5, the paper's total beside ours</h2>{ours}{rows}"
     picture = "".join(tagged_cells(notebook, "summary") for notebook in notebooks)
-    right = "<h2>A typical person</h2>" * bool(picture) + picture
+    right = "<h2>From image to pose</h2>" * bool(picture) + picture
     right += "<h2>The run</h2>" + text_table(pd.DataFrame({"": run_facts(out, manifest, metrics)}))
     return f"<div class='first'><div>{left}</div><div>{right}</div></div>"
 
