@@ -50,10 +50,8 @@ def steps_table() -> pd.DataFrame:
     """The score after each training step, on the validation people and on LSP's test people."""
     rows = {}
     for name in existing(*STEPS):
-        test, choosing = (
-            metrics_of(name)["scores"]["cascade"],
-            metrics_of(f"{name}-val")["scores"]["cascade"],
-        )
+        test = metrics_of(name)["scores"]["cascade"]
+        choosing = metrics_of(f"{name}-val")["scores"]["cascade"]
         rows[f"{STEPS[name]} (`{name}`)"] = {
             "minutes": minutes(name),
             "LSPET 8001-8500": choosing["total"],
@@ -135,7 +133,7 @@ def default_run_table() -> pd.DataFrame:
             "all, minutes": sum(seconds.values()) / 60 if "08" in seconds else None,
             "detector alone": found["scores"]["detector"]["total"],
             "cascade": cascade["total"],
-            "95 %": "–".join(f"{end:.1f}" for end in cascade["ci95"]),
+            "95 %": evaluation.format_interval(cascade["ci95"]),
             "visible": cascade["visible"],
             "occluded": cascade["occluded"],
         }

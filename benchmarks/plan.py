@@ -42,7 +42,9 @@ class Kernels(TorchDispatchMode):
 
 def main() -> None:
     """Write results/plan."""
-    resolved, parameters, counted = presets.resolve("paper-res"), {}, {}
+    resolved = presets.resolve("paper-res")
+    parameters = {}
+    counted = {}
     for stage, notebook in artifacts.NOTEBOOKS.items():
         parameters |= resolved["02"] | resolved[notebook]
         counted[stage] = count(stage, parameters)

@@ -33,11 +33,13 @@ def pasted_targets(points: np.ndarray, size: int, sigma: float, disc: bool = Fal
 
     points: (J, 2) map px. disc: a disc of radius 2 sigma instead of a Gaussian.
     """
-    maps, reach = np.zeros((len(points), size, size), np.float32), int(3 * sigma)
+    maps = np.zeros((len(points), size, size), np.float32)
+    reach = int(3 * sigma)
     cells = np.arange(2 * reach + 1, dtype=np.float32) - reach
     squares = cells**2 + cells[:, None] ** 2
     for joint, (x, y) in enumerate((points + 0.5).astype(int)):
-        left, top, right, bottom = x - reach, y - reach, x + reach + 1, y + reach + 1
+        left, top = x - reach, y - reach
+        right, bottom = x + reach + 1, y + reach + 1
         if left >= size or top >= size or right <= 0 or bottom <= 0:
             continue
         patch = squares <= (2 * sigma) ** 2 if disc else np.exp(-squares / (2 * sigma**2))

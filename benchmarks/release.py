@@ -19,10 +19,10 @@ def release(weights: Path, name: str) -> Path:
 
     BadInput if there are no such weights, or the folder holds other files of their names.
     """
-    tensors, trained = artifacts.load_weights(weights), artifacts.manifest(weights)
+    tensors = artifacts.load_weights(weights)
     halved = {tensor_name: to_half(tensor) for tensor_name, tensor in tensors.items()}
     folder = RELEASED.parent / name
-    artifacts.save(folder, halved, trained)
+    artifacts.save(folder, halved, artifacts.manifest(weights))
     return folder
 
 

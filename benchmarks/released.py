@@ -36,12 +36,13 @@ def main(data: Path) -> None:
 
 def mpii(folder: Path) -> dict:
     """Both stacked hourglasses on MPII's validation people, against each truth."""
-    return {
-        f"{network}, {name}": score("mpii", folder / truth, folder / "predictions" / file, rows)
-        for network, file in NETWORKS.items()
-        for name, (truth, order) in TRUTHS.items()
-        for rows in [order and folder / order]
-    }
+    scores = {}
+    for network, file in NETWORKS.items():
+        predictions = folder / "predictions" / file
+        for name, (truth, order) in TRUTHS.items():
+            rows = folder / order if order else None
+            scores[f"{network}, {name}"] = score("mpii", folder / truth, predictions, rows)
+    return scores
 
 
 def lsp(folder: Path) -> dict:

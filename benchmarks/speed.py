@@ -64,7 +64,8 @@ def claim(
     """
     rate = unit.endswith("/s")
     ours, reference = (1 / value if rate else 1000 * value for value in seconds)
-    found, aims = seconds[1] / seconds[0], {}
+    found = seconds[1] / seconds[0]
+    aims = {}
     if ratio:
         aims[f"{ratio:.2g} times"] = found >= ratio
     if limit:
@@ -108,7 +109,8 @@ def people_on_files(folder: Path, count: int, width: int, height: int, sides: np
     of MPII's are.
     """
     folder.mkdir()
-    random, large = np.random.default_rng(0), width > 500
+    random = np.random.default_rng(0)
+    large = width > 500
     paths = [folder / f"{number}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
         image = np.zeros((height, width, 3), np.uint8)
@@ -136,7 +138,8 @@ def people_on_files(folder: Path, count: int, width: int, height: int, sides: np
 
 def samples(people: People) -> Callable:
     """An action: an epoch of a loader's worker, every augmented 256 px sample once."""
-    data, epochs = PoseDataset(people, 256, Augmentation()), itertools.count()
+    data = PoseDataset(people, 256, Augmentation())
+    epochs = itertools.count()
 
     def one_epoch():
         epoch = next(epochs)
@@ -161,7 +164,8 @@ def augmented(people: People) -> list[tuple]:
 def small_images(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
     """Samples of images of LSPET's median size and frame."""
     people = people_on_files(folder / "small", count, 238, 252, np.full(count, 187.5))
-    rows, what = augmented(people), "samples of 238 × 252 px"
+    rows = augmented(people)
+    what = "samples of 238 × 252 px"
     ours, least, common = median_seconds(
         rounds,
         samples(people),
@@ -191,8 +195,10 @@ def large_images(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict
 
 def targets(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
     """Targets of 64 cells for a batch."""
-    points, present = torch.rand((count, N_JOINTS, 2)) * 63, torch.ones((count, N_JOINTS)).bool()
-    people, sigma = list(points.double().numpy()), torch.full((count,), 2.0)
+    points = torch.rand((count, N_JOINTS, 2)) * 63
+    present = torch.ones((count, N_JOINTS)).bool()
+    people = list(points.double().numpy())
+    sigma = torch.full((count,), 2.0)
     for draw, extent in ((heatmaps.gaussians, sigma), (heatmaps.discs, 2 * sigma)):
         disc = draw is heatmaps.discs
 
@@ -247,7 +253,8 @@ def training_steps(
     yield row(f"training step, {preset}", lambda: next(fit), plain, 1 / 1.05)
     yield row("that network's step in bf16", in_bf16, "in float32")
     if shutil.which(stages.COMPILER):
-        faster, start = (torch.compile(given[0]), *given[1:]), time.perf_counter()
+        faster = (torch.compile(given[0]), *given[1:])
+        start = time.perf_counter()
         references.plain_steps(*faster, 1)
         note = f"its first step takes {time.perf_counter() - start:.0f} s"
         compiled = functools.partial(references.plain_steps, *faster, steps)
@@ -317,7 +324,8 @@ def scores(folder: Path, count: int, rounds: int, _: str, people: int = 2958) ->
     def ours():
         return evaluation.score(predicted, truth), evaluation.conventions(predicted, truth)
 
-    seconds, what = median_seconds(rounds, ours, resample), f"all scores of {people} people"
+    seconds = median_seconds(rounds, ours, resample)
+    what = f"all scores of {people} people"
     yield claim(what, "ms", seconds, "the resamples alone, in a loop", limit=500)
 
 
@@ -326,12 +334,14 @@ def on_a_gpu(folder: Path, count: int, rounds: int, _: str, steps: int = 10) -> 
     if not torch.cuda.is_available():
         return
     training.set_deterministic(False)  # for both sides: the fastest convolutions are looked for
-    resolved, parameters = presets.resolve("paper-res"), {}
+    resolved = presets.resolve("paper-res")
+    parameters = {}
     name = torch.cuda.get_device_name()
     peak = next((value for part, value in BF16_PEAK.items() if part in name), float("nan"))
     for stage, notebook in artifacts.NOTEBOOKS.items():
         parameters |= resolved["02"] | resolved[notebook] | {"precision": "bf16"}
-        ours, size = estimate.training_step(stage, parameters, 256, steps), parameters["batch_size"]
+        ours = estimate.training_step(stage, parameters, 256, steps)
+        size = parameters["batch_size"]
         model, *rest, _ = estimate.random_stage(stage, parameters)
         model.to("cuda", memory_format=torch.contiguous_format).train()
         given = model, *rest, batch_on(torch.device("cuda"), parameters, 256)

@@ -165,7 +165,8 @@ def curve(row: Path) -> list[dict]:
     Epochs that were scored on other people than now are left out.
     BadInput if a history is not the one that its training wrote.
     """
-    points, before = [], 0.0
+    points = []
+    before = 0.0
     for stage in stages.UPSTREAM:
         folder = row / STAGES[stage]
         records = stages.history(folder)

@@ -9,12 +9,12 @@ import yaml
 
 from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, load
 from hpe_lib.data.datasets import prepare
-from hpe_lib.stages import Recipe, Scorer, train
+from hpe_lib.stages import UPSTREAM, Recipe, Scorer, train
 from hpe_lib.targets import Targets, read_targets, write_targets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import STAGES, BadInput
 
-ALL = ("detector", "regressor", "joint")
+ALL = tuple(UPSTREAM)
 Rows = dict[str, tuple[tuple[str, ...], dict]]  # name: (stages to train, what is changed)
 
 

@@ -175,15 +175,13 @@ class Cascade(nn.Module):
         trunk_lr: the trunk's learning rate. If it is lr, or 0, there is one group, in the order of
         `parameters`.
         """
-        trunk = {id(weight) for block in self.trunk for weight in block.parameters()}
         learning = [weight for weight in self.parameters() if weight.requires_grad]
         if trunk_lr in (0, lr):
             return [{"params": learning, "lr": lr}]
-        rates = ((lr, False), (trunk_lr, True))
-        groups = [
-            {"params": [w for w in learning if (id(w) in trunk) == inside], "lr": rate}
-            for rate, inside in rates
-        ]
+        trunk = {id(weight) for block in self.trunk for weight in block.parameters()}
+        inside = [weight for weight in learning if id(weight) in trunk]
+        outside = [weight for weight in learning if id(weight) not in trunk]
+        groups = [{"params": outside, "lr": lr}, {"params": inside, "lr": trunk_lr}]
         return [group for group in groups if group["params"]]
 
 

@@ -1,8 +1,8 @@
-"""The claims that rows are held to, and what they come to over seeds.
+"""Claims about the rows of an ablation, and the verdict on each over seeds.
 
-claims.csv names them: the criterion of notebook 06, numbered as it is there, and what stands beside
-it without a number. A claim says that one row ("better") leads another ("worse") on some joints,
-and perhaps by more than the row "more_than" leads the row "over".
+claims.csv lists them. Numbered claims are the criterion of notebook 06; the others are extra. A
+claim says that the row "better" leads the row "worse" on some joints. If the columns "more_than"
+and "over" are filled, it must lead by more than "more_than" leads "over".
 """
 
 from pathlib import Path
@@ -53,7 +53,7 @@ def _summary(joints, found, setting):
     if all(leads):
         points = np.array([lead["difference"] for lead in leads])
         record |= {"difference": float(points.mean()), "signs": int((points > 0).sum())}
-    count = f"{len(leads)} seed{'s' * (len(leads) > 1)}"
+    count = "1 seed" if len(leads) == 1 else f"{len(leads)} seeds"
     seeds = {str(seed): differences for seed, differences in found.items()}
     return {"verdict": f"{word}: {setting}, {count}", **record, "seeds": seeds}
 

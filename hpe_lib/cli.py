@@ -27,7 +27,7 @@ OUT_OF_MEMORY = "out of memory: smaller batch_size or image_size, or fewer worke
 
 
 class Escaped(Exception):
-    """An exception that typer would take for something else, as this one's cause."""
+    """Carries, as its cause, an exception that typer would treat in its own way."""
 
 
 class Commands(typer.core.TyperGroup):
@@ -96,9 +96,6 @@ hpe reproduce                                        the notebooks, about half a
 
 hpe --help lists all commands, hpe COMMAND --help the options of one.
 """
-# A stage's notebooks, its own last: people and targets are decided with the detector and stay as
-# they are then.
-NOTEBOOKS = {"detector": ("01", "02", "03"), "regressor": ("04",), "joint": ("05",)}
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -111,9 +108,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.stdout = open(os.devnull, "w")
     try:
         words = sys.argv[1:] if arguments is None else arguments
-        if not words:
+        code = 0
+        if words:
+            code = app(words, prog_name="hpe", standalone_mode=False)
+        else:
             print(START, end="")
-        code = app(words, prog_name="hpe", standalone_mode=False) if words else 0
         if code == 130:  # typer gives Ctrl-C as an exit status
             raise KeyboardInterrupt
     except (Exception, KeyboardInterrupt) as error:
@@ -269,7 +268,9 @@ def train(
     """
     from hpe_lib.workbook import presets
 
-    parameters = presets.resolve(preset, p, running=NOTEBOOKS[stage])
+    own = artifacts.NOTEBOOKS[stage]
+    running = ("01", "02", own) if stage == "detector" else (own,)
+    parameters = presets.resolve(preset, p, running=running)
     from hpe_lib import evaluation, stages, training
     from hpe_lib.data.datasets import open_data, prepare
     from hpe_lib.targets import write_targets
@@ -283,8 +284,7 @@ def train(
                 write_targets(out, **parameters["02"])
             data = open_data(out)
         scorer = evaluation.monitor(data.val, data.image_size)
-        own = parameters[NOTEBOOKS[stage][-1]]
-        for record in stages.train(stage, out, own, scorer, init_from=init_from):
+        for record in stages.train(stage, out, parameters[own], scorer, init_from=init_from):
             print(stages.record_line(record), flush=True)
     # Left to the interpreter's end, gloo's threads may abort the process.
     world.destroy_process_group()

@@ -38,11 +38,8 @@ def read_files(
     """
     if dataset == "mpii":
         found = annotations.mpii_truth(truth, rows)
-        source = (
-            f"{truth.name}, in the order of {rows.name}"
-            if rows
-            else f"{truth.name}, in its own order (no --rows)"
-        )
+        order = f"the order of {rows.name}" if rows else "its own order (no --rows)"
+        source = f"{truth.name}, in {order}"
         predicted = annotations.predictions(predictions, len(found), whose=source)
         return predicted, _truth(dataset, truth, found, found.head_size, "PCKh@0.5", source)
     if rows:
@@ -54,10 +51,8 @@ def read_files(
         predictions, sizes, (len(LSP_NAMES), len(MPII.names)), whose=source
     )
     if len(predicted) < len(found):
-        found, source = (
-            found[~found.train],
-            f"{source}, its test half from {found.image[~found.train][0]} on",
-        )
+        found = found[~found.train]
+        source = f"{source}, its test half from {found.image[0]} on"
     return predicted, _truth(dataset, truth, found, annotations.torso(found), "PCK@0.2", source)
 
 
@@ -164,11 +159,11 @@ def notes(predicted: np.ndarray, people: People) -> list[str]:
     tolerance = threshold(people) * people.normaliser
     found = plausibility.prediction_notes(predicted, truth, tolerance)
     with np.errstate(over="ignore", invalid="ignore"):  # predictions may be infinite
-        conventions = ("", "")
+        sides = ("", "")
         if people.dataset == "lsp":
-            conventions = label_convention(predicted), label_convention(people.joints)
+            sides = (label_convention(predicted), label_convention(people.joints))
         if people.dataset == "lsp" or not found:
-            found += plausibility.convention_notes(predicted, truth, tolerance, conventions)
+            found += plausibility.convention_notes(predicted, truth, tolerance, sides)
     return [*truth_notes(people), *found]
 
 
@@ -257,7 +252,7 @@ def select_rows(
     ratio, mask = errors(predicted, people)
     right = ratio <= threshold(people)
     kinds = {
-        "everyone": mask | True,
+        "everyone": np.ones_like(mask),
         "visible": people.visibility == VISIBLE,
         "occluded": people.visibility == OCCLUDED,
         "right": right,
@@ -275,7 +270,7 @@ def select_rows(
 def examples(predicted: np.ndarray, people: People) -> dict[str, int]:
     """Rows of people to look at, by what they show: who is found best, a typical one, a failure.
 
-    They have about four occluded joints, where anybody has.  predicted: (N, 16, 2) image px.
+    People with 3 to 5 occluded joints, if there are any.  predicted: (N, 16, 2) image px.
     """
     error = mean_error(*errors(predicted, people))
     hidden = (people.visibility == OCCLUDED).sum(1)
@@ -312,7 +307,7 @@ def auc(ratio: np.ndarray, mask: np.ndarray) -> float | None:
     """Area under the share of hits for thresholds 0 … 0.5, in percent of the best."""
     if not mask.any():
         return None
-    curve = [share(ratio <= threshold, mask) for threshold in AUC_THRESHOLDS]
+    curve = [share(ratio <= limit, mask) for limit in AUC_THRESHOLDS]
     return float(np.trapezoid(curve, AUC_THRESHOLDS) / AUC_THRESHOLDS[-1])
 
 
@@ -362,9 +357,14 @@ def table(scores: dict[str, dict]) -> pd.DataFrame:
     ]
     rows = {name: {column: report[column] for column in columns} for name, report in scores.items()}
     for row in rows.values():
-        row["ci95"] = "–" if row["ci95"] is None else "{:.1f}–{:.1f}".format(*row["ci95"])
+        row["ci95"] = format_interval(row["ci95"])
     frame = pd.DataFrame.from_dict(rows, orient="index")
     return frame.dropna(axis="columns", how="all")
+
+
+def format_interval(ci95: list[float] | None) -> str:
+    """An interval as text, "78.8–81.3"; a dash where it is undefined."""
+    return "–" if ci95 is None else "{:.1f}–{:.1f}".format(*ci95)
 
 
 def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
@@ -384,8 +384,8 @@ def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
                 share(ratio[:, j] <= threshold(people), chosen[:, j]) for j in MPII.scored
             ]
             columns["joints", kind] = chosen.sum(0)[MPII.scored]
-    table = pd.DataFrame(columns, index=[MPII.names[j] for j in MPII.scored])
-    return table[[*answers, "joints"]]
+    found = pd.DataFrame(columns, index=[MPII.names[j] for j in MPII.scored])
+    return found[[*answers, "joints"]]
 
 
 def monitor(people: People, image_size: int, count: int = 200) -> Callable[[Cascade], dict]:
@@ -417,11 +417,8 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
     difficulty cancels.
     """
     mask = errors(plus[0], people)[1]
-    gained = sum(
-        sign * within_threshold(answer, people).astype(int)
-        for sign, answers in ((1, plus), (-1, minus))
-        for answer in answers
-    )
+    gained = sum(within_threshold(answer, people).astype(int) for answer in plus)
+    gained = gained - sum(within_threshold(answer, people).astype(int) for answer in minus)
     kinds = kind_masks(people)
     parts = {"total": mask} | {kind: mask & of_kind for kind, of_kind in kinds.items()}
     leads = [(gained * part).sum(1) for part in parts.values()]
@@ -449,8 +446,6 @@ def difference(points: np.ndarray) -> dict | None:
 
 def format_difference(found: dict | None) -> str:
     """A `paired` difference as text, "+5.1 [4.0, 6.3]"; a dash where it is undefined."""
-    return (
-        "–"
-        if found is None
-        else "{:+.1f} [{:.1f}, {:.1f}]".format(found["difference"], *found["ci95"])
-    )
+    if found is None:
+        return "–"
+    return "{:+.1f} [{:.1f}, {:.1f}]".format(found["difference"], *found["ci95"])

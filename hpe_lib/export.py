@@ -37,6 +37,7 @@ def export_onnx(cascade: Cascade, path: str | Path) -> None:
     if importlib.util.find_spec("onnxscript") is None:
         raise BadInput("ONNX export", "no onnxscript", "pip install 'hpe-lib[onnx]'")
     size = cascade.network["image_size"]
+    outputs = ["detector"] if cascade.regressor is None else ["detector", "regressor"]
     program = torch.onnx.export(
         _Confidences(deepcopy(cascade).cpu().float()).eval(),
         (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
@@ -44,7 +45,7 @@ def export_onnx(cascade: Cascade, path: str | Path) -> None:
         opset_version=18,
         verbose=False,
         input_names=["images"],
-        output_names=["detector", "regressor"][: 1 + (cascade.regressor is not None)],
+        output_names=outputs,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
     program.model.metadata_props.update(

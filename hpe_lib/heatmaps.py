@@ -19,8 +19,8 @@ def discs(
 ) -> torch.Tensor:
     """The detector's labels (§3, "Part detection subnetwork"): 1 within `radius` of a joint.
 
-    points: (B, J, 2) map px. radius: (B,) map px, at least 0.71, or a disc could fall between the
-    cells. present: (B, J) bool; an absent joint gets an empty map.
+    points: (B, J, 2) map px. radius: (B,) map px; one below 0.71 counts as 0.71, so that a disc
+    covers at least one cell. present: (B, J) bool; an absent joint gets an empty map.
     Returns (B, J, size, size) float32.
     """
     across, down = _squared_offsets(points, size)
@@ -116,7 +116,8 @@ def _centroid(maps, peaks):
     weights = torch.where(maps >= 0.5 * top, maps.clamp_min(0), 0)
     total = weights.sum((-2, -1)).clamp_min(1e-12)
     cells = torch.arange(maps.shape[-1], device=maps.device, dtype=maps.dtype)
-    x, y = (weights.sum(-2) * cells).sum(-1) / total, (weights.sum(-1) * cells).sum(-1) / total
+    x = (weights.sum(-2) * cells).sum(-1) / total
+    y = (weights.sum(-1) * cells).sum(-1) / total
     return torch.where(top[..., 0] > 0, torch.stack([x, y], dim=-1), peaks.float())
 
 

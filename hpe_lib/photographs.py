@@ -209,11 +209,11 @@ def predict_photographs(
         return path, pixels, frames, [frame.crop(pixels) for frame in frames]
 
     for group in prefetch(group_photographs(map(read, images, wanted))):
-        crops = [crop for *_, some in group for crop in some]
-        frames = [frame for _, _, some, _ in group for frame in some]
+        crops = [crop for *_, own_crops in group for crop in own_crops]
+        frames = [frame for _, _, own_frames, _ in group for frame in own_frames]
         people = iter(estimator.predict_people(crops, frames))
-        for path, pixels, some, _ in group:
-            yield path, pixels, [next(people) for _ in some]
+        for path, pixels, own_frames, _ in group:
+            yield path, pixels, [next(people) for _ in own_frames]
 
 
 def group_photographs(photographs: Iterable[tuple]) -> Iterator[list[tuple]]:
@@ -285,7 +285,7 @@ def detect_people(
     """
     found = detector([torch.from_numpy(image).to(device).permute(2, 0, 1) / 255])[0]
     boxes = found["boxes"]
-    sides = found["boxes"][:, 2:] - found["boxes"][:, :2]
+    sides = boxes[:, 2:] - boxes[:, :2]
     large = (sides.amin(1) >= 1) & (sides.amax(1) * MARGIN >= SMALLEST)
     person = found["labels"] == 1  # COCO's
     return boxes[large & person & (found["scores"] >= least)].tolist()

@@ -51,7 +51,8 @@ def forward(
     with torch.autocast("cuda", chosen) if chosen else nullcontext():
         both = cascade(torch.cat([images, images.flip(2)]) if flip_test else images)
     convert = _average_mirrored if flip_test else torch.Tensor.float
-    return Maps(*(None if maps is None else convert(maps) for maps in both))
+    regressor = None if both.regressor is None else convert(both.regressor)
+    return Maps(convert(both.detector), regressor)
 
 
 def _average_mirrored(maps):
@@ -143,12 +144,12 @@ def predict_crops(
     answers = []
     for images in prefetch(batches):
         answers += predict_batch(images.to(cascade.mean.device, non_blocking=True))
-    joints, peaks, *detector = (np.concatenate(part) for part in zip(*answers))
-    points = [
-        np.stack([frame.to_image(crop) for frame, crop in zip(frames, part)])
-        for part in (joints, detector[0], detector[1])
-    ]
-    return Predictions(points[0], peaks, points[1], points[2], detector[2])
+    joints, peaks, from_logits, centroids, top = map(np.concatenate, zip(*answers))
+    joints, from_logits, centroids = (
+        np.stack([frame.to_image(points) for frame, points in zip(frames, part)])
+        for part in (joints, from_logits, centroids)
+    )
+    return Predictions(joints, peaks, from_logits, centroids, top)
 
 
 def _check_maps(found: Maps) -> None:

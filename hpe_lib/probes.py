@@ -93,8 +93,10 @@ def given_maps(
     found = defaultdict(list)
     frames = people.frames(image_size)
     for batch in DataLoader(PoseDataset(people, image_size), 64):
-        images = cascade.eval().normalise(batch["image"])
-        visible, every = (as_logits(way.detector(batch)[0]) for way in (targets, seeing_all))
+        images = cascade.eval().normalise(batch["image"].to(cascade.mean.device))
+        visible, every = (
+            as_logits(way.detector(batch)[0]).to(images.device) for way in (targets, seeing_all)
+        )
         own = cascade.detector(images)
         answers = {
             "its detector's": regress(cascade, own, images),
@@ -105,7 +107,7 @@ def given_maps(
         }
         for name, maps in answers.items():
             points = heatmaps.decode(maps, decoder)[0]
-            found[name].append(heatmaps.from_map(points, cascade.map_stride).numpy())
+            found[name].append(heatmaps.from_map(points, cascade.map_stride).cpu().numpy())
     return score_crops(found, frames, people)
 
 

@@ -129,20 +129,16 @@ class Convolutions(nn.Module):
         self.C1, self.C2, self.C3, self.C4 = (
             convolution(*sizes, std) for sizes in zip(widths, widths[1:], kernels)
         )
-        self.C5, self.C6 = (
-            convolution(before * channels, 8 * channels, 1, std) for before in (4, 8)
-        )
+        self.C5 = convolution(4 * channels, 8 * channels, 1, std)
+        self.C6 = convolution(8 * channels, 8 * channels, 1, std)
         self.C7 = nn.Conv2d(8 * channels, J, 1)
+        self.C8 = nn.Identity()
         up = 4 // map_stride
-        self.C8 = (
-            nn.Identity()
-            if up == 1
-            else nn.ConvTranspose2d(J, J, 2 * up, stride=up, padding=up // 2)
-        )
+        if up > 1:
+            self.C8 = nn.ConvTranspose2d(J, J, 2 * up, stride=up, padding=up // 2)
+            bilinear_deconvolution(self.C8)
         zero_score(self.C7)
         nn.init.normal_(self.C7.weight, std=std)
-        if up > 1:
-            bilinear_deconvolution(self.C8)
 
     def forward(self, stack: torch.Tensor) -> torch.Tensor:
         """Confidence maps of the stacked heatmaps and images."""

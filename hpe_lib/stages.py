@@ -26,7 +26,7 @@ from hpe_lib.workbook.schemas import Settings
 
 UPSTREAM = {"detector": None, "regressor": "detector", "joint": "regressor"}
 TEST_TIME = ("decoder", "flip_test", "workers")  # how the weights are used, not what they become
-# Left out where parameters are compared: without effect on the weights, or compared by hash.
+# Not compared as parameters: no effect on the weights, or (init_from) compared by their hash.
 WITHOUT_EFFECT = {*TEST_TIME, "save_minutes", "init_from"}
 COMPILER = (os.environ.get("CXX") or "g++").split()[0]  # the one that torch.compile calls
 Scorer = Callable[[Cascade], dict]

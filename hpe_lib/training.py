@@ -243,8 +243,10 @@ def fit(
     shared, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
     network = torch.compile(shared) if compiled else shared
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    parts |= {"average": average} if ema else {}
-    parts |= {"scaler": accelerator.scaler} if accelerator.scaler else {}
+    if ema:
+        parts["average"] = average
+    if accelerator.scaler:
+        parts["scaler"] = accelerator.scaler
     progress = Progress(accelerator, checkpoint, sampler.seed, parts)
     progress.resume()
     for record in progress.records:
@@ -299,9 +301,10 @@ def train_epoch(
                 progress.save()
     torch.backends.cudnn.benchmark = False  # scoring has batches of other sizes
     require_finite_weights(progress.parts["model"])
-    here = progress.total / steps, mean_peak(progress.parts["model"], maps, batch), blank.item()
-    loss, peak, blank = np.mean(gather_object([here]), axis=0).tolist()
-    return epoch_record(progress, sampler, loss, peak, blank * accelerator.num_processes)
+    peak = mean_peak(progress.parts["model"], maps, batch)
+    own = (progress.total / steps, peak, blank.item())  # of this process
+    loss, peak, mean_blank = np.mean(gather_object([own]), axis=0).tolist()
+    return epoch_record(progress, sampler, loss, peak, mean_blank * accelerator.num_processes)
 
 
 def count_blank(images: torch.Tensor) -> torch.Tensor:
@@ -345,7 +348,9 @@ def epoch_record(
         found += [f"{blank:.0f} crops are of one colour: the images may be damaged"]
     if sampler.people < FEW_PEOPLE:
         found += [f"people to learn from: {sampler.people} (so few are learned by heart)"]
-    return record | ({"warning": "; ".join(found)} if found else {})
+    if found:
+        record["warning"] = "; ".join(found)
+    return record
 
 
 @contextlib.contextmanager

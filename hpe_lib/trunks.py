@@ -25,10 +25,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RG
 
 
 class Trunk(NamedTuple):
-    """The blocks of a detector, and what it must know of them.
+    """A backbone as five blocks.
 
-    blocks: five in a row, B1 … B5. channels, stride: of the last one's output (px per cell).
-    mean, std: of RGB in [0, 1], by which the images were normalised that the weights know.
+    blocks: B1 … B5, run one after another. channels, stride: of B5's output (crop px per cell).
+    mean, std: the normalisation of RGB in [0, 1] with which the weights were trained.
     """
 
     blocks: list[nn.Module]

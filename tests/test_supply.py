@@ -1,5 +1,6 @@
 """What is installed: bounds, the lock, licences, and the oldest versions allowed."""
 
+import ast
 import os
 import re
 import subprocess
@@ -34,6 +35,23 @@ def test_a_dependency_has_bounds_a_version_in_the_lock_and_a_licence(dependency)
 def test_no_licence_is_of_something_that_is_not_used():
     listed = re.findall(r"^\| ([\w-]+) \| ", LICENCES, re.MULTILINE)
     assert set(listed) - {"dependency"} == {dependency.name for dependency in DEPENDENCIES}
+
+
+def test_what_is_imported_is_a_dependency():
+    """Not only what another dependency happens to bring along."""
+    imported = set()
+    for path in (ROOT / "hpe_lib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            imported |= {name.partition(".")[0] for name in names}
+    installed = metadata.packages_distributions()
+    needed = imported - {*sys.stdlib_module_names, "hpe_lib"}
+    declared = {dependency.name for dependency in DEPENDENCIES}
+    brought_by = {name: [found.lower() for found in installed.get(name, [])] for name in needed}
+    assert len(needed) > 20
+    assert not [name for name, packages in brought_by.items() if not declared & {*packages}]
 
 
 def test_downloads_are_over_https_only():

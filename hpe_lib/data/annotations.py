@@ -136,7 +136,8 @@ def has_release(stream: BinaryIO) -> bool:
 
 
 def _official(release) -> Annotations:
-    found, rows = _rectangles(images := release["annolist"].ravel())
+    images = release["annolist"].ravel()
+    found, rows = _rectangles(images)
     names = np.array([_text(image, "image", "name") for image in images])[rows]
     if twice := repeated(names, found.person):
         raise ValueError(twice)
@@ -154,9 +155,10 @@ def _rectangles(images) -> tuple[Annotations, list[int]]:
     for row, image in enumerate(images):
         for number, rectangle in enumerate(_inside(image, "annorect"), start=1):
             joints, visibility = _points(_inside(rectangle, "annopoints", "point"))
-            annotated = (visibility != ABSENT).any()
-            found += [(row, number, rectangle, joints, visibility)] if annotated else []
-            skipped += not annotated
+            if (visibility == ABSENT).all():
+                skipped += 1
+            else:
+                found.append((row, number, rectangle, joints, visibility))
     if not found:
         raise ValueError(f"{skipped} rectangles, none with points")
     rows, numbers, rectangles, joints, visibility = map(list, zip(*found, strict=True))
@@ -489,9 +491,11 @@ def _fitting(stream: BinaryIO, counts: list[int], sizes: list[int], whose: str) 
         and array.shape[order[1]] in sizes
         and array.shape[order[2]] in (2, 3)  # 3: with a confidence, in which case nothing fits
     ]
-    if len(ways) == 1 and ways[0][1].shape[ways[0][2][2]] == 2:
-        return ways[0][1].transpose(ways[0][2]).astype(float)
-    names = {name: array.shape for name, array in [way[:2] for way in ways] or arrays}
+    if len(ways) == 1:
+        _, array, order = ways[0]
+        if array.shape[order[2]] == 2:
+            return array.transpose(order).astype(float)
+    names = {name: array.shape for name, array, *_ in ways or arrays}
     found = ", ".join(f"{name} {shape}" for name, shape in names.items())[:300]
     many = f", which can be read in {len(ways)} ways" if len(ways) > 1 else ""
     raise BadInput(None, (found or "no numeric array") + many, expected)

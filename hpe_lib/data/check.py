@@ -33,7 +33,9 @@ def default_splits(dataset: str, root: str | Path) -> dict[str, str]:
     splits = {"train": chosen["train"], "val": chosen["val"]}
     last = int(chosen["val"].partition("-")[2])
     count = len(annotations.lsp(Path(root) / "joints.mat"))
-    return splits | ({"test": f"{last + 1}-{count}"} if count > last else {})
+    if count > last:
+        splits["test"] = f"{last + 1}-{count}"
+    return splits
 
 
 def check_data(dataset: str, root: str | Path, splits: dict[str, str] | None = None) -> dict:

@@ -283,9 +283,9 @@ def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def begins_well(start: bytes, part: Path) -> bool:
-    """Does a file begin as one of its kind does? part: its name, and ".part" behind it."""
-    return start.startswith(SIGNATURES[Path(part.stem).suffix])
+def begins_well(start: bytes, suffix: str) -> bool:
+    """Does a file with this suffix begin as it should?"""
+    return start.startswith(SIGNATURES[suffix])
 
 
 def transfer(url: str, part: Path, most: int) -> None:
@@ -296,7 +296,7 @@ def transfer(url: str, part: Path, most: int) -> None:
     have = size(part)
     if have:
         with open(part, "rb") as file:
-            if not begins_well(file.read(8), part):
+            if not begins_well(file.read(8), Path(part.stem).suffix):
                 have = 0  # of something else nothing is taken
     headers = {"Accept-Encoding": "identity"}
     if have:
@@ -328,7 +328,7 @@ def append(answer: requests.Response, part: Path, have: int, most: int) -> None:
     chunks = answer.iter_content(CHUNK)
     first = next(chunks, b"")
     kind = Path(part.stem).suffix
-    if not have and not begins_well(first, part):
+    if not have and not begins_well(first, kind):
         page = first.lstrip()[:15].lower().startswith((b"<!doctype", b"<html"))
         found = "an HTML page" if page else "something else"
         raise Refused(f"{found} instead of a {kind} file, from {answer.url}")
@@ -374,7 +374,7 @@ def is_of_its_kind(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     with open(path, "rb") as file:
-        return file.read(8).startswith(SIGNATURES[path.suffix])
+        return begins_well(file.read(8), path.suffix)
 
 
 def extract(path: Path, folder: Path) -> None:

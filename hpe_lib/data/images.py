@@ -218,10 +218,10 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _repair_header(data: bytes, segments: list[tuple[int, int, int]]) -> bytes:
-    """A JPEG without oddities in headers that libjpeg remarks upon, though the pixels are whole.
+    """Correct harmless header values that libjpeg warns about; the pixels stay as they are.
 
-    It tells of the first oddity only, so a hole behind one would go unseen. What it assumes instead
-    of the odd values is written in their place.
+    libjpeg reports its first warning only, so it would not report a hole in the data after one.
+    Odd values become those that libjpeg assumes.
     """
     frames = [data[start + 5] for marker, start, _ in segments if marker in (*SOF, SOF2)]
     clean = bytearray(data)

@@ -154,7 +154,8 @@ def _to_people(dataset: str, root: Path, found: Annotations, body: float) -> Peo
         nobody = f"no annotated joint of {len(found)} people"
         raise BadInput(root / "joints.mat", nobody, "annotated people")
     found = found[usable]
-    low, high = np.nanmin(found.joints, axis=1), np.nanmax(found.joints, axis=1)
+    low = np.nanmin(found.joints, axis=1)
+    high = np.nanmax(found.joints, axis=1)
     return People(
         dataset=dataset,
         keys=found.image,

@@ -41,7 +41,8 @@ def _find_annotations(root: Path) -> Path:
     faults = []
     for path in sorted(root.glob("*.mat")):
         try:
-            found += [path] if annotations.has_release(path) else []
+            if annotations.has_release(path):
+                found.append(path)
         except BadInput as fault:
             faults.append(fault)
     if faults and not found:

@@ -34,11 +34,12 @@ CHILD = (
 
 
 def in_child_process(expected: str) -> Callable:
-    """Decorates reader(stream, *arguments): called with a path instead, it runs in a child process.
+    """A decorator for reader(stream, *arguments), which is then called with a path in the stream's
+    place and runs in a child process.
 
-    The file is opened once, here, so pipes can be read too; the reader gets it as a seekable binary
-    stream. Whatever goes wrong is a BadInput that names the path; a reader's own BadInput may leave
-    the file out. expected: what the file should have been.
+    The file is opened once, in this process, so that pipes can be read too. The reader gets a
+    seekable binary stream. Every failure becomes a BadInput that names the path. expected: what
+    the file should have been.
     """
 
     def decorate(reader: Callable) -> Callable:

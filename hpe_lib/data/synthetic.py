@@ -368,6 +368,8 @@ def _head_box(scene, size):
     spread = scene.turned[_SKULL, :2] * scene.stretch[_SKULL]
     reach = np.sqrt((spread * spread).sum(1)) * scene.radii[_SKULL][:, None]
     ends = scene.ends[_SKULL, :, :2]
-    low, high = np.minimum(*(ends - reach)), np.maximum(*(ends + reach))
-    middle, half = (low + high) / 2, (high - low) / 2 * _HEAD_MARGIN
+    low = np.minimum(*(ends - reach))
+    high = np.maximum(*(ends + reach))
+    middle = (low + high) / 2
+    half = (high - low) / 2 * _HEAD_MARGIN
     return (np.concatenate([middle - half, middle + half]) + 0.5) * size - 0.5

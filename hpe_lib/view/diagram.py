@@ -74,7 +74,8 @@ def _draw_slabs(ax: Axes, slabs: list[Slab]) -> list[tuple[float, float]]:
     left = 0.0
     places = []
     for part, name, channels, side in slabs:
-        width, height = 0.1 + 0.08 * np.log2(channels), (side / slabs[0][3]) ** 0.5
+        width = 0.1 + 0.08 * np.log2(channels)
+        height = (side / slabs[0][3]) ** 0.5
         middle = left + max(width, 0.6) / 2
         ax.bar(middle, height, width, -height / 2, color=SHADES[part], edgecolor="white")
         label = f"{name}\n{channels}×{side}²"

@@ -162,7 +162,8 @@ def mark_joint(
     if visibility != ABSENT:
         center = _subpixels(rescale(truth, zoom)).tolist()
         axes = [round(16 * radius)] * 2
-        sky, sweep = ImageColor.getrgb(SKY), 60 if visibility == VISIBLE else 20  # degrees
+        sky = ImageColor.getrgb(SKY)
+        sweep = 60 if visibility == VISIBLE else 20  # degrees
         for start in range(0, 360, 60):
             arc = (0, start, start + sweep)
             cv2.ellipse(image, center, axes, *arc, sky, thickness + 1, cv2.LINE_AA, 4)
@@ -190,14 +191,16 @@ def tile_images(
 
     height, width = tiles[0].shape[:2]
     head = TITLE_HEIGHT * len(titles[0].split("\n"))
-    step_x, step_y = width + TILE_GAP, height + head + TILE_GAP
+    step_x = width + TILE_GAP
+    step_y = height + head + TILE_GAP
     bottom = -(-len(tiles) // columns) * step_y - TILE_GAP
     size = (columns * step_x - TILE_GAP, bottom + (TITLE_HEIGHT if caption else 0))
     sheet = Image.new("RGB", size, "white")
     font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", font_size)
     pen = ImageDraw.Draw(sheet)
     for number, (tile, title) in enumerate(zip(tiles, titles)):
-        x, y = number % columns * step_x, number // columns * step_y
+        x = number % columns * step_x
+        y = number // columns * step_y
         pen.text((x + 2, y), title, "black", font)
         sheet.paste(Image.fromarray(tile), (x, y + head))
     pen.text((2, bottom), caption, "black", font)

@@ -218,7 +218,7 @@ def ablation_differences(differences: dict[str, dict], printed: pd.Series) -> Fi
     first; rows that it lacks are ours alone.
     """
     full = printed.index[0]
-    names = [name for name in differences if name != printed.index[0]]
+    names = [name for name in differences if name != full]
     figure = InlineFigure(8, 0.9 + 0.35 * len(names))
     ax = figure.subplots()
     ours = [differences[name]["total"] for name in names]

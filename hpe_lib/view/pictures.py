@@ -127,7 +127,8 @@ def joint_maps(
             state = VISIBILITY_NAMES[int(visibility[joint])]
             peak = f"{name}: peak {maps[joint].max():.2f}"
             titles.append(f"{MPII.names[joint]}, {state}\n{peak}")
-    caption = f"{title}{'; ' * bool(title)}yellow: {top:.2f} or more"
+    scale = f"yellow: {top:.2f} or more"
+    caption = f"{title}; {scale}" if title else scale
     return drawing.tile_images(tiles, titles, len(shown), 10, caption)
 
 
@@ -192,8 +193,8 @@ def best_and_worst(predicted: np.ndarray, people: People, count: int = 4) -> Ima
     ends = np.concatenate([order[:count], order[count:][-count:]])
     titles = [f"found best, error {error[row]:.2f}" for row in order[:count]]
     titles += [f"failure, error {error[row]:.2f}" for row in ends[count:]]
-    frames = people[ends].frames(CROP)
     chosen = people[ends]
+    frames = chosen.frames(CROP)
     found, truth = (
         np.stack([frame.to_crop(points) for frame, points in zip(frames, joints)])
         for joints in (predicted[ends], chosen.joints)

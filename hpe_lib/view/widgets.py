@@ -254,8 +254,7 @@ class Inspector(PersonPanel):
             raise BadInput("this selection", "nobody", f"people with {self.joint.label} {keep}")
         row = int(rows[self.row])
         person = self.person_maps(row)
-        head = f"{self.row + 1} of {len(rows)}, "
-        head += str(self.people.keys[row])
+        head = f"{self.row + 1} of {len(rows)}, {self.people.keys[row]}"
         if joint is None:
             return pictures.map_sheet(person, layer, self.opacity.value), f"{head} · {layer}"
         visibility = person.visibility[joint]

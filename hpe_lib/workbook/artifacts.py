@@ -87,7 +87,8 @@ def write_files(files: dict[str | Path, bytes]) -> None:
         for path, new in zip(paths, beside):
             os.replace(new, path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # not the file beside it
+        error.filename = str(path)  # not the file beside it
+        error.filename2 = None
         raise
     finally:
         for new in beside:
@@ -166,10 +167,10 @@ def own_rows(out: Path) -> list[Path]:
 
 
 def torchrun_rank() -> int:
-    """Which of torchrun's processes this is, the first 0; 0, too, if torchrun has not started it.
+    """This process's rank under torchrun, from 0; also 0 if torchrun has not started it.
 
-    Then its variables are left over from something else. They are removed from the environment:
-    Accelerate would wait for processes that nobody has started.
+    Without torchrun, variables such as RANK are left over from another program. They are removed
+    from the environment, or Accelerate would wait for processes that do not exist.
     """
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     numbers = [os.environ.get(name, "") for name in names]
@@ -493,7 +494,7 @@ def stored_origin(path: Path) -> str | None:
         return None
 
 
-def load_into(module: "Module", folder: str | Path, prefix: str = ""):
+def load_into(module: "Module", folder: str | Path, prefix: str = "") -> "Module":
     """Load the folder's weights into a torch module, and return it.
 
     prefix: only tensors whose name starts with it, and without it. BadInput, naming the file and

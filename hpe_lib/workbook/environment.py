@@ -75,9 +75,11 @@ def commit() -> str | None:
         in_root = "git", "-C", str(ROOT)
         head = output_of(*in_root, "rev-parse", "HEAD")
         changes = output_of(*in_root, "status", "--porcelain", "-uno", ":!results")
-        return (head and head + ("+changes" if changes else "")) or None
     except OSError:
         return None
+    if not head:
+        return None
+    return f"{head}+changes" if changes else head
 
 
 def machine() -> dict:

@@ -188,7 +188,7 @@ def find_weights(parameters: dict[str, dict]) -> list[str]:
             except BadInput as error:
                 lines.append(f"{stage}: NOT FOUND: {error}")
     first = parameters["03"]
-    trunk = parameters["03"]["trunk"]
+    trunk = first["trunk"]
     in_torchvision = trunk in torchvision.models.list_models()
     if first["pretrained"] and not first["init_from"] and in_torchvision:
         url = torchvision.models.get_model_weights(trunk).IMAGENET1K_V1.url

@@ -26,11 +26,11 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def lock(folder: str | Path, name: str = artifacts.LOCK) -> Iterator[None]:
-    """Hold a folder, made if need be, for this process: BadInput if another process holds it.
+    """Lock a folder, made if it is missing. BadInput if another process has locked it.
 
-    The lock goes with the process, however it ends. Whoever holds it may take it again: a cell of a
-    notebook that was interrupted keeps it. Its file is removed at the end, and so is a folder in
-    which nothing was written. Where the system keeps no locks, every folder is free.
+    The lock ends with the process, even if that is killed. The same process may lock the folder
+    again, because an interrupted notebook cell keeps its lock. The lock's file is removed at the
+    end, and so is a folder that is still empty. Systems without locks let everybody write.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -104,9 +104,8 @@ def remove_empty(path: Path) -> None:
 
 def try_lock(file: IO) -> bool:
     """Lock an open file for this process; False if another holds it."""
-    with contextlib.suppress(
-        ImportError, OSError
-    ):  # Windows and some network folders keep no locks
+    # Windows and some network folders keep no locks.
+    with contextlib.suppress(ImportError, OSError):
         import fcntl
 
         try:

@@ -108,6 +108,11 @@ def notebook_parameters(number: str, values: dict) -> dict:
     return found
 
 
+def is_own_trunk(name: str) -> bool:
+    """Is it a trunk "module:function", whose use runs the code of its author?"""
+    return ":" in name and not name.startswith("timm:")
+
+
 def trust_trunks(parameters: dict) -> None:
     """Allow the import of the trunks "module:function" that the user's parameters name.
 
@@ -115,7 +120,7 @@ def trust_trunks(parameters: dict) -> None:
     (trunks.named_trunk).
     """
     named = [str(parameters[name]) for name in ("trunk", "vgg") if name in parameters]
-    if own := [name for name in named if ":" in name and not name.startswith("timm:")]:
+    if own := [name for name in named if is_own_trunk(name)]:
         known = filter(None, os.environ.get("HPE_TRUNK", "").split(","))
         os.environ["HPE_TRUNK"] = ",".join(dict.fromkeys([*known, *own]))
 
@@ -128,8 +133,7 @@ def refuse_unknown_trunks(from_file: list[tuple], from_user: list[tuple]) -> Non
     named = {value for *_, name, value in from_user if name in ("trunk", "vgg")}
     named |= set(os.environ.get("HPE_TRUNK", "").split(","))
     for where, _, name, value in from_file:
-        foreign = name in ("trunk", "vgg") and ":" in str(value) and value not in named
-        if foreign and not value.startswith("timm:"):
+        if name in ("trunk", "vgg") and is_own_trunk(str(value)) and value not in named:
             expected = f"a trunk of this library, or HPE_TRUNK={value} set, to let this code run"
             raise BadInput(where, f"{name} {value}", expected)
 

@@ -112,7 +112,7 @@ def _first_screen(out, manifest, notebooks, metrics):
         )
         left += f"<h2>Table 5, the paper's total beside ours</h2>{ours}{rows}"
     picture = "".join(tagged_cells(notebook, "summary") for notebook in notebooks)
-    right = "<h2>From image to pose</h2>" * bool(picture) + picture
+    right = f"<h2>From image to pose</h2>{picture}" if picture else ""
     right += "<h2>The run</h2>" + text_table(pd.DataFrame({"": run_facts(out, manifest, metrics)}))
     return f"<div class='first'><div>{left}</div><div>{right}</div></div>"
 

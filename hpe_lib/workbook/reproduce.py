@@ -21,7 +21,7 @@ from hpe_lib.workbook.artifacts import STAGES, BadInput, CellFailed, one_line
 # "python3" is this interpreter, whatever kernels the person has installed; no progress bars.
 KERNEL = {"JUPYTER_PATH": "", "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# What shows that a folder is a run's, or a stage's, comes last: a removal may be killed.
+# In the order of removal: the manifest comes last, so that a killed removal can be repeated.
 STAGED = (
     ".*.tmp",
     artifacts.LOCK,

@@ -11,6 +11,7 @@ import io
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -187,11 +188,9 @@ def lsp_table() -> pd.DataFrame:
         scores = metrics_of(name)["scores"]
         rows[f"ours, cascade (`{name}`)"] = score_columns(scores["cascade"])
         rows[f"ours, its detector alone (`{name}`)"] = score_columns(scores["detector"])
-    for name in existing("frozen-192"):
-        on_frozen = metrics_of(name)["scores"]["cascade"]
-        rows[f"ours, a regressor on `leeds-192`' detector, frozen (`{name}`)"] = score_columns(
-            on_frozen
-        )
+    if existing("frozen-192"):
+        label = "ours, a regressor on `leeds-192`' detector, frozen (`frozen-192`)"
+        rows[label] = score_columns(metrics_of("frozen-192")["scores"]["cascade"])
     again = metrics_of("released")["lsp"]["PC, PC"]
     rows["Yang et al. [41], released predictions"] = score_columns(again)
     ours = pd.DataFrame.from_dict(rows, orient="index").assign(source="scored here")
@@ -201,8 +200,8 @@ def lsp_table() -> pd.DataFrame:
 def mpii_table() -> pd.DataFrame:
     """The Leeds weights on MPII photographs, beside a released hourglass on the same people."""
     rows = {}
-    for name in existing("leeds-mpii"):
-        scores = metrics_of(name)["scores"]
+    if existing("leeds-mpii"):
+        scores = metrics_of("leeds-mpii")["scores"]
         rows["ours, cascade, never saw MPII"] = score_columns(scores["cascade"])
         rows["ours, its detector alone"] = score_columns(scores["detector"])
     for name, again in metrics_of("released")["mpii, photographs at hand"].items():
@@ -253,15 +252,14 @@ def study_table(study: str) -> pd.DataFrame:
     for name in study_rows(study):
         found = metrics_of(name)
         score = of_last_network(found["scores"])
-        low, high = score["ci95"]
-        lead = found.get("difference")
+        lead = found.get("difference", {})
         rows[found["label"]] = {
             "minutes": found["curve"][-1]["minutes"],
             "LSPET 8001-8500": score["total"],
-            "95 %": f"{low:.1f}–{high:.1f}",
+            "95 %": evaluation.format_interval(score["ci95"]),
             "first network": first_total(found["scores"]),
             "last third": last_third(found["curve"]),
-            "difference": evaluation.format_difference(lead["total"]) if lead else "–",
+            "difference": evaluation.format_difference(lead.get("total")),
         }
     return ranked(rows, "LSPET 8001-8500").dropna(axis="columns", how="all")
 
@@ -276,9 +274,8 @@ def parts_table(study: str) -> pd.DataFrame:
         found = metrics_of(name)
         score = of_last_network(found["scores"])
         lead = found.get("difference", {})
-        columns = {
-            key: score_columns(score)[key] for key in ("total", "95 %", "visible", "occluded")
-        }
+        columns = {"total": score["total"], "95 %": evaluation.format_interval(score["ci95"])}
+        columns |= {"visible": score["visible"], "occluded": score["occluded"]}
         columns["first network"] = first_total(found["scores"])
         for part in ("total", "visible", "occluded"):
             columns[f"difference, {part}"] = evaluation.format_difference(lead.get(part))
@@ -329,8 +326,8 @@ def ranked(rows: dict[str, dict], column: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict({name: rows[name] for name in names}, orient="index")
 
 
-def of_last_network(found: dict):
-    """The cascade's entry, or the detector's if there is no cascade."""
+def of_last_network(found: dict) -> Any:
+    """The score or the joints of the cascade, or of the detector if there is no cascade."""
     return found.get("cascade", found["detector"])
 
 
@@ -373,10 +370,9 @@ def study_curves(study: str) -> dict[str, list[dict]]:
 
 def score_columns(found: dict) -> dict:
     """A score's columns for a table of a page."""
-    low, high = found["ci95"]
     columns = {name: found[name] for name in (*rivals.COLUMNS, "total")}
     return columns | {
-        "95 %": f"{low:.1f}–{high:.1f}",
+        "95 %": evaluation.format_interval(found["ci95"]),
         "visible": found["visible"],
         "occluded": found["occluded"],
     }

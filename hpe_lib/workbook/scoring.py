@@ -32,11 +32,9 @@ def people_to_score(
     chosen = run / "data" / "manifest.json"
     manifest = artifacts.manifest(chosen.parent, "parameters") if chosen.is_file() else {}
     own = manifest.get("parameters", {})
-    numbers = (
-        own
-        if own.get("dataset") == data
-        else presets.resolve(data if data == "lspet" else "synthetic")["01"]
-    )
+    numbers = own
+    if own.get("dataset") != data:
+        numbers = presets.resolve("lspet" if data == "lspet" else "synthetic")["01"]
     root = data_root or numbers["data_root"]
     if data != "synthetic" and not root:
         raise BadInput(
