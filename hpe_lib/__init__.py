@@ -9,7 +9,7 @@ trunks, detector, regressor, cascade           networks, block by block (Tables 
 rivals                                         baselines, and the printed Tables 5 to 7
 training, stages, ablation                     the one `fit`; the three stages; rows of an ablation
 prediction, export, photographs                test time; ONNX; your own photographs
-plausibility, evaluation                       PCKh and PCK, and what looks unlikely about them
+readings, plausibility, evaluation             PCKh and PCK, and what looks unlikely about them
 probes, claims                                 experiments on a cascade; verdicts of notebook 06
 view/                                          every picture and panel
 workbook/                                      what a run keeps, declares, costs and reports

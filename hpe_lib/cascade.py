@@ -1,5 +1,6 @@
 """The cascade (Fig. 1): detector, its heatmaps stacked with the image, regressor."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from hpe_lib.detector import FCN8, Detector, enlarge
 from hpe_lib.paper import N_JOINTS
 from hpe_lib.regressor import Convolutions, Hourglass
 from hpe_lib.rivals import MAP_STRIDE, Deconvolutions, StackedHourglass
-from hpe_lib.trunks import VGGS, Trunk, imported_trunk
+from hpe_lib.trunks import VGGS, Trunk, code_hash, imported_trunk, own_trunk
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import STAGES, BadInput
 
@@ -302,7 +303,8 @@ def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None)
     named only in the manifest is not imported. BadInput if weights and manifest do not match.
     """
     folder = stage_folder(folder)
-    network = artifacts.manifest(folder, "network", "weights_sha256")["network"]
+    made = artifacts.manifest(folder, "network", "weights_sha256")
+    network = made["network"]
     tensors = artifacts.load_weights(folder)
     file = folder / artifacts.WEIGHTS
     held = sum(tensor.numel() for tensor in tensors.values())
@@ -312,6 +314,9 @@ def load(folder: str | Path, trunk: Callable[[bool], Trunk] | str | None = None)
     if held < needed:
         raise BadInput(file, f"{held} numbers", f"{needed} at least")
     make = imported_trunk(trunk) if isinstance(trunk, str) else trunk
+    own = make or own_trunk(network.get("trunk", ""))
+    if own and made.get("versions_of", {}).get("trunk") not in (None, code_hash(own)):
+        print(f"{folder}: the code of its trunk has changed since it was trained", file=sys.stderr)
     try:
         cascade = Cascade(network, trunk=make and make(False))
     except BadInput as error:

@@ -319,6 +319,7 @@ def evaluate(
 ):
     """Score weights on people."""
     from hpe_lib import cascade, evaluation, photographs, prediction, training
+    from hpe_lib.data.people import image_notes
     from hpe_lib.workbook import results, scoring
 
     folder = cascade.stage_folder(weights)
@@ -331,7 +332,7 @@ def evaluate(
             data, data_root, split, folder.parent, estimator.image_size, only_present
         )
     evaluation.scorable(people, data_root or data)
-    notes = scoring.training_notes(people, folder, data_root)
+    notes = scoring.training_notes(people, folder, data_root) + image_notes(people)
     found = prediction.predict(
         estimator.cascade.to(world.device),
         people,

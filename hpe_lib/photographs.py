@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -242,17 +243,21 @@ def group_photographs(photographs: Iterable[tuple]) -> Iterator[list[tuple]]:
 def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
     """Each image's boxes from a JSON file {image: [box, …]}.
 
-    An image is named by its path as given, or by its file name. The file may name further images.
-    BadInput if an image is absent, or anything in the file is not a box.
+    An image is named by its path, or by its file name if that is the only one of this name there.
+    The file may name further images. BadInput if an image is absent, or anything is not a box.
     """
     table = artifacts.read_json(path)
     table = table if isinstance(table, dict) else {}
     for image, boxes in table.items():
         for box in boxes if isinstance(boxes, list) else [boxes]:
             parse_box(box, f"{path}: {image}")
-    named = {str(Path(image)): boxes for image, boxes in table.items()}  # "./a.jpg" is a.jpg
-    table = named | table
-    found = [table.get(str(image), table.get(image.name)) for image in images]
+    by_path = {os.path.abspath(image): boxes for image, boxes in table.items()}
+    names = Counter(Path(image).name for image in table)
+    by_name = {name: boxes for name, boxes in table.items() if names[name] == 1}
+    found = []
+    for image in images:
+        otherwise = by_path.get(os.path.abspath(image), by_name.get(image.name))
+        found.append(table.get(str(image), otherwise))  # the name as it is goes first
     for image, boxes in zip(images, found):
         if not isinstance(boxes, list):
             expected = f'{{"{image.name}": [[x, y, side], …], …}}'

@@ -8,22 +8,17 @@ import itertools
 
 import numpy as np
 
+from hpe_lib import readings
+from hpe_lib.readings import FIT, FULL, LEAD, SAMPLE
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED
 
-LEAD = 25  # points by which another reading must lead; misreading a published file costs 38 or more
 CHANCE = 15  # % right; a person's own scale and shift are believed if the score is below this
-FIT = 60  # … and the fitted score above this
 OUTSIDE = 0.1  # of the truth's coordinates beyond all predictions: another unit
 FRACTION = 1.5  # coordinates within ±this are no pixels
 # The normaliser, in distances within which half of a person's joints lie from their middle. In
 # sound data it is 0.02 to 5.6 for one person, 0.56 to 1.4 as the median of a data set.
 OF_ONE = (0.01, 20)
 OF_MOST = (0.1, 5)
-# People in another order are found by matching poses.
-SAMPLE = 60  # people that are looked at
-FULL = 7  # joints that they must have
-STANDS_OUT = 0.7  # a best match is this much closer than the next
-OTHERS = 0.3  # of the people must have such a match in another row
 # Rows that are missing or twice in a part of the file: who fits a neighbour's truth. In sound
 # predictions these are 0.2 % of the people at most, and 20 % or more where a third is moved on.
 LOST = 0.2  # of a person's joints are right by the own row, at most
@@ -125,7 +120,7 @@ def prediction_notes(predicted: np.ndarray, truth: np.ndarray, tolerance: np.nda
     tolerance: (N,) px within which a joint is right.
     """
     predicted = np.where(np.isfinite(predicted), predicted, np.nan)
-    with np.errstate(over="ignore", invalid="ignore"):  # predictions may be as large as they like
+    with np.errstate(all="ignore"):  # predictions may be as large as they like
         return (
             _repeated_point_notes(predicted)
             or _misreading_notes(predicted, truth, tolerance)
@@ -147,7 +142,8 @@ def convention_notes(
     the truth, as `data.lsp.label_convention` tells them; equal where there are none.
     """
     plain, exchanged = (
-        _shares_right(joints, truth, tolerance) for joints in (predicted, predicted[:, MPII.mirror])
+        readings.shares_right(joints, truth, tolerance)
+        for joints in (predicted, predicted[:, MPII.mirror])
     )
     turned = np.mean((exchanged >= 0.6) & (plain < 0.4))
     # Weak predictors take backs for fronts, which looks like the viewer's left, never the reverse.
@@ -182,10 +178,10 @@ def _misreading_notes(predicted, truth, tolerance):
     """The reading of the predictions that would score most, if far more than as they are."""
     if np.isnan(truth).all() or not np.isfinite(predicted).any():
         return []
-    total = _percent_right(predicted, truth, tolerance)
+    total = readings.percent_right(predicted, truth, tolerance)
     if total > 100 - LEAD:
         return []
-    readings = {
+    others = {
         "x and y exchanged": predicted[..., ::-1],
         "left and right exchanged": predicted[:, MPII.mirror],
         "x and y, and left and right, exchanged": predicted[:, MPII.mirror, ::-1],
@@ -195,12 +191,19 @@ def _misreading_notes(predicted, truth, tolerance):
         "the joints moved on by one": np.roll(predicted, 1, axis=1),
         "the joints moved back by one": np.roll(predicted, -1, axis=1),
     }
-    shares = {name: _percent_right(joints, truth, tolerance) for name, joints in readings.items()}
+    shares = {
+        name: readings.percent_right(joints, truth, tolerance) for name, joints in others.items()
+    }
+    shares |= {
+        name: right
+        for name, right in readings.score_fitted(predicted, truth, tolerance).items()
+        if right >= FIT or total >= CHANCE
+    }
     if total < FIT:
-        shares |= _score_mirrored(predicted, truth, tolerance)
+        shares |= readings.score_mirrored(predicted, truth, tolerance)
     best = max(shares, key=shares.get)
     if shares[best] < total + LEAD and total < FIT:
-        shares = _score_reordered(predicted, truth, tolerance)
+        shares = readings.score_reordered(predicted, truth, tolerance)
         best = max(shares, key=shares.get, default="")
     if best and shares[best] >= total + LEAD:
         return [f"with {best} the total would be {shares[best]:.1f}, as they are it is {total:.1f}"]
@@ -212,10 +215,14 @@ def _moved_rows_notes(predicted, truth, tolerance):
     full = (~np.isnan(truth[..., 0])).sum(1) >= FULL
     if full.sum() < SOME:
         return []
-    lost = full & (_shares_right(predicted, truth, tolerance) <= LOST)
+    lost = (
+        full
+        & _predicted_mask(predicted)
+        & (readings.shares_right(predicted, truth, tolerance) <= LOST)
+    )
     for step, other in ((1, "before"), (-1, "after")):
         alike, fits = (
-            _shares_right(np.roll(joints, step, axis=0), truth, tolerance) >= FITS
+            readings.shares_right(np.roll(joints, step, axis=0), truth, tolerance) >= FITS
             for joints in (truth, predicted)
         )
         moved = lost & fits & ~alike  # alike: the frames of a film
@@ -228,12 +235,18 @@ def _moved_rows_notes(predicted, truth, tolerance):
     return []
 
 
+def _predicted_mask(predicted):
+    """(N,) bool: has this person a prediction at all?"""
+    return np.isfinite(predicted).all(-1).any(1)
+
+
 def _other_rows_notes(predicted, truth, tolerance):
     """People who fit the predictions of some other row, and not their own. Some are looked at."""
     annotated = ~np.isnan(truth[..., 0])
     full = annotated.sum(1) >= FULL
     least = max(3, MOVED * full.sum())
-    lost = np.flatnonzero(full & (_shares_right(predicted, truth, tolerance) <= LOST))
+    wrong = readings.shares_right(predicted, truth, tolerance) <= LOST
+    lost = np.flatnonzero(full & _predicted_mask(predicted) & wrong)
     if full.sum() < SOME or len(lost) < least:
         return []
     fits = []
@@ -263,7 +276,7 @@ def _joint_notes(predicted, truth, tolerance):
         if scored[:, joint].any() and len(points) >= SOME and (points == points[0]).all():
             x, y = points[0]
             return [f"{name} is predicted at ({x:g}, {y:g}) for all {len(points)} people"]
-    right = _right_by_pair(predicted, truth, tolerance)
+    right = readings.right_by_pair(predicted, truth, tolerance)
     counts = scored.sum(0) >= SOME
     for pair in map(list, itertools.combinations(range(len(MPII.names)), 2)):
         if not counts[pair].any():
@@ -276,99 +289,13 @@ def _joint_notes(predicted, truth, tolerance):
     return []
 
 
-def _right_by_pair(predicted, truth, tolerance):
-    """(16, 16): % of the people for whom a predicted joint (row) is right as another (column)."""
-    # One true joint at a time: all at once would fill 1.6 GB for 200,000 people.
-    right = [
-        _near(predicted, truth[:, [joint]], tolerance).sum(0) for joint in range(truth.shape[1])
-    ]
-    scored = ~np.isnan(truth[..., 0])
-    return 100 * np.stack(right, axis=1) / np.maximum(scored.sum(0), 1)
-
-
-def _score_mirrored(predicted, truth, tolerance):
-    """{reading: % right} of predictions counted from another edge of each image.
-
-    Nobody knows the images' sizes, so each person's predictions are moved to the truth. Only
-    readings that beat the predictions as they are, moved likewise, by LEAD are returned.
-    """
-    moved = _percent_right(_align_medians(predicted, truth), truth, tolerance)
-    swapped = predicted[:, MPII.mirror]
-    readings = {
-        "x from the image's right edge": predicted * (-1, 1),
-        "x from the image's right edge, left and right exchanged": swapped * (-1, 1),
-        "y from the image's lower edge": predicted * (1, -1),
-        "the image turned by 180°": predicted * (-1, -1),
-    }
-    shares = {
-        name: _percent_right(_align_medians(joints, truth), truth, tolerance)
-        for name, joints in readings.items()
-    }
-    return {name: right for name, right in shares.items() if right >= max(FIT, moved + LEAD)}
-
-
-def _align_medians(predicted, truth):
-    """Each person's predictions moved so that their median error is 0."""
-    off = np.where(np.isfinite(predicted), truth - predicted, np.nan)
-    known = ~np.isnan(off).all(1, keepdims=True)
-    shift = np.nanmedian(np.where(known, off, 0), axis=1, keepdims=True)
-    return predicted + shift
-
-
-def _score_reordered(predicted, truth, tolerance):
-    """{reading: % right} of the joints, and of the people, in the order that fits best."""
-    from scipy.optimize import linear_sum_assignment  # here: it takes a second
-
-    right = _right_by_pair(predicted, truth, tolerance)
-    rows, places = linear_sum_assignment(right, maximize=True)
-    order = rows[np.argsort(places)]
-    names = ", ".join(
-        f"{name} in row {row + 1}"
-        for name, row, place in zip(MPII.names, order, range(16))
-        if row != place and place in MPII.scored
-    )
-    joints = f"the joints in another order ({names})"
-    people = "the people's rows in another order, each beside whom it fits best"
-    shares = {
-        joints: _percent_right(predicted[:, order], truth, tolerance),
-        people: _score_matched(predicted, truth, tolerance),
-    }
-    return {name: right for name, right in shares.items() if right >= FIT}
-
-
-def _score_matched(predicted, truth, tolerance):
-    """% right of some people, each scored against the truth that the predictions fit best.
-
-    0 unless, for many of them, the best fit stands out from the next, and each has another one.
-    """
-    annotated = ~np.isnan(truth[..., 0])
-    full = np.flatnonzero((annotated.sum(1) >= FULL) & (tolerance > 0))
-    if len(full) < 2:
-        return 0.0
-    truth = truth[full]
-    annotated = annotated[full]
-    tolerance = tolerance[full]
-    right = []
-    own = []
-    for row in np.unique(np.linspace(0, len(predicted) - 1, SAMPLE).astype(int)):
-        error = np.linalg.norm(predicted[row] - truth, axis=-1) / tolerance[:, None]
-        far = np.where(annotated, np.fmin(error, 3), 0).sum(1) / annotated.sum(1)
-        best, next_best = np.argsort(far)[:2]
-        right.append(error[best][annotated[best]] <= 1)
-        if far[best] < STANDS_OUT * far[next_best] and full[best] != row:
-            own.append(best)
-    if len(set(own)) < OTHERS * len(right):
-        return 0.0
-    return 100 * float(np.concatenate(right).mean())
-
-
 def _other_range_notes(predicted, truth, tolerance):
     """Fractions, pixels of a crop or a heatmap, and 8-bit integers that overflowed."""
     seen = predicted[np.isfinite(predicted)]
     low, high = seen.min(), seen.max()
-    fitted = _percent_right(_fit_scale_and_shift(predicted, truth), truth, tolerance)
-    of_others = _percent_right(
-        _fit_scale_and_shift(np.roll(predicted, 1, axis=0), truth), truth, tolerance
+    fitted = readings.percent_right(readings.fit_each_person(predicted, truth), truth, tolerance)
+    of_others = readings.percent_right(
+        readings.fit_each_person(np.roll(predicted, 1, axis=0), truth), truth, tolerance
     )
     if fitted >= FIT and (fitted >= of_others + LEAD or len(predicted) == 1):
         small = np.percentile(np.abs(seen), 99) <= FRACTION
@@ -392,22 +319,6 @@ def _other_range_notes(predicted, truth, tolerance):
     return []
 
 
-def _fit_scale_and_shift(predicted, truth):
-    """Each person's predictions, scaled (> 0) and shifted by axis to fit the truth best."""
-    there = np.isfinite(predicted) & ~np.isnan(truth)
-    number = np.maximum(there.sum(1, keepdims=True), 1)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        """Over the joints that are there."""
-        return np.where(there, values, 0).sum(1, keepdims=True) / number
-
-    middle = mean(predicted)
-    goal = mean(truth)
-    spread = mean((predicted - middle) ** 2)
-    slope = mean((predicted - middle) * (truth - goal)) / np.where(spread > 0, spread, 1)
-    return (predicted - middle) * np.maximum(slope, 0) + goal
-
-
 def _off_by_one_notes(predicted, truth):
     """Pixels that count from 0 in one file and from 1 in the other: tells only of nearly exact
     predictions.
@@ -427,19 +338,3 @@ def _off_by_one_notes(predicted, truth):
             f"would be {least:.2g} px, as they are it is {here:.2g} px"
         ]
     return []
-
-
-def _percent_right(predicted, truth, tolerance):
-    """% of the joints that count within the tolerance."""
-    return 100 * float(_near(predicted, truth, tolerance)[~np.isnan(truth[..., 0])].mean())
-
-
-def _shares_right(predicted, truth, tolerance):
-    """(N,) of each person's joints that count, those within the tolerance."""
-    annotated = (~np.isnan(truth[..., 0])).sum(1)
-    return _near(predicted, truth, tolerance).sum(1) / np.maximum(annotated, 1)
-
-
-def _near(predicted, truth, tolerance):
-    """(N, 16) bool, within the tolerance (N,) px; False where a joint does not count."""
-    return np.linalg.norm(predicted - truth, axis=-1) <= tolerance[:, None]

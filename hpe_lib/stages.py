@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from hpe_lib import cascade, heatmaps, losses, training, watched
+from hpe_lib import cascade, heatmaps, losses, training, trunks, watched
 from hpe_lib.cascade import REGRESSOR_PARAMETERS, Cascade, Maps, network_parameters
 from hpe_lib.data.augment import Augmentation, PoseDataset, limit_opencv_threads
 from hpe_lib.data.datasets import open_data
@@ -139,6 +139,8 @@ class Recipe:
                 "training": training.VERSION,
             },
         }
+        if own := trunks.own_trunk(self.parameters["trunk"]):
+            self.made_from["versions_of"]["trunk"] = trunks.code_hash(own)
         if self.previous and earlier["data"] != self.made_from["data"]:
             found = "a stage trained on other people or crops"
             raise BadInput(self.previous, found, "this run's: train it again first")

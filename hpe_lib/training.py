@@ -187,7 +187,7 @@ class Progress:
 
     def restore_random(self) -> None:
         """Restore the random states of the checkpoint, on the first call only."""
-        if self.random:
+        if self.random and self.step:  # an epoch's beginning is seeded, not restored
             states = self.random[self.accelerator.process_index]
             torch.set_rng_state(states["cpu"])
             if "cuda" in states and self.accelerator.device.type == "cuda":
@@ -280,11 +280,12 @@ def train_epoch(
     blank = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     sampler.start = progress.step
     start = time.perf_counter() - progress.seconds
-    progress.seed_epoch(sampler.epoch)
     network.train()
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-    for batch in loader:
-        progress.restore_random()  # only now: making the loader's iterator draws numbers, too
+    for number, batch in enumerate(loader):
+        if number == 0:  # only now: making the loader's iterator may draw numbers, too
+            progress.seed_epoch(sampler.epoch)
+            progress.restore_random()
         with accelerator.autocast():
             maps = network(batch["image"])
             loss = objective(maps, batch)

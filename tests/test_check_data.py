@@ -59,6 +59,7 @@ def test_a_whole_folder(folder, capsys):
         "metric": "PCK@0.2",
         "without normaliser": 1,
         "joints": {"visible": 11 * 14 - 1, "occluded": 0, "not annotated": 1},
+        "notes": [],
         "left out": {"no annotated joint": 1},
     }
     assert (

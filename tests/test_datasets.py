@@ -3,15 +3,16 @@
 import shutil
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import scipy.io
-from lspet_files import read_joints, says
+from lspet_files import read_joints, says, write_lspet
 
 from hpe_lib.data import synthetic
 from hpe_lib.data.augment import PoseDataset
 from hpe_lib.data.datasets import cache_folder, load_people, open_data, prepare
-from hpe_lib.data.people import center_on_images, parse_people, replace_midpoints
+from hpe_lib.data.people import center_on_images, image_notes, parse_people, replace_midpoints
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -70,6 +71,9 @@ def test_people_ranges():
         "val 0-3",
         "1-3 val",
         "val, 1-3",
+        "1-0",
+        "5-0",
+        "val 1-0",
     ],
 )
 def test_people_ranges_that_are_none(people):
@@ -244,6 +248,26 @@ def test_drawn_people_are_mixed_into_real_ones(tmp_path, lspet_folder):
     assert (some.images[0] == more.images[2]).all() and (some.images[1] == people.images[0]).all()
     crops = PoseDataset(people, 64)
     assert crops[6]["image"].shape == crops[0]["image"].shape
+
+
+@pytest.mark.parametrize("times", [0.4, 2.5])
+def test_images_of_another_size_than_the_annotated_ones_are_said(tmp_path, capsys, times):
+    """LSP is around in two sizes, with the same file names."""
+    joints = np.random.default_rng(0).uniform((5, 5), (35, 25), (24, 14, 2)).transpose(1, 2, 0)
+    write_lspet(tmp_path, np.concatenate([joints, np.ones((14, 1, 24))], axis=1))
+    given = {**SYNTHETIC, "dataset": "lspet", "data_root": tmp_path, "train": "1-20"}
+    prepare(tmp_path / "sound", **given, val="21-24")
+    assert "another size" not in capsys.readouterr().out
+    assert image_notes(load_people("lspet", tmp_path, "1-24")) == []
+    for path in (tmp_path / "images").iterdir():
+        small = cv2.imread(str(path))
+        cv2.imwrite(str(path), cv2.resize(small, None, fx=times, fy=times))
+    (note,) = image_notes(load_people("lspet", tmp_path, "1-24"))
+    assert note.startswith("are the images of another size than those that were annotated?")
+    prepare(tmp_path / "other", **given, val="21-24")
+    assert capsys.readouterr().out.count(f"note: {note[:40]}") == 1, (
+        "of four people nothing is said"
+    )
 
 
 def test_drawn_people_are_mixed_only_into_real_ones(tmp_path):

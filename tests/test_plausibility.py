@@ -28,6 +28,7 @@ def persons(seed=0):
 
 JOINTS = persons()
 GUESS = JOINTS + np.random.default_rng(1).normal(0, 6, JOINTS.shape)
+SIZES = np.random.default_rng(4).uniform(20, 40, N)  # px, of heads
 PEOPLE = np.random.default_rng(2).permutation(N)
 ORDER = np.random.default_rng(2).permutation(16)
 EDGES = np.random.default_rng(2).choice([640.0, 1280.0], (N, 1))  # of images of two sizes
@@ -99,6 +100,35 @@ def notes(predicted, **changed):
 def test_what_was_meant_otherwise_is_said_in_one_line(wrong, said):
     found = notes(wrong.astype(float))
     assert len(found) == 1 and said in found[0] and "\n" not in found[0], found
+
+
+CENTRES = JOINTS.mean(1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "wrong, scale",
+    [
+        (GUESS + 40, "(0.9"),  # px
+        (GUESS + 1.2 * SIZES[:, None, None], "(0.9"),  # head sizes, as a centre that was not moved
+        (CENTRES + (GUESS - CENTRES) / 1.25, "(1.2"),  # a crop's padding that was not undone
+        (CENTRES + (GUESS - CENTRES) * (0.8, 1), "(1.2"),
+    ],
+)
+def test_one_scale_and_one_shift_for_everybody_are_said(wrong, scale):
+    (note,) = notes(wrong, normaliser=SIZES)
+    assert note.startswith(f"with a scale of {scale}") and "the total would be 9" in note
+
+
+def test_predictions_that_are_merely_poor_fit_no_better_with_a_scale_and_a_shift():
+    for noise in (20, 40, 80):
+        poor = JOINTS + np.random.default_rng(3).normal(0, noise, JOINTS.shape)
+        assert notes(poor) == []
+
+
+def test_people_without_a_prediction_are_in_no_other_row():
+    some = GUESS.copy()
+    some[::2] = np.nan
+    assert notes(some) == []
 
 
 @pytest.mark.parametrize("step, other", [(1, "before"), (-1, "after")])

@@ -455,6 +455,18 @@ def test_an_image_of_the_boxes_file_may_begin_with_a_dot(tmp_path):
     assert found == [[[1, 2, 30]], []], "the name as it is goes first"
 
 
+def test_the_boxes_of_another_image_of_the_same_name_are_not_taken(tmp_path, monkeypatch):
+    file = tmp_path / "boxes.json"
+    file.write_text('{"a.jpg": [[10, 10, 80]], "d/a.jpg": [[0, 0, 60]], "b.jpg": [[9, 9, 70]]}')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d").mkdir()
+    for image in ("d/a.jpg", "d/../d/a.jpg", tmp_path / "d" / "a.jpg"):
+        assert photographs.read_boxes(file, [Path(image)]) == [[[0, 0, 60]]]
+    assert photographs.read_boxes(file, [Path("elsewhere/b.jpg")]) == [[[9, 9, 70]]]
+    with pytest.raises(BadInput, match="no list of boxes for a.jpg"):
+        photographs.read_boxes(file, [Path("elsewhere/a.jpg")])
+
+
 def test_a_file_is_no_folder_for_results(trained, photos, capsys):
     (photos / "out").write_text("mine")
     for line in (

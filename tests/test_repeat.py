@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from hpe_lib import cli
-from hpe_lib.workbook import artifacts, repeat, reproduce
+from hpe_lib.workbook import artifacts, environment, repeat, reproduce
 from hpe_lib.workbook.artifacts import BadInput
 
 # The number is the parameter's square, so a run with other parameters finds another one.
@@ -46,8 +46,25 @@ def test_what_differs_is_told(run, tmp_path):
     assert not agree and lines == [
         "1 of 4 numbers differ",
         "farthest apart: cascade, total, 42.25 before and 43.25 now",
-        "processor, packages and code are the same: they ought to be equal",
+        "processor, threads, packages and code are the same: they ought to be equal",
     ]
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "old", "new"),
+    [
+        ("machine", "threads", 1, 2),
+        ("machine", "processor", "one", "two"),
+        ("versions", "timm", "1.0.12", "1.0.20"),
+        ("versions", "hpe-lib", "0.1", "0.2"),
+    ],
+)
+def test_what_can_change_a_number_is_compared(part, name, old, new):
+    here = environment.describe()
+    before, now = ({**here, part: here[part] | {name: value}} for value in (old, new))
+    assert name in here[part]
+    assert repeat.environment_differences(before, now) == [f"{name} {old}, now {new}"]
+    assert repeat.environment_differences(here, here) == []
 
 
 MADE = {"commit": "a", "machine": {"processor": "one", "gpus": []}, "versions": {"torch": "2"}}

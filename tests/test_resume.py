@@ -157,6 +157,18 @@ def test_dropout_goes_on_with_its_random_stream(copy, monkeypatch, tmp_path):
     assert same_weights(other / "detector", out / "detector")
 
 
+@pytest.mark.parametrize(("after", "workers", "then"), [(3, 0, 0), (4, 0, 2), (7, 2, 0), (4, 2, 2)])
+def test_dropout_does_not_depend_on_workers_and_interruptions(
+    copy, monkeypatch, tmp_path, after, workers, then
+):
+    out = copy("regressor")
+    other = shutil.copytree(out, tmp_path / "other")
+    train("regressor", other, map_dropout=0.5)
+    stop("regressor", out, monkeypatch, after, map_dropout=0.5, workers=workers)
+    train("regressor", out, map_dropout=0.5, workers=then)
+    assert same_weights(other / "regressor", out / "regressor")
+
+
 def test_a_row_of_an_ablation_goes_on_too(whole, copy, monkeypatch):
     out = copy("joint")
     train("joint", out)

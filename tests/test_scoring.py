@@ -1,6 +1,9 @@
 """Whom `hpe evaluate` scores: the run's people as they were; training people are named."""
 
+import importlib
+import linecache
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +12,7 @@ import scipy.io
 import small_runs
 from lspet_files import read_joints
 
-from hpe_lib import photographs, stages
+from hpe_lib import photographs, stages, trunks
 from hpe_lib.data import lsp
 from hpe_lib.data.datasets import load_people
 from hpe_lib.paper import RELEASED
@@ -60,12 +63,45 @@ def test_a_run_of_other_people_has_learned_from_none_of_these(tmp_path, lspet_fo
     assert "from 3 of these 5 people" in scoring.training_notes(everybody, folder)[0]
 
 
+def test_the_code_of_one_s_own_trunk_counts(tmp_path, monkeypatch, capsys):
+    code = "from hpe_lib.trunks import slim_trunk\n\n"
+    code += "def my_trunk(pretrained):\n    return slim_trunk()\n"
+    module = tmp_path / "mine.py"
+    module.write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("HPE_TRUNK", "mine:my_trunk")
+    monkeypatch.setattr(trunks, "TRUNKS", {})
+
+    def changed(text):
+        module.write_text(text)
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        trunks.TRUNKS.clear()
+        sys.modules.pop("mine", None)
+
+    small_runs.prepare(tmp_path / "run")
+    train(tmp_path / "run", trunk="mine:my_trunk")
+    changed(code + "# a remark\n")
+    (record,) = train(tmp_path / "run", trunk="mine:my_trunk")
+    assert record["reused"], "a comment is no change"
+    assert "has changed" not in capsys.readouterr().err
+    changed(code + "\nSIZE = 1\n")
+    photographs.load(tmp_path / "run", trunk="mine:my_trunk")
+    said = capsys.readouterr().err
+    assert "detector: the code of its trunk has changed since it was trained" in said
+    (record,) = train(tmp_path / "run", trunk="mine:my_trunk")
+    assert "reused" not in record
+    assert "training again: versions_of" in capsys.readouterr().out
+
+
 def test_drawn_people_who_were_mixed_in_are_said(tmp_path, lspet_folder):
     small_runs.prepare(tmp_path / "run", **LSPET, data_root=str(lspet_folder), drawn="3-9")
     train(tmp_path / "run")
     folder = tmp_path / "run" / "detector"
     drawn = load_people("synthetic", people="1-4", image_size=32)
     assert "from 2 of these 4 people" in scoring.training_notes(drawn, folder)[0]
+    others = load_people("synthetic", people="1-4", image_size=32, data_seed=7)
+    assert scoring.training_notes(others, folder) == [], "other people, of another seed"
     everybody = load_people("lspet", lspet_folder, "1-5")
     assert "from 3 of these 5 people" in scoring.training_notes(everybody, folder)[0]
     for split, count in (("train", 3), ("val", 2)):

@@ -153,6 +153,12 @@ class TestInspector:
         assert f"regressor: peak {peak:.2f}, {share:.2f} head sizes off" in inspector.line.value
         assert VISIBILITY_NAMES[people.visibility[0, joint]] in inspector.line.value
 
+    @pytest.mark.parametrize("length", [0.0, -1.0, np.inf, np.nan])
+    def test_without_a_head_size_errors_are_in_px(self, model, people, answer, length):
+        unknown = replace(people, normaliser=np.full(len(people), length))
+        panel = widgets.Inspector(model, unknown, SIZE, answer, TARGETS)
+        assert "image px off" in panel.line.value and "inf" not in panel.line.value
+
     def test_where_occlusion_is_unknown_nothing_is_called_visible(self, model, people, answer):
         panel = widgets.Inspector(
             model, replace(people, occlusion_labels=False), SIZE, answer, TARGETS

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from hpe_lib.data import annotations
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.images import read_image
-from hpe_lib.data.people import People
+from hpe_lib.data.people import People, image_notes
 from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
 from hpe_lib.workbook import presets
 from hpe_lib.workbook.artifacts import BadInput
@@ -87,6 +87,7 @@ def count_joints(people: People) -> dict:
         "metric": people.metric,
         "without normaliser": int((~annotations.is_positive(people.normaliser)).sum()),
         "joints": {name: int((labelled == state).sum()) for name, state in states.items()},
+        "notes": image_notes(people),
         "left out": {why: count for why, count in people.skipped.items() if count},
     }
 
@@ -168,4 +169,5 @@ def _format_split(name: str, split: dict) -> list[str]:
     if lost:
         share = f"{lost:,} ({lost / people:.0%})"
         lines.append(f"  {share} have no normaliser: left out of {split['metric']}")
+    lines += [f"  note: {note}" for note in split["notes"]]
     return lines + [f"  {count:,} left out: {why}" for why, count in split["left out"].items()]

@@ -16,6 +16,7 @@ from hpe_lib.data.people import (
     People,
     center_on_images,
     concatenate,
+    image_notes,
     replace_midpoints,
     require_images,
 )
@@ -99,6 +100,8 @@ def prepare(out: str | Path, **parameters: str | int | float | bool) -> Data:
     halves = {"train": data.train, "val": data.val}
     for people in halves.values():
         check_images(people)
+    for note in image_notes(data.train) + image_notes(data.val):
+        print(f"note: {note}", flush=True)
     root = parameters["data_root"]
     manifest = {
         "kind": "data",

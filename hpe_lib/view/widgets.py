@@ -19,6 +19,7 @@ from PIL import Image
 
 from hpe_lib import evaluation, prediction
 from hpe_lib.cascade import Cascade
+from hpe_lib.data.annotations import is_positive
 from hpe_lib.data.augment import PoseDataset
 from hpe_lib.data.images import decode_image, read_image
 from hpe_lib.data.people import People
@@ -184,7 +185,7 @@ class PersonPanel(Panel):
         name = "torsos"
         if person.metric.startswith("PCKh"):
             name = "head sizes"
-        if np.isnan(unit):
+        if not is_positive(unit):
             unit = 1
             name = "image px"
         texts = [f"{error / unit:.2f} {name} off" for error in errors]

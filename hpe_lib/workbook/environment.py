@@ -21,6 +21,10 @@ PACKAGES = (  # whose versions can change a number
     "pandas",
     "safetensors",
     "accelerate",
+    "timm",
+    "simplejpeg",
+    "pillow",
+    "hpe-lib",
 )
 
 
@@ -83,13 +87,16 @@ def commit() -> str | None:
 
 
 def machine() -> dict:
-    """Platform, processor, usable cores, GPUs. No host name: manifests are to be shared."""
+    """Platform, processor, usable cores, threads, GPUs.
+
+    No host name: manifests are to be shared.
+    """
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     found = {"platform": platform.platform(), "processor": processor(), "cores": cores}
-    return found | {"gpus": gpus}
+    return found | {"threads": torch.get_num_threads(), "gpus": gpus}
 
 
 def processor() -> str:

@@ -1,7 +1,8 @@
 """A finished run once more, from its manifest: does it find the same numbers?
 
-On the same kind of processor, with the same packages and the same code, all numbers are equal to
-the last digit. Elsewhere sums are rounded otherwise and a training ends in other weights.
+On the same kind of processor, with as many threads, the same packages and the same code, all
+numbers are equal to the last digit. Elsewhere sums are rounded otherwise and a training ends in
+other weights.
 """
 
 import math
@@ -80,7 +81,7 @@ def compare(before: dict, after: dict, earlier: dict, again: dict) -> tuple[bool
         f"farthest apart: {worst}, {before[worst]:.4g} before and {after[worst]:.4g} now",
     ]
     if not reasons:
-        lines.append("processor, packages and code are the same: they ought to be equal")
+        lines.append("processor, threads, packages and code are the same: they ought to be equal")
         return False, lines
     within = "beyond" if beyond else "within"
     limits = f"{within} the {MOST:g} points that totals may differ by, {MOST_OF_A_PART:g} parts"
@@ -97,9 +98,12 @@ def most_apart(name: str) -> float:
 
 
 def environment_differences(earlier: dict, again: dict) -> list[str]:
-    """What two runs were made with that can change a number: processor, GPUs, packages, code."""
+    """What two runs were made with that can change a number, where it differs, as text."""
     pairs = {"commit": (earlier.get("commit"), again.get("commit"))}
-    for part, names in (("machine", ("processor", "gpus")), ("versions", again["versions"])):
+    for part, names in (
+        ("machine", ("processor", "threads", "gpus")),
+        ("versions", again["versions"]),
+    ):
         for name in names:
             pairs[name] = earlier.get(part, {}).get(name), again[part].get(name)
     return [f"{name} {old}, now {new}" for name, (old, new) in pairs.items() if old != new]

@@ -51,7 +51,7 @@ def person_range(people: str) -> tuple[str, slice] | None:
     if not match or not match[0]:
         return None
     first, last = (int(match[2]), int(match[3])) if match[2] else (1, None)
-    if not 0 < first <= (last or first) < first + MOST_PEOPLE:
+    if not 0 < first <= (first if last is None else last) < first + MOST_PEOPLE:
         return None
     return match[1] or "all", slice(first - 1, last)
 

@@ -79,7 +79,7 @@ def training_notes(people: People, folder: Path, data_root: Path | None = None) 
         try:
             if wanted and weights_hash(stage) != wanted:
                 raise BadInput(stage, "other weights than these began from", "the same")
-            learned += keys_learned_from(stage, people.dataset, data_root)
+            learned += keys_learned_from(stage, people, data_root)
         except BadInput as error:
             notes = [f"whom the weights have learned from cannot be told: {error}"]
     if known := int(np.isin(people.keys, learned).sum()):
@@ -120,8 +120,11 @@ def stages_beside(folder: Path) -> list[Path]:
     return [place for place in places if (place / artifacts.MANIFEST).is_file()]
 
 
-def keys_learned_from(folder: Path, dataset: str, data_root: Path | None) -> list[str]:
-    """The keys of the people that a stage was trained on. BadInput if that cannot be told."""
+def keys_learned_from(folder: Path, people: People, data_root: Path | None) -> list[str]:
+    """The keys of the people that a stage was trained on, as `training_keys`.
+
+    BadInput if that cannot be told.
+    """
     trained = artifacts.manifest(folder)
     run = folder.parent / "data"
     if not (run / artifacts.MANIFEST).is_file():
@@ -132,7 +135,7 @@ def keys_learned_from(folder: Path, dataset: str, data_root: Path | None) -> lis
     if now and then and now != then:
         found = "people chosen again after these weights were trained"
         raise BadInput(run, found, "those they were trained on")
-    return training_keys(chosen["parameters"], dataset, data_root)
+    return training_keys(chosen["parameters"], people, data_root)
 
 
 def origins(folder: Path) -> set[str]:
@@ -142,12 +145,15 @@ def origins(folder: Path) -> set[str]:
     return before | {manifest.get("weights_sha256") for manifest in made}
 
 
-def training_keys(parameters: dict, dataset: str, data_root: Path | None) -> list[str]:
-    """The keys of a run's training people; none if nobody of them is in a data set.
+def training_keys(parameters: dict, people: People, data_root: Path | None) -> list[str]:
+    """The keys of a run's training people; none if nobody of them is of these people's data set.
 
     parameters: of the run's data/.  BadInput if their annotations are not there any more.
     """
     own = parameters["dataset"]
+    dataset = people.dataset
+    if dataset == "synthetic" and f"-seed{parameters['data_seed']}-" not in people.images.source:
+        return []
     if dataset == "synthetic" and parameters.get("drawn"):
         return drawn_keys(parameters["drawn"])
     if own != dataset and not {own, dataset} <= {"lsp", "lspet", "leeds"}:
