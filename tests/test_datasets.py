@@ -250,7 +250,7 @@ def test_drawn_people_are_mixed_into_real_ones(tmp_path, lspet_folder):
     assert crops[6]["image"].shape == crops[0]["image"].shape
 
 
-@pytest.mark.parametrize("times", [0.4, 2.5])
+@pytest.mark.parametrize("times", [0.4, 0.8, 2.5])
 def test_images_of_another_size_than_the_annotated_ones_are_said(tmp_path, capsys, times):
     """LSP is around in two sizes, with the same file names."""
     joints = np.random.default_rng(0).uniform((5, 5), (35, 25), (24, 14, 2)).transpose(1, 2, 0)
