@@ -101,7 +101,7 @@ def test_the_person_shown_has_a_hidden_joint_that_is_found(drawn):
 
 def test_the_way_to_a_joint_is_image_detector_regressor_pose(model, drawn):
     one = drawn[[5]]
-    sheet = np.asarray(pictures.one_joint(model, one, 128, MPII.index("left_wrist")))
+    sheet = np.asarray(pictures.one_joint(model, one, 128, MPII.index("left_wrist"), 4))
     side, gap = pictures.SIDE, drawing.TILE_GAP
     assert sheet.shape[1] == 4 * side + 3 * gap
     image, detector, regressor, pose = (

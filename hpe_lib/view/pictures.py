@@ -161,7 +161,9 @@ def network_maps(
     return joint_maps(crops[CROP], maps, shown, joints, states, title)
 
 
-def one_joint(cascade: Cascade, person: People, image_size: int, joint: int) -> Image.Image:
+def one_joint(
+    cascade: Cascade, person: People, image_size: int, joint: int, columns: int = 2
+) -> Image.Image:
     """Return the way to one joint: the crop, each network's map of it, and the whole pose (Fig. 1).
 
     person: People of one.  image_size: px of the crop that the networks get.  The maps share one
@@ -180,7 +182,7 @@ def one_joint(cascade: Cascade, person: People, image_size: int, joint: int) -> 
     tiles = [drawing.mark_joint(image, SIDE, *marked) for image in images.values()]
     *_, found = points.values()
     tiles.append(_pose_tile(crop, rescale(found, CROP / image_size), states, SIDE))
-    return drawing.tile_images(tiles, [*images, "the pose"], len(tiles))
+    return drawing.tile_images(tiles, [*images, "the pose"], columns)
 
 
 def best_and_worst(predicted: np.ndarray, people: People, count: int = 4) -> Image.Image:

@@ -148,7 +148,9 @@ def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
     found["seeds"] = ", ".join(sorted({str(manifest.get("seed")) for manifest in stages.values()}))
     seconds = sum(entry["wall_seconds"] for entry in manifest["notebooks"].values())
     machine = manifest.get("machine", {})
-    devices = [f"{machine.get('cores', '?')} cores", *machine.get("gpus", [])]
+    count = machine.get("cores", "?")
+    cores = "1 core" if count == 1 else f"{count} cores"
+    devices = [cores, *machine.get("gpus", [])]
     found["cost"] = f"{seconds / 60:.1f} minutes on {', '.join(devices)}"
     return found
 
