@@ -124,6 +124,7 @@ def prediction_notes(predicted: np.ndarray, truth: np.ndarray, tolerance: np.nda
         return (
             _repeated_point_notes(predicted)
             or _misreading_notes(predicted, truth, tolerance)
+            or _swapped_axes_notes(predicted, truth, tolerance)
             or _moved_rows_notes(predicted, truth, tolerance)
             or _other_rows_notes(predicted, truth, tolerance)
             or _joint_notes(predicted, truth, tolerance)
@@ -208,6 +209,18 @@ def _misreading_notes(predicted, truth, tolerance):
     if best and shares[best] >= total + LEAD:
         return [f"with {best} the total would be {shares[best]:.1f}, as they are it is {total:.1f}"]
     return _other_range_notes(predicted, truth, tolerance) if total < CHANCE else []
+
+
+def _swapped_axes_notes(predicted, truth, tolerance):
+    """People who are right only with x and y exchanged; nobody is in sound predictions."""
+    plain, exchanged = (
+        readings.shares_right(joints, truth, tolerance)
+        for joints in (predicted, predicted[..., ::-1])
+    )
+    swapped = np.sum((exchanged >= FITS) & (plain < 1 - FITS))
+    if swapped < max(3, MOVED * len(predicted)):
+        return []
+    return [f"{swapped} people are right only with x and y exchanged"]
 
 
 def _moved_rows_notes(predicted, truth, tolerance):

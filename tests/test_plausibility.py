@@ -162,6 +162,12 @@ def test_rows_in_another_order_in_a_part_of_the_file_are_said(order):
     assert re.match(r"(about )?\d+ people.* fit the predictions of (another|the) row", note)
 
 
+def test_x_and_y_exchanged_for_some_people_are_said():
+    some = GUESS.copy()
+    some[::8] = some[::8, :, ::-1]
+    assert notes(some) == ["5 people are right only with x and y exchanged"]
+
+
 def test_left_and_right_exchanged_for_some_people_are_said():
     some = GUESS.copy()
     some[::3] = some[::3, MPII.mirror]
