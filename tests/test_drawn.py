@@ -14,6 +14,16 @@ from hpe_lib.data.drawn import load_drawn
 from hpe_lib.workbook.artifacts import BadInput
 
 
+def test_people_of_a_difficulty_whose_numbers_have_changed_are_drawn_again(tmp_path, monkeypatch):
+    given = ("synthetic", "", "3-5", 64)
+    before = load_people(*given, difficulty="easy", cache=tmp_path).fingerprint()
+    levels = dict(synthetic.DIFFICULTIES)
+    monkeypatch.setitem(synthetic.DIFFICULTIES, "easy", levels["hard"])
+    assert load_people(*given, difficulty="easy", cache=tmp_path).fingerprint() != before
+    monkeypatch.setitem(synthetic.DIFFICULTIES, "easy", levels["easy"])
+    assert load_people(*given, difficulty="easy", cache=tmp_path).fingerprint() == before
+
+
 def test_drawn_people_are_kept_and_are_the_same_again(tmp_path):
     first = load_people("synthetic", "", "3-5", 64, data_seed=1, cache=tmp_path)
     written = next(tmp_path.rglob("images.npy")).stat().st_mtime_ns

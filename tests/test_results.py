@@ -196,6 +196,23 @@ def test_joints_beyond_what_half_precision_can_say_are_kept_in_single(people, we
         assert np.nanmax(np.abs(kept["cascade"] - np.nan_to_num(far.joints))) < 0.01
 
 
+@pytest.mark.parametrize("difficulty", ["easy", "medium", "hard"])
+def test_kept_scores_of_synthetic_people_are_those_of_the_kept_joints(difficulty):
+    """The people are those that this code draws: a cache of earlier ones is no truth."""
+    truth = load_people("synthetic", people="200001-201000", image_size=96, difficulty=difficulty)
+    names = [path.name for path in (results.RESULTS / f"drawn-{difficulty}").iterdir()]
+    assert len(names) == 8
+    for name in names:
+        row = f"drawn-{difficulty}/{name}"
+        joints, metrics = results.joints_of(row), results.metrics_of(row)
+        assert joints["keys"].tolist() == truth.keys.tolist()
+        for network in joints.keys() - {"keys"}:
+            hits = evaluation.within_threshold(joints[network], truth)
+            mask = evaluation.errors(joints[network], truth)[1]
+            kept = metrics["scores"][network]["total"]
+            assert kept == pytest.approx(evaluation.share(hits, mask)), row
+
+
 def test_kept_scores_of_leeds_people_are_those_of_the_kept_joints(test_data):
     """Total, visible and occluded of every row, from its joints and the annotation files."""
     halves = [

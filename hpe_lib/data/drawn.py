@@ -68,8 +68,9 @@ def load_drawn(
     source = f"{difficulty}-{synthetic.VERSION}-seed{data_seed}-{image_size}px-{people}"
     draw = functools.partial(synthetic.draw, data_seed, difficulty=difficulty)
     folder = cache / source
-    if not _is_intact(folder):
-        with _writing(folder) as unfinished:
+    mix = artifacts.digest(vars(synthetic.DIFFICULTIES[difficulty]))  # what the name stood for then
+    if not _is_intact(folder, mix):
+        with _writing(folder, mix) as unfinished:
             _draw_into(unfinished, numbers, image_size, draw)
     truth = np.load(folder / "truth.npz")
     kept = np.load(folder / "images.npy", mmap_mode="r")
@@ -130,7 +131,7 @@ def _to_people(
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[Path]:
+def _writing(folder: Path, mix: str) -> Iterator[Path]:
     """A folder to write to. It gets its name once all of it, and a manifest, is on the disk."""
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
@@ -145,8 +146,9 @@ def _writing(folder: Path) -> Iterator[Path]:
         for path in unfinished.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-        artifacts.write_json(unfinished / artifacts.MANIFEST, _hash_files(unfinished))
-        if not _is_intact(folder):  # or else another run was faster
+        manifest = {"difficulty": mix, **_hash_files(unfinished)}
+        artifacts.write_json(unfinished / artifacts.MANIFEST, manifest)
+        if not _is_intact(folder, mix):  # or else another run was faster
             if folder.exists():
                 print(f"{folder}: not as it was written, made anew", file=sys.stderr, flush=True)
             shutil.rmtree(folder) if folder.is_dir() else folder.unlink(missing_ok=True)
@@ -155,10 +157,11 @@ def _writing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _is_intact(folder: Path) -> bool:
-    """Does a folder hold what `_writing` put there?"""
+def _is_intact(folder: Path, mix: str) -> bool:
+    """Does a folder hold what `_writing` put there, drawn with this difficulty's numbers?"""
     with contextlib.suppress(BadInput, NotADirectoryError):
-        return artifacts.read_json(folder / artifacts.MANIFEST) == _hash_files(folder)
+        manifest = artifacts.read_json(folder / artifacts.MANIFEST)
+        return manifest == {"difficulty": mix, **_hash_files(folder)}
     return False
 
 
