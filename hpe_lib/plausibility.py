@@ -258,11 +258,7 @@ def _other_rows_notes(predicted, truth, tolerance):
     annotated = ~np.isnan(truth[..., 0])
     full = annotated.sum(1) >= FULL
     least = max(3, MOVED * full.sum())
-    own, mirrored = (
-        readings.shares_right(joints, truth, tolerance)
-        for joints in (predicted, predicted[:, MPII.mirror])
-    )
-    wrong = (own <= LOST) & (mirrored < FITS)  # else a back was taken for a front
+    wrong = readings.shares_right(predicted, truth, tolerance) <= LOST
     lost = np.flatnonzero(full & _predicted_mask(predicted) & wrong)
     if full.sum() < SOME or len(lost) < least:
         return []
