@@ -75,7 +75,8 @@ def train_row(
     changes, the people are loaded again. A stage already trained identically is copied.
     BadInput on an unknown parameter.
     """
-    out, row = Path(out), Path(out) / "rows" / name
+    out = Path(out)
+    row = out / "rows" / name
     artifacts.claim_rows(out, [name])
     data = artifacts.manifest(out / "data", "parameters")
     of_people = data["parameters"]

@@ -80,7 +80,8 @@ class FCN8(nn.Module):
     """
 
     TRUNK = ("A1", "A2", "A3", "A4", "A5", "A6", "A7")
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
 
     def __init__(
         self,

@@ -305,7 +305,8 @@ def _joint_notes(predicted, truth, tolerance):
 def _other_range_notes(predicted, truth, tolerance):
     """Fractions, pixels of a crop or a heatmap, and 8-bit integers that overflowed."""
     seen = predicted[np.isfinite(predicted)]
-    low, high = seen.min(), seen.max()
+    low = seen.min()
+    high = seen.max()
     fitted = readings.percent_right(readings.fit_each_person(predicted, truth), truth, tolerance)
     of_others = readings.percent_right(
         readings.fit_each_person(np.roll(predicted, 1, axis=0), truth), truth, tolerance

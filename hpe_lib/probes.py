@@ -1,6 +1,7 @@
 """Experiments on a trained cascade: covered joints, other decoders, ground-truth maps."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,8 @@ from hpe_lib.geometry import Frame
 from hpe_lib.prediction import cover, decode, forward, predict_crops
 from hpe_lib.skeleton import OCCLUDED, VISIBLE
 from hpe_lib.targets import Targets
+
+PATCHES = (0.0, 0.03, 0.06, 0.09, 0.12, 0.16, 0.2, 0.25)  # body heights, sides of covers
 
 
 def decoding_errors(
@@ -177,7 +180,7 @@ def cover_one_joint(
     cascade: Cascade,
     people: People,
     image_size: int,
-    sides: list[float],
+    sides: Sequence[float] = PATCHES,
     seed: int = 0,
     decoder: str = "parabola",
 ) -> pd.DataFrame:

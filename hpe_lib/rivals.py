@@ -75,7 +75,8 @@ class StackedHourglass(nn.Module):
     """
 
     TRUNK = ()
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
 
     def __init__(self, channels: int = 256):
         super().__init__()

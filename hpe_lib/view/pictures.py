@@ -145,7 +145,8 @@ def network_maps(
 
     person: People of one.  image_size: px of the crop that the networks get.  shown: joints, a
     column each; None: `count` visible ones, then as many of the least visible.  patch: side, in
-    body heights, of a square that covers the first joint shown.  title: as for `joint_maps`.
+    body heights, of a square that covers the first joint shown.  title: as for `joint_maps`; if it
+    is empty, the patch.
     """
     sample = PoseDataset(person, CROP)[0]
     crops = {}
@@ -158,6 +159,8 @@ def network_maps(
         points = rescale(joints[shown[:1]], size / CROP)
         crops[size] = cover(person.crops(size), points, np.array([side]))[0]
     maps, _ = predict_crop(cascade, crops[image_size])
+    if patch and not title:
+        title = f"a patch of {patch} body heights"
     return joint_maps(crops[CROP], maps, shown, joints, states, title)
 
 
