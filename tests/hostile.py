@@ -173,7 +173,8 @@ def cut(content, chance):
 
 def blank(content, chance):
     """A run of zeros."""
-    at, size = place(content, chance), chance.choice((1, 4, 16, 256, 4096))
+    at = place(content, chance)
+    size = chance.choice((1, 4, 16, 256, 4096))
     end = min(at + size, len(content))
     content[at:end] = bytes(end - at)
     return content
@@ -181,7 +182,8 @@ def blank(content, chance):
 
 def double(content, chance):
     """A block that comes twice, or where another was."""
-    at, to = place(content, chance), place(content, chance)
+    at = place(content, chance)
+    to = place(content, chance)
     block = content[at : at + chance.choice((4, 64, 1024))]
     content[to : to + chance.choice((0, len(block)))] = block
     return content

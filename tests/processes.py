@@ -49,7 +49,9 @@ def in_float64_with_frozen_norms(model):
 
 def gradients(out):
     """The joint stage in float64: its records and, of every step, all gradients."""
-    model, make_optimizer, steps = stages.Recipe.initial_model, training.make_optimizer, []
+    model = stages.Recipe.initial_model
+    make_optimizer = training.make_optimizer
+    steps = []
 
     def watched(name, groups, lr, weight_decay):
         made = make_optimizer(name, groups, lr, weight_decay)
@@ -71,7 +73,8 @@ def gradients(out):
 
 def predictions(out):
     """All held-out people, and the first of them alone."""
-    net, people = cascade.load(out / "regressor").double(), open_data(out).val
+    net = cascade.load(out / "regressor").double()
+    people = open_data(out).val
     return [vars(prediction.predict(net, chosen, 64)) for chosen in (people, people[:1])]
 
 
@@ -94,7 +97,8 @@ def say(command, folder):
 
 
 if __name__ == "__main__":
-    world, run = training.world(), Path(sys.argv[1])
+    world = training.world()
+    run = Path(sys.argv[1])
     written = [say(command, run.parent) for command in json.loads(sys.argv[3])]
     found = findings(run) | {"written": written}
     if world.is_main_process:

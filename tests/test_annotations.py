@@ -140,11 +140,9 @@ def newell(path, image, person, joints=None, **values):
     count = len(image)
     joints = np.arange(count * 32.0).reshape(count, 16, 2) + 1 if joints is None else joints
     with h5py.File(path, "w") as file:
-        file["imgname"], file["person"], file["part"] = (
-            np.array(image, "S"),
-            np.array(person, float),
-            joints,
-        )
+        file["imgname"] = np.array(image, "S")
+        file["person"] = np.array(person, float)
+        file["part"] = joints
         for name, value in {
             "visible": np.ones((count, 16)),
             "normalize": np.full(count, 60.0),
@@ -212,7 +210,8 @@ def test_a_list_numbers_its_people_with_whole_numbers(tmp_path, person):
 
 def test_a_truth_beside_predictions_with_confidences_is_not_scored_instead(tmp_path):
     with h5py.File(tmp_path / "p.h5", "w") as file:
-        file["preds"], file["gt"] = np.zeros((7, 16, 3)), np.ones((7, 16, 2))
+        file["preds"] = np.zeros((7, 16, 3))
+        file["gt"] = np.ones((7, 16, 2))
     with pytest.raises(
         BadInput, match=r"gt \(7, 16, 2\), preds \(7, 16, 3\), which can be read in 2"
     ):
@@ -227,8 +226,11 @@ def test_visible_that_is_no_number_is_refused(tmp_path):
 
 
 def test_newell_s_missing_joints_are_at_zero_and_his_invisible_ones_occluded(tmp_path):
-    joints, visible = np.full((1, 16, 2), 5.0), np.ones((1, 16))
-    joints[0, 3], joints[0, 4], visible[0, [3, 5]] = 0, (0, 7), 0
+    joints = np.full((1, 16, 2), 5.0)
+    visible = np.ones((1, 16))
+    joints[0, 3] = 0
+    joints[0, 4] = (0, 7)
+    visible[0, [3, 5]] = 0
     found = annotations.mpii_truth(
         newell(tmp_path / "v.h5", ["x.jpg"], [0], joints, visible=visible)
     )
@@ -265,10 +267,8 @@ def test_json_gives_head_sizes_by_scale_and_no_occlusion(tmp_path):
 
 
 def test_tompson_s_arrays(tmp_path):
-    joints, missing = (
-        np.random.default_rng(0).uniform(0, 99, (16, 2, 3)),
-        np.zeros((16, 3), np.uint8),
-    )
+    joints = np.random.default_rng(0).uniform(0, 99, (16, 2, 3))
+    missing = np.zeros((16, 3), np.uint8)
     missing[4, 1] = 1
     boxes = np.broadcast_to(np.array([[10, 20], [90, 80]])[..., None], (2, 2, 3))
     scipy.io.savemat(
@@ -309,7 +309,8 @@ def test_lsp_and_lspet_are_told_apart_by_shape(tmp_path, original, expected):
 
 def test_lsp_must_be_whole(tmp_path):
     joints = np.ones((3, 14, 5))
-    joints[0, 2, 1], joints[2] = np.nan, 0
+    joints[0, 2, 1] = np.nan
+    joints[2] = 0
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints})
     with pytest.raises(BadInput, match="NaN or infinity in 1 people, first person 2, right_hip"):
         annotations.lsp(tmp_path / "joints.mat")
@@ -390,7 +391,9 @@ def test_predictions_in_cells_structs_and_groups(tmp_path):
     ):
         assert (annotations.predictions(mat(tmp_path / "p.mat", value=value), 7) == GUESS).all()
     with h5py.File(tmp_path / "p.h5", "w") as file:
-        file["a/b/xy"], file["a/score"], file["name"] = GUESS, np.ones(7), "text"
+        file["a/b/xy"] = GUESS
+        file["a/score"] = np.ones(7)
+        file["name"] = "text"
     assert (annotations.predictions(tmp_path / "p.h5", 7) == GUESS).all()
 
 
@@ -483,8 +486,11 @@ ABOVE = (9.0, -1.0)  # a head-top above its image is annotated
 
 def unlabelled(layout, folder):
     """Three people: the second's ankle is at (-1, -1), the third's knee has visibility -1."""
-    joints, visible = np.full((3, 16, 2), 5.0), np.ones((3, 16))
-    joints[0, 9], joints[1, 0], visible[2, 1] = ABOVE, -1, -1
+    joints = np.full((3, 16, 2), 5.0)
+    visible = np.ones((3, 16))
+    joints[0, 9] = ABOVE
+    joints[1, 0] = -1
+    visible[2, 1] = -1
     path = folder / f"truth.{'json' if layout == 'json' else 'h5' if layout == 'newell' else 'mat'}"
     if layout == "newell":
         return newell(path, ["x.jpg"] * 3, range(3), joints, visible=visible)

@@ -22,7 +22,8 @@ MADE_FROM = {
 
 @pytest.fixture
 def folder(tmp_path):
-    manifest, history = {**MADE_FROM, "seed": 1}, [{"epoch": 1}, {"epoch": 2}]
+    manifest = {**MADE_FROM, "seed": 1}
+    history = [{"epoch": 1}, {"epoch": 2}]
     artifacts.save(tmp_path / "a", torch.nn.Linear(3, 2).state_dict(), manifest, history)
     return tmp_path / "a"
 
@@ -411,7 +412,8 @@ RECORD = {
 
 def test_history_is_read_line_by_line_and_what_is_broken_is_left_out_with_a_word(tmp_path, capsys):
     assert artifacts.read_history(tmp_path) == []
-    good, later = json.dumps(RECORD), json.dumps(RECORD | {"epoch": 2, "warning": "w"})
+    good = json.dumps(RECORD)
+    later = json.dumps(RECORD | {"epoch": 2, "warning": "w"})
     broken = [
         good[:20],
         "7",
@@ -513,7 +515,9 @@ def test_a_file_of_a_lock_s_name_keeps_what_a_person_wrote_into_it(tmp_path):
 
 def test_a_lock_whose_file_was_removed_while_it_was_waited_for_is_taken_anew(tmp_path, monkeypatch):
     """Else two processes would hold a folder: one the file that is gone, one the file that is."""
-    path, try_lock, tries = tmp_path / ".lock", locks.try_lock, []
+    path = tmp_path / ".lock"
+    try_lock = locks.try_lock
+    tries = []
 
     def removed_meanwhile(file):
         tries.append(file)

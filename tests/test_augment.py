@@ -29,7 +29,9 @@ def closed_loop(people, image_size, stride, decoder="parabola", times=1):
 
     Of joints inside the crop.
     """
-    random, errors, units = np.random.default_rng(0), [], []
+    random = np.random.default_rng(0)
+    errors = []
+    units = []
     for row in np.repeat(np.arange(len(people)), times):
         frame = Augmentation(40, 0.7, 1.3, True)(people.frame(row, image_size), random)
         joints, visibility = joints_in_crop(frame, people.joints[row], people.visibility[row])
@@ -86,7 +88,8 @@ def test_argmax_s_error_is_that_of_its_grid(drawn):
 def test_dots_painted_at_joints_move_with_them():
     """In an augmented item, the pixel at each joint has the colour of that joint's dot."""
     random = np.random.default_rng(4)
-    joints, image = np.full((16, 2), np.nan), np.zeros((400, 400, 3), np.uint8)
+    joints = np.full((16, 2), np.nan)
+    image = np.zeros((400, 400, 3), np.uint8)
     colours = np.array(
         [
             [(row % 3) * 100 + 50, (row // 3 % 3) * 100 + 50, (row // 9) * 100 + 50]
@@ -141,7 +144,9 @@ def made(images, joints, visibility=None, side=300.0):
 
 def test_joints_outside_the_crop_are_absent_and_get_neither_target_nor_gradient():
     joints = np.full((1, 16, 2), 200.0)
-    joints[0, 0], joints[0, 1], joints[0, 2] = (20, 200), (200, 351), np.nan
+    joints[0, 0] = (20, 200)
+    joints[0, 1] = (200, 351)
+    joints[0, 2] = np.nan
     people = made(
         [np.zeros((400, 400, 3), np.uint8)],
         joints,
@@ -216,9 +221,11 @@ def test_workers_do_not_change_what_is_drawn(drawn):
 
 
 def test_augmentation_spans_its_ranges():
-    frame, random = Frame((0.0, 0.0), 100.0, 64, 50.0), np.random.default_rng(0)
+    frame = Frame((0.0, 0.0), 100.0, 64, 50.0)
+    random = np.random.default_rng(0)
     many = [Augmentation(40, 0.7, 1.3, True)(frame, random) for _ in range(2000)]
-    angles, scales = [f.angle for f in many], [f.body_in_crop / frame.body_in_crop for f in many]
+    angles = [f.angle for f in many]
+    scales = [f.body_in_crop / frame.body_in_crop for f in many]
     assert -40 <= min(angles) < -39 and 39 < max(angles) <= 40 and abs(np.mean(angles)) < 2
     assert 0.6999 <= min(scales) < 0.71 and 1.29 < max(scales) <= 1.3001
     assert 0.45 < np.mean([f.mirrored for f in many]) < 0.55

@@ -75,7 +75,8 @@ def test_actions_take_turns_and_their_first_calls_do_not_count():
 
 
 def test_threads_are_given_back():
-    before, during = (torch.get_num_threads(), cv2.getNumThreads()), []
+    before = (torch.get_num_threads(), cv2.getNumThreads())
+    during = []
     speed.median_seconds(
         1, lambda: during.append((torch.get_num_threads(), cv2.getNumThreads())), threads=1
     )
@@ -153,7 +154,9 @@ def test_speeds_are_kept_for_the_page(monkeypatch, tmp_path, capsys):
 
 def test_the_plan_counts_what_a_step_takes(monkeypatch):
     monkeypatch.setattr(plan, "IMAGE_SIZE", 64)
-    resolved, parameters, counted = presets.resolve("smoke"), {}, {}
+    resolved = presets.resolve("smoke")
+    parameters = {}
+    counted = {}
     for stage, notebook in artifacts.NOTEBOOKS.items():
         parameters |= resolved["02"] | resolved[notebook]
         counted[stage] = plan.count(stage, parameters)

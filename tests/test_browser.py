@@ -203,12 +203,10 @@ def slide(found, number, key="ArrowRight"):
 def drag(page, image, start, end):
     """Press at `start`, move to `end`, both shares of the picture, and let go."""
     box = image.bounding_box()
-    x, y, to_x, to_y = (
-        box["x"] + start[0] * box["width"],
-        box["y"] + start[1] * box["height"],
-        box["x"] + end[0] * box["width"],
-        box["y"] + end[1] * box["height"],
-    )
+    x = box["x"] + start[0] * box["width"]
+    y = box["y"] + start[1] * box["height"]
+    to_x = box["x"] + end[0] * box["width"]
+    to_y = box["y"] + end[1] * box["height"]
     page.mouse.move(x, y)
     page.mouse.down()
     for part in np.linspace(0, 1, 8):

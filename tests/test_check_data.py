@@ -33,7 +33,8 @@ def folder(tmp_path, monkeypatch):
     cv2.imwrite(path(tmp_path, 14), cv2.resize(grey, (90, 130), interpolation=cv2.INTER_AREA))
     cv2.imwrite(path(tmp_path, 15), cv2.imread(path(tmp_path, 4))[:, ::-1])
     joints = np.concatenate([random.uniform(10, 100, (14, 2, 20)), np.ones((14, 1, 20))], 1)
-    joints[2, :, 4], joints[:, :, 5] = (-5, -5, 0), 0
+    joints[2, :, 4] = (-5, -5, 0)
+    joints[:, :, 5] = 0
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints})
     monkeypatch.setattr(check, "default_splits", lambda dataset, root: SPLITS)
     return tmp_path

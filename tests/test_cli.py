@@ -524,7 +524,8 @@ def test_two_trainings_into_one_folder_are_one_too_many(tmp_path, capsys):
 def test_installed_it_brings_notebooks_and_presets_along(tmp_path):
     kept = ("hpe_lib", "notebooks", "pyproject.toml", "README.md", "LICENSE")
     for name in kept:
-        path, copy = ROOT / name, tmp_path / "checkout" / name
+        path = ROOT / name
+        copy = tmp_path / "checkout" / name
         if path.is_dir():
             shutil.copytree(path, copy, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else:

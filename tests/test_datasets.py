@@ -32,7 +32,8 @@ SYNTHETIC = {
 
 def test_rows_of_people_belong_together(drawn):
     for rows in (slice(4, 9), [7, 2], np.arange(24) % 5 == 1):
-        some, wanted = drawn[rows], np.arange(24)[rows]
+        some = drawn[rows]
+        wanted = np.arange(24)[rows]
         assert len(some) == len(wanted) and (some.keys == drawn.keys[wanted]).all()
         assert (
             np.array_equal(some.joints, drawn.joints[wanted])

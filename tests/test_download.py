@@ -35,7 +35,8 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.asked = {"/": PAGE}, []
+        self.files = {"/": PAGE}
+        self.asked = []
         self.short, self.stubborn, self.plain, self.moved, self.wrong, self.crumbs = (
             set() for _ in range(6)
         )
@@ -46,7 +47,9 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        server, path, asked = self.server, self.path, self.headers.get("Range")
+        server = self.server
+        path = self.path
+        asked = self.headers.get("Range")
         server.asked.append((path, asked))
         if path in server.moved:
             self.send_response(302)
@@ -56,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
         if path not in server.files:
             self.send_error(404)
             return
-        content, start = server.files[path], 0
+        content = server.files[path]
+        start = 0
         if asked and path not in server.stubborn | server.plain and path != "/":
             start = int(asked.removeprefix("bytes=").rstrip("-")) - (path in server.wrong)
             if start >= len(content):
@@ -130,7 +134,9 @@ def tarred(*members):
     with tarfile.open(fileobj=(packed := io.BytesIO()), mode="w:gz") as archive:
         for name, content, kind in members:
             member = tarfile.TarInfo(name)
-            member.type, member.size, member.linkname = kind, len(content), "im0001.jpg"
+            member.type = kind
+            member.size = len(content)
+            member.linkname = "im0001.jpg"
             archive.addfile(member, io.BytesIO(content))
     return packed.getvalue()
 

@@ -88,7 +88,8 @@ def moved(path):
 )
 def test_kept_people_that_do_not_fit_are_drawn_anew(tmp_path, capsys, name, damage):
     first = load_people("synthetic", "", "3-5", 64, cache=tmp_path)
-    before, (path,) = first.images.arrays.copy(), tmp_path.rglob(name)
+    before = first.images.arrays.copy()
+    (path,) = tmp_path.rglob(name)
     damage(path)
     capsys.readouterr()
     again = load_people("synthetic", "", "3-5", 64, cache=tmp_path)
@@ -130,7 +131,9 @@ def test_a_cache_that_cannot_be_written_says_how_to_have_another(tmp_path):
 
 
 def test_people_kept_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch):
-    synced, fsync, rename = [], os.fsync, Path.rename
+    synced = []
+    fsync = os.fsync
+    rename = Path.rename
     monkeypatch.setattr(
         os, "fsync", lambda file: synced.append(os.fstat(file).st_ino) or fsync(file)
     )

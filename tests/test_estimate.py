@@ -25,7 +25,8 @@ def parameters(*overrides):
 
 def stage_parameters(stage, *overrides):
     """What a stage's recipe has: its own parameters over those of the stages before."""
-    resolved, found = parameters(*overrides), {}
+    resolved = parameters(*overrides)
+    found = {}
     for name, notebook in artifacts.NOTEBOOKS.items():
         found |= resolved["02"] | resolved[notebook]
         if name == stage:
@@ -81,7 +82,8 @@ def test_the_step_is_the_stage_s_own():
 
 
 def test_what_was_measured_on_two_is_said_of_the_batch(monkeypatch):
-    seen, used = {}, iter([100.0, 130.0])
+    seen = {}
+    used = iter([100.0, 130.0])
 
     def fit(model, objective, loader, optimizer, scheduler, epochs, accelerator, compiled):
         seen.update(

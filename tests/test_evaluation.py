@@ -17,7 +17,8 @@ from hpe_lib.data.images import ImageArrays
 from hpe_lib.data.people import People
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 
-PELVIS, THORAX = MPII.index("pelvis"), MPII.index("thorax")
+PELVIS = MPII.index("pelvis")
+THORAX = MPII.index("thorax")
 
 
 def people(joints, normaliser, visibility=None, metric="PCKh@0.5", occlusion_labels=True):
@@ -77,15 +78,14 @@ def test_missing_truth_is_ignored_and_a_missing_prediction_is_wrong():
     assert evaluation.score(predicted, truth)["total"] == 100
     for wrong in (np.nan, np.inf):
         some = predicted.copy()
-        some[:5, 0], some[0, 1, 1] = wrong, wrong
+        some[:5, 0] = wrong
+        some[0, 1, 1] = wrong
         found = evaluation.score(some, truth)
         assert found["total"] == pytest.approx(100 * (280 - 6) / 280) and found["joints"] == 280
         assert found["not_finite"] == 6 and evaluation.score(predicted, truth)["not_finite"] == 0
     joints = truth.joints.copy()
-    joints[3], joints[4, 2] = (
-        np.nan,
-        np.nan,
-    )  # one person without any joint adds nothing, above or below
+    joints[3] = np.nan
+    joints[4, 2] = np.nan  # one person without any joint adds nothing, above or below
     found = evaluation.score(predicted, replace(truth, joints=joints))
     assert found["total"] == 100 and found["joints"] == 280 - 15
     hidden = np.where(np.arange(16) == 2, ABSENT, truth.visibility).astype(np.int8)
@@ -158,7 +158,8 @@ def test_visible_and_occluded_are_told_apart_where_labels_say_so():
 def test_a_truth_without_images_scores_as_people_do():
     truth, predicted = crowd(20, spread=4.0)
     joints = truth.joints.copy()
-    joints[3], joints[4, 2:] = np.nan, np.nan
+    joints[3] = np.nan
+    joints[4, 2:] = np.nan
     truth = people(
         np.nan_to_num(joints), 10.0, np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE), "PCK@0.2"
     )
@@ -166,12 +167,11 @@ def test_a_truth_without_images_scores_as_people_do():
     assert np.isnan(bare.box[3]) and bare.box[4] == pytest.approx(
         np.ptp(joints[4, :2], axis=0).max()
     )
-    low, high = np.nanmin(joints[5], axis=0), np.nanmax(joints[5], axis=0)
+    low = np.nanmin(joints[5], axis=0)
+    high = np.nanmax(joints[5], axis=0)
     assert bare.box[5] == (high - low).max()
-    found, wanted = (
-        evaluation.score(predicted, bare),
-        evaluation.score(predicted, replace(truth, joints=joints)),
-    )
+    found = evaluation.score(predicted, bare)
+    wanted = evaluation.score(predicted, replace(truth, joints=joints))
     assert found == wanted and found["box_normalised"] > found["total"] > 0
 
 
@@ -336,7 +336,8 @@ def half_hidden(count=10):
 
 def test_hits_are_what_the_score_counts():
     truth, predicted = crowd(30, spread=4.0)
-    predicted[0, 0], visibility = np.nan, truth.visibility.copy()
+    predicted[0, 0] = np.nan
+    visibility = truth.visibility.copy()
     visibility[1, 1] = ABSENT
     normaliser = np.where(np.arange(30) == 2, np.nan, truth.normaliser)
     truth = replace(truth, visibility=visibility, normaliser=normaliser)
@@ -357,7 +358,8 @@ def test_hits_are_what_the_score_counts():
 
 
 def test_predictions_against_themselves_differ_by_nothing():
-    truth, (_, predicted) = half_hidden(50), crowd(50, spread=6.0)
+    truth = half_hidden(50)
+    (_, predicted) = crowd(50, spread=6.0)
     assert 10 < evaluation.score(predicted, truth)["total"] < 90
     for plus, minus in (
         ([predicted], [predicted]),
@@ -371,7 +373,8 @@ def test_predictions_against_themselves_differ_by_nothing():
 def test_a_lead_is_counted_in_points_part_by_part():
     """The other is wrong on 5 of 10 occluded joints and on one of each person's 13 visible ones."""
     truth = half_hidden()
-    ours, other = answered(truth), answered(truth, (slice(5), 0), (slice(None), 1))
+    ours = answered(truth)
+    other = answered(truth, (slice(5), 0), (slice(None), 1))
     found = evaluation.paired([ours], [other], truth)
     wanted = {
         "total": 1500 / 140,
@@ -399,7 +402,8 @@ def test_a_lead_is_the_difference_of_the_scores():
         crowd(40, seed=1, spread=6.0)[1] - crowd(40, 1)[0].joints + truth.joints,
     )
     joints = truth.joints.copy()
-    joints[3], joints[4, :9] = np.nan, np.nan
+    joints[3] = np.nan
+    joints[4, :9] = np.nan
     truth = replace(
         half_hidden(40),
         joints=joints,
@@ -413,8 +417,10 @@ def test_a_lead_is_the_difference_of_the_scores():
 
 def test_how_much_larger_one_lead_is_than_another():
     truth = half_hidden()
-    a, b = answered(truth), answered(truth, (slice(8), 1))  # a leads b by 8 of 140
-    c, d = answered(truth, (0, 2)), answered(truth, (slice(4), 2))  # c leads d by 3
+    a = answered(truth)
+    b = answered(truth, (slice(8), 1))  # a leads b by 8 of 140
+    c = answered(truth, (0, 2))
+    d = answered(truth, (slice(4), 2))  # c leads d by 3
     lead = evaluation.paired([a, d], [b, c], truth)["total"]
     assert lead["difference"] == pytest.approx(500 / 140)
     single = [
@@ -451,10 +457,8 @@ def test_the_interval_of_a_lead_is_seeded_and_as_wide_as_the_binomial_says():
     joints = np.full((400, 16, 2), np.nan)
     joints[:, 0] = 0
     truth = replace(people(np.zeros((400, 16, 2)), 10.0), joints=joints)
-    right, other = (
-        np.zeros((400, 16, 2)),
-        np.where(np.arange(400)[:, None, None] < 80, 99.0, np.zeros((400, 16, 2))),
-    )
+    right = np.zeros((400, 16, 2))
+    other = np.where(np.arange(400)[:, None, None] < 80, 99.0, np.zeros((400, 16, 2)))
     found = evaluation.paired([right], [other], truth)["total"]
     assert found["difference"] == 20
     assert np.abs(np.array(found["ci95"]) - (20 - 3.92, 20 + 3.92)).max() < 0.5
@@ -516,8 +520,10 @@ def test_the_same_predictions_under_every_convention():
     They are 7, 4.5 and 3.5 px off, and one occluded joint is far off.
     """
     truth, _ = crowd(2)
-    visibility, joint = truth.visibility.copy(), MPII.index
-    visibility[1, joint("left_ankle")], visibility[0, joint("right_knee")] = ABSENT, OCCLUDED
+    visibility = truth.visibility.copy()
+    joint = MPII.index
+    visibility[1, joint("left_ankle")] = ABSENT
+    visibility[0, joint("right_knee")] = OCCLUDED
     truth = replace(truth, visibility=visibility)
     predicted = answered(truth, (1, PELVIS), (0, joint("right_knee")))
     predicted[0, joint("head_top")] += 7, 0
@@ -550,7 +556,8 @@ def test_the_first_convention_is_ours(metric, own):
     truth = replace(
         truth, metric=metric, normaliser=np.where(np.arange(30) < 3, np.nan, truth.normaliser)
     )
-    found, score = evaluation.conventions(predicted, truth), evaluation.score(predicted, truth)
+    found = evaluation.conventions(predicted, truth)
+    score = evaluation.score(predicted, truth)
     assert (
         found.iloc[0] == score["total"]
         and found.iloc[1] == score["total_macro"]
@@ -571,12 +578,14 @@ def test_the_first_convention_is_ours(metric, own):
 class Looking(nn.Module):
     """Maps with the truth's places; where the crop was changed, the detector sees its corner."""
 
-    map_stride, first = 2, "detection"
+    map_stride = 2
+    first = "detection"
 
     def __init__(self, truth, image_size):
         super().__init__()
         self.register_buffer("mean", torch.zeros(1))
-        self.plain, self.asked = torch.from_numpy(truth.crops(image_size)), []
+        self.plain = torch.from_numpy(truth.crops(image_size))
+        self.asked = []
         self.points = np.stack(
             [frame.to_crop(joints) for frame, joints in zip(truth.frames(image_size), truth.joints)]
         )
@@ -587,7 +596,8 @@ class Looking(nn.Module):
         points = torch.from_numpy(self.points.round().astype(int)).clamp(0, images.shape[1] - 1)
         person = torch.arange(len(images))[:, None]
         blind = changed[person, points[..., 1], points[..., 0]]
-        cells, maps = points // 2, torch.full((2, len(images), 16, 32, 32), -9.0)
+        cells = points // 2
+        maps = torch.full((2, len(images), 16, 32, 32), -9.0)
         seen = torch.where(blind[..., None], 0, cells)
         joint = torch.arange(16)
         maps[0, person, joint, seen[..., 1], seen[..., 0]] = torch.where(blind, -2.0, 9.0)
@@ -615,7 +625,8 @@ def test_a_patch_over_a_joint_is_put_where_the_joint_is(drawn):
     assert not plain.any()
     for row, changed in enumerate(patched):
         rows, columns = np.nonzero(changed)
-        width, body = np.ptp(columns) + 1, drawn.frame(row, 64).body_in_crop
+        width = np.ptp(columns) + 1
+        body = drawn.frame(row, 64).body_in_crop
         inside = columns.min() > 0 and columns.max() < 63 and rows.min() > 0 and rows.max() < 63
         assert not inside or (
             abs(width - 0.2 * body) <= 1.5 and abs(np.ptp(rows) - np.ptp(columns)) <= 1
@@ -624,8 +635,10 @@ def test_a_patch_over_a_joint_is_put_where_the_joint_is(drawn):
 
 def test_only_visible_scored_joints_of_people_with_a_normaliser_are_covered(drawn):
     """One joint of each is left to choose: the first visible one that is scored."""
-    visibility, normaliser = np.full_like(drawn.visibility, OCCLUDED), drawn.normaliser.copy()
-    visibility[:, [PELVIS, MPII.index("head_top")]], normaliser[2] = VISIBLE, np.nan
+    visibility = np.full_like(drawn.visibility, OCCLUDED)
+    normaliser = drawn.normaliser.copy()
+    visibility[:, [PELVIS, MPII.index("head_top")]] = VISIBLE
+    normaliser[2] = np.nan
     visibility[4] = OCCLUDED  # nothing of this one is visible
     asked = replace(drawn, visibility=visibility, normaliser=normaliser)[:5]
     seen = Looking(drawn[[0, 1, 3]], 64)
@@ -669,7 +682,8 @@ def test_the_curve_is_the_last_network_s_on_the_first_people(monkeypatch):
 
 def test_an_error_of_a_fifth_of_the_box_is_right():
     people = load_people("synthetic", people="1-3", image_size=32)
-    joints, seen = np.zeros((3, 16, 2)), np.full((3, 16), VISIBLE, np.int8)
+    joints = np.zeros((3, 16, 2))
+    seen = np.full((3, 16), VISIBLE, np.int8)
     joints[:, 0, 0] = 50
     people = replace(people, joints=joints, visibility=seen)
     for error, right in ((10, 100), (11, 0)):

@@ -84,7 +84,8 @@ def test_gaps_stand_beside_the_paper_s():
     ax = figures.ablation_differences(
         against, pd.Series({"full": 89.7, "b": 87.7, "d": 50.0})
     ).axes[0]
-    ours, paper = points(ax, "o"), points(ax, "D")
+    ours = points(ax, "o")
+    paper = points(ax, "D")
     assert [x for x, _ in ours] == [-3, 1] and [x for x, _ in paper] == [pytest.approx(-2)]
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         "b",
@@ -118,7 +119,8 @@ def test_covered_joints_as_curves():
         for ax in figure.axes
         for line in ax.lines
     }
-    share, peak = "PCKh@0.5 of the covered joint, %", "mean peak"
+    share = "PCKh@0.5 of the covered joint, %"
+    peak = "mean peak"
     assert drawn == {
         (share, "detector"): [[0, 90], [0.2, 20]],
         (share, "cascade"): [[0, 95], [0.2, 60]],

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hpe_lib.workbook.artifacts import BadInput
 
 KINDS = "boxes", "json", "manifest", "history", "yaml"
-SHORT, LONG = 40, 2000  # documents of a kind
+SHORT = 40
+LONG = 2000  # documents of a kind
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (

@@ -58,7 +58,8 @@ def test_image_to_crop_to_image_is_exact():
 
 @pytest.mark.parametrize("frame", TURNED)
 def test_the_matrix_is_turn_zoom_and_mirror_about_the_centre(frame):
-    turn, zoom = np.deg2rad(frame.angle), 96 / 90
+    turn = np.deg2rad(frame.angle)
+    zoom = 96 / 90
     linear = zoom * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     linear[0] *= -1 if frame.mirrored else 1
     assert np.allclose(

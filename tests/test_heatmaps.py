@@ -63,7 +63,8 @@ def test_peak_on_the_grid_is_exactly_one():
 
 
 def test_radius_and_sigma_are_each_person_s_own():
-    points, present = torch.full((2, 1, 2), 8.0), torch.ones(2, 1, dtype=torch.bool)
+    points = torch.full((2, 1, 2), 8.0)
+    present = torch.ones(2, 1, dtype=torch.bool)
     assert heatmaps.discs(points, present, 17, tensor([1.0, 2.0])).sum((1, 2, 3)).tolist() == [
         5,
         13,
@@ -75,16 +76,15 @@ def test_radius_and_sigma_are_each_person_s_own():
 
 def test_targets_are_their_definitions_at_every_cell():
     random = torch.Generator().manual_seed(3)
-    points, present = (
-        80 * torch.rand(4, 16, 2, generator=random) - 8,
-        torch.rand(4, 16, generator=random) < 0.8,
-    )
+    points = 80 * torch.rand(4, 16, 2, generator=random) - 8
+    present = torch.rand(4, 16, generator=random) < 0.8
     extent = 0.5 + 4 * torch.rand(4, generator=random)
     cells = torch.arange(64.0)
     squared = (cells - points[..., 1:])[..., None].double() ** 2 + (cells - points[..., :1])[
         ..., None, :
     ].double() ** 2
-    shown, each = present[..., None, None], extent.double()[:, None, None, None]
+    shown = present[..., None, None]
+    each = extent.double()[:, None, None, None]
     exact = torch.where(shown, torch.exp(-squared / (2 * each**2)), 0)
     assert (heatmaps.gaussians(points, present, 64, extent) - exact).abs().max() < 1e-6
     exact = torch.where(shown, squared <= each.clamp_min(0.71) ** 2, False)
@@ -113,7 +113,8 @@ def test_decoders_on_a_symmetric_peak_say_its_cell(decoder, points):
 def test_decoders_golden():
     """Peak 4 at x = 2, y = 1; 3 on its right, 1 on its left, 2 below, 0 above."""
     maps = torch.zeros(1, 1, 5, 5)
-    maps[0, 0, 1, 1:4], maps[0, 0, 2, 2] = tensor([1.0, 4.0, 3.0]), 2.0
+    maps[0, 0, 1, 1:4] = tensor([1.0, 4.0, 3.0])
+    maps[0, 0, 2, 2] = 2.0
     found = {name: heatmaps.decode(maps, name)[0][0, 0].tolist() for name in heatmaps.DECODERS}
     assert found["argmax"] == [2, 1] and found["quarter"] == [2.25, 1.25]
     before, at, after = np.log(
@@ -210,8 +211,11 @@ def test_peaks_are_taken_where_the_joint_is_and_where_it_is_not():
     maps = torch.full((2, 16, 32, 32), 0.05)
     joints = torch.tensor([[30.0, 30.0], [90.0, 90.0]])[:, None].repeat(1, 16, 1)
     visibility = torch.full((2, 16), VISIBLE)
-    visibility[:, 3], visibility[0, 4] = OCCLUDED, ABSENT
-    maps[0, :, 7, 7], maps[1, :, 22, 22], maps[:, 3] = 0.9, 0.9, 0.4
+    visibility[:, 3] = OCCLUDED
+    visibility[0, 4] = ABSENT
+    maps[0, :, 7, 7] = 0.9
+    maps[1, :, 22, 22] = 0.9
+    maps[:, 3] = 0.4
     batch = {"joints": joints, "visibility": visibility, "body": torch.tensor([100.0, 100.0])}
     found = heatmaps.disc_peaks(maps, batch, map_stride=4)
     assert {kind: len(values) for kind, values in found.items()} == {
@@ -221,7 +225,8 @@ def test_peaks_are_taken_where_the_joint_is_and_where_it_is_not():
     }
     assert np.allclose(found["visible"], 0.9) and np.allclose(found["occluded"], 0.4)
     assert np.allclose(np.sort(found["background"]), [0.05] * 28 + [0.4] * 2)
-    maps[0, :2, 7, 8], maps[0, :2, 7, 9] = torch.tensor([0.95, 0.0]), 1.0
+    maps[0, :2, 7, 8] = torch.tensor([0.95, 0.0])
+    maps[0, :2, 7, 9] = 1.0
     found = heatmaps.disc_peaks(maps, batch, map_stride=4)
     within, beyond = torch.tensor([0.95, 0.9])
     assert found["visible"][:2].tolist() == [within, beyond], "5 px, which is 1.25 cells"

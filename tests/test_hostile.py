@@ -55,7 +55,8 @@ def png_bomb(width, height, channels):
             struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         )
 
-    packer, row = zlib.compressobj(9), bytes(1 + width * channels)
+    packer = zlib.compressobj(9)
+    row = bytes(1 + width * channels)
     packed = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
     kind = {3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)

@@ -230,7 +230,8 @@ def test_a_broken_exif_block_turns_nothing(jpeg):
 
 
 def test_pixels_of_other_kinds():
-    colour, deep = Image.fromarray(CORNER), np.arange(2400, dtype=np.uint16).reshape(40, 60) * 27
+    colour = Image.fromarray(CORNER)
+    deep = np.arange(2400, dtype=np.uint16).reshape(40, 60) * 27
     grey = np.asarray(colour.convert("L"))
     clear = colour.convert("RGBA")
     clear.putalpha(
@@ -315,8 +316,11 @@ def large(tmp_path_factory):
 
     Their first three joints are soft dots.
     """
-    root, random, paths = tmp_path_factory.mktemp("large"), np.random.default_rng(0), []
-    side, center = np.array([256.0, 350, 500, 530, 800, 500]), np.full((6, 2), (500.0, 380.0))
+    root = tmp_path_factory.mktemp("large")
+    random = np.random.default_rng(0)
+    paths = []
+    side = np.array([256.0, 350, 500, 530, 800, 500])
+    center = np.full((6, 2), (500.0, 380.0))
     center[5] = 930, 60
     joints = center[:, None] + side[:, None, None] * random.uniform(-0.25, 0.25, (6, 16, 2))
     joints[5, :DOTS] = (850, 100), (900, 50), (940, 130)
@@ -376,7 +380,8 @@ def check_dots(crop, exact, frame, joints):
 
 
 def test_a_jpeg_much_finer_than_the_crop_is_decoded_coarser(large, monkeypatch):
-    steps, read = [], read_image
+    steps = []
+    read = read_image
     monkeypatch.setattr(
         images, "read_image", lambda path, step=1: steps.append(step) or read(path, step)
     )
@@ -454,7 +459,8 @@ def test_packed_tiffs_that_end_early_are_refused(packing):
 def test_a_hole_in_the_middle_of_a_file_is_refused(kind):
     scene = np.random.default_rng(1).integers(0, 255, (160, 160, 3)).astype(np.uint8)
     data = packed(kind, scene)
-    start, size = len(data) // 2, max(1024, len(data) // 10)
+    start = len(data) // 2
+    size = max(1024, len(data) // 10)
     with pytest.raises(BadInput, match="holed: found .* bytes: .*, expected a whole JPEG"):
         decode_image("holed", data[:start] + bytes(size) + data[start + size :])
 

@@ -48,7 +48,8 @@ HERE = sorted(
 
 def imported(tree):
     """(rooms of this package, other packages) that a module imports, inside functions too."""
-    rooms, packages = set(), set()
+    rooms = set()
+    packages = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -9,8 +9,10 @@ from hpe_lib import losses
 
 def test_detection_loss_worked_by_hand():
     """-Σ p log p̂ + (1 - p) log(1 - p̂), a sum over pixels: at logit 0 each pixel costs log 2."""
-    logits, labels = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
-    labels[0, 1, 0, 0], logits[0, 1, 0, 0] = 1, math.log(3)  # probability 3/4
+    logits = torch.zeros(1, 2, 2, 2)
+    labels = torch.zeros(1, 2, 2, 2)
+    labels[0, 1, 0, 0] = 1
+    logits[0, 1, 0, 0] = math.log(3)  # probability 3/4
     assert losses.detection_losses(logits, labels)[0].tolist() == pytest.approx(
         [4 * math.log(2), 3 * math.log(2) + math.log(4 / 3)]
     )
@@ -24,14 +26,18 @@ def test_detection_loss_takes_logits_and_stays_finite_when_they_are_large():
 
 
 def test_regression_loss_worked_by_hand():
-    maps, targets = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
-    maps[0, 0], targets[0, 1, 1, 1] = tensor([[1.0, 2.0], [0.0, -1.0]]), 0.5
+    maps = torch.zeros(1, 2, 2, 2)
+    targets = torch.zeros(1, 2, 2, 2)
+    maps[0, 0] = tensor([[1.0, 2.0], [0.0, -1.0]])
+    targets[0, 1, 1, 1] = 0.5
     assert losses.regression_losses(maps, targets).tolist() == [[6, 0.25]]
 
 
 def test_average_divides_by_16_however_few_joints_count():
-    each, counts = torch.full((2, 16), 3.0), torch.zeros(2, 16, dtype=torch.bool)
-    counts[0, :4], counts[1, :2] = True, True
+    each = torch.full((2, 16), 3.0)
+    counts = torch.zeros(2, 16, dtype=torch.bool)
+    counts[0, :4] = True
+    counts[1, :2] = True
     assert losses.masked_mean(each, counts).item() == pytest.approx((4 * 3 / 16 + 2 * 3 / 16) / 2)
     assert losses.masked_mean(each, torch.ones_like(counts)).item() == pytest.approx(3)
     assert losses.masked_mean(each, torch.zeros_like(counts)).item() == 0

@@ -187,7 +187,8 @@ def test_without_joints_mat_the_person_centric_labels_are_read_and_said(test_dat
 @pytest.fixture(scope="module")
 def leeds(tmp_path_factory):
     """Made labels of 2,000 LSP and 8,500 LSPET people, and the images of a few."""
-    root, random = tmp_path_factory.mktemp("leeds"), np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("leeds")
+    random = np.random.default_rng(0)
     for part, count, digits in (("lsp", 2000, 4), ("lspet", 8500, 5)):
         (root / part / "images").mkdir(parents=True)
         joints = random.uniform(5, 25, (14, 3, count))
@@ -207,7 +208,8 @@ def leeds_people(root, people):
 
 def test_leeds_trains_on_both_without_copies_of_scored_people(leeds):
     found = leeds_people(leeds, "train")
-    lsp, lspet = ("im0001 im0002 im0660", "im00001 im00002 im00371 im01001 im01622")
+    lsp = "im0001 im0002 im0660"
+    lspet = "im00001 im00002 im00371 im01001 im01622"
     assert found.keys.tolist() == [f"{name}.jpg" for name in (lsp + " " + lspet).split()]
     (copies,) = [why for why in found.skipped if "near-duplicates" in why]
     assert "im0371.jpg" in copies and "im00660.jpg" in copies and found.skipped[copies] == 13
@@ -327,7 +329,8 @@ def test_missing_points_can_be_invented(lsp_root, lspet, test_data, part, sides)
     """Strategies (i) and (ii) of §3.1: between two joints; as visible as the less visible of them,
     and absent if one is.
     """
-    row, (left, right) = MPII.index(part), map(MPII.index, sides)
+    row = MPII.index(part)
+    (left, right) = map(MPII.index, sides)
     for name, root, rows, plain in (
         ("lsp", lsp_root, "2-4", load_people("lsp", lsp_root, "2-4")),
         ("lspet", test_data / "lspet", "1-9000", lspet),

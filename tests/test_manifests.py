@@ -474,9 +474,11 @@ def outcome(folder):
 def test_any_manifest_ends_in_a_result_or_one_line(folder, tensors, count, how):
     """Edited: by hand. Forged: written with the weights, all hashes right, so that nothing but the
     schema, the bounds and the fit of the tensors can refuse it."""
-    chance, results = random.Random(count), 0
+    chance = random.Random(count)
+    results = 0
     for _ in range(count):
-        made, start = mutated(chance), time.perf_counter()
+        made = mutated(chance)
+        start = time.perf_counter()
         if how == "edited":
             artifacts.save(folder, tensors, MADE)
             edit(folder, **made)

@@ -36,7 +36,8 @@ def root(test_data, tmp_path_factory):
         (root / name).symlink_to(test_data / "mpii" / name)
     (root / "images").mkdir()
     for name in annotations.mpii_rows(root / "valid.h5")[0]:
-        real, path = test_data / "mpii" / "images" / name, root / "images" / name
+        real = test_data / "mpii" / "images" / name
+        path = root / "images" / name
         if real.is_file() and not path.exists():
             path.symlink_to(real)
         path.touch()
@@ -175,7 +176,8 @@ def test_five_people_from_photograph_through_network_and_back(val, stride):
 
 def test_the_crop_shows_what_stands_around_the_joint(val):
     """About the first person's right shoulder, a full-size patch is the photograph's own."""
-    people, point = val[:1], val.joints[0, MPII.index("right_shoulder")]
+    people = val[:1]
+    point = val.joints[0, MPII.index("right_shoulder")]
     whole = replace(people, center=point[None], side=np.array([65.0]))
     x, y = point.astype(int)
     assert (point == (x, y)).all()
@@ -252,7 +254,8 @@ def folder(tmp_path):
 
 def rows(path, images, people):
     with h5py.File(path, "w") as file:
-        file["imgname"], file["person"] = np.array(images, "S"), np.array(people, float) - 1
+        file["imgname"] = np.array(images, "S")
+        file["person"] = np.array(people, float) - 1
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,8 @@ def test_a6_is_fc6_at_the_size_it_was_trained_for():
     """A fully connected layer over 3 × 3 features of 2 channels agrees with the middle of the
     convolution made of it.
     """
-    layer, features = nn.Linear(18, 4), torch.randn(5, 2, 3, 3)
+    layer = nn.Linear(18, 4)
+    features = torch.randn(5, 2, 3, 3)
     made = trunks.to_convolution(layer, 3).eval()
     assert torch.allclose(made(features)[:, :, 1, 1], layer(features.flatten(1)).relu(), atol=1e-6)
 
@@ -419,19 +420,22 @@ def test_maps_follow_the_image(network):
     """An image moved by 32 px moves the maps of both networks by as much, away from the borders:
     nothing is cut on the wrong side. Norms' statistics are fixed and the networks woken, or there
     would be nothing to see."""
-    net, stride = woken(network).eval(), network["map_stride"]
+    net = woken(network).eval()
+    stride = network["map_stride"]
     images = torch.full((1, 288, 288, 3), 124, dtype=torch.uint8)
     images[:, 112:144, 112:144] = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
         for one, other in zip(net(images), net(images.roll((32, 32), (1, 2)))):
             moved = one.roll((32 // stride, 32 // stride), (2, 3))
             part = slice(112 // stride, 208 // stride)
-            one, other = moved[..., part, part], other[..., part, part]
+            one = moved[..., part, part]
+            other = other[..., part, part]
             assert one.std() > 0 and torch.allclose(one, other, atol=0.02 * one.std().item())
 
 
 def test_modules_start_as_their_skip():
-    net, features = Hourglass(8, 1, 1), torch.randn(2, 8, 6, 6)
+    net = Hourglass(8, 1, 1)
+    features = torch.randn(2, 8, 6, 6)
     assert torch.equal(net.bottom(features), features)
 
 
@@ -443,7 +447,8 @@ def gradients_within_two_steps(net, images, target):
 
     Each is a share of the largest of the same step.
     """
-    optimizer, found = torch.optim.SGD(net.parameters(), 1e-4), {}
+    optimizer = torch.optim.SGD(net.parameters(), 1e-4)
+    found = {}
     for _ in range(3):
         net.zero_grad()
         (net(images) - target).square().sum().backward()
@@ -457,10 +462,8 @@ def gradients_within_two_steps(net, images, target):
 @pytest.mark.parametrize("trunk", ["slim", "resnet18"])
 def test_every_parameter_of_the_detector_has_a_gradient_within_two_steps(trunk):
     torch.manual_seed(0)
-    images, target = (
-        torch.randn(2, 3, 32, 32, dtype=torch.double),
-        torch.rand(2, 16, 8, 8, dtype=torch.double),
-    )
+    images = torch.randn(2, 3, 32, 32, dtype=torch.double)
+    target = torch.rand(2, 16, 8, 8, dtype=torch.double)
     found = gradients_within_two_steps(Detector(trunk, 4).double(), images, target)
     assert min(found.values()) > 1e-7, min(found, key=found.get)
 
@@ -468,10 +471,8 @@ def test_every_parameter_of_the_detector_has_a_gradient_within_two_steps(trunk):
 @pytest.mark.parametrize("stem", ["conv7", "patch"])
 def test_every_parameter_of_the_regressor_has_a_gradient_within_two_steps(stem):
     torch.manual_seed(0)
-    images, target = (
-        torch.randn(4, 19, 64, 64, dtype=torch.double),
-        torch.rand(4, 16, 32, 32, dtype=torch.double),
-    )
+    images = torch.randn(4, 19, 64, 64, dtype=torch.double)
+    target = torch.rand(4, 16, 32, 32, dtype=torch.double)
     found = gradients_within_two_steps(Hourglass(8, 2, 2, 2, stem).double(), images, target)
     assert min(found.values()) > 1e-9, min(found, key=found.get)
 
@@ -540,7 +541,8 @@ def crops():
 
 
 def test_the_stack_is_16_probabilities_and_the_image_at_the_input_s_resolution():
-    net, images = woken(), crops()
+    net = woken()
+    images = crops()
     normal = net.normalise(images)
     stack = net.stack(logits := net.detector(normal), normal)
     assert stack.shape == (2, 19, 64, 64) and torch.equal(stack[:, 16:], normal)
@@ -549,7 +551,8 @@ def test_the_stack_is_16_probabilities_and_the_image_at_the_input_s_resolution()
 
 
 def test_a_regression_network_s_maps_are_stacked_as_they_are():
-    net, images = woken({**SMALL, "first": "regression", "map_stride": 1}), crops()
+    net = woken({**SMALL, "first": "regression", "map_stride": 1})
+    images = crops()
     normal = net.normalise(images)
     maps = net.detector(normal)
     assert torch.equal(net.stack(maps, normal)[:, :16], maps) and torch.equal(
@@ -559,7 +562,8 @@ def test_a_regression_network_s_maps_are_stacked_as_they_are():
 
 
 def test_maps_are_erased_in_training_only():
-    net, images = woken(), crops()
+    net = woken()
+    images = crops()
     normal = net.normalise(images)
     logits = net.detector(normal)
     whole = net.eval().stack(logits, normal)
@@ -575,7 +579,8 @@ def test_maps_are_erased_in_training_only():
 
 
 def test_without_erasing_no_random_number_is_drawn():
-    net, images = woken().train(), crops()
+    net = woken().train()
+    images = crops()
     before = torch.get_rng_state()
     net(images)
     assert torch.equal(torch.get_rng_state(), before)
@@ -586,7 +591,8 @@ def test_without_erasing_no_random_number_is_drawn():
     "stacked, part", [("both", slice(0, 19)), ("image", slice(16, 19)), ("heatmaps", slice(0, 16))]
 )
 def test_what_the_regressor_reads(network, stacked, part):
-    net, images = woken({**network, "stacked": stacked}), crops()
+    net = woken({**network, "stacked": stacked})
+    images = crops()
     normal = net.normalise(images)
     maps = net.detector(normal)
     assert torch.equal(net.stack(maps, normal), woken(network).stack(maps, normal)[:, part])

@@ -62,7 +62,8 @@ class TestPeople:
         assert drawing.side_of(MPII.index("upper_neck")) == "middle"
         shapes = {side: drawing.marker_corners(side) for side in drawing.SIDE_COLOURS}
         assert [len(shapes[side]) for side in ("right", "left", "middle")] == [12, 4, 4]
-        square, diamond = np.abs(shapes["left"]), np.abs(shapes["middle"])
+        square = np.abs(shapes["left"])
+        diamond = np.abs(shapes["middle"])
         assert np.allclose(square, np.sqrt(0.5)) and np.allclose(diamond.sum(1), 1)
         assert len(set(drawing.SIDE_COLOURS.values())) == 3
 
@@ -78,20 +79,23 @@ class TestPeople:
         """A network trained on LSP never learns these two: its torso is drawn all the same."""
         image = np.zeros((110, 110, 3), np.uint8)
         learned = drawing.draw_people(image, [person(0.9, pelvis=0.0, thorax=0.0)])
-        hips, shoulders = np.array([70, 20]), np.array([30, 80])  # between (60, 20) and (80, 20), …
+        hips = np.array([70, 20])
+        shoulders = np.array([30, 80])  # between (60, 20) and (80, 20), …
         x, y = (hips + shoulders) // 2
         assert tuple(learned[y, x]) == (0, 158, 115)
         missing = np.full((16, 2), np.nan)
         assert np.isnan(fill_torso(missing)).all()
 
     def test_what_is_absent_is_not_drawn(self):
-        joints, visibility = RANDOM.uniform(2, 13, (16, 2)), np.full(16, ABSENT)
+        joints = RANDOM.uniform(2, 13, (16, 2))
+        visibility = np.full(16, ABSENT)
         sheet = pictures.contact_sheet(GREY[None], joints[None], visibility[None], columns=1)
         tile = np.asarray(sheet)[drawing.TITLE_HEIGHT : drawing.TITLE_HEIGHT + 1080]
         assert (tile == 128).all()
 
     def test_limbs_of_occluded_joints_are_thin_and_their_marks_hollow(self):
-        joints, counts = np.full((1, 16, 2), np.nan), []
+        joints = np.full((1, 16, 2), np.nan)
+        counts = []
         joints[0, MPII.index("left_elbow")] = 20, 20
         joints[0, MPII.index("left_wrist")] = 80, 20
         for wrist in (VISIBLE, OCCLUDED):
@@ -166,11 +170,13 @@ class TestMaps:
 class TestSheets:
     def test_tiles_stand_below_their_titles(self):
         tiles = [np.full((20, 30, 3), value, np.uint8) for value in (10, 20, 30)]
-        head, gap = 2 * drawing.TITLE_HEIGHT, drawing.TILE_GAP
+        head = 2 * drawing.TITLE_HEIGHT
+        gap = drawing.TILE_GAP
         sheet = np.asarray(drawing.tile_images(tiles, ["a\nb", "c", "d"], 2, caption="below"))
         assert sheet.shape == (2 * (head + 20) + gap + drawing.TITLE_HEIGHT, 2 * 30 + gap, 3)
         for value, (x, y) in zip((10, 20, 30), ((0, 0), (1, 0), (0, 1))):
-            top, left = head + y * (head + 20 + gap), x * (30 + gap)
+            top = head + y * (head + 20 + gap)
+            left = x * (30 + gap)
             assert (sheet[top : top + 20, left : left + 30] == value).all()
         assert sheet[-drawing.TITLE_HEIGHT :].min() < 100  # words
 
@@ -201,7 +207,8 @@ class TestSheets:
 
     def test_joint_maps_share_one_scale(self):
         maps = np.zeros((16, 4, 4))
-        maps[0, 0, 0], maps[1, 0, 0] = 0.5, 0.25
+        maps[0, 0, 0] = 0.5
+        maps[1, 0, 0] = 0.25
         states = np.full(16, ABSENT)
         sheet = np.asarray(
             pictures.joint_maps(CROP, {"detector": maps}, [0, 1], np.zeros((16, 2)), states)
@@ -211,14 +218,18 @@ class TestSheets:
 
     def test_the_regressor_s_input_is_shown_in_grey(self):
         channels = np.zeros((19, 16, 16))
-        channels[0], channels[1], channels[16, 0] = 2.0, 1.0, -1.0
+        channels[0] = 2.0
+        channels[1] = 1.0
+        channels[16, 0] = -1.0
         sheet = np.asarray(pictures.channel_sheet(channels))
-        row, step = drawing.TITLE_HEIGHT + 70, 144 + drawing.TILE_GAP
+        row = drawing.TITLE_HEIGHT + 70
+        step = 144 + drawing.TILE_GAP
         assert [sheet[row, 70 + k * step, 0] for k in range(3)] == [255, 127, 0]
 
     def test_a_cloud_is_darker_where_more_people_have_the_joint(self):
         joints = np.full((3, 16, 2), np.nan)
-        joints[:, 0], joints[0, 0] = (5, 5), (10, 5)  # right ankles
+        joints[:, 0] = (5, 5)
+        joints[0, 0] = (10, 5)  # right ankles
         shown = np.asarray(pictures.pose_cloud(joints, np.full((16, 2), np.nan), 16)).astype(int)
         zoom = len(shown) // 16
         one, two, none = (shown[5 * zoom + 3, x * zoom + 3].sum() for x in (10, 5, 12))
@@ -237,7 +248,8 @@ class TestSheets:
             }
             for epoch in range(1, 21)
         ]
-        many, few = pictures.epoch_sheet(epochs), pictures.epoch_sheet(epochs[:3])
+        many = pictures.epoch_sheet(epochs)
+        few = pictures.epoch_sheet(epochs[:3])
         assert many.width == 9 * 104 + 8 * drawing.TILE_GAP
         assert few.width == 3 * 104 + 2 * drawing.TILE_GAP and few.height == many.height
 

@@ -127,7 +127,8 @@ def test_predictions_that_are_merely_poor_fit_no_better_with_a_scale_and_a_shift
 
 def test_people_without_a_prediction_are_in_no_other_row():
     """Six of them, each beside somebody who is half alike and whose prediction fits the two."""
-    joints, some = JOINTS.copy(), GUESS.copy()
+    joints = JOINTS.copy()
+    some = GUESS.copy()
     lost = np.arange(0, 12, 2)
     joints[lost + 1] = joints[lost]
     joints[lost + 1, ::2] += 60
@@ -185,7 +186,8 @@ def test_two_neighbouring_joints_exchanged_are_said():
 def test_real_predictions_with_neck_and_thorax_exchanged_are_said(test_data):
     """T29: LSP's neck is no thorax. Thorax does not count, so the total hardly shows it."""
     mpii = test_data / "mpii"
-    truth, rows = mpii / "mpii_human_pose_v1_u12_1.val.mat", mpii / "valid.h5"
+    truth = mpii / "mpii_human_pose_v1_u12_1.val.mat"
+    rows = mpii / "valid.h5"
     predicted, people = read_files("mpii", truth, mpii / "predictions" / "newell.h5", rows)
     assert evaluation.notes(predicted, people) == []
     pair = [MPII.index("upper_neck"), MPII.index("thorax")]
@@ -237,7 +239,8 @@ def test_sound_predictions_good_and_bad_have_no_note(noise):
     assert notes(predicted) == []
     visibility = np.where(random.random((N, 16)) < 0.2, ABSENT, VISIBLE).astype(np.int8)
     joints = np.where((visibility == ABSENT)[..., None], np.nan, JOINTS)
-    predicted[random.random((N, 16)) < 0.1], predicted[3] = np.nan, np.inf
+    predicted[random.random((N, 16)) < 0.1] = np.nan
+    predicted[3] = np.inf
     normaliser = np.where(np.arange(N) % 5 == 0, np.nan, 30.0)
     assert notes(predicted, joints=joints, visibility=visibility, normaliser=normaliser) == []
 
@@ -297,7 +300,8 @@ def test_the_sense_of_a_truth_s_visibility_is_doubted_when_nearly_all_is_occlude
 def test_who_has_no_positive_normaliser_is_left_out_and_counted(bad, metric):
     """A negative one would make every prediction right, one of 0 every prediction wrong."""
     normaliser = np.full(N, 30.0)
-    normaliser[[2, 5]], normaliser[9] = bad, np.nan
+    normaliser[[2, 5]] = bad
+    normaliser[9] = np.nan
     predicted = JOINTS.copy()
     predicted[[2, 5, 9]] += 1e6
     predicted[11, 0] += 1e6
@@ -330,14 +334,17 @@ def test_normalisers_in_another_unit_are_said(factor, metric):
 
 
 def test_one_joint_far_away_does_not_hide_the_torso_that_it_makes():
-    joints, normaliser = JOINTS.copy(), np.full(N, 30.0)
-    joints[7, MPII.index("right_hip")], normaliser[7] = 1e9, 1.4e9
+    joints = JOINTS.copy()
+    normaliser = np.full(N, 30.0)
+    joints[7, MPII.index("right_hip")] = 1e9
+    normaliser[7] = 1.4e9
     (note,) = notes(joints, joints=joints, normaliser=normaliser, metric="PCK@0.2")
     assert note.startswith(NO_FIT.format(1) + "person 8: 1.4e+09 px")
 
 
 def test_people_of_few_joints_are_compared_with_the_others():
-    joints, normaliser = JOINTS.copy(), np.full(N, 30.0)
+    joints = JOINTS.copy()
+    normaliser = np.full(N, 30.0)
     joints[5, 1:] = np.nan
     visibility = np.where(np.isnan(joints[..., 0]), ABSENT, VISIBLE).astype(np.int8)
     assert notes(joints, joints=joints, visibility=visibility) == []
@@ -391,7 +398,8 @@ def test_predictions_of_any_size_are_scored_without_a_warning(value):
 @pytest.mark.parametrize("turned, notes_", [(4, 1), (1, 0)])
 def test_backs_that_are_exchanged_count_earlier_where_the_files_mean_another_left(turned, notes_):
     """Weak predictors take backs for fronts, never the reverse: 10 % of the people say enough."""
-    some, truth = GUESS.copy(), np.where(np.isnan(JOINTS), np.nan, JOINTS)
+    some = GUESS.copy()
+    truth = np.where(np.isnan(JOINTS), np.nan, JOINTS)
     some[:turned] = some[:turned, MPII.mirror]
     asked = some, truth, np.full(N, 15.0)
     other_left = "person-centric", "observer-centric"

@@ -25,7 +25,8 @@ from hpe_lib.view import drawing
 from hpe_lib.workbook import artifacts, results
 from hpe_lib.workbook.artifacts import BadInput
 
-SIZE, STRIDE = 32, 2
+SIZE = 32
+STRIDE = 2
 NETWORK = {
     "trunk": "slim",
     "map_stride": 4,
@@ -43,7 +44,10 @@ class Stub(nn.Module):
 
     def __init__(self, answer):
         super().__init__()
-        self.answer, self.map_stride, self.first, self.seen = answer, STRIDE, "detection", []
+        self.answer = answer
+        self.map_stride = STRIDE
+        self.first = "detection"
+        self.seen = []
         self.register_buffer("mean", torch.zeros(1))
 
     def forward(self, images):
@@ -77,7 +81,8 @@ def spot(shape, x, y):
 def trained(tmp_path_factory):
     """A run's folder as a training leaves it, of a cascade that has learned nothing."""
     torch.manual_seed(0)
-    folder, network = tmp_path_factory.mktemp("run"), Cascade(NETWORK)
+    folder = tmp_path_factory.mktemp("run")
+    network = Cascade(NETWORK)
     for weights in network.parameters():
         nn.init.normal_(weights, std=0.1)
     artifacts.save(
@@ -228,7 +233,8 @@ def test_joints_come_back_in_image_px_by_name():
 
 
 def test_many_people_go_through_in_batches_and_stay_in_order():
-    image, estimator = spot((60, 400), 200, 30), seeing()
+    image = spot((60, 400), 200, 30)
+    estimator = seeing()
     boxes = [[190 - step, 10, 40] for step in range(20)]
     people = estimator.predict(image, boxes)
     assert estimator.cascade.seen == [16, 4]
@@ -259,7 +265,8 @@ def test_a_photograph_is_read_once_and_answered_before_the_last_is_read(tmp_path
     paths = [tmp_path / f"{number}.png" for number in range(60)]
     for path in paths:
         cv2.imwrite(str(path), spot((60, 70), 30, 25))
-    asked, read = [], photographs.read_image
+    asked = []
+    read = photographs.read_image
     monkeypatch.setattr(photographs, "read_image", lambda path: asked.append(path) or read(path))
     answers = photographs.predict_photographs(seeing(), paths)
     next(answers)
@@ -272,7 +279,8 @@ def test_photographs_before_a_broken_one_are_answered(tmp_path):
     for path in paths:
         cv2.imwrite(str(path), spot((60, 70), 30, 25))
     paths[18].write_bytes(paths[18].read_bytes()[:-20])
-    answers, found = photographs.predict_photographs(seeing(), paths), []
+    answers = photographs.predict_photographs(seeing(), paths)
+    found = []
     with pytest.raises(BadInput, match="18.png"):
         found.extend(path for path, *_ in answers)
     assert found == paths[:18]
@@ -292,7 +300,8 @@ def test_large_photographs_go_in_small_groups():
     ],
 )
 def test_exif_orientation_is_honoured(tmp_path, orientation, stored):
-    upright, exif = spot((60, 90), 70, 12), Image.Exif()
+    upright = spot((60, 90), 70, 12)
+    exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored(upright))).save(
         tmp_path / "turned.jpg", quality=100, exif=exif
@@ -342,7 +351,8 @@ def test_overlay_and_json_for_each_image(trained, photos):
             }
         )
     )
-    images, out = (photos / "one.jpg", photos / "two.png"), photos / "new" / "out"
+    images = (photos / "one.jpg", photos / "two.png")
+    out = photos / "new" / "out"
     assert (
         called(
             "predict", "--weights", trained, *images, "--boxes", photos / "boxes.json", "--out", out
@@ -359,7 +369,8 @@ def test_overlay_and_json_for_each_image(trained, photos):
     expected = hpe_lib.load(trained).predict(images[0], [[0, 0, 64], [10, 5, 50, 60]])
     assert one == {"image": str(images[0]), "people": expected}
     assert json.loads((out / "two.json").read_text())["people"] == []
-    original, drawn = photographs.read_image(images[0]), photographs.read_image(out / "one.png")
+    original = photographs.read_image(images[0])
+    drawn = photographs.read_image(out / "one.png")
     assert drawn.shape == original.shape and (drawn != original).any()
     assert (photographs.read_image(out / "two.png") == photographs.read_image(images[1])).all()
 
@@ -403,7 +414,8 @@ def test_a_boxes_file_that_does_not_serve(trained, photos, capsys, boxes, found)
 
 
 def test_an_unreadable_image_is_one_line_and_those_before_it_are_done(trained, photos, capfd):
-    one, out = photos / "one.jpg", photos / "out"
+    one = photos / "one.jpg"
+    out = photos / "out"
     cut = one.read_bytes()[:-300]
     (photos / "cut.jpg").write_bytes(cut)
     (photos / "hole.jpg").write_bytes(cut[:-100] + bytes(398) + b"\xff\xd9")
@@ -420,7 +432,8 @@ def test_a_second_call_writes_over_the_first_s_files_and_over_no_others(trained,
     assert called(*call) == 0
     first = {path: path.read_bytes() for path in out.iterdir()}
     assert called(*call) == 0 and {path: path.read_bytes() for path in out.iterdir()} == first
-    own, told = out / "one.png", out / "one.json"
+    own = out / "one.png"
+    told = out / "one.json"
     (photos / "boxes.json").write_text('{"one.jpg": [[0, 0, 40]]}')
     assert called(*call, "--boxes", photos / "boxes.json") == 0
     assert own.read_bytes() != first[own] and told.read_bytes() != first[told]
@@ -532,7 +545,9 @@ def test_no_output_takes_another_files_place(trained, photos, capsys):
     before = {path.name: path.read_bytes() for path in photos.iterdir()}
     (photos / "sub").mkdir()
     (photos / "sub" / "one.png").write_bytes(before["two.png"])
-    one, two, other = photos / "one.jpg", photos / "two.png", photos / "sub" / "one.png"
+    one = photos / "one.jpg"
+    two = photos / "two.png"
+    other = photos / "sub" / "one.png"
     assert "one.json taken by" in refused(
         capsys, "predict", "--weights", trained, one, other, "--out", photos / "out"
     )
@@ -677,7 +692,8 @@ def test_an_image_has_a_thousand_boxes_at_most():
 @pytest.mark.parametrize("peak, between", [(0.005, True), (0.5, False)])
 def test_a_pelvis_that_was_never_learned_lies_between_the_hips(peak, between):
     numbers = np.random.default_rng(0).random((1, 16, 4))
-    pelvis, hips = MPII.index("pelvis"), [MPII.index("left_hip"), MPII.index("right_hip")]
+    pelvis = MPII.index("pelvis")
+    hips = [MPII.index("left_hip"), MPII.index("right_hip")]
     numbers[0, :, 2] = 0.5
     numbers[0, pelvis, 2] = peak
     given = numbers.copy()

@@ -21,7 +21,9 @@ class Stub(nn.Module):
 
     def __init__(self, answer):
         super().__init__()
-        self.answer, self.map_stride, self.first = answer, STRIDE, "detection"
+        self.answer = answer
+        self.map_stride = STRIDE
+        self.first = "detection"
         self.register_buffer("mean", torch.zeros(1))
 
     def forward(self, images):
@@ -57,7 +59,8 @@ def asymmetric(images):
 
 def symmetric(images):
     """The same, made to commute with mirroring."""
-    plain, flipped = asymmetric(images), asymmetric(images.flip(2))
+    plain = asymmetric(images)
+    flipped = asymmetric(images.flip(2))
     return Maps(
         *((one + heatmaps.mirror(other)) / 2 for one, other in zip(plain, flipped, strict=True))
     )
@@ -71,7 +74,8 @@ def crops(count=3):
 
 def test_the_next_batch_is_made_while_one_is_used():
     """In order, one ahead and no further, in another thread; and what fails there fails here."""
-    made, threads = [], set()
+    made = []
+    threads = set()
 
     def source():
         for number in range(4):
@@ -227,17 +231,16 @@ def test_decoder_is_passed_on(people):
 
 def test_predicting_leaves_eval_mode_and_does_not_mix_people(people):
     stub = Stub(symmetric).train()
-    everybody, alone = (
-        prediction.predict(stub, people, 64),
-        prediction.predict(stub, people[3:4], 64),
-    )
+    everybody = prediction.predict(stub, people, 64)
+    alone = prediction.predict(stub, people[3:4], 64)
     assert not stub.training and np.allclose(everybody.joints[3], alone.joints[0], atol=1e-3)
     assert len(MPII.names) == 16
 
 
 def test_maps_for_pictures(people):
     maps, _ = prediction.predict_crop(Stub(symmetric), people.crops(64)[0])
-    probability, regressed = maps["detector"], maps["regressor"]
+    probability = maps["detector"]
+    regressed = maps["regressor"]
     assert probability.shape == regressed.shape == (16, 32, 32)
     assert 0 < probability.min() < probability.max() < 1
 

@@ -427,7 +427,8 @@ BOMB = "&a0 [1, 1]" + "".join(f", &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n
 def test_yaml_that_means_two_things_or_none_is_one_short_line(folder, text, said):
     with pytest.raises(BadInput) as error:
         from_yaml(folder, text)
-    place, line = str(folder / "presets" / "mine.yaml"), str(error.value)
+    place = str(folder / "presets" / "mine.yaml")
+    line = str(error.value)
     assert line.startswith(place) and said in line and len(line) < len(place) + 250
 
 

@@ -53,7 +53,8 @@ def test_true_maps_are_given_to_the_regressor(drawn):
     made = cascade.Cascade(NETWORK)
     made.regressor = Repeats()
     found = probes.given_maps(made, drawn, 128, DRAWN, decoder="centroid")
-    seen, everything = found["true, of visible parts"], found["true, of all parts"]
+    seen = found["true, of visible parts"]
+    everything = found["true, of all parts"]
     assert everything["visible"] > 97 and everything["occluded"] > 97
     assert seen["visible"] == everything["visible"] and seen["occluded"] < 40
     assert found["true, of all other parts"]["total"] < 30
@@ -102,7 +103,8 @@ def test_the_person_shown_has_a_hidden_joint_that_is_found(drawn):
 def test_the_way_to_a_joint_is_image_detector_regressor_pose(model, drawn):
     one = drawn[[5]]
     sheet = np.asarray(pictures.one_joint(model, one, 128, MPII.index("left_wrist"), 4))
-    side, gap = pictures.SIDE, drawing.TILE_GAP
+    side = pictures.SIDE
+    gap = drawing.TILE_GAP
     assert sheet.shape[1] == 4 * side + 3 * gap
     image, detector, regressor, pose = (
         sheet[drawing.TITLE_HEIGHT :, k * (side + gap) :][:, :side].astype(int) for k in range(4)
@@ -134,7 +136,8 @@ def test_a_source_is_what_runs():
 
 
 def test_a_person_s_networks_are_shown_on_a_sharp_crop(model, drawn):
-    person, gap = drawn[[3]], drawing.TILE_GAP
+    person = drawn[[3]]
+    gap = drawing.TILE_GAP
     sheet = pictures.network_maps(model, person, 128)
     assert sheet.width == 6 * 192 + 5 * gap
     wrist = MPII.index("left_wrist")

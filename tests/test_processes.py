@@ -100,7 +100,8 @@ def both(run, tmp_path_factory):
 
 def test_two_processes_of_four_give_the_gradients_of_one_of_eight(both):
     """Two epochs of two steps, three people left over in each: the same people in each step."""
-    one, two = both[1]["steps"], both[2]["steps"]
+    one = both[1]["steps"]
+    two = both[2]["steps"]
     assert len(one) == len(two) == 4 and all(weight.abs().max() > 0 for weight in one[0])
     for alone, shared in zip(one, two):
         for expected, weight in zip(alone, shared, strict=True):
@@ -137,7 +138,8 @@ def test_every_person_is_predicted_once_and_in_order(both):
 
 
 def test_hpe_train_by_two_processes_writes_once_and_again_reuses(both):
-    out, (first, again, _) = both[2]["whole"], both[2]["said"]
+    out = both[2]["whole"]
+    (first, again, _) = both[2]["said"]
     records = stages.history(out / "detector")
     assert [line.split("  ")[0] for line in first.splitlines()] == [
         "detector: training",
@@ -191,7 +193,8 @@ class Several:
     is_main_process = True
 
     def __init__(self, processes, device):
-        self.num_processes, self.device = processes, torch.device(device)
+        self.num_processes = processes
+        self.device = torch.device(device)
 
     def prepare(self, model, *_):
         raise Prepared(model)
@@ -206,10 +209,8 @@ class Prepared(Exception):
 )
 def test_norms_are_in_common_on_several_gpus_only(processes, device, common):
     model = cascade.Cascade({"trunk": "slim", "map_stride": 4, **REGRESSOR})
-    keys, norms = (
-        list(model.state_dict()),
-        sum(isinstance(part, nn.BatchNorm2d) for part in model.modules()),
-    )
+    keys = list(model.state_dict())
+    norms = sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
     with pytest.raises(Prepared) as prepared:
         loader = torch.utils.data.DataLoader([])
         next(training.fit(model, None, loader, None, None, 1, Several(processes, device)))

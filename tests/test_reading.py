@@ -144,7 +144,8 @@ def test_version_7_3_is_read_as_its_elders_are(tmp_path):
     with pytest.raises(BadInput, match="found no numeric array, expected one numeric array"):
         annotations.predictions(ragged, 5)
     boxes = np.broadcast_to(np.array([[10.0, 20], [90, 80]])[..., None], (2, 2, 5))
-    poses, missing = POSES.transpose(1, 2, 0), np.zeros((16, 5))
+    poses = POSES.transpose(1, 2, 0)
+    missing = np.zeros((16, 5))
     truth = v73(tmp_path / "t.mat", pos_gt_src=poses, jnt_missing=missing, headboxes_src=boxes)
     assert (annotations.mpii_truth(truth).joints == POSES).all()
     lsp = np.concatenate([poses[:14], missing[:14, None]], axis=1).transpose(1, 0, 2)
@@ -186,9 +187,13 @@ def write_sound(folder):
     scipy.io.savemat(folder / "four.mat", {"p": POSES.reshape(80, 2)}, format="4")
     (folder / "truth.json").write_text(json.dumps(people()))
     with h5py.File(folder / "v.h5", "w") as file:
-        file["imgname"], file["person"] = np.array(["x.jpg"] * 5, "S"), np.zeros(5)
-        file["part"], file["visible"] = POSES, np.ones((5, 16))
-        file["normalize"], file["scale"], file["center"] = np.ones(5), np.ones(5), np.ones((5, 2))
+        file["imgname"] = np.array(["x.jpg"] * 5, "S")
+        file["person"] = np.zeros(5)
+        file["part"] = POSES
+        file["visible"] = np.ones((5, 16))
+        file["normalize"] = np.ones(5)
+        file["scale"] = np.ones(5)
+        file["center"] = np.ones((5, 2))
 
     def predicted(path):
         return annotations.predictions(path, 5)
@@ -232,7 +237,8 @@ def test_damage_ends_in_an_array_or_in_one_line(tmp_path, rounds):
         folder.mkdir()
     with ThreadPoolExecutor(2) as pool:  # each file has a child process, which threads wait for
         for path, reader in write_sound(tmp_path):
-            content, paths = path.read_bytes(), [folder / path.name for folder in folders]
+            content = path.read_bytes()
+            paths = [folder / path.name for folder in folders]
             for broken in paths:
                 broken.write_bytes(damaged(content, random))
             for broken, found in zip(paths, pool.map(partial(outcome, reader), paths)):

@@ -79,7 +79,9 @@ class Page(HTMLParser):
 
     def __init__(self, source):
         super().__init__()
-        self.tags, self.text, self.headings = [], "", []
+        self.tags = []
+        self.text = ""
+        self.headings = []
         self.feed(source)
 
     def handle_starttag(self, tag, attributes):

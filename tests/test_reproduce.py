@@ -155,7 +155,8 @@ def test_from_and_only_leave_the_others_as_they_are(notebook, run, tmp_path):
 
 
 def test_fresh_removes_the_runs_artifacts_and_nothing_else(notebook, run, tmp_path):
-    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    folder = notebook("01_a", TYPED, SAY)
+    out = tmp_path / "runs" / "x"
     run(folder)
     stage = ("manifest.json", "weights.safetensors", "history.jsonl", "watched/0001.npz", ".lock")
     row = "rows/detection-only-(Res)-seed0"
@@ -182,7 +183,8 @@ def test_fresh_removes_the_runs_artifacts_and_nothing_else(notebook, run, tmp_pa
 
 @pytest.mark.parametrize("names", ["1", '["..", "../../x", 3, "."]'])
 def test_fresh_takes_no_row_outside_the_run_for_its_own(notebook, run, tmp_path, names):
-    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    folder = notebook("01_a", TYPED, SAY)
+    out = tmp_path / "runs" / "x"
     run(folder)
     artifacts.write_bytes(out / "rows" / "manifest.json", f'{{"names": {names}}}'.encode())
     outside = [tmp_path / "runs" / "cascade" / "manifest.json"]
@@ -208,7 +210,8 @@ def test_braces_in_a_path_are_braces(notebook, tmp_path, monkeypatch, name):
 
 
 def test_a_run_does_not_replace_the_manifest_of_something_else(notebook, run, tmp_path):
-    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    folder = notebook("01_a", TYPED, SAY)
+    out = tmp_path / "runs" / "x"
     out.mkdir(parents=True)
     for content in (
         '{"kind": "joint", "parameters": {}, "notebooks": {}}',
@@ -222,7 +225,8 @@ def test_a_run_does_not_replace_the_manifest_of_something_else(notebook, run, tm
 
 
 def test_fresh_does_not_touch_a_folder_that_is_no_run(notebook, run, tmp_path):
-    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    folder = notebook("01_a", TYPED, SAY)
+    out = tmp_path / "runs" / "x"
     (out / "data").mkdir(parents=True)
     (out / "data" / "manifest.json").write_text("{}")
     for content in (None, '{"kind": "data"}'):
@@ -244,7 +248,8 @@ def test_a_folder_takes_one_run_at_a_time(notebook, run, tmp_path):
 @pytest.mark.parametrize("place", ["", "rows/wide-seed0"])
 def test_a_run_does_not_begin_while_one_of_its_stages_is_trained(notebook, run, tmp_path, place):
     """A notebook in Jupyter holds its stage alone."""
-    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    folder = notebook("01_a", TYPED, SAY)
+    out = tmp_path / "runs" / "x"
     run(folder)
     checkpoint = bytes(artifacts.DIGEST) + b"PK\3\4 an epoch"
     artifacts.write_bytes(out / place / "detector" / "checkpoint.pt", checkpoint)
@@ -261,17 +266,20 @@ def test_a_run_does_not_begin_while_one_of_its_stages_is_trained(notebook, run, 
 
 
 def test_fresh_may_be_killed_at_any_file(notebook, run, tmp_path, monkeypatch):
-    folder, out = notebook("05_a", TYPED, SAY), tmp_path / "runs" / "x"
+    folder = notebook("05_a", TYPED, SAY)
+    out = tmp_path / "runs" / "x"
     run(folder)
     (out / "seen.txt").unlink()
     maps = out / "cascade" / "watched" / "0001.npz"
     maps.parent.mkdir(parents=True)
     np.savez(maps, crops=np.zeros(1), maps=np.zeros(1))
     artifacts.save(out / "cascade", {}, {"kind": "joint"}, [])
-    unlink, count = Path.unlink, 0
+    unlink = Path.unlink
+    count = 0
     while True:
         count += 1
-        killed, left = tmp_path / f"killed-{count}", iter(range(1, count))
+        killed = tmp_path / f"killed-{count}"
+        left = iter(range(1, count))
         shutil.copytree(out, killed)
 
         def strike(self, missing_ok=False, left=left):
@@ -305,7 +313,8 @@ def test_a_run_stops_before_weights_that_no_training_has_written(notebook, run, 
 
 @pytest.mark.parametrize("name", ["report.html", "01_a.ipynb", "01_a.failed.ipynb", "metrics.json"])
 def test_a_run_does_not_replace_a_person_s_files(notebook, run, tmp_path, name):
-    folder, out = notebook("01_a", TYPED, SAY), tmp_path / "runs" / "x"
+    folder = notebook("01_a", TYPED, SAY)
+    out = tmp_path / "runs" / "x"
     artifacts.write_bytes(out / name, b"mine")
     with pytest.raises(BadInput, match="a file that no run has written"):
         run(folder)

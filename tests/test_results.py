@@ -204,7 +204,8 @@ def test_kept_scores_of_synthetic_people_are_those_of_the_kept_joints(difficulty
     assert len(names) == 8
     for name in names:
         row = f"drawn-{difficulty}/{name}"
-        joints, metrics = results.joints_of(row), results.metrics_of(row)
+        joints = results.joints_of(row)
+        metrics = results.metrics_of(row)
         assert joints["keys"].tolist() == truth.keys.tolist()
         for network in joints.keys() - {"keys"}:
             hits = evaluation.within_threshold(joints[network], truth)
@@ -222,7 +223,8 @@ def test_kept_scores_of_leeds_people_are_those_of_the_kept_joints(test_data):
     checked = 0
     for folder in LEEDS:
         name = folder.relative_to(results.RESULTS).as_posix()
-        joints, metrics = results.joints_of(name), results.metrics_of(name)
+        joints = results.joints_of(name)
+        metrics = results.metrics_of(name)
         for truth in halves:
             if joints["keys"].tolist() != truth.keys.tolist():
                 continue

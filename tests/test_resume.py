@@ -53,7 +53,8 @@ def train(stage, out, **changes):
 
 def stop(stage, out, monkeypatch, after, **changes):
     """Train, and be killed in the step after `after` steps have been done."""
-    done, objective = [], stages.OBJECTIVES[stage]
+    done = []
+    objective = stages.OBJECTIVES[stage]
 
     def fatal(*given):
         if len(done) == after:
@@ -94,7 +95,8 @@ def copy(whole, tmp_path):
 def test_a_stopped_stage_ends_in_the_weights_of_one_that_was_not(
     whole, copy, monkeypatch, capsys, stage, after
 ):
-    out, folder = copy(stage), artifacts.STAGES[stage]
+    out = copy(stage)
+    folder = artifacts.STAGES[stage]
     stop(stage, out, monkeypatch, after)
     assert not (out / folder / "manifest.json").exists()
     kept = stages.history(out / folder)
@@ -150,7 +152,8 @@ def test_dropout_goes_on_with_its_random_stream(copy, monkeypatch, tmp_path):
         return torch.nn.functional.dropout(made(self, images), 0.3, self.training)
 
     monkeypatch.setattr(cascade.Cascade, "normalise", dropped)
-    out, other = copy("detector"), prepare(tmp_path / "other")
+    out = copy("detector")
+    other = prepare(tmp_path / "other")
     train("detector", other)
     stop("detector", out, monkeypatch, 5, save_minutes=0.0)
     train("detector", out)
@@ -179,7 +182,8 @@ def test_a_row_of_an_ablation_goes_on_too(whole, copy, monkeypatch):
 
     expected = shutil.copytree(out, out.parent / "expected")
     rows(expected)
-    objective, done = stages.OBJECTIVES["joint"], []
+    objective = stages.OBJECTIVES["joint"]
+    done = []
 
     def fatal(*given):
         if len(done) == 4:
@@ -233,7 +237,9 @@ def test_a_damaged_checkpoint_is_said_and_the_training_starts_anew(
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(whole, copy, monkeypatch):
-    out, write, calls = copy("detector"), artifacts.write_bytes, []
+    out = copy("detector")
+    write = artifacts.write_bytes
+    calls = []
 
     def full(path, data):
         if Path(path).name == "checkpoint.pt":
@@ -276,7 +282,8 @@ def test_a_line_is_said_at_least_every_so_often(copy, monkeypatch, capsys):
 def test_watched_maps_that_cannot_be_read_are_left_out_with_a_word(copy, capsys):
     folder = copy("regressor") / "detector"
     paths = sorted(folder.glob("watched/*.npz"))
-    whole, count = paths[0].read_bytes(), len(paths)
+    whole = paths[0].read_bytes()
+    count = len(paths)
     damages = [whole[: len(whole) // 2], b"", b"PK\3\4", whole[:200] + bytes(200) + whole[400:]]
     for damage in damages:
         paths[0].write_bytes(damage)
@@ -354,9 +361,12 @@ def killed_until_it_ends(words, folder, kills, seconds, seed, trained=None):
     trained: a run's folder. The first of `seconds` then begins when a checkpoint is written there.
     Returns (exit status, the output of each attempt): one attempt more than it was killed.
     """
-    moments, said, status = random.Random(seed), [], -signal.SIGKILL
+    moments = random.Random(seed)
+    said = []
+    status = -signal.SIGKILL
     while status == -signal.SIGKILL:
-        path, before = folder / f"said-{len(said)}", last_written(trained)
+        path = folder / f"said-{len(said)}"
+        before = last_written(trained)
         process = processes.start_hpe(words, path)
         turn = len(said) % len(seconds)
         while trained and turn == 0 and process.is_alive() and last_written(trained) == before:
@@ -382,7 +392,9 @@ def last_written(run):
 def trained_twice(said):
     """The epochs that more than one of the attempts trained to their end."""
     fresh = re.compile(r"^(\w+) epoch (\d+)/\d+  loss")
-    seen, twice, row = set(), [], ""
+    seen = set()
+    twice = []
+    row = ""
     for attempt in said:
         row = ""
         for line in attempt.splitlines():
@@ -411,7 +423,8 @@ def test_three_kills_of_hpe_train_end_in_the_same_weights(tmp_path):
     unkilled(command(tmp_path / "whole"), tmp_path)
     took = stages.history(tmp_path / "whole" / "detector")[-1]["elapsed"]
     (tmp_path / "said").mkdir()
-    out, seconds = tmp_path / "cut", [(0, 0.2 * took)]
+    out = tmp_path / "cut"
+    seconds = [(0, 0.2 * took)]
     code, said = killed_until_it_ends(command(out), tmp_path / "said", 3, seconds, 0, out)
     assert code == 0, said[-1]
     assert len(said) == 4 and "goes on with epoch" in said[-1]
@@ -433,7 +446,9 @@ def test_twenty_kills_of_a_smoke_run_end_in_the_same_weights_and_metrics(tmp_pat
 
     unkilled(command(tmp_path / "whole"), tmp_path)
     whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
-    struck, resumed, runs = 0, 0, 0
+    struck = 0
+    resumed = 0
+    runs = 0
     while struck < 20:  # a run may end before it was killed so often: then another is begun
         runs += 1
         out = tmp_path / f"cut-{runs}"
@@ -516,7 +531,9 @@ def test_scores_of_a_history_changed_by_hand_are_not_believed(copy, capsys, chan
 
 
 def test_a_weight_that_is_not_finite_never_comes_into_a_checkpoint(copy, monkeypatch):
-    out, update, steps = copy("detector"), training.update_weights, []
+    out = copy("detector")
+    update = training.update_weights
+    steps = []
 
     def overflow(parts):
         update(parts)

@@ -35,7 +35,8 @@ def test_deconvolutions_have_as_many_weights_as_printed():
 def test_eight_hourglasses_have_about_as_many_weights_as_printed():
     """25.1 million [HRNet, Table 1]."""
     made = rivals.StackedHourglass()
-    once, back = weights(made.first) + weights(made.first_score), weights(made.maps_back)
+    once = weights(made.first) + weights(made.first_score)
+    back = weights(made.maps_back)
     eight = weights(made.stem) + 8 * once + 7 * (back + weights(made.features_back))
     assert eight == pytest.approx(25.1e6, rel=0.03)
 

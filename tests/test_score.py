@@ -12,12 +12,11 @@ from hpe_lib.data import annotations
 from hpe_lib.data.people import People
 from hpe_lib.skeleton import ABSENT, LSP_ROWS, MPII, OCCLUDED
 
-OFFICIAL, ROWS, TOMPSON = (
-    "mpii_human_pose_v1_u12_1.val.mat",
-    "valid.h5",
-    "evaluation_data_detections_our_format.mat",
-)
-NEWELL, BEARPAW = "newell.h5", "bearpaw-hg_s2_b1.mat"
+OFFICIAL = "mpii_human_pose_v1_u12_1.val.mat"
+ROWS = "valid.h5"
+TOMPSON = "evaluation_data_detections_our_format.mat"
+NEWELL = "newell.h5"
+BEARPAW = "bearpaw-hg_s2_b1.mat"
 
 
 def run(capsys, *arguments):
@@ -139,7 +138,8 @@ def differing(one, other, least):
 def test_newell_s_truth_cuts_the_decimals_of_head_and_neck(truths, scored):
     """docs/scoring.md: towards zero, so by up to 1.41 px; nothing else differs. At 0.5 few joints
     change sides, at 0.1 the figures move by up to 0.6."""
-    official, other = truths["official"], truths["newell"]
+    official = truths["official"]
+    other = truths["newell"]
     assert np.array_equal(np.trunc(official.joints), other.joints, equal_nan=True)
     assert (official.visibility == other.visibility).all() and other.head_size == pytest.approx(
         official.head_size
@@ -155,7 +155,8 @@ def test_newell_s_truth_cuts_the_decimals_of_head_and_neck(truths, scored):
         (NEWELL, 88.426, 96.811, 21.197),
         (BEARPAW, 87.304, 96.743, 24.473),
     ):
-        found, wanted = scored("newell", name), scored("official", name)
+        found = scored("newell", name)
+        wanted = scored("official", name)
         assert [found[key] for key in ("total", "head", "at_0.1")] == pytest.approx(
             [total, head, near], abs=0.001
         )
@@ -168,7 +169,8 @@ def test_newell_s_truth_cuts_the_decimals_of_head_and_neck(truths, scored):
 
 
 def test_tompson_s_truth_has_a_zero_in_13_joints(truths, scored):
-    official, other = truths["official"], truths["tompson"]
+    official = truths["official"]
+    other = truths["tompson"]
     wrong = differing(official, other, 1)
     assert wrong == [
         (682, "right_ankle"),
@@ -215,7 +217,8 @@ def test_one_published_joint_lies_exactly_on_the_threshold(truths, mpii):
 
     It is wrong by Tompson's noise of 4e-6 px, too.
     """
-    row, hip = 646, MPII.index("left_hip")
+    row = 646
+    hip = MPII.index("left_hip")
     predicted = annotations.predictions(mpii / "predictions" / BEARPAW, 2958)
     for name, right in (("official", True), ("tompson", False)):
         truth = truths[name]
@@ -245,7 +248,8 @@ def test_a_bare_annolist_is_read_too(truths, mpii):
 
 
 def test_json_sample_is_the_first_five_of_the_official_file(truths, mpii):
-    found, official = annotations.mpii_truth(mpii / "mmpose_sample.json"), truths["official"][:5]
+    found = annotations.mpii_truth(mpii / "mmpose_sample.json")
+    official = truths["official"][:5]
     assert (
         list(found.image) == list(official.image)
         and found.center.tolist() == official.center.tolist()
@@ -365,7 +369,8 @@ def test_what_cannot_be_scored_is_said_in_one_line(tiny, capsys):
     scipy.io.savemat(tiny / "words.mat", {"p": "words"})
     scipy.io.savemat(tiny / "cells.mat", {"p": np.array([[1, "a"], [{}, 2.0]], object)})
     scipy.io.savemat(tiny / "joints.mat", {"joints": np.ones((3, 14, 20)) * [[[1]], [[1]], [[0]]]})
-    truth, right = tiny / "truth.mat", tiny / "right.mat"
+    truth = tiny / "truth.mat"
+    right = tiny / "right.mat"
     for name in (
         "text.mat",
         "cut.mat",
@@ -423,7 +428,8 @@ def test_a_truth_that_gives_nobody_a_normaliser_is_refused(tiny, capsys):
 
 
 def test_what_looks_unlikely_is_said_beside_the_number(tiny, capsys):
-    truth, joints = tiny / "truth.mat", scipy.io.loadmat(tiny / "right.mat")["p"]
+    truth = tiny / "truth.mat"
+    joints = scipy.io.loadmat(tiny / "right.mat")["p"]
     scipy.io.savemat(tiny / "turned.mat", {"p": joints[:, ::-1]})
     code, out, err = run(capsys, "mpii", "--truth", truth, "--predictions", tiny / "turned.mat")
     assert (code, err) == (0, "")
@@ -440,7 +446,8 @@ def test_people_without_a_positive_head_size_or_torso_are_counted_aloud(tiny, ca
     known = {name: whole[name] for name in names}
     scipy.io.savemat(tiny / "flat.mat", known | {"headboxes_src": boxes})
     joints = np.random.default_rng(1).uniform(50, 99, (3, 14, 4))
-    joints[2], joints[:2, :, 3] = 0, 60
+    joints[2] = 0
+    joints[:2, :, 3] = 60
     scipy.io.savemat(tiny / "joints.mat", {"joints": joints})
     scipy.io.savemat(tiny / "p.mat", {"p": np.zeros((4, 14, 2))})
     for arguments, left in (

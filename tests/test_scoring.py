@@ -150,7 +150,8 @@ def test_crops_of_another_size_are_learned_anew(tmp_path, lspet_folder, capsys):
 
 
 def test_a_run_whose_photographs_have_moved_is_scored(tmp_path, lspet_folder):
-    first, moved = tmp_path / "first", tmp_path / "moved"
+    first = tmp_path / "first"
+    moved = tmp_path / "moved"
     shutil.copytree(lspet_folder, first)
     small_runs.prepare(tmp_path / "run", **LSPET, data_root=str(first))
     train(tmp_path / "run")

@@ -69,7 +69,8 @@ def regressor(out, **changes):
 
 def test_a_full_disk_at_any_write_of_a_stage_leaves_what_was_there(finished, tmp_path, monkeypatch):
     wanted = shutil.copytree(finished, tmp_path / "wanted")
-    done, fsync = [], os.fsync
+    done = []
+    fsync = os.fsync
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", lambda file: done.append(file) or fsync(file))
         regressor(wanted)
@@ -184,7 +185,8 @@ def test_what_does_not_fit_or_may_not_be_written_leaves_nothing_behind(
     photo = tmp_path / "photo.png"
     pixels = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
     Image.fromarray(pixels).save(photo)
-    kept, answers = small_disk / "kept", small_disk / "answers"
+    kept = small_disk / "kept"
+    answers = small_disk / "answers"
     commands = [
         ["predict", photo, "--weights", finished, "--out", answers],
         ["evaluate", "--data", "synthetic", "--weights", finished, "--keep", kept],

@@ -31,7 +31,8 @@ ROWS = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The three stages, as small as can be."""
-    out, parameters = tmp_path_factory.mktemp("finished"), presets.resolve("smoke")
+    out = tmp_path_factory.mktemp("finished")
+    parameters = presets.resolve("smoke")
     prepare(out, **parameters["01"])
     write_targets(out, **parameters["02"])
     scorer = evaluation.monitor(open_data(out).val, parameters["01"]["image_size"])
@@ -95,7 +96,8 @@ def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
     study.score_test_people(run, "three", list(ROWS))
     found = results.metrics_of("three-test/first")
     assert found["scores"]["detector"]["persons"] == len(people)
-    first, lead = study.last_joints("three-test/same"), found["difference"]
+    first = study.last_joints("three-test/same")
+    lead = found["difference"]
     paired = evaluation.paired([study.last_joints("three-test/first")], [first], people)
     assert lead == artifacts.plain(paired)
     table = results.parts_table("three-test")

@@ -89,7 +89,8 @@ def test_one_core_draws_people_fast_enough_to_train_on():
 
 def test_sizes_show_the_same_person():
     for index in range(5):
-        small, large = draw(2, index, 96), draw(2, index, 192)
+        small = draw(2, index, 96)
+        large = draw(2, index, 192)
         np.testing.assert_allclose(rescale(small.joints, 2), large.joints, atol=1e-9)
         np.testing.assert_allclose(rescale(small.head_box, 2), large.head_box, atol=1e-9)
         assert large.body == pytest.approx(2 * small.body)
@@ -110,7 +111,8 @@ def test_harder_people_are_covered_more_often_and_look_away_more_often():
     for difficulty in ("easy", "medium", "hard"):
         people = [draw(5, index, 32, difficulty) for index in range(200)]
         covered = np.mean([person.state == OTHER_OCCLUDED for person in people])
-        left, right = MPII.index("left_shoulder"), MPII.index("right_shoulder")
+        left = MPII.index("left_shoulder")
+        right = MPII.index("right_shoulder")
         away = np.mean([person.joints[left, 0] < person.joints[right, 0] for person in people])
         shares.append((covered, away))
     (easy, _), (medium, faced), (hard, turned) = shares
@@ -129,7 +131,8 @@ def test_camouflage_is_the_share_of_colour_that_things_keep(difficulty):
 
 
 def test_visibility_follows_the_state_and_the_frame(many):
-    joints, state = many[1], many[2]
+    joints = many[1]
+    state = many[2]
     inside = ((joints >= -0.5) & (joints < SIZE - 0.5)).all(2)
     assert ((state != OUTSIDE) == inside).all()
     person = draw(11, 0, SIZE, "hard")
@@ -143,7 +146,8 @@ def test_visibility_follows_the_state_and_the_frame(many):
 
 
 def test_body_and_head_keep_mpii_proportions(many):
-    head_box, body = many[3], many[5]
+    head_box = many[3]
+    body = many[5]
     head = 0.6 * np.hypot(*(head_box[:, 2:] - head_box[:, :2]).T)
     assert (8 * head / body).mean() == pytest.approx(1, abs=0.03)  # 200 * scale = 8 * head size
     assert np.abs(8 * head / body - 1).max() < 0.35
@@ -175,12 +179,14 @@ def test_hinges_bend_one_way_and_within_limits():
                 turn[:, 0], np.tile((1, 0, 0), (len(turn), 1)), atol=1e-9
             )  # about x only
             angle = np.rad2deg(np.arctan2(-sign * turn[:, 2, 1], turn[:, 1, 1]))
-            low, high = 0, 150  # degrees, of elbows and knees
+            low = 0
+            high = 150  # degrees, of elbows and knees
             assert (angle > low - 1e-6).all() and (angle < high).all() and angle.std() > 20
 
 
 def test_left_and_right_agree_with_the_face_and_the_feet(scenes):
-    part, joint = list(PARTS).index, MPII.index
+    part = list(PARTS).index
+    joint = MPII.index
     for scene in scenes[:100]:
         lengthwise = scene.ends.mean(1)
         # the head: ear to ear x up = forward; y points down in a scene, which turns the sign
@@ -197,7 +203,8 @@ def test_left_and_right_agree_with_the_face_and_the_feet(scenes):
 
 def test_faces_are_seen_from_the_front_only(scenes):
     eyes = [list(PARTS).index(f"{side}_eye") for side in ("left", "right")]
-    front, back = [], []
+    front = []
+    back = []
     for scene in scenes[:300]:
         facing = scene.turned[list(PARTS).index("skull")][
             2, 2
@@ -238,12 +245,10 @@ def test_surface_of_a_part_against_brute_force(name):
     part = only(scene_of(4), [list(PARTS).index(name)])
     part = replace(part, ends=part.ends - part.ends.mean((0, 1)))
     share = np.linspace(0, 1, 400)[:, None]
-    (a, b), (ra, rb), turned, squeeze = (
-        part.ends[0] * size,
-        part.radii[0] * size,
-        part.turned[0],
-        part.stretch[0],
-    )
+    (a, b) = part.ends[0] * size
+    (ra, rb) = part.radii[0] * size
+    turned = part.turned[0]
+    squeeze = part.stretch[0]
     squeeze = (
         turned / squeeze**2 @ turned.T
     )  # (p - c)' squeeze (p - c) = radius² on the ball around c
@@ -252,7 +257,8 @@ def test_surface_of_a_part_against_brute_force(name):
         - (size - 1) / 2
     )
     away = grid - (a + share * (b - a))[:, :2]
-    linear, flat = away @ squeeze[:2, 2], ((away @ squeeze[:2, :2]) * away).sum(2)
+    linear = away @ squeeze[:2, 2]
+    flat = ((away @ squeeze[:2, :2]) * away).sum(2)
     root = linear**2 - squeeze[2, 2] * (flat - (ra + share[:, 0] * (rb - ra)) ** 2)
     front = np.where(
         root >= 0,
@@ -323,10 +329,8 @@ def test_occluders_cover_the_joints_of_strangers_as_often_as_their_own(difficult
     inside = state != OUTSIDE
 
     def covered(shift):
-        rows, columns = (
-            np.roll(row, shift, 0).clip(0, SIZE - 1),
-            np.roll(column, shift, 0).clip(0, SIZE - 1),
-        )
+        rows = np.roll(row, shift, 0).clip(0, SIZE - 1)
+        columns = np.roll(column, shift, 0).clip(0, SIZE - 1)
         hit = np.array([mask[r, c] for mask, r, c in zip(masks, rows, columns, strict=True)])
         return np.where(np.roll(inside, shift, 0), hit, np.nan)
 

@@ -99,7 +99,8 @@ def test_eight_people_are_overfitted_to_100(overfitted, stage, part):
     found = prediction.predict(net, overfitted.people, SIZE, flip_test=False)
     report = evaluation.score(found.joints, overfitted.people)
     assert report[part] == 100, report
-    first, last = overfitted.records[stage][0], overfitted.records[stage][-1]
+    first = overfitted.records[stage][0]
+    last = overfitted.records[stage][-1]
     assert last["loss"] < first["loss"] and last["peak"] > 0.5 and "warning" not in last
 
 
@@ -112,9 +113,11 @@ def test_what_was_overfitted_can_also_fail(overfitted):
 
 def test_eval_mode_agrees_with_train_mode(overfitted):
     """Trap T34: running statistics that are not those of the batches."""
-    net, crops = cascade.load(overfitted.folder), torch.from_numpy(overfitted.people.crops(SIZE))
+    net = cascade.load(overfitted.folder)
+    crops = torch.from_numpy(overfitted.people.crops(SIZE))
     with torch.no_grad():
-        still, moving = net.eval()(crops), net.train()(crops)
+        still = net.eval()(crops)
+        moving = net.train()(crops)
     for one, other in zip(still, moving, strict=True):
         assert (one - other).abs().mean() < 0.05 * (one.abs().mean() + one.std())
     points = [heatmaps.decode(maps.regressor)[0] for maps in (still, moving)]
@@ -235,7 +238,8 @@ def test_deterministic_operations_are_asked_for_and_inherited(out, monkeypatch):
 
 def test_a_compiled_training_is_the_same_but_for_rounding(out, monkeypatch):
     """Here by a backend that changes nothing; `-m slow` really compiles. Scores are as ever."""
-    kinds, compiled = [], functools.partial(torch.compile, backend="eager")
+    kinds = []
+    compiled = functools.partial(torch.compile, backend="eager")
     monkeypatch.setattr(
         torch, "compile", lambda network: kinds.append("compiled") or compiled(network)
     )
@@ -297,7 +301,8 @@ def test_a_stage_may_begin_from_weights_of_another_run(out, tmp_path):
             "detector", tmp_path / "other", DETECTOR | {"lr": 1e-12, "lr_end": 1e-12}, init_from=out
         )
     )
-    one, other = weights(out / "detector"), weights(tmp_path / "other" / "detector")
+    one = weights(out / "detector")
+    other = weights(tmp_path / "other" / "detector")
     assert torch.allclose(one["detector.B6.weight"], other["detector.B6.weight"], atol=1e-6)
     assert "init_from" in artifacts.manifest(tmp_path / "other" / "detector")["upstream"]
 
@@ -315,11 +320,9 @@ def test_init_from_as_a_parameter_is_not_inherited_and_keeps_this_run_s_detector
     train("detector", other, init_from=str(out))
     train("regressor", other, init_from=str(out), **still)
     train("joint", other, **still)
-    there, here, second = (
-        weights(out / "cascade"),
-        weights(other / "detector"),
-        weights(other / "regressor"),
-    )
+    there = weights(out / "cascade")
+    here = weights(other / "detector")
+    second = weights(other / "regressor")
     assert not torch.equal(there["detector.B6.weight"], here["detector.B6.weight"])
     assert torch.equal(second["detector.B6.weight"], here["detector.B6.weight"])
     assert torch.allclose(second["regressor.D7.weight"], there["regressor.D7.weight"], atol=1e-6)
@@ -558,7 +561,8 @@ def test_a_stage_is_trained_anew_after_other_weights_of_the_same_parameters(trai
     folder = trained / "regressor"
     for stage in STAGES:
         train(stage, trained)
-    weights, made = artifacts.load_weights(folder), artifacts.manifest(folder)
+    weights = artifacts.load_weights(folder)
+    made = artifacts.manifest(folder)
     name = next(name for name, weight in weights.items() if weight.is_floating_point())
     weights[name] = weights[name] + 0.01
     artifacts.save(folder, weights, made, artifacts.read_history(folder))
@@ -608,7 +612,8 @@ def test_a_manifest_that_says_nothing_is_one_line(out):
 def test_a_manifest_changed_by_hand_is_not_reused(out, capsys):
     """Neither is what it says inherited by a later stage."""
     train("detector", out)
-    found, kept = artifacts.manifest(out / "detector"), weights(out / "detector")
+    found = artifacts.manifest(out / "detector")
+    kept = weights(out / "detector")
     changed = found | {"network": found["network"] | {"first": "regression"}}
     artifacts.write_json(out / "detector" / "manifest.json", changed)
     with pytest.raises(BadInput, match="manifest.json: found entries changed by hand"):
@@ -822,7 +827,8 @@ def test_what_a_first_network_is_taught():
 
 def test_either_loss_may_be_taught_by_either_kind_of_map():
     one = batch(VISIBLE, OCCLUDED)
-    discs, gaussians = Targets(1).detector(one)[0], Targets(1).regressor(one)[0]
+    discs = Targets(1).detector(one)[0]
+    gaussians = Targets(1).regressor(one)[0]
     soft, mask = Targets(1, first_maps="gaussians").detector(one)
     assert torch.equal(soft[0, 0], gaussians[0, 0]) and not soft[0, 1].any()
     assert mask[0, :2].all(), "the occluded joint's empty map still counts"
@@ -841,7 +847,8 @@ def test_a_first_network_s_own_gaussians_leave_the_second_s_alone():
 
 
 def test_a_first_network_that_regresses_pays_squared_error():
-    one, targets = batch(VISIBLE, OCCLUDED), Targets(1, first="regression")
+    one = batch(VISIBLE, OCCLUDED)
+    targets = Targets(1, first="regression")
     maps = Maps(torch.randn(1, 16, 16, 16), torch.randn(1, 16, 16, 16))
     wanted, _ = targets.regressor(one)
     assert stages.detector_loss(maps, one, targets).item() == pytest.approx(
@@ -853,7 +860,8 @@ def test_a_first_network_that_regresses_pays_squared_error():
 
 def test_the_joint_loss_is_the_sum_of_both():
     maps = Maps(torch.randn(1, 16, 16, 16), torch.randn(1, 16, 16, 16))
-    one, targets = batch(VISIBLE, OCCLUDED), Targets(1)
+    one = batch(VISIBLE, OCCLUDED)
+    targets = Targets(1)
     parts = [
         stages.detector_loss(maps, one, targets),
         stages.regressor_loss(maps, one, targets),

@@ -55,8 +55,10 @@ def scored(capsys, dataset, truth, predictions):
 
 def test_a_missing_truth_counts_at_no_threshold(tmp_path, capsys):
     """Of three people one has no joint, one half of them; what is predicted there says nothing."""
-    joints, missing = np.random.default_rng(0).uniform(50, 99, (16, 2, 3)), np.zeros((16, 3))
-    missing[:, 1], missing[::2, 2] = 1, 1
+    joints = np.random.default_rng(0).uniform(50, 99, (16, 2, 3))
+    missing = np.zeros((16, 3))
+    missing[:, 1] = 1
+    missing[::2, 2] = 1
     boxes = np.broadcast_to(np.array([[10, 20], [90, 80]])[..., None], (2, 2, 3))
     names = {"pos_gt_src": joints, "jnt_missing": missing, "headboxes_src": boxes}
     scipy.io.savemat(tmp_path / "truth.mat", names)
@@ -74,7 +76,8 @@ def test_a_missing_truth_counts_at_no_threshold(tmp_path, capsys):
 @pytest.mark.parametrize("unknown", [-1, 0])
 def test_a_head_size_that_marks_the_unknown_makes_nobody_right(tmp_path, capsys, kind, unknown):
     """-1 stands for it in MPII's copies; every error divided by it would be below the threshold."""
-    joints, sizes = np.random.default_rng(0).uniform(50, 99, (3, 16, 2)), [2.0, unknown, 2.0]
+    joints = np.random.default_rng(0).uniform(50, 99, (3, 16, 2))
+    sizes = [2.0, unknown, 2.0]
     path = tmp_path / f"truth.{kind}"
     if kind == "json":
         person = {"image": "x.jpg", "center": [1, 2], "joints_vis": [1] * 16}
@@ -82,8 +85,11 @@ def test_a_head_size_that_marks_the_unknown_makes_nobody_right(tmp_path, capsys,
         path.write_text(json.dumps(people))
     else:
         with h5py.File(path, "w") as file:
-            file["imgname"], file["person"] = np.array(["x.jpg"] * 3, "S"), np.arange(3.0)
-            file["part"], file["visible"], file["center"] = joints, np.ones((3, 16)), joints[:, 0]
+            file["imgname"] = np.array(["x.jpg"] * 3, "S")
+            file["person"] = np.arange(3.0)
+            file["part"] = joints
+            file["visible"] = np.ones((3, 16))
+            file["center"] = joints[:, 0]
             file["scale"] = file["normalize"] = np.array(sizes)
     joints[1] += 1e6
     joints[0, 0] += 1e6
@@ -112,7 +118,8 @@ def test_lsp_is_measured_by_left_shoulder_to_right_hip(tmp_path, capsys):
 class Answering(torch.nn.Module):
     """A cascade that answers these maps (N, 16, h, w), whatever it sees."""
 
-    map_stride, first = 2, "detection"
+    map_stride = 2
+    first = "detection"
 
     def __init__(self, maps):
         super().__init__()
@@ -125,7 +132,8 @@ class Answering(torch.nn.Module):
 
 def test_what_a_training_calls_pckh_is_pckh():
     """All 14 joints, in px of the image, by the head size; not the maps' cells, nor some joints."""
-    size, people = 64, load_people("synthetic", people="1-40", image_size=64)
+    size = 64
+    people = load_people("synthetic", people="1-40", image_size=64)
     crops = [frame.to_crop(joints) for frame, joints in zip(people.frames(size), people.joints)]
     inside = ((np.array(crops) > 10) & (np.array(crops) < 54)).all((1, 2))
     people = people[inside]
@@ -192,11 +200,15 @@ def test_printed_rows_stand_beside_rows_of_the_same_people_only():
 def leeds(root, crossed):
     """Labels of LSP and LSPET, made: right limbs lie left of left ones in this share of LSP."""
     random = np.random.default_rng(0)
-    lsp, lspet = random.uniform(5, 99, (3, 14, 2000)), random.uniform(5, 99, (14, 3, 8500))
+    lsp = random.uniform(5, 99, (3, 14, 2000))
+    lspet = random.uniform(5, 99, (14, 3, 8500))
     right = np.array([name.startswith("right_") for name in LSP_NAMES])
     left = np.array([name.startswith("left_") for name in LSP_NAMES])
     facing = np.where(np.arange(2000) % 100 < 100 * crossed, 1, -1)
-    lsp[0, right], lsp[0, left], lsp[2], lspet[:, 2] = 50 - 9 * facing, 50 + 9 * facing, 0, 1
+    lsp[0, right] = 50 - 9 * facing
+    lsp[0, left] = 50 + 9 * facing
+    lsp[2] = 0
+    lspet[:, 2] = 1
     for name, joints in (("lsp", lsp), ("lspet", lspet)):
         (root / name).mkdir()
         scipy.io.savemat(root / name / "joints.mat", {"joints": joints})
@@ -208,7 +220,8 @@ def leeds(root, crossed):
 )
 def test_nobody_learns_from_the_viewer_s_left(tmp_path, capsys, crossed, said):
     """LSPET's left is the person's own; LSP has labels of both kinds."""
-    data, out = f"data_root={leeds(tmp_path, crossed)}", tmp_path / "run"
+    data = f"data_root={leeds(tmp_path, crossed)}"
+    out = tmp_path / "run"
     assert called("train", "detector", "--preset", "leeds", "-p", data, "--out", out) == 2
     told = capsys.readouterr().err
     assert said in told and told.count("\n") == 1 and not (out / "detector").exists()
@@ -217,8 +230,11 @@ def test_nobody_learns_from_the_viewer_s_left(tmp_path, capsys, crossed, said):
 def test_lspet_s_frame_is_about_its_annotated_joints(tmp_path):
     """Not about the image, which is often much larger, nor about what unannotated joints say."""
     joints = np.random.default_rng(0).uniform(300, 400, (14, 3, 3))
-    joints[:, 2], joints[3, :, 1], joints[5, :, 2] = 1, (-900, -700, 0), (0, 0, 0)
-    joints[0, :2, :], joints[1, :2, :] = [[300], [310]], [[400], [390]]
+    joints[:, 2] = 1
+    joints[3, :, 1] = (-900, -700, 0)
+    joints[5, :, 2] = (0, 0, 0)
+    joints[0, :2, :] = [[300], [310]]
+    joints[1, :2, :] = [[400], [390]]
     scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints})
     people = load_people("lspet", tmp_path, "1-3", only_present=None)
     annotated = [joints[joints[:, 2, n] == 1, :2, n] for n in range(3)]
@@ -232,7 +248,9 @@ def test_lspet_s_frame_is_about_its_annotated_joints(tmp_path):
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
     """A detector of ten people in steps of four: (folder, records, weights after each epoch)."""
-    out, weights, scores = tmp_path_factory.mktemp("short") / "run", [], [90.0, 10.0, 20.0]
+    out = tmp_path_factory.mktemp("short") / "run"
+    weights = []
+    scores = [90.0, 10.0, 20.0]
     given = ["01.train=1-10", "01.val=21-22", "image_size=32", "epochs=3", "batch_size=4"]
     chosen = presets.resolve("smoke", [*given, "lr=0.003"])
     prepare(out, **chosen["01"])

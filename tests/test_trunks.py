@@ -21,7 +21,8 @@ LITE = {"trunk": "lite0", "map_stride": 4, "channels": 8, "levels": 1, "bottlene
 
 def features(trunk, side=64):
     """Shapes (channels, size) behind each block for an image of `side` px."""
-    maps, found = torch.zeros(1, 3, side, side), []
+    maps = torch.zeros(1, 3, side, side)
+    found = []
     with torch.no_grad():
         for block in trunk.blocks:
             maps = block.eval()(maps)
@@ -43,7 +44,8 @@ def test_lite0_is_cut_by_stride_and_b5_keeps_16():
 
 
 def test_lite0_has_the_package_s_tensors_in_their_order():
-    packaged, net = trunks.packaged_weights("lite0"), timm.create_model("tf_efficientnet_lite0")
+    packaged = trunks.packaged_weights("lite0")
+    net = timm.create_model("tf_efficientnet_lite0")
     own = net.state_dict()
     assert len(own) == 296
     assert [t.shape for t in own.values()] == [t.shape for t in packaged.values()]
@@ -56,7 +58,8 @@ def test_lite0_has_the_package_s_tensors_in_their_order():
 
 def same(maps, weight, stride):
     """TensorFlow's "same" convolution; one channel a group where the kernel has one."""
-    kernel, size = weight.shape[-1], maps.shape[-1]
+    kernel = weight.shape[-1]
+    size = maps.shape[-1]
     lacking = max(0, (-(-size // stride) - 1) * stride + kernel - size)
     maps = F.pad(maps, [lacking // 2, lacking - lacking // 2] * 2)
     return F.conv2d(maps, weight, stride=stride, groups=maps.shape[1] // weight.shape[1])
@@ -72,7 +75,8 @@ def published(tensors, maps, strides):
 
     maps = F.relu6(layer(maps, "_conv_stem", "_bn0", 2))
     for row, stride in enumerate(strides):
-        block, before = f"_blocks.{row}", maps
+        block = f"_blocks.{row}"
+        before = maps
         if row:
             maps = F.relu6(layer(maps, f"{block}._expand_conv", f"{block}._bn0"))
         maps = F.relu6(layer(maps, f"{block}._depthwise_conv", f"{block}._bn1", stride))
@@ -116,7 +120,8 @@ def test_lite0_names_what_is_on_a_photograph(test_data, photograph, thing):
     net = timm.create_model("tf_efficientnet_lite0").eval()
     net.load_state_dict(dict(zip(net.state_dict(), trunks.packaged_weights("lite0").values())))
     image = read_image(test_data / "mpii" / "images" / f"{photograph}.jpg", 2)
-    side, (height, width) = min(image.shape[:2]), image.shape[:2]
+    side = min(image.shape[:2])
+    (height, width) = image.shape[:2]
     frame = Frame(((width - 1) / 2, (height - 1) / 2), side, 224, side)
     crop = torch.from_numpy(frame.crop(image)).permute(2, 0, 1)[None] / 255
     with torch.no_grad():

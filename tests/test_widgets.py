@@ -206,7 +206,8 @@ class TestInspector:
 class TestCover:
     def test_a_dragged_box_covers_these_pixels(self, cover, model, people):
         crop = PoseDataset(people, SIZE)[0]["image"].numpy()
-        zoom, title = pictures.SIDE / SIZE, drawing.TITLE_HEIGHT
+        zoom = pictures.SIDE / SIZE
+        title = drawing.TITLE_HEIGHT
         send(
             cover,
             box=[10 * zoom, 20 * zoom + title, 40 * zoom, 60 * zoom + title],
@@ -281,7 +282,8 @@ class TestTargetExplorer:
     def test_the_pixels_are_those_of_the_targets(self, people):
         """A disc in the picture has the target's area, and half a cell of smooth edge at most."""
         joint = int(np.flatnonzero(people.visibility[0] == VISIBLE)[0])
-        side, gap = pictures.SIDE, drawing.TILE_GAP
+        side = pictures.SIDE
+        gap = drawing.TILE_GAP
         shown = np.asarray(pictures.target_picture(people, 0, SIZE, TARGETS, joint))
         shown = shown[drawing.TITLE_HEIGHT :, side + gap : 2 * side + gap]
         batch = torch.utils.data.default_collate([PoseDataset(people, SIZE)[0]])
