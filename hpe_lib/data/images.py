@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-import stat
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hpe_lib.geometry import Frame
-from hpe_lib.workbook.artifacts import BadInput, one_line
+from hpe_lib.workbook.artifacts import BadInput, one_line, open_file
 
 try:
     import simplejpeg
@@ -140,17 +140,18 @@ def read_image(path: Path, step: int = 1) -> np.ndarray:
     Raises BadInput where the file is absent, too.
     """
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-            raise BadInput(path, "a pipe or a device", "an image")  # it may never end
-        if status.st_size > MAX_BYTES:
-            raise BadInput(path, f"{status.st_size:,} bytes", f"an image of at most {MAX_BYTES:,}")
-        data = Path(path).read_bytes()
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise BadInput(path, f"{size:,} bytes", f"an image of at most {MAX_BYTES:,}")
+            data = file.read()
     except IsADirectoryError:
         raise BadInput(path, "a folder", "an image") from None
     except (FileNotFoundError, NotADirectoryError):
         raise BadInput(path, "no such file", "an image") from None
-    except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
+    except OSError as error:  # no permission, a name too long, a pipe
+        raise BadInput(path, error.strerror, "an image") from None
+    except ValueError as error:  # a name with a NUL
         raise BadInput(path, error, "an image") from None
     return decode_image(path, data, step)
 
