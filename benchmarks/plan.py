@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speed
-from hpe_lib.workbook import artifacts, environment, estimate, presets, results
+from hpe_lib.workbook import environment, estimate, presets, results
 
 PEOPLE, IMAGE_SIZE = 2, 256
 PEAK = 989e12  # operations/s, an H200's dense bf16 peak, published
@@ -42,12 +42,8 @@ class Kernels(TorchDispatchMode):
 
 def main() -> None:
     """Write results/plan."""
-    resolved = presets.resolve("paper-res")
-    parameters = {}
-    counted = {}
-    for stage, notebook in artifacts.NOTEBOOKS.items():
-        parameters |= resolved["02"] | resolved[notebook]
-        counted[stage] = count(stage, parameters)
+    stages = presets.stage_parameters(presets.resolve("paper-res"))
+    counted = {stage: count(stage, parameters) for stage, parameters in stages.items()}
     results.write("plan", {"stages": counted}, environment.command())
 
 

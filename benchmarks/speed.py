@@ -23,7 +23,7 @@ from hpe_lib.data.images import ImageFiles, read_image
 from hpe_lib.data.people import People
 from hpe_lib.paper import MARGIN, N_JOINTS
 from hpe_lib.skeleton import VISIBLE
-from hpe_lib.workbook import artifacts, estimate, presets
+from hpe_lib.workbook import estimate, presets
 
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_PROGRESSIVE)
 BF16_PEAK = {  # dense FLOP/s
@@ -216,7 +216,7 @@ def targets(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
 def joint_stage(preset: str) -> tuple[int, dict]:
     """(image_size, the parameters of its joint stage) of a preset."""
     found = presets.resolve(preset)
-    return found["01"]["image_size"], found["02"] | found["03"] | found["04"] | found["05"]
+    return found["01"]["image_size"], presets.stage_parameters(found)["joint"]
 
 
 def batch_on(device: torch.device, parameters: dict, image_size: int) -> dict:
@@ -334,12 +334,11 @@ def on_a_gpu(folder: Path, count: int, rounds: int, _: str, steps: int = 10) -> 
     if not torch.cuda.is_available():
         return
     training.set_deterministic(False)  # for both sides: the fastest convolutions are looked for
-    resolved = presets.resolve("paper-res")
-    parameters = {}
+    resolved = presets.stage_parameters(presets.resolve("paper-res"))
     name = torch.cuda.get_device_name()
     peak = next((value for part, value in BF16_PEAK.items() if part in name), float("nan"))
-    for stage, notebook in artifacts.NOTEBOOKS.items():
-        parameters |= resolved["02"] | resolved[notebook] | {"precision": "bf16"}
+    for stage, declared in resolved.items():
+        parameters = declared | {"precision": "bf16"}
         ours = estimate.training_step(stage, parameters, 256, steps)
         size = parameters["batch_size"]
         model, *rest, _ = estimate.random_stage(stage, parameters)

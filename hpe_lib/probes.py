@@ -25,9 +25,7 @@ from hpe_lib.skeleton import OCCLUDED, VISIBLE
 from hpe_lib.targets import Targets
 
 
-def decoding_errors(
-    people: People, grids: list[tuple[int, int]], drawn: dict, seed: int = 0
-) -> pd.DataFrame:
+def decoding_errors(people: People, grids: list[tuple[int, int]], drawn: dict) -> pd.DataFrame:
     """What each decoder loses on perfect maps of people who are turned, scaled and mirrored.
 
     grids: (crop px, crop px a map cell).  drawn: how targets are drawn (`read_targets`).
@@ -36,7 +34,7 @@ def decoding_errors(
     """
     rows = []
     for size, stride in grids:
-        for batch in DataLoader(PoseDataset(people, size, Augmentation(), seed), 16):
+        for batch in DataLoader(PoseDataset(people, size, Augmentation()), 16):
             maps, present = Targets(stride, **drawn).regressor(batch)
             unit = torch.from_numpy(people.normaliser / people.body)[batch["row"]] * batch["body"]
             for name in heatmaps.DECODERS:
@@ -122,9 +120,9 @@ def score_crops(
     return scores
 
 
-def as_logits(discs: torch.Tensor, sure: float = 8.0) -> torch.Tensor:
+def as_logits(discs: torch.Tensor) -> torch.Tensor:
     """Logits of a detector that is sure of these discs: their probability, or 1 - it, is 0.9997."""
-    return (2 * discs - 1) * sure
+    return (2 * discs - 1) * 8
 
 
 def regress(cascade: Cascade, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

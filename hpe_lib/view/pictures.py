@@ -138,13 +138,12 @@ def network_maps(
     image_size: int,
     title: str = "",
     shown: list[int] | None = None,
-    count: int = 3,
     patch: float = 0.0,
 ) -> Image.Image:
     """Return what each network sees of one person, the detector above the regressor (Fig. 2).
 
     person: People of one.  image_size: px of the crop that the networks get.  shown: joints, a
-    column each; None: `count` visible ones, then as many of the least visible.  patch: side, in
+    column each; None: three visible ones, then as many of the least visible.  patch: side, in
     body heights, of a square that covers the first joint shown.  title: as for `joint_maps`.
     """
     sample = PoseDataset(person, CROP)[0]
@@ -152,7 +151,7 @@ def network_maps(
     joints, states = (sample[name].numpy() for name in ("joints", "visibility"))
     if shown is None:
         labelled = np.argsort(-states, kind="stable")[: (states != ABSENT).sum()].tolist()
-        shown = [*labelled[:count], *labelled[count:][-count:]]
+        shown = [*labelled[:3], *labelled[3:][-3:]]
     for size in (image_size, CROP):
         side = patch * person.frame(0, size).body_in_crop
         points = rescale(joints[shown[:1]], size / CROP)

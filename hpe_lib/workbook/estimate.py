@@ -16,14 +16,14 @@ from hpe_lib.data.people import SPLIT_SIZES
 from hpe_lib.paper import N_JOINTS
 from hpe_lib.skeleton import VISIBLE
 from hpe_lib.targets import Targets
-from hpe_lib.workbook import artifacts, environment, schemas
+from hpe_lib.workbook import artifacts, environment, presets, schemas
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.groups import build
 
 
-def noise_people(count: int, image_size: int, seed: int = 0) -> list[dict]:
+def noise_people(count: int, image_size: int) -> list[dict]:
     """Items as PoseDataset makes them, but of noise. A step costs the same, whatever is shown."""
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(0)
     shape = (image_size, image_size, 3)
     return [
         {
@@ -119,16 +119,14 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
     """
     people, lines = find_people(parameters["01"])
     yield from lines + find_weights(parameters)
-    stage_parameters = {}
     total = 0.0
-    for stage, notebook in artifacts.NOTEBOOKS.items():
-        stage_parameters |= parameters["02"] | parameters[notebook]
-        size = stage_parameters["batch_size"]
-        steps = stage_parameters["epochs"] * max(1, people // size)
+    for stage, own in presets.stage_parameters(parameters).items():
+        size = own["batch_size"]
+        steps = own["epochs"] * max(1, people // size)
         if not steps:
             yield f"{stage}: 0 epochs, weights taken over"
             continue
-        step = training_step(stage, stage_parameters, parameters["01"]["image_size"])
+        step = training_step(stage, own, parameters["01"]["image_size"])
         seconds = steps * step["seconds"]
         total += seconds
         yield (

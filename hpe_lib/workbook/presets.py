@@ -179,6 +179,19 @@ def resolve(
     return resolved
 
 
+def stage_parameters(resolved: dict[str, dict]) -> dict[str, dict]:
+    """The parameters that each stage has in a run: how targets are drawn, its own and earlier ones.
+
+    resolved: of `resolve`. Returns {stage: {name: value}}, in the order of training.
+    """
+    found = {}
+    parameters = resolved["02"]
+    for stage, notebook in artifacts.NOTEBOOKS.items():
+        parameters = parameters | resolved[notebook]
+        found[stage] = parameters
+    return found
+
+
 def check_value(name: str, value: Any, kind: str, where: str) -> Any:
     """The value cast to its declared type. BadInput if it is not of the type or out of bounds."""
     value = cast(value, kind, where)
