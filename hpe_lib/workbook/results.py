@@ -119,11 +119,8 @@ def refuse_foreign_results(folder: Path) -> None:
     artifacts.refuse_foreign_manifest(folder)
     if (folder / artifacts.MANIFEST).is_file():
         artifacts.manifest(folder, "scored_by")
-    holds = {"metrics.json": holds_metrics, "predictions.npz": holds_joints}
-    for name, is_evidence in holds.items():
-        path = folder / name
-        if artifacts.holds_something(path) and not is_evidence(path):
-            raise BadInput(path, "a file that is no evidence", "a folder without it")
+    files = {folder / "metrics.json": holds_metrics, folder / "predictions.npz": holds_joints}
+    artifacts.refuse_foreign(files, "a file that is no evidence")
 
 
 def holds_metrics(path: Path) -> bool:
