@@ -19,7 +19,6 @@ from hpe_lib.evaluation import (
     score,
     within_threshold,
 )
-from hpe_lib.geometry import Frame
 from hpe_lib.prediction import cover, decode, forward, predict_crops
 from hpe_lib.skeleton import OCCLUDED, VISIBLE
 from hpe_lib.targets import Targets
@@ -89,7 +88,6 @@ def given_maps(
     targets = Targets(cascade.map_stride, **drawn)
     seeing_all = Targets(cascade.map_stride, **drawn, first_sees="all")
     found = defaultdict(list)
-    frames = people.frames(image_size)
     for batch in DataLoader(PoseDataset(people, image_size), 64):
         images = cascade.eval().normalise(batch["image"].to(cascade.mean.device))
         visible, every = (
@@ -106,14 +104,15 @@ def given_maps(
         for name, maps in answers.items():
             points = heatmaps.decode(maps, decoder)[0]
             found[name].append(heatmaps.from_map(points, cascade.map_stride).cpu().numpy())
-    return score_crops(found, frames, people)
+    return score_crops(found, people, image_size)
 
 
 def score_crops(
-    found: dict[str, list[np.ndarray]], frames: list[Frame], people: People
+    found: dict[str, list[np.ndarray]], people: People, image_size: int
 ) -> dict[str, dict]:
     """Scores by name of points in crops, in batches (B, 16, 2) crop px in the people's order."""
     scores = {}
+    frames = people.frames(image_size)
     for name, parts in found.items():
         pairs = zip(frames, np.concatenate(parts))
         scores[name] = score(np.stack([frame.to_image(points) for frame, points in pairs]), people)
@@ -145,7 +144,6 @@ def regress_from_others(
 def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dict]:
     """Scores of each decoder with and without flip test, keyed "NAME, with flip test" (F13)."""
     found = defaultdict(list)
-    frames = people.frames(image_size)
     for batch in DataLoader(PoseDataset(people, image_size), 64):
         for flip in ("with", "without"):
             images = batch["image"].to(cascade.mean.device)
@@ -153,7 +151,7 @@ def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dic
             for name in heatmaps.DECODERS:
                 points = decode(maps, cascade.map_stride, name, cascade.first)[0]
                 found[f"{name}, {flip} flip test"].append(points)
-    return score_crops(found, frames, people)
+    return score_crops(found, people, image_size)
 
 
 def person_with_hidden_joint(predicted: np.ndarray, people: People, joint: int) -> int:
@@ -193,21 +191,20 @@ def cover_one_joint(
     joint = [random.choice(np.flatnonzero(row)) for row in choices[choices.any(1)]]
     frames = people.frames(image_size)
     crops = people.crops(image_size)
-    points = np.stack(
-        [frame.to_crop(place) for frame, place in zip(frames, people.joints[person, joint])]
-    )
+    points = people.joints_in_crops(image_size)[person, joint]
     bodies = np.array([frame.body_in_crop for frame in frames])
     rows = []
     for side in sides:
         covered = cover(crops, points, side * bodies)
         found = predict_crops(cascade, torch.from_numpy(covered).split(64), frames, False, decoder)
-        right = {
-            name: within_threshold(joints, people)[person, joint].mean() * 100
-            for name, joints in (("detector", found.detector_joints), ("cascade", found.joints))
-        }
+        detected, right = (
+            within_threshold(joints, people)[person, joint].mean() * 100
+            for joints in (found.detector_joints, found.joints)
+        )
         rows.append(
-            right
-            | {
+            {
+                "detector": detected,
+                "cascade": right,
                 "detector's peak": found.detector_peak[person, joint].mean(),
                 "cascade's peak": found.confidence[person, joint].mean(),
             }
