@@ -205,9 +205,7 @@ def targets(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
         def pasted(disc=disc):
             return np.stack([references.pasted_targets(one, 64, 2.0, disc) for one in people])
 
-        def ours(draw=draw, extent=extent):
-            return draw(points, present, 64, extent)
-
+        ours = functools.partial(draw, points, present, 64, extent)
         seconds = median_seconds(3 * rounds, ours, pasted, threads=1)
         what = f"{draw.__name__} of {count} people"
         yield claim(what, "ms", seconds, "a patch of 6 sigma a joint", 4)
@@ -225,10 +223,9 @@ def batch_on(device: torch.device, parameters: dict, image_size: int) -> dict:
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def training_steps(
-    folder: Path, count: int, rounds: int, preset: str, steps: int = 4
-) -> Iterator[dict]:
+def training_steps(folder: Path, count: int, rounds: int, preset: str) -> Iterator[dict]:
     """What `fit` adds to the network's own work, and what bf16 and compiling change."""
+    steps = 4
     image_size, parameters = joint_stage(preset)
     accelerator = training.make_accelerator()
     batch = batch_on(accelerator.device, parameters, image_size)
@@ -246,9 +243,7 @@ def training_steps(
         seconds = median_seconds(rounds, ours, lambda: references.plain_steps(*given, steps))
         return claim(what, "ms", [value / steps for value in seconds], against, ratio, None, note)
 
-    def in_bf16():
-        references.plain_steps(*given, steps, bf16=True)
-
+    in_bf16 = functools.partial(references.plain_steps, *given, steps, bf16=True)
     plain = "forward, loss, backward, optimiser"
     yield row(f"training step, {preset}", lambda: next(fit), plain, 1 / 1.05)
     yield row("that network's step in bf16", in_bf16, "in float32")
@@ -297,8 +292,9 @@ def inference(folder: Path, count: int, rounds: int, preset: str) -> Iterator[di
     yield claim(f"{count} photographs of 1280 × 720 px", "ms", seconds, "reading, then the network")
 
 
-def scores(folder: Path, count: int, rounds: int, _: str, people: int = 2958) -> Iterator[dict]:
+def scores(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
     """All scores and the interval, of as many people as MPII's validation set has."""
+    people = 2958
     random = np.random.default_rng(0)
     joints = random.uniform(0, 500, (people, N_JOINTS, 2))
     visibility = random.integers(0, 3, (people, N_JOINTS))
@@ -329,10 +325,11 @@ def scores(folder: Path, count: int, rounds: int, _: str, people: int = 2958) ->
     yield claim(what, "ms", seconds, "the resamples alone, in a loop", limit=500)
 
 
-def on_a_gpu(folder: Path, count: int, rounds: int, _: str, steps: int = 10) -> Iterator[dict]:
+def on_a_gpu(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
     """The ResNet-152 cascade's stages in bf16, beside the plain loop in float32, on a GPU."""
     if not torch.cuda.is_available():
         return
+    steps = 10
     training.set_deterministic(False)  # for both sides: the fastest convolutions are looked for
     resolved = presets.stage_parameters(presets.resolve("paper-res"))
     name = torch.cuda.get_device_name()
@@ -346,7 +343,7 @@ def on_a_gpu(folder: Path, count: int, rounds: int, _: str, steps: int = 10) -> 
         given = model, *rest, batch_on(torch.device("cuda"), parameters, 256)
         with FlopCounterMode(display=False) as counter:
             references.plain_steps(*given, 1)
-        plain = median_seconds(rounds, lambda given=given: references.plain_steps(*given, steps))
+        plain = median_seconds(rounds, functools.partial(references.plain_steps, *given, steps))
         share = counter.get_total_flops() / ours["seconds"] / peak
         yield claim(
             f"ResNet-152, {stage}",

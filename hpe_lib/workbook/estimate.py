@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from torch.utils.data import DataLoader
 
 from hpe_lib import cascade, stages, training
-from hpe_lib.cascade import Cascade, Maps
+from hpe_lib.cascade import Cascade
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.people import SPLIT_SIZES
 from hpe_lib.paper import N_JOINTS
@@ -82,15 +83,10 @@ def random_stage(
     model = Cascade(cascade.network_parameters(parameters, regressor=stage != "detector"))
     model.set_memory_format().freeze_detector(stage == "regressor")
     learning = [weight for weight in model.parameters() if weight.requires_grad]
-    name = parameters["optimizer"]
-    decay = parameters["weight_decay"]
-    optimizer = training.make_optimizer(name, learning, 1e-9, decay)
-    targets = build(Targets, parameters)
-
-    def objective(maps: Maps, batch: dict) -> torch.Tensor:
-        """The stage's loss."""
-        return stages.OBJECTIVES[stage](maps, batch, targets)
-
+    optimizer = training.make_optimizer(
+        parameters["optimizer"], learning, 1e-9, parameters["weight_decay"]
+    )
+    objective = partial(stages.OBJECTIVES[stage], targets=build(Targets, parameters))
     return model, objective, optimizer, ConstantLR(optimizer, 1.0)
 
 

@@ -238,6 +238,11 @@ def study_rows(study: str) -> list[str]:
     return [f"{study}/{path.parent.name}" for path in paths]
 
 
+def study_metrics(study: str) -> list[dict]:
+    """The metrics of the rows that are in results/STUDY."""
+    return [metrics_of(name) for name in study_rows(study)]
+
+
 def study_table(study: str) -> pd.DataFrame:
     """The rows of results/STUDY, the highest total on LSPET 8001-8500 first.
 
@@ -246,8 +251,7 @@ def study_table(study: str) -> pd.DataFrame:
     compared with, paired.
     """
     rows = {}
-    for name in study_rows(study):
-        found = metrics_of(name)
+    for found in study_metrics(study):
         score = of_last_network(found["scores"])
         lead = found.get("difference", {})
         rows[found["label"]] = {
@@ -267,8 +271,7 @@ def parts_table(study: str) -> pd.DataFrame:
     study: of people whose occlusion is labelled: LSP's test people, or synthetic ones.
     """
     rows = {}
-    for name in study_rows(study):
-        found = metrics_of(name)
+    for found in study_metrics(study):
         score = of_last_network(found["scores"])
         lead = found.get("difference", {})
         columns = {"total": score["total"], "95 %": evaluation.format_interval(score["ci95"])}
@@ -287,8 +290,7 @@ def table_5() -> pd.DataFrame:
     """
     printed = rivals.published(5)["total"]
     runs = {}
-    for row in study_rows("table-5-test"):
-        found = metrics_of(row)
+    for found in study_metrics("table-5-test"):
         name, _, _ = found["label"].rpartition(", seed ")
         score = of_last_network(found["scores"])
         runs.setdefault(name, []).append(score | {"minutes": found["curve"][-1]["minutes"]})
@@ -360,8 +362,7 @@ def drawn_leads() -> pd.DataFrame:
 
 def study_curves(study: str) -> dict[str, list[dict]]:
     """{label: [{"minutes", "total"}, …]} of a study's rows, the best at its end first."""
-    found = [metrics_of(row) for row in study_rows(study)]
-    found.sort(key=lambda row: -row["curve"][-1]["total"])
+    found = sorted(study_metrics(study), key=lambda row: -row["curve"][-1]["total"])
     return {row["label"]: row["curve"] for row in found}
 
 
