@@ -19,8 +19,9 @@ from hpe_lib.evaluation import (
     score,
     within_threshold,
 )
+from hpe_lib.paper import BODY
 from hpe_lib.prediction import cover, decode, forward, predict_crops
-from hpe_lib.skeleton import OCCLUDED, VISIBLE
+from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
 from hpe_lib.targets import Targets
 
 
@@ -51,23 +52,49 @@ def decoding_errors(people: People, grids: list[tuple[int, int]], drawn: dict) -
 def disc_peaks(
     cascade: Cascade, people: People, image_size: int, radius: float
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return {network: {kind: (n,) values}} of `heatmaps.disc_peaks` over all people (Fig. 2).
+    """Return {network: {kind: (n,) values}} of `peaks_in_discs` over all people (Fig. 2).
 
     radius: px at a body of 200 px.
     """
-    found = defaultdict(lambda: defaultdict(list))
+    found = defaultdict(list)
     for batch in DataLoader(PoseDataset(people, image_size), 64):
         maps = forward(cascade.eval(), batch["image"].to(cascade.mean.device), flip_test=False)
         networks = {"detector": cascade.confidence(maps.detector), "regressor": maps.regressor}
         for name, part in networks.items():
             if part is not None:
-                peaks = heatmaps.disc_peaks(part, batch, cascade.map_stride, radius)
-                for kind, values in peaks.items():
-                    found[name][kind].append(values.numpy())
+                found[name].append(peaks_in_discs(part, batch, cascade.map_stride, radius))
     return {
-        name: {kind: np.concatenate(parts) for kind, parts in kinds.items()}
-        for name, kinds in found.items()
+        name: {kind: torch.cat([part[kind] for part in parts]).numpy() for kind in parts[0]}
+        for name, parts in found.items()
     }
+
+
+def peaks_in_discs(
+    maps: torch.Tensor, batch: dict, map_stride: int, radius: float
+) -> dict[str, torch.Tensor]:
+    """Highest value within a disc of each joint's map (B, J, h, w), grouped by visibility.
+
+    "visible" and "occluded": the disc lies around the joint. "background": it lies where the next
+    person of the batch has that joint, if that is at least two radii away (Fig. 2 compares these).
+    batch: collated items of PoseDataset. radius: px at a body of 200 px. Returns {kind: (n,)}.
+    """
+    maps = maps.float().cpu()
+    points = heatmaps.to_map(batch["joints"], map_stride)
+    visibility = batch["visibility"]
+    reach = radius * batch["body"] / BODY / map_stride
+    elsewhere = points.roll(1, dims=0)
+    labelled = visibility != ABSENT
+    far = (points - elsewhere).norm(dim=-1) >= 2 * reach[:, None]
+    kinds = {
+        "visible": (points, visibility == VISIBLE),
+        "occluded": (points, visibility == OCCLUDED),
+        "background": (elsewhere, labelled & labelled.roll(1, dims=0) & far),
+    }
+    found = {}
+    for kind, (centers, mask) in kinds.items():
+        inside = heatmaps.discs(centers, mask, maps.shape[-1], reach.clamp_min(0.75)) > 0
+        found[kind] = maps.masked_fill(~inside, -torch.inf).amax((-2, -1))[mask]
+    return found
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from PIL import ImageColor
 
 from hpe_lib import cascade, evaluation, heatmaps, prediction, probes
 from hpe_lib.data.augment import PoseDataset
-from hpe_lib.skeleton import MPII, OCCLUDED
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 from hpe_lib.view import diagram, drawing, figures, pictures
 
 NETWORK = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "channels": 16, "levels": 2}
@@ -37,8 +37,33 @@ def test_peaks_are_those_of_every_person(model, drawn):
     with torch.no_grad():
         maps = model(batch["image"])
     for name, part in (("detector", maps.detector.sigmoid()), ("regressor", maps.regressor)):
-        for kind, values in heatmaps.disc_peaks(part, batch, 4, 10.0).items():
+        for kind, values in probes.peaks_in_discs(part, batch, 4, 10.0).items():
             assert np.allclose(found[name][kind], values, atol=1e-5)
+
+
+def test_peaks_are_taken_where_the_joint_is_and_where_it_is_not():
+    maps = torch.full((2, 16, 32, 32), 0.05)
+    joints = torch.tensor([[30.0, 30.0], [90.0, 90.0]])[:, None].repeat(1, 16, 1)
+    visibility = torch.full((2, 16), VISIBLE)
+    visibility[:, 3], visibility[0, 4] = OCCLUDED, ABSENT
+    maps[0, :, 7, 7], maps[1, :, 22, 22], maps[:, 3] = 0.9, 0.9, 0.4
+    batch = {"joints": joints, "visibility": visibility, "body": torch.tensor([100.0, 100.0])}
+    found = probes.peaks_in_discs(maps, batch, 4, radius=10.0)
+    assert {kind: len(values) for kind, values in found.items()} == {
+        "visible": 29,
+        "occluded": 2,
+        "background": 30,
+    }
+    assert np.allclose(found["visible"], 0.9) and np.allclose(found["occluded"], 0.4)
+    assert np.allclose(np.sort(found["background"]), [0.05] * 28 + [0.4] * 2)
+    maps[0, :2, 7, 8], maps[0, :2, 7, 9] = torch.tensor([0.95, 0.0]), 1.0
+    found = probes.peaks_in_discs(maps, batch, 4, radius=10.0)
+    within, beyond = torch.tensor([0.95, 0.9])
+    assert found["visible"][:2].tolist() == [within, beyond], "5 px, which is 1.25 cells"
+    near = {**batch, "joints": joints.clone().fill_(30.0)}
+    assert (
+        len(probes.peaks_in_discs(maps, near, 4, radius=10.0)["background"]) == 0
+    )  # nobody else's joint is far enough
 
 
 class Repeats(torch.nn.Module):

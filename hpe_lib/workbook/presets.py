@@ -164,13 +164,14 @@ def resolve(
     settings += [(setting, running or known) for setting in from_user]
     for (where, section, name, value), reached in settings:
         numbers = target_notebooks(where, section, name, known)
-        if not set(numbers) & set(reached):
+        running_now = set(numbers) & set(reached)
+        if not running_now:
             raise BadInput(
                 where,
                 f"a parameter of notebook {', '.join(numbers)}, which does not run now",
                 f"one of notebook {', '.join(reached)}",
             )
-        for number in set(numbers) & set(reached):
+        for number in running_now:
             resolved[number][name] = check_value(
                 name, value, known[number][name].type, f"{where}, {name}"
             )
@@ -318,18 +319,14 @@ def target_notebooks(where: object, section: str, name: str, known: dict) -> lis
         raise BadInput(where, "out", "--out DIR, which says where to write")
     if section != "all" and section not in known:
         raise BadInput(where, f"section {format_value(section)}", f"all, {', '.join(known)}")
-    numbers = [number for number in known if section in ("all", number) and name in known[number]]
+    asked = known if section == "all" else {section: known[section]}
+    numbers = [number for number, declared in asked.items() if name in declared]
     if not numbers:
-        there = sorted(
-            {name for number in known if section in ("all", number) for name in known[number]}
-        )
+        there = sorted(set().union(*asked.values()))
         close = difflib.get_close_matches(str(name), there)
-        raise BadInput(
-            where,
-            f"unknown parameter {format_value(name)}"
-            + (f" of notebook {section}" if section != "all" else ""),
-            " or ".join(close) or f"one of {', '.join(there)}",
-        )
+        of = "" if section == "all" else f" of notebook {section}"
+        found = f"unknown parameter {format_value(name)}{of}"
+        raise BadInput(where, found, " or ".join(close) or f"one of {', '.join(there)}")
     return numbers
 
 

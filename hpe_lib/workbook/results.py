@@ -49,9 +49,10 @@ def keep_scores(
     else:
         answers = {"cascade": found.joints, **answers}
     answers = {name: rounded(joints) for name, joints in answers.items()}
-    scores = {name: score(joints, people) for name, joints in answers.items()}
-    for one in scores.values():
-        one["notes"] += notes
+    scores = {}
+    for name, joints in answers.items():
+        scores[name] = evaluation.score(joints.astype(float), people)
+        scores[name]["notes"] += notes
     metrics = {
         "dataset": people.dataset,
         "metric": people.metric,
@@ -145,11 +146,6 @@ def write(name: str, metrics: dict, command: str) -> None:
     """Write results/NAME for metrics that rest on no training of ours."""
     files = {"metrics.json": artifacts.json_bytes(metrics)}
     write_evidence(RESULTS / name, files, {"command": command} | environment.describe())
-
-
-def score(joints: np.ndarray, people: People) -> dict:
-    """The Score JSON of joints (N, 16, 2), of any float type."""
-    return evaluation.score(joints.astype(float), people)
 
 
 def metrics_of(name: str) -> dict:
