@@ -319,15 +319,8 @@ def evaluate(
         )
     evaluation.scorable(people, data_root or data)
     notes = scoring.training_notes(people, folder, data_root) + image_notes(people)
-    found = prediction.predict(
-        estimator.cascade.to(world.device),
-        people,
-        estimator.image_size,
-        flip_test=estimator.flip_test,
-        decoder=estimator.decoder,
-        workers=estimator.workers,
-        precision=estimator.precision,
-    )
+    estimator.cascade.to(world.device)
+    found = prediction.predict(people=people, **vars(estimator))
     world.destroy_process_group()  # as train does
     if keep and world.is_main_process:
         given = environment.command(hidden="--data-root")

@@ -411,9 +411,9 @@ def history_hash(folder: str | Path) -> str | None:
     return file_hash(path) if path.is_file() else None
 
 
-def history_changed(folder: str | Path) -> bool:
-    """Is a finished stage's history another one than its training wrote?"""
-    return manifest(folder).get("history_sha256", "") not in ("", history_hash(folder))
+def history_changed(folder: str | Path, made: dict) -> bool:
+    """Is a finished stage's history another one than its training wrote? made: its manifest."""
+    return made.get("history_sha256", "") not in ("", history_hash(folder))
 
 
 def read_history(folder: str | Path) -> list[dict]:

@@ -135,12 +135,11 @@ def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
         rows = {"cascade": metrics["cascade"], "detector alone": metrics["detector"]["logits"]}
         totals = ", ".join(f"{name} {score['total']:.1f}" for name, score in rows.items())
         found[metrics["metric"]] = totals
-    budget = {
-        name: stages[name]["settings"]["epochs"]
+    found["epochs"] = ", ".join(
+        f"{name} {stages[name]['settings']['epochs']}"
         for name in reversed(artifacts.STAGES.values())
         if "settings" in stages.get(name, {})
-    }
-    found["epochs"] = ", ".join(f"{name} {epochs}" for name, epochs in budget.items())
+    )
     found["seeds"] = ", ".join(sorted({str(manifest.get("seed")) for manifest in stages.values()}))
     seconds = sum(entry["wall_seconds"] for entry in manifest["notebooks"].values())
     machine = manifest.get("machine", {})
