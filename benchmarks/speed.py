@@ -43,8 +43,17 @@ def table(count: int = 48, rounds: int = 7, preset: str = "synthetic") -> pd.Dat
     count: people or images in a round. rounds: a figure is their median. preset: whose network
     trains. All images are made here.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        parts = (part(Path(folder), count, rounds, preset) for part in ROWS)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        parts = (
+            small_images(folder, count, rounds),
+            large_images(folder, count, rounds),
+            targets(count, rounds),
+            training_steps(rounds, preset),
+            inference(folder, count, rounds, preset),
+            scores(rounds),
+            on_a_gpu(rounds),
+        )
         return pd.DataFrame(itertools.chain.from_iterable(parts))
 
 
@@ -161,7 +170,7 @@ def augmented(people: People) -> list[tuple]:
     ]
 
 
-def small_images(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
+def small_images(folder: Path, count: int, rounds: int) -> Iterator[dict]:
     """Samples of images of LSPET's median size and frame."""
     people = people_on_files(folder / "small", count, 238, 252, np.full(count, 187.5))
     rows = augmented(people)
@@ -178,7 +187,7 @@ def small_images(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict
     yield claim(what, "samples/s", (each, common / count), "common dataset class")
 
 
-def large_images(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
+def large_images(folder: Path, count: int, rounds: int) -> Iterator[dict]:
     """Samples of photographs of MPII's size, with its people's sizes (median 690 px)."""
     sides = np.exp(np.random.default_rng(1).normal(np.log(690), 0.55, count)).clip(250, 1700)
     people = people_on_files(folder / "large", count, 1280, 720, sides)
@@ -193,7 +202,7 @@ def large_images(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict
     yield claim("samples of 1280 × 720 px", "samples/s", seconds, "common dataset class", 1.5)
 
 
-def targets(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
+def targets(count: int, rounds: int) -> Iterator[dict]:
     """Targets of 64 cells for a batch."""
     points = torch.rand((count, N_JOINTS, 2)) * 63
     present = torch.ones((count, N_JOINTS)).bool()
@@ -223,7 +232,7 @@ def batch_on(device: torch.device, parameters: dict, image_size: int) -> dict:
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def training_steps(folder: Path, count: int, rounds: int, preset: str) -> Iterator[dict]:
+def training_steps(rounds: int, preset: str) -> Iterator[dict]:
     """What `fit` adds to the network's own work, and what bf16 and compiling change."""
     steps = 4
     image_size, parameters = joint_stage(preset)
@@ -292,7 +301,7 @@ def inference(folder: Path, count: int, rounds: int, preset: str) -> Iterator[di
     yield claim(f"{count} photographs of 1280 × 720 px", "ms", seconds, "reading, then the network")
 
 
-def scores(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
+def scores(rounds: int) -> Iterator[dict]:
     """All scores and the interval, of as many people as MPII's validation set has."""
     people = 2958
     random = np.random.default_rng(0)
@@ -325,7 +334,7 @@ def scores(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
     yield claim(what, "ms", seconds, "the resamples alone, in a loop", limit=500)
 
 
-def on_a_gpu(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
+def on_a_gpu(rounds: int) -> Iterator[dict]:
     """The ResNet-152 cascade's stages in bf16, beside the plain loop in float32, on a GPU."""
     if not torch.cuda.is_available():
         return
@@ -353,6 +362,3 @@ def on_a_gpu(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
             4,
             note=f"{share:.0%} of {name}'s peak, {ours['memory_mb'] / 1024:.1f} GiB",
         )
-
-
-ROWS = (small_images, large_images, targets, training_steps, inference, scores, on_a_gpu)
