@@ -205,7 +205,8 @@ def reproduce(
     folder.
     """
     if from_manifest:
-        return repeat_run(from_manifest, out, [*p, preset != "synthetic", start, only, fresh])
+        others = [*p, preset != "synthetic", start, only, fresh, seeds, dry_run]
+        return repeat_run(from_manifest, out, others)
     p = [*p, f"06.seeds={seeds}"] if seeds else p
     if dry_run:
         from hpe_lib.workbook import estimate, presets
