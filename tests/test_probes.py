@@ -126,11 +126,12 @@ def test_the_person_shown_has_a_hidden_joint_that_is_found(drawn):
 
 def test_the_way_to_a_joint_is_image_detector_regressor_pose(model, drawn):
     one = drawn[[5]]
-    sheet = np.asarray(pictures.one_joint(model, one, 128, MPII.index("left_wrist"), 4))
-    side, gap = pictures.SIDE, drawing.TILE_GAP
-    assert sheet.shape[1] == 4 * side + 3 * gap
+    sheet = np.asarray(pictures.one_joint(model, one, 128, MPII.index("left_wrist")))
+    side, gap, head = pictures.SIDE, drawing.TILE_GAP, drawing.TITLE_HEIGHT
+    assert sheet.shape[1] == 2 * side + gap
     image, detector, regressor, pose = (
-        sheet[drawing.TITLE_HEIGHT :, k * (side + gap) :][:, :side].astype(int) for k in range(4)
+        sheet[head + y * (side + gap + head) :, x * (side + gap) :][:side, :side].astype(int)
+        for y, x in np.ndindex(2, 2)
     )
     assert (image != detector).any() and (detector != regressor).any() and (pose != image).any()
     mark = np.array(ImageColor.getrgb(drawing.SKY))
@@ -179,10 +180,10 @@ def test_the_best_come_first_and_the_worst_are_called_failures(drawn, monkeypatc
     seen = {}
     monkeypatch.setattr(pictures, "contact_sheet", lambda *given: seen.update(enumerate(given)))
     off = np.arange(24.0)[::-1]
-    pictures.best_and_worst(drawn.joints + off[:, None, None], drawn, 2)
+    pictures.best_and_worst(drawn.joints + off[:, None, None], drawn)
     crops, _, _, titles, columns, _, truth = seen.values()
-    assert [title.split(",")[0] for title in titles] == ["found best"] * 2 + ["failure"] * 2
-    assert columns == 2 and crops.shape == (4, 256, 256, 3)
+    assert [title.split(",")[0] for title in titles] == ["found best"] * 4 + ["failure"] * 4
+    assert columns == 4 and crops.shape == (8, 256, 256, 3)
     assert np.allclose(truth[0], drawn.frame(23, 256).to_crop(drawn.joints[23]), equal_nan=True)
 
 

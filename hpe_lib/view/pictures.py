@@ -159,9 +159,7 @@ def network_maps(
     return joint_maps(crops[CROP], maps, shown, joints, states, title)
 
 
-def one_joint(
-    cascade: Cascade, person: People, image_size: int, joint: int, columns: int = 2
-) -> Image.Image:
+def one_joint(cascade: Cascade, person: People, image_size: int, joint: int) -> Image.Image:
     """Return the way to one joint: the crop, each network's map of it, and the whole pose (Fig. 1).
 
     person: People of one.  image_size: px of the crop that the networks get.  The maps share one
@@ -175,14 +173,15 @@ def one_joint(
     tiles = [drawing.mark_joint(image, SIDE, *marked) for image in images.values()]
     *_, found = points.values()
     tiles.append(_pose_tile(crop, rescale(found, CROP / image_size), states, SIDE))
-    return drawing.tile_images(tiles, [*images, "the pose"], columns)
+    return drawing.tile_images(tiles, [*images, "the pose"], 2)
 
 
-def best_and_worst(predicted: np.ndarray, people: People, count: int = 4) -> Image.Image:
-    """Return the people found best, then the failures: predictions on the truth, which is black.
+def best_and_worst(predicted: np.ndarray, people: People) -> Image.Image:
+    """Return the four people found best, then four failures: predictions on the truth in black.
 
-    predicted: (N, 16, 2) image px.  count: people of each kind.
+    predicted: (N, 16, 2) image px.
     """
+    count = 4
     error = evaluation.mean_error(*evaluation.errors(predicted, people))
     order = np.argsort(error, kind="stable")[: np.isfinite(error).sum()]
     ends = np.concatenate([order[:count], order[count:][-count:]])
