@@ -206,13 +206,23 @@ def from_preset(preset: str | Path) -> list[tuple]:
 
     The manifest.json of a run is a preset, too: of the parameters that it was made with.
     """
-    if Path(preset).name == artifacts.MANIFEST:
-        parameters = artifacts.manifest(Path(preset).parent, "parameters")["parameters"]
-        settings = [(number, *pair) for number, part in parameters.items() for pair in part.items()]
-        return [(Path(preset), *setting) for setting in settings]
-    path = (
-        Path(preset) if str(preset).endswith(".yaml") else NOTEBOOKS / "presets" / f"{preset}.yaml"
-    )
+    path = Path(preset)
+    if path.name == artifacts.MANIFEST:
+        sections = artifacts.manifest(path.parent, "parameters")["parameters"]
+    else:
+        if not str(preset).endswith(".yaml"):
+            path = NOTEBOOKS / "presets" / f"{preset}.yaml"
+        sections = read_sections(path)
+    ordered = sorted(sections.items(), key=lambda item: item[0] != "all")
+    return [
+        (path, section, name, value)
+        for section, part in ordered
+        for name, value in (part or {}).items()
+    ]
+
+
+def read_sections(path: Path) -> dict[str, dict | None]:
+    """A preset's file as {section: {name: text}}. BadInput if it is absent or no such file."""
     try:
         with artifacts.open_file(path) as file:
             content = file.read(MOST_BYTES + 1)
@@ -230,12 +240,7 @@ def from_preset(preset: str | Path) -> list[tuple]:
         raise BadInput(
             path, "something else than sections of name: value", "'all:' and one section a notebook"
         )
-    ordered = sorted(sections.items(), key=lambda item: item[0] != "all")
-    return [
-        (path, section, name, value)
-        for section, part in ordered
-        for name, value in (part or {}).items()
-    ]
+    return sections
 
 
 def read_texts(path: Path, content: bytes) -> Any:
