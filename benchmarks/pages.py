@@ -10,15 +10,13 @@ import pandas as pd
 from benchmarks import plan
 from hpe_lib import evaluation
 from hpe_lib.paper import ROOT
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, results
 from hpe_lib.workbook.results import (
-    RESULTS,
     claims_table,
     existing,
     gain_table,
     lsp_table,
     metrics_of,
-    minutes,
     mpii_table,
     parts_table,
     score_columns,
@@ -45,6 +43,11 @@ def lsp_short_table() -> pd.DataFrame:
     again = [name for name in table.index if name.endswith("released predictions")]
     paper = [name for name in table.index if name.startswith("Bulat")]
     return table.loc[[*ours, *again, *paper]]
+
+
+def minutes(name: str) -> float:
+    """How long the training behind results/NAME took."""
+    return artifacts.manifest(results.RESULTS / name)["wall_seconds"] / 60
 
 
 def steps_table() -> pd.DataFrame:
@@ -129,7 +132,7 @@ def default_run_table() -> pd.DataFrame:
         found = metrics_of(name)
         seconds = found["notebook seconds"]
         cascade = found["scores"]["cascade"]
-        rows[artifacts.manifest(RESULTS / name)["machine"]["processor"]] = {
+        rows[artifacts.manifest(results.RESULTS / name)["machine"]["processor"]] = {
             "03 to 05, minutes": sum(seconds[number] for number in ("03", "04", "05")) / 60,
             "all, minutes": sum(seconds.values()) / 60 if "08" in seconds else None,
             "detector alone": found["scores"]["detector"]["total"],

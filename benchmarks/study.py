@@ -149,7 +149,8 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
         metrics["difference"] = artifacts.plain(evaluation.paired(*rows, people))
     if metrics == results.metrics_of(row):
         return
-    results.update_metrics(kept, metrics)
+    manifest = artifacts.manifest(kept, "scored_by")
+    results.write_evidence(kept, {"metrics.json": artifacts.json_bytes(metrics)}, manifest)
     print(evaluation.table(metrics["scores"]).round(1).to_string(), flush=True)
 
 

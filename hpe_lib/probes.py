@@ -1,4 +1,4 @@
-"""Experiments on a trained cascade: covered joints, other decoders, ground-truth maps."""
+"""Experiments on a trained cascade: covered joints, other decoders, perfect maps."""
 
 from collections import defaultdict
 
@@ -97,43 +97,6 @@ def peaks_in_discs(
     return found
 
 
-@torch.no_grad()
-def given_maps(
-    cascade: Cascade,
-    people: People,
-    image_size: int,
-    drawn: dict,
-    decoder: str = "parabola",
-) -> dict[str, dict]:
-    """Regressor scores by the heatmaps that it reads: its detector's, or ground-truth discs.
-
-    Ground-truth discs stand for a perfect detector: of the visible parts (the detector's targets,
-    §3), of all parts, or of all parts but the one being scored, so that only context and image
-    remain. The same is done with the detector's own maps. No flip test.
-    drawn: how targets are drawn (`read_targets`).
-    """
-    targets = Targets(cascade.map_stride, **drawn)
-    seeing_all = Targets(cascade.map_stride, **drawn, first_sees="all")
-    found = defaultdict(list)
-    for batch in DataLoader(PoseDataset(people, image_size), 64):
-        images = cascade.eval().normalise(batch["image"].to(cascade.mean.device))
-        visible, every = (
-            as_logits(way.detector(batch)[0]).to(images.device) for way in (targets, seeing_all)
-        )
-        own = cascade.detector(images)
-        answers = {
-            "its detector's": regress(cascade, own, images),
-            "its detector's, of all other parts": regress_from_others(cascade, own, images),
-            "true, of visible parts": regress(cascade, visible, images),
-            "true, of all parts": regress(cascade, every, images),
-            "true, of all other parts": regress_from_others(cascade, every, images),
-        }
-        for name, maps in answers.items():
-            points = heatmaps.decode(maps, decoder)[0]
-            found[name].append(heatmaps.from_map(points, cascade.map_stride).cpu().numpy())
-    return score_crops(found, people, image_size)
-
-
 def score_crops(
     found: dict[str, list[np.ndarray]], people: People, image_size: int
 ) -> dict[str, dict]:
@@ -144,28 +107,6 @@ def score_crops(
         pairs = zip(frames, np.concatenate(parts))
         scores[name] = score(np.stack([frame.to_image(points) for frame, points in pairs]), people)
     return scores
-
-
-def as_logits(discs: torch.Tensor) -> torch.Tensor:
-    """Logits of a detector that is sure of these discs: their probability, or 1 - it, is 0.9997."""
-    return (2 * discs - 1) * 8
-
-
-def regress(cascade: Cascade, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """The regressor's maps (B, 16, h, w) for the detector's logits and normalised images."""
-    return cascade.regressor(cascade.stack(logits, images))
-
-
-def regress_from_others(
-    cascade: Cascade, logits: torch.Tensor, images: torch.Tensor
-) -> torch.Tensor:
-    """As `regress`, but each joint's map is regressed without the detector's map of that joint."""
-    maps = torch.empty_like(logits)
-    for joint in range(logits.shape[1]):
-        others = logits.clone()
-        others[:, joint] = logits.amin()
-        maps[:, joint] = regress(cascade, others, images)[:, joint]
-    return maps
 
 
 def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dict]:

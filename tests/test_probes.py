@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import ImageColor
 
+from benchmarks import argument
 from hpe_lib import cascade, evaluation, heatmaps, prediction, probes
 from hpe_lib.data.augment import PoseDataset
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
@@ -77,14 +78,14 @@ def test_true_maps_are_given_to_the_regressor(drawn):
     """Of visible parts, of all, of all others: a regressor that repeats them finds just these."""
     made = cascade.Cascade(NETWORK)
     made.regressor = Repeats()
-    found = probes.given_maps(made, drawn, 128, DRAWN, decoder="centroid")
+    found = argument.given_maps(made, drawn, 128, DRAWN, decoder="centroid")
     seen, everything = found["true, of visible parts"], found["true, of all parts"]
     assert everything["visible"] > 97 and everything["occluded"] > 97
     assert seen["visible"] == everything["visible"] and seen["occluded"] < 40
     assert found["true, of all other parts"]["total"] < 30
     images = torch.randn(2, 3, 128, 128)
     logits = torch.randn(2, 16, 32, 32)
-    without = probes.regress_from_others(made, logits, images)
+    without = argument.regress_from_others(made, logits, images)
     assert torch.allclose(without, logits.amin().sigmoid(), atol=1e-6), "no map of its own is read"
     answer = prediction.predict(made, drawn, 128, flip_test=False, decoder="centroid")
     assert found["its detector's"] == evaluation.score(answer.joints, drawn)

@@ -88,12 +88,6 @@ def write_evidence(folder: Path, files: dict[str, bytes], manifest: dict) -> Non
     artifacts.write_files({folder / name: content for name, content in written.items()})
 
 
-def update_metrics(folder: Path, metrics: dict) -> None:
-    """Write the metrics of a folder of results anew."""
-    manifest = artifacts.manifest(folder, "scored_by")
-    write_evidence(folder, {"metrics.json": artifacts.json_bytes(metrics)}, manifest)
-
-
 def evidence_file(name: str, file: str) -> Path:
     """The path of a file in results/NAME. BadInput if it is not as it was written."""
     path = RESULTS / name / file
@@ -163,11 +157,6 @@ def joints_of(name: str) -> dict[str, np.ndarray]:
     with np.load(evidence_file(name, "predictions.npz")) as found:
         rows = {row: joints.astype(float) for row, joints in found.items() if row != "keys"}
         return {"keys": found["keys"], **rows}
-
-
-def minutes(name: str) -> float:
-    """How long the training behind results/NAME took."""
-    return artifacts.manifest(RESULTS / name)["wall_seconds"] / 60
 
 
 # ---- tables
