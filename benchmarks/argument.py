@@ -6,10 +6,17 @@ DATA holds lsp/. What is found comes to results/argument.
 """
 
 import sys
+from collections import defaultdict
 from pathlib import Path
 
-from hpe_lib import photographs, probes
+import torch
+from torch.utils.data import DataLoader
+
+from hpe_lib import heatmaps, photographs, probes
+from hpe_lib.cascade import Cascade
+from hpe_lib.data.augment import PoseDataset
 from hpe_lib.data.datasets import load_people
+from hpe_lib.data.people import People
 from hpe_lib.targets import Targets
 from hpe_lib.workbook import results
 
@@ -29,9 +36,68 @@ def main(data: Path) -> None:
         for network, kinds in peaks.items():
             means = {kind: float(values.mean()) for kind, values in kinds.items()}
             confidence[f"{network}, people it {half}"] = means
-    given = probes.given_maps(made.cascade, people, made.image_size, DRAWN)
+    given = given_maps(made.cascade, people, made.image_size, DRAWN)
     metrics = {"confidence": confidence, "given": given}
     results.write("argument", metrics, "python -m benchmarks.argument DATA")
+
+
+@torch.no_grad()
+def given_maps(
+    cascade: Cascade,
+    people: People,
+    image_size: int,
+    drawn: dict,
+    decoder: str = "parabola",
+) -> dict[str, dict]:
+    """Regressor scores by the heatmaps that it reads: its detector's, or ground-truth discs.
+
+    Ground-truth discs stand for a perfect detector: of the visible parts (the detector's targets,
+    §3), of all parts, or of all parts but the one being scored, so that only context and image
+    remain. The same is done with the detector's own maps. No flip test.
+    drawn: how targets are drawn (`read_targets`).
+    """
+    targets = Targets(cascade.map_stride, **drawn)
+    seeing_all = Targets(cascade.map_stride, **drawn, first_sees="all")
+    found = defaultdict(list)
+    for batch in DataLoader(PoseDataset(people, image_size), 64):
+        images = cascade.eval().normalise(batch["image"].to(cascade.mean.device))
+        visible, every = (
+            as_logits(way.detector(batch)[0]).to(images.device) for way in (targets, seeing_all)
+        )
+        own = cascade.detector(images)
+        answers = {
+            "its detector's": regress(cascade, own, images),
+            "its detector's, of all other parts": regress_from_others(cascade, own, images),
+            "true, of visible parts": regress(cascade, visible, images),
+            "true, of all parts": regress(cascade, every, images),
+            "true, of all other parts": regress_from_others(cascade, every, images),
+        }
+        for name, maps in answers.items():
+            points = heatmaps.decode(maps, decoder)[0]
+            found[name].append(heatmaps.from_map(points, cascade.map_stride).cpu().numpy())
+    return probes.score_crops(found, people, image_size)
+
+
+def as_logits(discs: torch.Tensor) -> torch.Tensor:
+    """Logits of a detector that is sure of these discs: their probability, or 1 - it, is 0.9997."""
+    return (2 * discs - 1) * 8
+
+
+def regress(cascade: Cascade, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """The regressor's maps (B, 16, h, w) for the detector's logits and normalised images."""
+    return cascade.regressor(cascade.stack(logits, images))
+
+
+def regress_from_others(
+    cascade: Cascade, logits: torch.Tensor, images: torch.Tensor
+) -> torch.Tensor:
+    """As `regress`, but each joint's map is regressed without the detector's map of that joint."""
+    maps = torch.empty_like(logits)
+    for joint in range(logits.shape[1]):
+        others = logits.clone()
+        others[:, joint] = logits.amin()
+        maps[:, joint] = regress(cascade, others, images)[:, joint]
+    return maps
 
 
 if __name__ == "__main__":

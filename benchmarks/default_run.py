@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from hpe_lib.workbook import artifacts, environment, results
+from hpe_lib.workbook import artifacts, environment, measurements, results
 
 KEPT = ("command", "machine", "versions", "commit", "started", "finished")
 
@@ -17,7 +17,7 @@ KEPT = ("command", "machine", "versions", "commit", "started", "finished")
 def main(run: Path, name: str) -> None:
     """Keep a finished run's times and scores in results/NAME."""
     made = artifacts.manifest(run, *KEPT, "notebooks")
-    scores = artifacts.read_json(run / artifacts.METRICS)
+    scores = measurements.read(run)
     metrics = {
         "notebook seconds": {
             number: notebook["wall_seconds"] for number, notebook in made["notebooks"].items()

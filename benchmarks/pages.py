@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,15 +10,13 @@ import pandas as pd
 from benchmarks import plan
 from hpe_lib import evaluation
 from hpe_lib.paper import ROOT
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, results
 from hpe_lib.workbook.results import (
-    RESULTS,
     claims_table,
     existing,
     gain_table,
     lsp_table,
     metrics_of,
-    minutes,
     mpii_table,
     parts_table,
     score_columns,
@@ -44,6 +43,11 @@ def lsp_short_table() -> pd.DataFrame:
     again = [name for name in table.index if name.endswith("released predictions")]
     paper = [name for name in table.index if name.startswith("Bulat")]
     return table.loc[[*ours, *again, *paper]]
+
+
+def minutes(name: str) -> float:
+    """How long the training behind results/NAME took."""
+    return artifacts.manifest(results.RESULTS / name)["wall_seconds"] / 60
 
 
 def steps_table() -> pd.DataFrame:
@@ -128,7 +132,7 @@ def default_run_table() -> pd.DataFrame:
         found = metrics_of(name)
         seconds = found["notebook seconds"]
         cascade = found["scores"]["cascade"]
-        rows[artifacts.manifest(RESULTS / name)["machine"]["processor"]] = {
+        rows[artifacts.manifest(results.RESULTS / name)["machine"]["processor"]] = {
             "03 to 05, minutes": sum(seconds[number] for number in ("03", "04", "05")) / 60,
             "all, minutes": sum(seconds.values()) / 60 if "08" in seconds else None,
             "detector alone": found["scores"]["detector"]["total"],
@@ -162,27 +166,14 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "gain": gain_table,
     "steps": steps_table,
     "threads": threads_table,
-    "recipe": lambda: study_table("recipe"),
-    "regressor": lambda: study_table("regressor"),
-    "rates": lambda: study_table("rates"),
-    "race": lambda: study_table("race"),
-    "race-test": lambda: parts_table("race-test"),
-    "seeds": lambda: study_table("seeds"),
-    "seeds-test": lambda: parts_table("seeds-test"),
-    "mixed": lambda: study_table("mixed"),
     "table-5-paper": table_5,
-    "table-5-claims": lambda: claims_table("table-5-test-claims"),
-    "table-5": lambda: study_table("table-5"),
-    "drawn-easy": lambda: parts_table("drawn-easy"),
-    "drawn-medium": lambda: parts_table("drawn-medium"),
-    "drawn-hard": lambda: parts_table("drawn-hard"),
-    "controls": lambda: parts_table("controls"),
+    "table-5-claims": partial(claims_table, "table-5-test-claims"),
     "controls-gain": lambda: gain_table(study_rows("controls")),
-    "drawn-medium-claims": lambda: claims_table("drawn-medium-claims"),
+    "drawn-medium-claims": partial(claims_table, "drawn-medium-claims"),
     "given": given_table,
     "confidence": confidence_table,
-    "released-mpii": lambda: released_table("mpii"),
-    "released-lsp": lambda: released_table("lsp"),
+    "released-mpii": partial(released_table, "mpii"),
+    "released-lsp": partial(released_table, "lsp"),
     "tompson": differing_joints_table,
     "drawn": drawn_table,
     "default-run": default_run_table,
@@ -191,6 +182,10 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "plan-memory": plan.memory_table,
     "plan-exchange": plan.exchange_table,
 }
+for study in ("recipe", "regressor", "rates", "race", "seeds", "mixed", "table-5"):
+    TABLES[study] = partial(study_table, study)
+for study in ("race-test", "seeds-test", "drawn-easy", "drawn-medium", "drawn-hard", "controls"):
+    TABLES[study] = partial(parts_table, study)
 
 
 def markdown(table: pd.DataFrame) -> str:

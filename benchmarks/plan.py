@@ -8,15 +8,17 @@ results/plan. Nothing is timed.
 
 import math
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speed
-from hpe_lib.workbook import artifacts, environment, estimate, presets, results
+from hpe_lib.workbook import environment, estimate, presets, results
 
-PEOPLE, IMAGE_SIZE = 2, 256
+PEOPLE = 2
+IMAGE_SIZE = 256
 PEAK = 989e12  # operations/s, an H200's dense bf16 peak, published
 SHARE = 0.4  # of the peak, assumed
 START = 10e-6  # s from one kernel to the next, assumed
@@ -42,12 +44,8 @@ class Kernels(TorchDispatchMode):
 
 def main() -> None:
     """Write results/plan."""
-    resolved = presets.resolve("paper-res")
-    parameters = {}
-    counted = {}
-    for stage, notebook in artifacts.NOTEBOOKS.items():
-        parameters |= resolved["02"] | resolved[notebook]
-        counted[stage] = count(stage, parameters)
+    stages = presets.stage_parameters(presets.resolve("paper-res"))
+    counted = {stage: count(stage, parameters) for stage, parameters in stages.items()}
     results.write("plan", {"stages": counted}, environment.command())
 
 
@@ -120,18 +118,15 @@ def work_table() -> pd.DataFrame:
 def memory_table() -> pd.DataFrame:
     """GB that the joint stage holds on each GPU, by what it is and by people in the batch."""
     found = results.metrics_of("plan")["stages"]["joint"]
-    weights = {"8 people": found["weights"], "64 people": found["weights"]}
+    people = np.array([8, 64])
     rows = {
-        "weights, gradients, RMSprop's squares, fp32": {k: 12 * v for k, v in weights.items()},
-        "weights once more in bf16, under autocast": {k: 2 * v for k, v in weights.items()},
+        "weights, gradients, RMSprop's squares, fp32": [12 * found["weights"]] * 2,
+        "weights once more in bf16, under autocast": [2 * found["weights"]] * 2,
+        "kept for the backward pass, bf16": people * found["saved, bf16"],
+        "kept for the backward pass, fp32": people * found["saved, fp32"],
     }
-    for precision in ("bf16", "fp32"):
-        saved = found[f"saved, {precision}"]
-        rows[f"kept for the backward pass, {precision}"] = {
-            "8 people": 8 * saved,
-            "64 people": 64 * saved,
-        }
-    return pd.DataFrame.from_dict(rows, orient="index") / 1e9
+    columns = [f"{count} people" for count in people]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns) / 1e9
 
 
 def exchange_table() -> pd.DataFrame:

@@ -38,8 +38,10 @@ def pasted_targets(points: np.ndarray, size: int, sigma: float, disc: bool = Fal
     cells = np.arange(2 * reach + 1, dtype=np.float32) - reach
     squares = cells**2 + cells[:, None] ** 2
     for joint, (x, y) in enumerate((points + 0.5).astype(int)):
-        left, top = x - reach, y - reach
-        right, bottom = x + reach + 1, y + reach + 1
+        left = x - reach
+        top = y - reach
+        right = x + reach + 1
+        bottom = y + reach + 1
         if left >= size or top >= size or right <= 0 or bottom <= 0:
             continue
         patch = squares <= (2 * sigma) ** 2 if disc else np.exp(-squares / (2 * sigma**2))

@@ -23,7 +23,7 @@ from hpe_lib.data.images import ImageFiles, read_image
 from hpe_lib.data.people import People
 from hpe_lib.paper import MARGIN, N_JOINTS
 from hpe_lib.skeleton import VISIBLE
-from hpe_lib.workbook import artifacts, estimate, presets
+from hpe_lib.workbook import estimate, presets
 
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_PROGRESSIVE)
 BF16_PEAK = {  # dense FLOP/s
@@ -43,8 +43,17 @@ def table(count: int = 48, rounds: int = 7, preset: str = "synthetic") -> pd.Dat
     count: people or images in a round. rounds: a figure is their median. preset: whose network
     trains. All images are made here.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        parts = (part(Path(folder), count, rounds, preset) for part in ROWS)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        parts = (
+            small_images(folder, count, rounds),
+            large_images(folder, count, rounds),
+            targets(count, rounds),
+            training_steps(rounds, preset),
+            inference(folder, count, rounds, preset),
+            scores(rounds),
+            on_a_gpu(rounds),
+        )
         return pd.DataFrame(itertools.chain.from_iterable(parts))
 
 
@@ -161,7 +170,7 @@ def augmented(people: People) -> list[tuple]:
     ]
 
 
-def small_images(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
+def small_images(folder: Path, count: int, rounds: int) -> Iterator[dict]:
     """Samples of images of LSPET's median size and frame."""
     people = people_on_files(folder / "small", count, 238, 252, np.full(count, 187.5))
     rows = augmented(people)
@@ -178,7 +187,7 @@ def small_images(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict
     yield claim(what, "samples/s", (each, common / count), "common dataset class")
 
 
-def large_images(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
+def large_images(folder: Path, count: int, rounds: int) -> Iterator[dict]:
     """Samples of photographs of MPII's size, with its people's sizes (median 690 px)."""
     sides = np.exp(np.random.default_rng(1).normal(np.log(690), 0.55, count)).clip(250, 1700)
     people = people_on_files(folder / "large", count, 1280, 720, sides)
@@ -193,7 +202,7 @@ def large_images(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict
     yield claim("samples of 1280 × 720 px", "samples/s", seconds, "common dataset class", 1.5)
 
 
-def targets(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
+def targets(count: int, rounds: int) -> Iterator[dict]:
     """Targets of 64 cells for a batch."""
     points = torch.rand((count, N_JOINTS, 2)) * 63
     present = torch.ones((count, N_JOINTS)).bool()
@@ -205,9 +214,7 @@ def targets(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
         def pasted(disc=disc):
             return np.stack([references.pasted_targets(one, 64, 2.0, disc) for one in people])
 
-        def ours(draw=draw, extent=extent):
-            return draw(points, present, 64, extent)
-
+        ours = functools.partial(draw, points, present, 64, extent)
         seconds = median_seconds(3 * rounds, ours, pasted, threads=1)
         what = f"{draw.__name__} of {count} people"
         yield claim(what, "ms", seconds, "a patch of 6 sigma a joint", 4)
@@ -216,7 +223,7 @@ def targets(folder: Path, count: int, rounds: int, _: str) -> Iterator[dict]:
 def joint_stage(preset: str) -> tuple[int, dict]:
     """(image_size, the parameters of its joint stage) of a preset."""
     found = presets.resolve(preset)
-    return found["01"]["image_size"], found["02"] | found["03"] | found["04"] | found["05"]
+    return found["01"]["image_size"], presets.stage_parameters(found)["joint"]
 
 
 def batch_on(device: torch.device, parameters: dict, image_size: int) -> dict:
@@ -225,10 +232,9 @@ def batch_on(device: torch.device, parameters: dict, image_size: int) -> dict:
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def training_steps(
-    folder: Path, count: int, rounds: int, preset: str, steps: int = 4
-) -> Iterator[dict]:
+def training_steps(rounds: int, preset: str) -> Iterator[dict]:
     """What `fit` adds to the network's own work, and what bf16 and compiling change."""
+    steps = 4
     image_size, parameters = joint_stage(preset)
     accelerator = training.make_accelerator()
     batch = batch_on(accelerator.device, parameters, image_size)
@@ -246,9 +252,7 @@ def training_steps(
         seconds = median_seconds(rounds, ours, lambda: references.plain_steps(*given, steps))
         return claim(what, "ms", [value / steps for value in seconds], against, ratio, None, note)
 
-    def in_bf16():
-        references.plain_steps(*given, steps, bf16=True)
-
+    in_bf16 = functools.partial(references.plain_steps, *given, steps, bf16=True)
     plain = "forward, loss, backward, optimiser"
     yield row(f"training step, {preset}", lambda: next(fit), plain, 1 / 1.05)
     yield row("that network's step in bf16", in_bf16, "in float32")
@@ -297,8 +301,9 @@ def inference(folder: Path, count: int, rounds: int, preset: str) -> Iterator[di
     yield claim(f"{count} photographs of 1280 × 720 px", "ms", seconds, "reading, then the network")
 
 
-def scores(folder: Path, count: int, rounds: int, _: str, people: int = 2958) -> Iterator[dict]:
+def scores(rounds: int) -> Iterator[dict]:
     """All scores and the interval, of as many people as MPII's validation set has."""
+    people = 2958
     random = np.random.default_rng(0)
     joints = random.uniform(0, 500, (people, N_JOINTS, 2))
     visibility = random.integers(0, 3, (people, N_JOINTS))
@@ -329,17 +334,17 @@ def scores(folder: Path, count: int, rounds: int, _: str, people: int = 2958) ->
     yield claim(what, "ms", seconds, "the resamples alone, in a loop", limit=500)
 
 
-def on_a_gpu(folder: Path, count: int, rounds: int, _: str, steps: int = 10) -> Iterator[dict]:
+def on_a_gpu(rounds: int) -> Iterator[dict]:
     """The ResNet-152 cascade's stages in bf16, beside the plain loop in float32, on a GPU."""
     if not torch.cuda.is_available():
         return
+    steps = 10
     training.set_deterministic(False)  # for both sides: the fastest convolutions are looked for
-    resolved = presets.resolve("paper-res")
-    parameters = {}
+    resolved = presets.stage_parameters(presets.resolve("paper-res"))
     name = torch.cuda.get_device_name()
     peak = next((value for part, value in BF16_PEAK.items() if part in name), float("nan"))
-    for stage, notebook in artifacts.NOTEBOOKS.items():
-        parameters |= resolved["02"] | resolved[notebook] | {"precision": "bf16"}
+    for stage, declared in resolved.items():
+        parameters = declared | {"precision": "bf16"}
         ours = estimate.training_step(stage, parameters, 256, steps)
         size = parameters["batch_size"]
         model, *rest, _ = estimate.random_stage(stage, parameters)
@@ -347,7 +352,7 @@ def on_a_gpu(folder: Path, count: int, rounds: int, _: str, steps: int = 10) -> 
         given = model, *rest, batch_on(torch.device("cuda"), parameters, 256)
         with FlopCounterMode(display=False) as counter:
             references.plain_steps(*given, 1)
-        plain = median_seconds(rounds, lambda given=given: references.plain_steps(*given, steps))
+        plain = median_seconds(rounds, functools.partial(references.plain_steps, *given, steps))
         share = counter.get_total_flops() / ours["seconds"] / peak
         yield claim(
             f"ResNet-152, {stage}",
@@ -357,6 +362,3 @@ def on_a_gpu(folder: Path, count: int, rounds: int, _: str, steps: int = 10) -> 
             4,
             note=f"{share:.0%} of {name}'s peak, {ours['memory_mb'] / 1024:.1f} GiB",
         )
-
-
-ROWS = (small_images, large_images, targets, training_steps, inference, scores, on_a_gpu)

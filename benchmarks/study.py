@@ -138,13 +138,7 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
     kept = results.RESULTS / row
     if not scored(kept, weights, people):
         estimator = photographs.load(weights)
-        predictions = prediction.predict(
-            estimator.cascade,
-            people,
-            estimator.image_size,
-            flip_test=estimator.flip_test,
-            decoder=estimator.decoder,
-        )
+        predictions = prediction.predict(people=people, **vars(estimator))
         notes = scoring.training_notes(people, weights)
         results.keep_scores(kept, weights, predictions, people, environment.command(), notes)
     metrics = results.metrics_of(row)
@@ -155,7 +149,8 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
         metrics["difference"] = artifacts.plain(evaluation.paired(*rows, people))
     if metrics == results.metrics_of(row):
         return
-    results.update_metrics(kept, metrics)
+    manifest = artifacts.manifest(kept, "scored_by")
+    results.write_evidence(kept, {"metrics.json": artifacts.json_bytes(metrics)}, manifest)
     print(evaluation.table(metrics["scores"]).round(1).to_string(), flush=True)
 
 
@@ -170,7 +165,7 @@ def curve(row: Path) -> list[dict]:
     for stage in stages.UPSTREAM:
         folder = row / STAGES[stage]
         records = stages.history(folder)
-        if records and artifacts.history_changed(folder):
+        if records and artifacts.history_changed(folder, artifacts.manifest(folder)):
             raise BadInput(folder / artifacts.HISTORY, "a changed file", "as its training wrote it")
         for record in records:
             minutes = before + record["elapsed"] / 60

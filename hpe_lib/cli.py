@@ -58,7 +58,6 @@ Parameters = Annotated[
     typer.Option(
         "-p",
         metavar="[NN.]name=value",
-        show_default=False,
         help="Set a parameter, of notebook NN only if given. Repeatable. Each notebook's first "
         "code cell lists its parameters.",
     ),
@@ -84,7 +83,6 @@ OwnTrunk = Annotated[
         "--trunk",
         metavar="module:function",
         callback=trust_trunk,
-        show_default=False,
         help="A trunk of your own that the weights were trained with: its code is imported.",
     ),
 ]
@@ -187,9 +185,7 @@ REPEAT = "Repeat the run that wrote this manifest.json, and compare the numbers.
 @app.command()
 def reproduce(
     preset: Preset = "synthetic",
-    out: Annotated[
-        Path, typer.Option(help="The run's folder; runs/PRESET if not given.", show_default=False)
-    ] = None,
+    out: Annotated[Path, typer.Option(help="The run's folder; runs/PRESET if not given.")] = None,
     start: Annotated[
         str, typer.Option("--from", metavar="NN", help="Begin with this notebook.")
     ] = None,
@@ -200,20 +196,17 @@ def reproduce(
     ] = False,
     seeds: Annotated[
         str,
-        typer.Option(
-            metavar="0,1,2", help="Train notebook 06's rows with these seeds.", show_default=False
-        ),
+        typer.Option(metavar="0,1,2", help="Train notebook 06's rows with these seeds."),
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help=REHEARSE)] = False,
-    from_manifest: Annotated[
-        Path, typer.Option(metavar="FILE", help=REPEAT, show_default=False)
-    ] = None,
+    from_manifest: Annotated[Path, typer.Option(metavar="FILE", help=REPEAT)] = None,
 ):
     """Run the notebooks in order and keep the executed copies, weights and numbers in the run's
     folder.
     """
     if from_manifest:
-        return repeat_run(from_manifest, out, [*p, preset != "synthetic", start, only, fresh])
+        others = [*p, preset != "synthetic", start, only, fresh, seeds, dry_run]
+        return repeat_run(from_manifest, out, others)
     p = [*p, f"06.seeds={seeds}"] if seeds else p
     if dry_run:
         from hpe_lib.workbook import estimate, presets
@@ -255,9 +248,7 @@ def train(
     ],
     preset: Preset = "synthetic",
     p: Parameters = (),
-    init_from: Annotated[
-        Path, typer.Option(help="Start from the weights in this folder.", show_default=False)
-    ] = None,
+    init_from: Annotated[Path, typer.Option(help="Start from the weights in this folder.")] = None,
     trunk: OwnTrunk = "",
 ):
     """Train one stage without Jupyter: the same code, parameters and artifacts as notebooks 03, 04
@@ -304,16 +295,12 @@ def evaluate(
     data: Annotated[Literal["synthetic", "mpii", "lsp", "lspet", "leeds"], typer.Option()],
     weights: Annotated[
         Path,
-        typer.Option(
-            help="A run's folder, or a stage's. [default: the released]", show_default=False
-        ),
-    ] = RELEASED,
-    data_root: Annotated[Path, typer.Option(help=DATA_ROOT, show_default=False)] = None,
-    split: Annotated[
-        Literal["all", "train", "val", "test"], typer.Option(help=SPLIT, show_default=False)
+        typer.Option(help="A run's folder, or a stage's. [default: the released]"),
     ] = None,
+    data_root: Annotated[Path, typer.Option(help=DATA_ROOT)] = None,
+    split: Annotated[Literal["all", "train", "val", "test"], typer.Option(help=SPLIT)] = None,
     only_present: Annotated[bool, typer.Option("--only-present", help=ABSENT)] = False,
-    keep: Annotated[Path, typer.Option(help=KEEP, show_default=False)] = None,
+    keep: Annotated[Path, typer.Option(help=KEEP)] = None,
     as_json: AsJson = False,
     trunk: OwnTrunk = "",
 ):
@@ -322,7 +309,7 @@ def evaluate(
     from hpe_lib.data.people import image_notes
     from hpe_lib.workbook import results, scoring
 
-    folder = cascade.stage_folder(weights)
+    folder = cascade.stage_folder(weights or RELEASED)
     world = training.world()
     if keep:
         results.refuse_foreign_results(keep)
@@ -333,15 +320,8 @@ def evaluate(
         )
     evaluation.scorable(people, data_root or data)
     notes = scoring.training_notes(people, folder, data_root) + image_notes(people)
-    found = prediction.predict(
-        estimator.cascade.to(world.device),
-        people,
-        estimator.image_size,
-        flip_test=estimator.flip_test,
-        decoder=estimator.decoder,
-        workers=estimator.workers,
-        precision=estimator.precision,
-    )
+    estimator.cascade.to(world.device)
+    found = prediction.predict(people=people, **vars(estimator))
     world.destroy_process_group()  # as train does
     if keep and world.is_main_process:
         given = environment.command(hidden="--data-root")
@@ -369,9 +349,7 @@ def score(
     ],
     rows: Annotated[
         Path,
-        typer.Option(
-            help="Newell's valid.h5: whose predictions they are, in its order.", show_default=False
-        ),
+        typer.Option(help="Newell's valid.h5: whose predictions they are, in its order."),
     ] = None,
     as_json: AsJson = False,
 ):
@@ -386,20 +364,17 @@ def score(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Photographs.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
     out: Annotated[Path, typer.Option(help="The folder for STEM.png, the overlay, and STEM.json.")],
     weights: Annotated[
         Path,
         typer.Option(
             help="A run's folder, or a trained stage's; without it the released weights.",
-            show_default=False,
         ),
     ] = None,
     boxes: Annotated[
         Path,
-        typer.Option(
-            help="JSON: {image: [[x, y, side] or [x1, y1, x2, y2], …], …}, px.", show_default=False
-        ),
+        typer.Option(help="JSON: {image: [[x, y, side] or [x1, y1, x2, y2], …], …}, px."),
     ] = None,
     people: Annotated[
         Literal["image", "detect"],

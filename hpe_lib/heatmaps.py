@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hpe_lib.geometry import Points, rescale
-from hpe_lib.paper import BODY
-from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.skeleton import MPII
 
 VERSION = 1  # of this file and targets.py: raise it when targets change, to retrain all stages
 
@@ -130,31 +129,3 @@ def mirror(maps: torch.Tensor) -> torch.Tensor:
     This is its own inverse. It needs no shift: with pixel centres at integers, W - 1 - x is exact.
     """
     return maps.flip(-1)[:, MPII.mirror]
-
-
-def disc_peaks(
-    maps: torch.Tensor, batch: dict, map_stride: int, radius: float = 10.0
-) -> dict[str, torch.Tensor]:
-    """Highest value within a disc of each joint's map (B, J, h, w), grouped by visibility.
-
-    "visible" and "occluded": the disc lies around the joint. "background": it lies where the next
-    person of the batch has that joint, if that is at least two radii away (Fig. 2 compares these).
-    batch: collated items of PoseDataset. radius: px at a body of 200 px. Returns {kind: (n,)}.
-    """
-    maps = maps.float().cpu()
-    points = to_map(batch["joints"], map_stride)
-    visibility = batch["visibility"]
-    reach = radius * batch["body"] / BODY / map_stride
-    elsewhere = points.roll(1, dims=0)
-    labelled = visibility != ABSENT
-    far = (points - elsewhere).norm(dim=-1) >= 2 * reach[:, None]
-    kinds = {
-        "visible": (points, visibility == VISIBLE),
-        "occluded": (points, visibility == OCCLUDED),
-        "background": (elsewhere, labelled & labelled.roll(1, dims=0) & far),
-    }
-    found = {}
-    for kind, (centers, mask) in kinds.items():
-        inside = discs(centers, mask, maps.shape[-1], reach.clamp_min(0.75)) > 0
-        found[kind] = maps.masked_fill(~inside, -torch.inf).amax((-2, -1))[mask]
-    return found

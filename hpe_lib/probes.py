@@ -1,4 +1,4 @@
-"""Experiments on a trained cascade: covered joints, other decoders, ground-truth maps."""
+"""Experiments on a trained cascade: covered joints, other decoders, perfect maps."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,17 +20,15 @@ from hpe_lib.evaluation import (
     score,
     within_threshold,
 )
-from hpe_lib.geometry import Frame
+from hpe_lib.paper import BODY
 from hpe_lib.prediction import cover, decode, forward, predict_crops
-from hpe_lib.skeleton import OCCLUDED, VISIBLE
+from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
 from hpe_lib.targets import Targets
 
 PATCHES = (0.0, 0.03, 0.06, 0.09, 0.12, 0.16, 0.2, 0.25)  # body heights, sides of covers
 
 
-def decoding_errors(
-    people: People, grids: list[tuple[int, int]], drawn: dict, seed: int = 0
-) -> pd.DataFrame:
+def decoding_errors(people: People, grids: list[tuple[int, int]], drawn: dict) -> pd.DataFrame:
     """What each decoder loses on perfect maps of people who are turned, scaled and mirrored.
 
     grids: (crop px, crop px a map cell).  drawn: how targets are drawn (`read_targets`).
@@ -39,7 +37,7 @@ def decoding_errors(
     """
     rows = []
     for size, stride in grids:
-        for batch in DataLoader(PoseDataset(people, size, Augmentation(), seed), 16):
+        for batch in DataLoader(PoseDataset(people, size, Augmentation()), 16):
             maps, present = Targets(stride, **drawn).regressor(batch)
             unit = torch.from_numpy(people.normaliser / people.body)[batch["row"]] * batch["body"]
             for name in heatmaps.DECODERS:
@@ -57,100 +55,66 @@ def decoding_errors(
 def disc_peaks(
     cascade: Cascade, people: People, image_size: int, radius: float
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return {network: {kind: (n,) values}} of `heatmaps.disc_peaks` over all people (Fig. 2).
+    """Return {network: {kind: (n,) values}} of `peaks_in_discs` over all people (Fig. 2).
 
     radius: px at a body of 200 px.
     """
-    found = defaultdict(lambda: defaultdict(list))
+    found = defaultdict(list)
     for batch in DataLoader(PoseDataset(people, image_size), 64):
         maps = forward(cascade.eval(), batch["image"].to(cascade.mean.device), flip_test=False)
         networks = {"detector": cascade.confidence(maps.detector), "regressor": maps.regressor}
         for name, part in networks.items():
             if part is not None:
-                peaks = heatmaps.disc_peaks(part, batch, cascade.map_stride, radius)
-                for kind, values in peaks.items():
-                    found[name][kind].append(values.numpy())
+                found[name].append(peaks_in_discs(part, batch, cascade.map_stride, radius))
     return {
-        name: {kind: np.concatenate(parts) for kind, parts in kinds.items()}
-        for name, kinds in found.items()
+        name: {kind: torch.cat([part[kind] for part in parts]).numpy() for kind in parts[0]}
+        for name, parts in found.items()
     }
 
 
-@torch.no_grad()
-def given_maps(
-    cascade: Cascade,
-    people: People,
-    image_size: int,
-    drawn: dict,
-    decoder: str = "parabola",
-) -> dict[str, dict]:
-    """Regressor scores by the heatmaps that it reads: its detector's, or ground-truth discs.
+def peaks_in_discs(
+    maps: torch.Tensor, batch: dict, map_stride: int, radius: float
+) -> dict[str, torch.Tensor]:
+    """Highest value within a disc of each joint's map (B, J, h, w), grouped by visibility.
 
-    Ground-truth discs stand for a perfect detector: of the visible parts (the detector's targets,
-    §3), of all parts, or of all parts but the one being scored, so that only context and image
-    remain. The same is done with the detector's own maps. No flip test.
-    drawn: how targets are drawn (`read_targets`).
+    "visible" and "occluded": the disc lies around the joint. "background": it lies where the next
+    person of the batch has that joint, if that is at least two radii away (Fig. 2 compares these).
+    batch: collated items of PoseDataset. radius: px at a body of 200 px. Returns {kind: (n,)}.
     """
-    targets = Targets(cascade.map_stride, **drawn)
-    seeing_all = Targets(cascade.map_stride, **drawn, first_sees="all")
-    found = defaultdict(list)
-    frames = people.frames(image_size)
-    for batch in DataLoader(PoseDataset(people, image_size), 64):
-        images = cascade.eval().normalise(batch["image"].to(cascade.mean.device))
-        visible, every = (
-            as_logits(way.detector(batch)[0]).to(images.device) for way in (targets, seeing_all)
-        )
-        own = cascade.detector(images)
-        answers = {
-            "its detector's": regress(cascade, own, images),
-            "its detector's, of all other parts": regress_from_others(cascade, own, images),
-            "true, of visible parts": regress(cascade, visible, images),
-            "true, of all parts": regress(cascade, every, images),
-            "true, of all other parts": regress_from_others(cascade, every, images),
-        }
-        for name, maps in answers.items():
-            points = heatmaps.decode(maps, decoder)[0]
-            found[name].append(heatmaps.from_map(points, cascade.map_stride).cpu().numpy())
-    return score_crops(found, frames, people)
+    maps = maps.float().cpu()
+    points = heatmaps.to_map(batch["joints"], map_stride)
+    visibility = batch["visibility"]
+    reach = radius * batch["body"] / BODY / map_stride
+    elsewhere = points.roll(1, dims=0)
+    labelled = visibility != ABSENT
+    far = (points - elsewhere).norm(dim=-1) >= 2 * reach[:, None]
+    kinds = {
+        "visible": (points, visibility == VISIBLE),
+        "occluded": (points, visibility == OCCLUDED),
+        "background": (elsewhere, labelled & labelled.roll(1, dims=0) & far),
+    }
+    found = {}
+    for kind, (centers, mask) in kinds.items():
+        inside = heatmaps.discs(centers, mask, maps.shape[-1], reach.clamp_min(0.75)) > 0
+        found[kind] = maps.masked_fill(~inside, -torch.inf).amax((-2, -1))[mask]
+    return found
 
 
 def score_crops(
-    found: dict[str, list[np.ndarray]], frames: list[Frame], people: People
+    found: dict[str, list[np.ndarray]], people: People, image_size: int
 ) -> dict[str, dict]:
     """Scores by name of points in crops, in batches (B, 16, 2) crop px in the people's order."""
     scores = {}
+    frames = people.frames(image_size)
     for name, parts in found.items():
         pairs = zip(frames, np.concatenate(parts))
         scores[name] = score(np.stack([frame.to_image(points) for frame, points in pairs]), people)
     return scores
 
 
-def as_logits(discs: torch.Tensor, sure: float = 8.0) -> torch.Tensor:
-    """Logits of a detector that is sure of these discs: their probability, or 1 - it, is 0.9997."""
-    return (2 * discs - 1) * sure
-
-
-def regress(cascade: Cascade, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """The regressor's maps (B, 16, h, w) for the detector's logits and normalised images."""
-    return cascade.regressor(cascade.stack(logits, images))
-
-
-def regress_from_others(
-    cascade: Cascade, logits: torch.Tensor, images: torch.Tensor
-) -> torch.Tensor:
-    """As `regress`, but each joint's map is regressed without the detector's map of that joint."""
-    maps = torch.empty_like(logits)
-    for joint in range(logits.shape[1]):
-        others = logits.clone()
-        others[:, joint] = logits.amin()
-        maps[:, joint] = regress(cascade, others, images)[:, joint]
-    return maps
-
-
 def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dict]:
     """Scores of each decoder with and without flip test, keyed "NAME, with flip test" (F13)."""
     found = defaultdict(list)
-    frames = people.frames(image_size)
     for batch in DataLoader(PoseDataset(people, image_size), 64):
         for flip in ("with", "without"):
             images = batch["image"].to(cascade.mean.device)
@@ -158,7 +122,7 @@ def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dic
             for name in heatmaps.DECODERS:
                 points = decode(maps, cascade.map_stride, name, cascade.first)[0]
                 found[f"{name}, {flip} flip test"].append(points)
-    return score_crops(found, frames, people)
+    return score_crops(found, people, image_size)
 
 
 def person_with_hidden_joint(predicted: np.ndarray, people: People, joint: int) -> int:
@@ -198,21 +162,20 @@ def cover_one_joint(
     joint = [random.choice(np.flatnonzero(row)) for row in choices[choices.any(1)]]
     frames = people.frames(image_size)
     crops = people.crops(image_size)
-    points = np.stack(
-        [frame.to_crop(place) for frame, place in zip(frames, people.joints[person, joint])]
-    )
+    points = people.joints_in_crops(image_size)[person, joint]
     bodies = np.array([frame.body_in_crop for frame in frames])
     rows = []
     for side in sides:
         covered = cover(crops, points, side * bodies)
         found = predict_crops(cascade, torch.from_numpy(covered).split(64), frames, False, decoder)
-        right = {
-            name: within_threshold(joints, people)[person, joint].mean() * 100
-            for name, joints in (("detector", found.detector_joints), ("cascade", found.joints))
-        }
+        detected, right = (
+            within_threshold(joints, people)[person, joint].mean() * 100
+            for joints in (found.detector_joints, found.joints)
+        )
         rows.append(
-            right
-            | {
+            {
+                "detector": detected,
+                "cascade": right,
                 "detector's peak": found.detector_peak[person, joint].mean(),
                 "cascade's peak": found.confidence[person, joint].mean(),
             }

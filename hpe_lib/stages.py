@@ -332,7 +332,7 @@ class Recipe:
         """
         records = history(self.folder)
         manifest = self.adopt_test_time_settings()
-        if artifacts.history_changed(self.folder):
+        if artifacts.history_changed(self.folder, manifest):
             found = "absent" if not records else "not the one that was written"
             again = "no curve, scored again after its last epoch"
             print(f"{self.stage}: its {artifacts.HISTORY} is {found}: {again}", flush=True)

@@ -154,12 +154,8 @@ def test_speeds_are_kept_for_the_page(monkeypatch, tmp_path, capsys):
 
 def test_the_plan_counts_what_a_step_takes(monkeypatch):
     monkeypatch.setattr(plan, "IMAGE_SIZE", 64)
-    resolved = presets.resolve("smoke")
-    parameters = {}
-    counted = {}
-    for stage, notebook in artifacts.NOTEBOOKS.items():
-        parameters |= resolved["02"] | resolved[notebook]
-        counted[stage] = plan.count(stage, parameters)
+    of_stages = presets.stage_parameters(presets.resolve("smoke"))
+    counted = {stage: plan.count(stage, parameters) for stage, parameters in of_stages.items()}
     detector, regressor, joint = (counted[stage] for stage in artifacts.NOTEBOOKS)
     assert detector["learning"] + regressor["learning"] == joint["learning"] == joint["weights"]
     assert regressor["forward"] == joint["forward"] > detector["forward"]

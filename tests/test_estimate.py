@@ -25,12 +25,7 @@ def parameters(*overrides):
 
 def stage_parameters(stage, *overrides):
     """What a stage's recipe has: its own parameters over those of the stages before."""
-    resolved = parameters(*overrides)
-    found = {}
-    for name, notebook in artifacts.NOTEBOOKS.items():
-        found |= resolved["02"] | resolved[notebook]
-        if name == stage:
-            return found
+    return presets.stage_parameters(parameters(*overrides))[stage]
 
 
 @pytest.fixture

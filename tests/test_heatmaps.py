@@ -4,7 +4,7 @@ import torch
 from torch import tensor
 
 from hpe_lib import heatmaps
-from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.skeleton import MPII
 
 
 def one(function, x, y, width, size=5):
@@ -205,32 +205,3 @@ def test_mirrored_maps_are_the_mirrored_person_s_targets(draw):
         draw(mirrored, present[:, MPII.mirror], 16, width),
         atol=1e-5,
     )
-
-
-def test_peaks_are_taken_where_the_joint_is_and_where_it_is_not():
-    maps = torch.full((2, 16, 32, 32), 0.05)
-    joints = torch.tensor([[30.0, 30.0], [90.0, 90.0]])[:, None].repeat(1, 16, 1)
-    visibility = torch.full((2, 16), VISIBLE)
-    visibility[:, 3] = OCCLUDED
-    visibility[0, 4] = ABSENT
-    maps[0, :, 7, 7] = 0.9
-    maps[1, :, 22, 22] = 0.9
-    maps[:, 3] = 0.4
-    batch = {"joints": joints, "visibility": visibility, "body": torch.tensor([100.0, 100.0])}
-    found = heatmaps.disc_peaks(maps, batch, map_stride=4)
-    assert {kind: len(values) for kind, values in found.items()} == {
-        "visible": 29,
-        "occluded": 2,
-        "background": 30,
-    }
-    assert np.allclose(found["visible"], 0.9) and np.allclose(found["occluded"], 0.4)
-    assert np.allclose(np.sort(found["background"]), [0.05] * 28 + [0.4] * 2)
-    maps[0, :2, 7, 8] = torch.tensor([0.95, 0.0])
-    maps[0, :2, 7, 9] = 1.0
-    found = heatmaps.disc_peaks(maps, batch, map_stride=4)
-    within, beyond = torch.tensor([0.95, 0.9])
-    assert found["visible"][:2].tolist() == [within, beyond], "5 px, which is 1.25 cells"
-    near = {**batch, "joints": joints.clone().fill_(30.0)}
-    assert (
-        len(heatmaps.disc_peaks(maps, near, map_stride=4)["background"]) == 0
-    )  # nobody else's joint is far enough

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import ImageColor
 
+from benchmarks import argument
 from hpe_lib import cascade, evaluation, heatmaps, prediction, probes
 from hpe_lib.data.augment import PoseDataset
-from hpe_lib.skeleton import MPII, OCCLUDED
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 from hpe_lib.view import diagram, drawing, figures, pictures
 
 NETWORK = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "channels": 16, "levels": 2}
@@ -37,8 +38,37 @@ def test_peaks_are_those_of_every_person(model, drawn):
     with torch.no_grad():
         maps = model(batch["image"])
     for name, part in (("detector", maps.detector.sigmoid()), ("regressor", maps.regressor)):
-        for kind, values in heatmaps.disc_peaks(part, batch, 4, 10.0).items():
+        for kind, values in probes.peaks_in_discs(part, batch, 4, 10.0).items():
             assert np.allclose(found[name][kind], values, atol=1e-5)
+
+
+def test_peaks_are_taken_where_the_joint_is_and_where_it_is_not():
+    maps = torch.full((2, 16, 32, 32), 0.05)
+    joints = torch.tensor([[30.0, 30.0], [90.0, 90.0]])[:, None].repeat(1, 16, 1)
+    visibility = torch.full((2, 16), VISIBLE)
+    visibility[:, 3] = OCCLUDED
+    visibility[0, 4] = ABSENT
+    maps[0, :, 7, 7] = 0.9
+    maps[1, :, 22, 22] = 0.9
+    maps[:, 3] = 0.4
+    batch = {"joints": joints, "visibility": visibility, "body": torch.tensor([100.0, 100.0])}
+    found = probes.peaks_in_discs(maps, batch, 4, radius=10.0)
+    assert {kind: len(values) for kind, values in found.items()} == {
+        "visible": 29,
+        "occluded": 2,
+        "background": 30,
+    }
+    assert np.allclose(found["visible"], 0.9) and np.allclose(found["occluded"], 0.4)
+    assert np.allclose(np.sort(found["background"]), [0.05] * 28 + [0.4] * 2)
+    maps[0, :2, 7, 8] = torch.tensor([0.95, 0.0])
+    maps[0, :2, 7, 9] = 1.0
+    found = probes.peaks_in_discs(maps, batch, 4, radius=10.0)
+    within, beyond = torch.tensor([0.95, 0.9])
+    assert found["visible"][:2].tolist() == [within, beyond], "5 px, which is 1.25 cells"
+    near = {**batch, "joints": joints.clone().fill_(30.0)}
+    assert (
+        len(probes.peaks_in_discs(maps, near, 4, radius=10.0)["background"]) == 0
+    )  # nobody else's joint is far enough
 
 
 class Repeats(torch.nn.Module):
@@ -52,7 +82,7 @@ def test_true_maps_are_given_to_the_regressor(drawn):
     """Of visible parts, of all, of all others: a regressor that repeats them finds just these."""
     made = cascade.Cascade(NETWORK)
     made.regressor = Repeats()
-    found = probes.given_maps(made, drawn, 128, DRAWN, decoder="centroid")
+    found = argument.given_maps(made, drawn, 128, DRAWN, decoder="centroid")
     seen = found["true, of visible parts"]
     everything = found["true, of all parts"]
     assert everything["visible"] > 97 and everything["occluded"] > 97
@@ -60,7 +90,7 @@ def test_true_maps_are_given_to_the_regressor(drawn):
     assert found["true, of all other parts"]["total"] < 30
     images = torch.randn(2, 3, 128, 128)
     logits = torch.randn(2, 16, 32, 32)
-    without = probes.regress_from_others(made, logits, images)
+    without = argument.regress_from_others(made, logits, images)
     assert torch.allclose(without, logits.amin().sigmoid(), atol=1e-6), "no map of its own is read"
     answer = prediction.predict(made, drawn, 128, flip_test=False, decoder="centroid")
     assert found["its detector's"] == evaluation.score(answer.joints, drawn)
@@ -102,12 +132,14 @@ def test_the_person_shown_has_a_hidden_joint_that_is_found(drawn):
 
 def test_the_way_to_a_joint_is_image_detector_regressor_pose(model, drawn):
     one = drawn[[5]]
-    sheet = np.asarray(pictures.one_joint(model, one, 128, MPII.index("left_wrist"), 4))
+    sheet = np.asarray(pictures.one_joint(model, one, 128, MPII.index("left_wrist")))
     side = pictures.SIDE
     gap = drawing.TILE_GAP
-    assert sheet.shape[1] == 4 * side + 3 * gap
+    head = drawing.TITLE_HEIGHT
+    assert sheet.shape[1] == 2 * side + gap
     image, detector, regressor, pose = (
-        sheet[drawing.TITLE_HEIGHT :, k * (side + gap) :][:, :side].astype(int) for k in range(4)
+        sheet[head + y * (side + gap + head) :, x * (side + gap) :][:side, :side].astype(int)
+        for y, x in np.ndindex(2, 2)
     )
     assert (image != detector).any() and (detector != regressor).any() and (pose != image).any()
     mark = np.array(ImageColor.getrgb(drawing.SKY))
@@ -157,10 +189,10 @@ def test_the_best_come_first_and_the_worst_are_called_failures(drawn, monkeypatc
     seen = {}
     monkeypatch.setattr(pictures, "contact_sheet", lambda *given: seen.update(enumerate(given)))
     off = np.arange(24.0)[::-1]
-    pictures.best_and_worst(drawn.joints + off[:, None, None], drawn, 2)
+    pictures.best_and_worst(drawn.joints + off[:, None, None], drawn)
     crops, _, _, titles, columns, _, truth = seen.values()
-    assert [title.split(",")[0] for title in titles] == ["found best"] * 2 + ["failure"] * 2
-    assert columns == 2 and crops.shape == (4, 256, 256, 3)
+    assert [title.split(",")[0] for title in titles] == ["found best"] * 4 + ["failure"] * 4
+    assert columns == 4 and crops.shape == (8, 256, 256, 3)
     assert np.allclose(truth[0], drawn.frame(23, 256).to_crop(drawn.joints[23]), equal_nan=True)
 
 

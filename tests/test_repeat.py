@@ -147,7 +147,8 @@ def test_the_command_says_it_and_its_status_too(run, monkeypatch, capsys, agree,
     assert (ended.value.code, capsys.readouterr().out) == (code, "of manifest.json\n")
 
 
-def test_other_options_beside_it_are_refused(run, capsys):
+@pytest.mark.parametrize("other", ["--fresh", "--dry-run", "--seeds=0,1"])
+def test_other_options_beside_it_are_refused(run, capsys, other):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["reproduce", "--from-manifest", str(run[0]), "--fresh"])
+        cli.main(["reproduce", "--from-manifest", str(run[0]), other])
     assert ended.value.code == 2 and "other options beside it" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def test_what_is_kept_is_enough_to_score_and_compare_again(people, weights, tmp_
     assert again == metrics["cascade over detector"]
     manifest = artifacts.manifest(tmp_path / "results" / "a")
     assert manifest["kind"] == "joint" and manifest["seed"] == 3
-    assert results.minutes("a") == 1
+    assert pages.minutes("a") == 1
 
 
 def test_a_detector_has_no_cascade(people, weights, tmp_path):

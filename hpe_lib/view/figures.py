@@ -22,6 +22,7 @@ KIND_COLOURS = {
     "outside the crop": SKY,
     "not annotated": "#D9D9D9",
 }
+LEGEND = {"fontsize": 8, "frameon": False}
 LOSSES = {"detector": "eq. 1", "regressor": "eq. 2", "joint": "eq. 1 + eq. 2"}
 
 
@@ -63,7 +64,7 @@ def annotation_bars(counts: dict[str, np.ndarray], total: int) -> Figure:
     ax.set(xlabel=f"share of {total} people, %", xlim=(0, 100))
     ax.invert_yaxis()
     ax.tick_params(labelsize=8)
-    figure.legend(loc="outside upper center", ncols=len(counts), fontsize=8, frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(counts), **LEGEND)
     return figure
 
 
@@ -87,7 +88,7 @@ def histograms(
             ax.set(yscale="log", ylim=(0.05, 120))
             ax.yaxis.set_major_formatter("{x:g}")
         if len(groups) > 1:
-            ax.legend(fontsize=8, frameon=False)
+            ax.legend(**LEGEND)
     return figure
 
 
@@ -155,7 +156,7 @@ class LearningCurves:
             ax.set(xlabel="epoch", xlim=(0.5, max(done, 1) + 0.5))
             ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
             if ax.get_legend_handles_labels()[0]:
-                ax.legend(fontsize=8, frameon=False)
+                ax.legend(**LEGEND)
         return self.figure
 
 
@@ -207,7 +208,7 @@ def visibility_bars(scores: dict[str, dict]) -> Figure:
         ax.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     label_rows(ax, names, f"{scores[names[0]]['metric']}, %")
     ax.set(xlim=(0, 108))
-    figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, **LEGEND)
     return figure
 
 
@@ -231,7 +232,7 @@ def ablation_differences(differences: dict[str, dict], printed: pd.Series) -> Fi
     ax.plot(theirs, places + 0.12, "D", color=ORANGE, label="paper")
     ax.axvline(0, color=BLACK, lw=0.8)
     label_rows(ax, names, f"points against {full}")
-    figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, **LEGEND)
     return figure
 
 
@@ -243,7 +244,7 @@ def cover_curves(covered: pd.DataFrame, metric: str) -> Figure:
         for name, colour, marker in (("detector", ORANGE, "o"), ("cascade", BLUE, "s")):
             ax.plot(covered.index, covered[name + ending], marker + "-", color=colour, label=name)
         ax.set(xlabel=covered.index.name, ylabel=label, ylim=0)
-        ax.legend(fontsize=8, frameon=False)
+        ax.legend(**LEGEND)
     return figure
 
 
@@ -259,7 +260,7 @@ def score_against_time(curves: dict[str, list[dict]], metric: str = "PCK@0.2") -
         minutes, totals = zip(*[(point["minutes"], point["total"]) for point in points])
         ax.plot(minutes, totals, f"{marker}-", markersize=4, label=name)
     ax.set(xlabel="minutes of training", ylabel=f"{metric}, %", xlim=0, ylim=0)
-    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", **LEGEND)
     return figure
 
 
@@ -290,7 +291,7 @@ def leads_by_difficulty(leads: pd.DataFrame) -> Figure:
         ax.xaxis.set_minor_locator(ticker.NullLocator())
     panels[0].set_ylabel("lead of detection+regression, points")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, **LEGEND)
     return figure
 
 

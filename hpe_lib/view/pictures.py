@@ -138,22 +138,20 @@ def network_maps(
     image_size: int,
     title: str = "",
     shown: list[int] | None = None,
-    count: int = 3,
     patch: float = 0.0,
 ) -> Image.Image:
     """Return what each network sees of one person, the detector above the regressor (Fig. 2).
 
     person: People of one.  image_size: px of the crop that the networks get.  shown: joints, a
-    column each; None: `count` visible ones, then as many of the least visible.  patch: side, in
+    column each; None: three visible ones, then as many of the least visible.  patch: side, in
     body heights, of a square that covers the first joint shown.  title: as for `joint_maps`; if it
     is empty, the patch.
     """
-    sample = PoseDataset(person, CROP)[0]
     crops = {}
-    joints, states = (sample[name].numpy() for name in ("joints", "visibility"))
+    _, joints, states = _arrays(PoseDataset(person, CROP)[0])
     if shown is None:
         labelled = np.argsort(-states, kind="stable")[: (states != ABSENT).sum()].tolist()
-        shown = [*labelled[:count], *labelled[count:][-count:]]
+        shown = [*labelled[:3], *labelled[3:][-3:]]
     for size in (image_size, CROP):
         side = patch * person.frame(0, size).body_in_crop
         points = rescale(joints[shown[:1]], size / CROP)
@@ -164,46 +162,37 @@ def network_maps(
     return joint_maps(crops[CROP], maps, shown, joints, states, title)
 
 
-def one_joint(
-    cascade: Cascade, person: People, image_size: int, joint: int, columns: int = 2
-) -> Image.Image:
+def one_joint(cascade: Cascade, person: People, image_size: int, joint: int) -> Image.Image:
     """Return the way to one joint: the crop, each network's map of it, and the whole pose (Fig. 1).
 
     person: People of one.  image_size: px of the crop that the networks get.  The maps share one
     scale. A ring is the joint's labelled place, dashed if it is occluded.
     """
-    sample = PoseDataset(person, CROP)[0]
-    joints, states = (sample[name].numpy() for name in ("joints", "visibility"))
+    crop, joints, states = _arrays(PoseDataset(person, CROP)[0])
     maps, points = predict_crop(cascade, person.crops(image_size)[0])
-    crop = person.crops(CROP)[0]
-    top = _top([heats[joint] for heats in maps.values()])
-    images = {"the image": crop}
-    for name, heats in maps.items():
-        title = f"{name}, {MPII.names[joint]}: peak {heats[joint].max():.2f}"
-        images[title] = drawing.draw_map(crop, heats[joint], top)
+    named = {f"{name}, {MPII.names[joint]}": heats for name, heats in maps.items()}
+    images = {"the image": crop} | _joint_on_crop(crop, named, joint)
     marked = (joints[joint], states[joint])
     tiles = [drawing.mark_joint(image, SIDE, *marked) for image in images.values()]
     *_, found = points.values()
     tiles.append(_pose_tile(crop, rescale(found, CROP / image_size), states, SIDE))
-    return drawing.tile_images(tiles, [*images, "the pose"], columns)
+    return drawing.tile_images(tiles, [*images, "the pose"], 2)
 
 
-def best_and_worst(predicted: np.ndarray, people: People, count: int = 4) -> Image.Image:
-    """Return the people found best, then the failures: predictions on the truth, which is black.
+def best_and_worst(predicted: np.ndarray, people: People) -> Image.Image:
+    """Return the four people found best, then four failures: predictions on the truth in black.
 
-    predicted: (N, 16, 2) image px.  count: people of each kind.
+    predicted: (N, 16, 2) image px.
     """
+    count = 4
     error = evaluation.mean_error(*evaluation.errors(predicted, people))
     order = np.argsort(error, kind="stable")[: np.isfinite(error).sum()]
     ends = np.concatenate([order[:count], order[count:][-count:]])
     titles = [f"found best, error {error[row]:.2f}" for row in order[:count]]
     titles += [f"failure, error {error[row]:.2f}" for row in ends[count:]]
     chosen = people[ends]
-    frames = chosen.frames(CROP)
-    found, truth = (
-        np.stack([frame.to_crop(points) for frame, points in zip(frames, joints)])
-        for joints in (predicted[ends], chosen.joints)
-    )
+    found = replace(chosen, joints=predicted[ends]).joints_in_crops(CROP)
+    truth = chosen.joints_in_crops(CROP)
     labels = people.occlusion_labels
     crops = chosen.crops(CROP)
     return contact_sheet(crops, found, chosen.visibility, titles, count, labels, truth)
@@ -263,7 +252,7 @@ def person_maps(
     "difference" is the regressor's map less the detector's: what context adds and takes away. A
     cascade without a regressor has the first two layers. targets: of the cascade's stride.
     """
-    crop, joints, visibility = (sample[key].numpy() for key in ("image", "joints", "visibility"))
+    crop, joints, visibility = _arrays(sample)
     maps, predicted = predict_crop(cascade, crop, decoder)
     batch = torch.utils.data.default_collate([sample])
     wanted = {"detector": targets.detector, "regressor": targets.regressor}
@@ -311,18 +300,13 @@ def cover_picture(
     Ring and cross as in `drawing.mark_joint`; on the crop the cross is the last network's.
     truth: (2,) crop px.
     """
-    top = _top([heats[joint] for heats in maps.values()])
-    images = [crop]
-    titles = ["the crop, to be covered"]
-    for name, heats in maps.items():
-        images.append(drawing.draw_map(crop, heats[joint], top))
-        titles.append(f"{name}: peak {heats[joint].max():.2f}")
+    images = {"the crop, to be covered": crop} | _joint_on_crop(crop, maps, joint)
     points = [points[joint] for points in predicted.values()]
     tiles = [
         drawing.mark_joint(image, SIDE, truth, visibility, point)
-        for image, point in zip(images, [points[-1], *points])
+        for image, point in zip(images.values(), [points[-1], *points])
     ]
-    return drawing.tile_images(tiles, titles, len(tiles))
+    return drawing.tile_images(tiles, [*images], len(tiles))
 
 
 def box_on_crop(box: list[float], image_size: int) -> tuple[int, ...]:
@@ -354,7 +338,7 @@ def target_picture(
     sample = cut(people, row, frame)
     batch = torch.utils.data.default_collate([sample])
     body = frame.body_in_crop
-    crop, joints, visibility = (sample[key].numpy() for key in ("image", "joints", "visibility"))
+    crop, joints, visibility = _arrays(sample)
     rows = slice(None) if joint is None else [joint]
     maps = [draw(batch)[0][0, rows].amax(0) for draw in (targets.detector, targets.regressor)]
     titles = [
@@ -398,6 +382,20 @@ def photograph(image: np.ndarray, people: list[dict]) -> Image.Image:
     width, height = (max(1, round(zoom * length)) for length in image.shape[1::-1])
     enlarged = drawing.resize(image, width, height)
     return Image.fromarray(drawing.draw_people(enlarged, people, zoom))
+
+
+def _joint_on_crop(crop, maps, joint):
+    """One joint's map of each network on the crop, on one scale: {title with its peak: picture}."""
+    top = _top([heats[joint] for heats in maps.values()])
+    return {
+        f"{name}: peak {heats[joint].max():.2f}": drawing.draw_map(crop, heats[joint], top)
+        for name, heats in maps.items()
+    }
+
+
+def _arrays(sample):
+    """Crop, joints and their visibility of an item of PoseDataset."""
+    return [sample[name].numpy() for name in ("image", "joints", "visibility")]
 
 
 def _top(maps):

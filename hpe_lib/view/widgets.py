@@ -223,8 +223,9 @@ class Inspector(PersonPanel):
     ):
         self.cascade = cascade
         self.answer = answer
-        self.targets = targets
-        self.person_maps = lru_cache(8)(self._person_maps)
+        self.person_maps = lru_cache(8)(
+            lambda row: pictures.person_maps(cascade, targets, self.samples[row])
+        )
         layers = pictures.LAYERS
         layer = "regressor"
         if cascade.regressor is None:
@@ -238,9 +239,6 @@ class Inspector(PersonPanel):
         for choice in (self.keep, self.order):  # other people: begin with their first
             choice.observe(lambda _: self.place.set_trait("value", 1), "value")
         super().__init__("A joint's map on a person's crop", people, image_size, controls)
-
-    def _person_maps(self, row):
-        return pictures.person_maps(self.cascade, self.targets, self.samples[row])
 
     def draw(self) -> tuple[Image.Image, str]:
         """Draw the chosen layer of the chosen joint, or a sheet of all joints."""
@@ -334,17 +332,16 @@ class TargetExplorer(PersonPanel):
 
     def __init__(self, people: People, image_size: int, targets: Targets):
         self.targets = targets
-        radius = targets.radius
-        sigma = targets.sigma
-        self.radius = ui.FloatSlider(radius, min=1, max=max(40, radius), step=0.5)
-        self.sigma = ui.FloatSlider(sigma, min=0.5, max=max(20, sigma), step=0.5)
-        self.angle = ui.IntSlider(0, -180, 180)
-        self.scale = ui.FloatSlider(1.0, min=0.5, max=1.5, step=0.05)
-        self.mirrored = ui.Checkbox(False)
+        self.radius = ui.FloatSlider(
+            targets.radius, min=1, max=max(40, targets.radius), step=0.5, description="radius"
+        )
+        self.sigma = ui.FloatSlider(
+            targets.sigma, min=0.5, max=max(20, targets.sigma), step=0.5, description="sigma"
+        )
+        self.angle = ui.IntSlider(0, -180, 180, description="rotation, °")
+        self.scale = ui.FloatSlider(1.0, min=0.5, max=1.5, step=0.05, description="scale")
+        self.mirrored = ui.Checkbox(False, description="mirrored")
         controls = [self.radius, self.sigma, self.angle, self.scale, self.mirrored]
-        names = ("radius", "sigma", "rotation, °", "scale", "mirrored")
-        for control, name in zip(controls, names):
-            control.description = name
         super().__init__("A person, discs and Gaussians", people, image_size, controls)
 
     def draw(self) -> tuple[Image.Image, str]:

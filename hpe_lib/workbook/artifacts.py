@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -34,7 +34,6 @@ NOTEBOOKS = {"detector": "03", "regressor": "04", "joint": "05"}
 OWN_HASH = "manifest_sha256"  # a manifest's, of all its other entries
 # What weights depend on.
 MADE_FROM = ("kind", "network", "parameters", "data", "upstream", "versions_of")
-FOREIGN = ("a file that this program has not written", "a folder without it")
 # Accelerate takes these for WORLD_SIZE.
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 LARGEST_JSON, LARGEST_WEIGHTS = 8 * 2**20, 4 * 2**30  # bytes that are read at most
@@ -241,11 +240,38 @@ def with_own_hash(manifest: dict) -> dict:
     return {**manifest, OWN_HASH: own_hash(manifest)}
 
 
+def refuse_foreign(
+    writers: dict[Path, Callable[[Path], bool | None]],
+    found: str = "a file that this program has not written",
+) -> None:
+    """BadInput if a file that is to be replaced is a person's own.
+
+    writers: {path: whether this program has written the file, None if nobody can say}. Damaged
+    files, of which nobody can say it, may be replaced where another file is ours, and empty ones
+    anywhere.
+    """
+    there = {path: wrote for path, wrote in writers.items() if holds_something(path)}
+    ours = {path: path.is_file() and wrote(path) for path, wrote in there.items()}
+    for path, answer in ours.items():
+        if answer is False or (answer is None and True not in ours.values()):
+            raise BadInput(path, found, "a folder without it")
+
+
 def refuse_foreign_manifest(folder: str | Path) -> None:
     """BadInput if the folder has a manifest.json that this program has not written."""
-    path = Path(folder) / MANIFEST
-    if holds_something(path) and not wrote_manifest(path):
-        raise BadInput(path, *FOREIGN)
+    refuse_foreign({Path(folder) / MANIFEST: wrote_manifest})
+
+
+def refuse_foreign_stage(folder: str | Path) -> None:
+    """BadInput if a training into this folder would replace files that no training has written."""
+    folder = Path(folder)
+    files = {
+        folder / MANIFEST: wrote_manifest,
+        folder / WEIGHTS: wrote_weights,
+        folder / CHECKPOINT: wrote_checkpoint,
+        folder / HISTORY: wrote_history,
+    }
+    refuse_foreign(files | dict.fromkeys(folder.glob(WATCHED_FILES), wrote_maps))
 
 
 def wrote_manifest(path: Path) -> bool | None:
@@ -253,35 +279,10 @@ def wrote_manifest(path: Path) -> bool | None:
     try:
         found = read_json(path)
     except BadInput:
-        if not path.is_file():
-            return None
         with open(path, "rb") as file:
             content = file.read(LARGEST_JSON)
         return True if OWN_HASH.encode() in content else None
     return isinstance(found, dict) and OWN_HASH in found
-
-
-def refuse_foreign_stage(folder: str | Path) -> None:
-    """BadInput if a training into this folder would replace files that no training has written.
-
-    Damaged files, of which nobody can say who has written them, may be replaced where another file
-    shows that the folder is a stage's, and empty ones anywhere.
-    """
-    folder = Path(folder)
-    writers = {
-        MANIFEST: wrote_manifest,
-        WEIGHTS: wrote_weights,
-        CHECKPOINT: wrote_checkpoint,
-        HISTORY: wrote_history,
-    }
-    there = {folder / name: written for name, written in writers.items()}
-    there |= dict.fromkeys(folder.glob(WATCHED_FILES), wrote_maps)
-    there = {path: written for path, written in there.items() if holds_something(path)}
-    found = {path: path.is_file() and written(path) for path, written in there.items()}
-    is_stage = True in found.values()
-    for path, ours in found.items():
-        if ours is False or (ours is None and not is_stage):
-            raise BadInput(path, *FOREIGN)
 
 
 def holds_something(path: Path) -> bool:
@@ -300,13 +301,8 @@ def wrote_maps(path: Path) -> bool | None:
 
 def wrote_weights(path: Path) -> bool | None:
     """Has this program written this safetensors file? None: it is damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            return "made_from" in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return None
+    entries = weights_entries(path)
+    return None if entries is None else "made_from" in entries
 
 
 def wrote_history(path: Path) -> bool | None:
@@ -415,9 +411,9 @@ def history_hash(folder: str | Path) -> str | None:
     return file_hash(path) if path.is_file() else None
 
 
-def history_changed(folder: str | Path) -> bool:
-    """Is a finished stage's history another one than its training wrote?"""
-    return manifest(folder).get("history_sha256", "") not in ("", history_hash(folder))
+def history_changed(folder: str | Path, made: dict) -> bool:
+    """Is a finished stage's history another one than its training wrote? made: its manifest."""
+    return made.get("history_sha256", "") not in ("", history_hash(folder))
 
 
 def read_history(folder: str | Path) -> list[dict]:
@@ -485,12 +481,17 @@ def not_finite(tensors: dict) -> list[str]:
 
 def stored_origin(path: Path) -> str | None:
     """What a weights file says it was made from (`origin_hash`); None if it does not say."""
+    return (weights_entries(path) or {}).get("made_from")
+
+
+def weights_entries(path: Path) -> dict[str, str] | None:
+    """What is written beside the tensors of a safetensors file; None if it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("made_from")
-    except SafetensorError:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
         return None
 
 

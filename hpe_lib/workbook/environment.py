@@ -116,8 +116,8 @@ def peak_memory_mb() -> float | None:
     """Peak resident memory of this process, MiB, without its workers; None: cannot be asked."""
     status = Path("/proc/self/status")
     if status.exists():  # not getrusage: on Linux a child starts from its parent's peak
-        lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return round(int(lines[0].split()[1]) / 1024, 1) if lines else None
+        peak = re.search(r"VmHWM:\s*(\d+)", status.read_text())
+        return round(int(peak[1]) / 1024, 1) if peak else None
     try:
         import resource
     except ImportError:

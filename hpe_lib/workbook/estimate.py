@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,20 +11,20 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from torch.utils.data import DataLoader
 
 from hpe_lib import cascade, stages, training
-from hpe_lib.cascade import Cascade, Maps
+from hpe_lib.cascade import Cascade
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.people import SPLIT_SIZES
 from hpe_lib.paper import N_JOINTS
 from hpe_lib.skeleton import VISIBLE
 from hpe_lib.targets import Targets
-from hpe_lib.workbook import artifacts, environment, schemas
+from hpe_lib.workbook import artifacts, environment, presets, schemas
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.groups import build
 
 
-def noise_people(count: int, image_size: int, seed: int = 0) -> list[dict]:
+def noise_people(count: int, image_size: int) -> list[dict]:
     """Items as PoseDataset makes them, but of noise. A step costs the same, whatever is shown."""
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(0)
     shape = (image_size, image_size, 3)
     return [
         {
@@ -82,15 +83,10 @@ def random_stage(
     model = Cascade(cascade.network_parameters(parameters, regressor=stage != "detector"))
     model.set_memory_format().freeze_detector(stage == "regressor")
     learning = [weight for weight in model.parameters() if weight.requires_grad]
-    name = parameters["optimizer"]
-    decay = parameters["weight_decay"]
-    optimizer = training.make_optimizer(name, learning, 1e-9, decay)
-    targets = build(Targets, parameters)
-
-    def objective(maps: Maps, batch: dict) -> torch.Tensor:
-        """The stage's loss."""
-        return stages.OBJECTIVES[stage](maps, batch, targets)
-
+    optimizer = training.make_optimizer(
+        parameters["optimizer"], learning, 1e-9, parameters["weight_decay"]
+    )
+    objective = partial(stages.OBJECTIVES[stage], targets=build(Targets, parameters))
     return model, objective, optimizer, ConstantLR(optimizer, 1.0)
 
 
@@ -119,16 +115,14 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
     """
     people, lines = find_people(parameters["01"])
     yield from lines + find_weights(parameters)
-    stage_parameters = {}
     total = 0.0
-    for stage, notebook in artifacts.NOTEBOOKS.items():
-        stage_parameters |= parameters["02"] | parameters[notebook]
-        size = stage_parameters["batch_size"]
-        steps = stage_parameters["epochs"] * max(1, people // size)
+    for stage, own in presets.stage_parameters(parameters).items():
+        size = own["batch_size"]
+        steps = own["epochs"] * max(1, people // size)
         if not steps:
             yield f"{stage}: 0 epochs, weights taken over"
             continue
-        step = training_step(stage, stage_parameters, parameters["01"]["image_size"])
+        step = training_step(stage, own, parameters["01"]["image_size"])
         seconds = steps * step["seconds"]
         total += seconds
         yield (

@@ -164,19 +164,33 @@ def resolve(
     settings += [(setting, running or known) for setting in from_user]
     for (where, section, name, value), reached in settings:
         numbers = target_notebooks(where, section, name, known)
-        if not set(numbers) & set(reached):
+        running_now = set(numbers) & set(reached)
+        if not running_now:
             raise BadInput(
                 where,
                 f"a parameter of notebook {', '.join(numbers)}, which does not run now",
                 f"one of notebook {', '.join(reached)}",
             )
-        for number in set(numbers) & set(reached):
+        for number in running_now:
             resolved[number][name] = check_value(
                 name, value, known[number][name].type, f"{where}, {name}"
             )
     for parameters in resolved.values():
         trust_trunks(parameters)
     return resolved
+
+
+def stage_parameters(resolved: dict[str, dict]) -> dict[str, dict]:
+    """The parameters that each stage has in a run: how targets are drawn, its own and earlier ones.
+
+    resolved: of `resolve`. Returns {stage: {name: value}}, in the order of training.
+    """
+    found = {}
+    parameters = resolved["02"]
+    for stage, notebook in artifacts.NOTEBOOKS.items():
+        parameters = parameters | resolved[notebook]
+        found[stage] = parameters
+    return found
 
 
 def check_value(name: str, value: Any, kind: str, where: str) -> Any:
@@ -192,13 +206,23 @@ def from_preset(preset: str | Path) -> list[tuple]:
 
     The manifest.json of a run is a preset, too: of the parameters that it was made with.
     """
-    if Path(preset).name == artifacts.MANIFEST:
-        parameters = artifacts.manifest(Path(preset).parent, "parameters")["parameters"]
-        settings = [(number, *pair) for number, part in parameters.items() for pair in part.items()]
-        return [(Path(preset), *setting) for setting in settings]
-    path = (
-        Path(preset) if str(preset).endswith(".yaml") else NOTEBOOKS / "presets" / f"{preset}.yaml"
-    )
+    path = Path(preset)
+    if path.name == artifacts.MANIFEST:
+        sections = artifacts.manifest(path.parent, "parameters")["parameters"]
+    else:
+        if not str(preset).endswith(".yaml"):
+            path = NOTEBOOKS / "presets" / f"{preset}.yaml"
+        sections = read_sections(path)
+    ordered = sorted(sections.items(), key=lambda item: item[0] != "all")
+    return [
+        (path, section, name, value)
+        for section, part in ordered
+        for name, value in (part or {}).items()
+    ]
+
+
+def read_sections(path: Path) -> dict[str, dict | None]:
+    """A preset's file as {section: {name: text}}. BadInput if it is absent or no such file."""
     try:
         with artifacts.open_file(path) as file:
             content = file.read(MOST_BYTES + 1)
@@ -216,12 +240,7 @@ def from_preset(preset: str | Path) -> list[tuple]:
         raise BadInput(
             path, "something else than sections of name: value", "'all:' and one section a notebook"
         )
-    ordered = sorted(sections.items(), key=lambda item: item[0] != "all")
-    return [
-        (path, section, name, value)
-        for section, part in ordered
-        for name, value in (part or {}).items()
-    ]
+    return sections
 
 
 def read_texts(path: Path, content: bytes) -> Any:
@@ -305,18 +324,14 @@ def target_notebooks(where: object, section: str, name: str, known: dict) -> lis
         raise BadInput(where, "out", "--out DIR, which says where to write")
     if section != "all" and section not in known:
         raise BadInput(where, f"section {format_value(section)}", f"all, {', '.join(known)}")
-    numbers = [number for number in known if section in ("all", number) and name in known[number]]
+    asked = known if section == "all" else {section: known[section]}
+    numbers = [number for number, declared in asked.items() if name in declared]
     if not numbers:
-        there = sorted(
-            {name for number in known if section in ("all", number) for name in known[number]}
-        )
+        there = sorted(set().union(*asked.values()))
         close = difflib.get_close_matches(str(name), there)
-        raise BadInput(
-            where,
-            f"unknown parameter {format_value(name)}"
-            + (f" of notebook {section}" if section != "all" else ""),
-            " or ".join(close) or f"one of {', '.join(there)}",
-        )
+        of = "" if section == "all" else f" of notebook {section}"
+        found = f"unknown parameter {format_value(name)}{of}"
+        raise BadInput(where, found, " or ".join(close) or f"one of {', '.join(there)}")
     return numbers
 
 

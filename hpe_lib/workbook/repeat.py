@@ -5,7 +5,7 @@ numbers are equal to the last digit. Elsewhere sums are rounded otherwise and a 
 other weights.
 """
 
-import math
+from math import inf
 from pathlib import Path
 
 from hpe_lib.skeleton import MPII
@@ -18,6 +18,7 @@ MOST = 2.0
 MOST_OF_A_PART = 3 * MOST
 PARTS = (*MPII.groups, *"visible occluded at_0.1 auc total_macro head_top difference".split())
 COUNTS = ("persons", "joints", "left_out", "not_finite")  # the same on every processor
+LIMITS = {"total": MOST} | dict.fromkeys(PARTS, MOST_OF_A_PART) | dict.fromkeys(COUNTS, 0)
 COSTS = ("costs",)  # parts of metrics.json that no two runs share
 
 
@@ -74,7 +75,8 @@ def compare(before: dict, after: dict, earlier: dict, again: dict) -> tuple[bool
     if not differing:
         return True, [f"all {len(before)} numbers are equal"]
     reasons = environment_differences(earlier, again)
-    beyond = [name for name, gap in differing.items() if abs(gap) > most_apart(name)]
+    kinds = {name: name.rpartition(", ")[2] for name in differing}
+    beyond = [name for name, kind in kinds.items() if abs(differing[name]) > LIMITS.get(kind, inf)]
     worst = max(beyond or differing, key=lambda name: abs(differing[name]))
     lines = [
         f"{len(differing)} of {len(before)} numbers differ",
@@ -86,15 +88,6 @@ def compare(before: dict, after: dict, earlier: dict, again: dict) -> tuple[bool
     within = "beyond" if beyond else "within"
     limits = f"{within} the {MOST:g} points that totals may differ by, {MOST_OF_A_PART:g} parts"
     return not beyond, [*lines, f"made otherwise: {'; '.join(reasons)}", limits]
-
-
-def most_apart(name: str) -> float:
-    """By how much a number may differ between two runs that were made otherwise; its last part
-    says what it is.
-    """
-    kind = name.rpartition(", ")[2]
-    limits = {"total": MOST} | dict.fromkeys(PARTS, MOST_OF_A_PART) | dict.fromkeys(COUNTS, 0)
-    return limits.get(kind, math.inf)
 
 
 def environment_differences(earlier: dict, again: dict) -> list[str]:

@@ -47,20 +47,27 @@ EPOCH = re.compile(r" epoch \d+/\d+ ")  # in a line that a training prints
 def write(out: str | Path) -> Path:
     """Write OUT/report.html from the run's manifest and executed notebooks; return its path.
 
-    BadInput if OUT has no manifest of a run.
+    BadInput if OUT has no manifest of a run, or metrics that other notebooks than these have
+    written.
     """
     out = Path(out)
     manifest = artifacts.manifest(out, "command", "notebooks", "preset")
     executed = [out / entry["notebook"] for _, entry in sorted(manifest["notebooks"].items())]
     notebooks = [read_executed(path) for path in executed if path.is_file()]
-    costs = cost_table(out, manifest)
+    metrics = measurements.read(out) if (out / artifacts.METRICS).is_file() else {}
+    try:
+        first = first_screen(out, manifest, notebooks, metrics)
+    except (AttributeError, KeyError, TypeError) as error:
+        found = f"numbers that do not make a report ({type(error).__name__}: {error})"
+        expected = "those of these notebooks: run them again"
+        raise artifacts.BadInput(out / artifacts.METRICS, found, expected) from None
     parts = [
-        first_screen(out, manifest, notebooks),
+        first,
         *(section(notebook) for notebook in notebooks),
         "<h2>How the paper was read</h2>",
         text_table(paper.reading()),
         "<h2>What it cost</h2>",
-        scrolling_table(costs.to_html(na_rep="–")),
+        scrolling_table(cost_table(out, manifest).to_html(na_rep="–")),
         "<h2>How it was made</h2>",
         origin_table(manifest),
         "<h2>Commands</h2>",
@@ -84,21 +91,10 @@ def read_executed(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def first_screen(out: Path, manifest: dict, notebooks: list[nbformat.NotebookNode]) -> str:
-    """Return what a reader came for as HTML; what the run has not come to yet is left out.
-
-    BadInput on metrics that other notebooks than these have written.
-    """
-    metrics = measurements.read(out) if (out / artifacts.METRICS).is_file() else {}
-    try:
-        return _first_screen(out, manifest, notebooks, metrics)
-    except (AttributeError, KeyError, TypeError) as error:
-        found = f"numbers that do not make a report ({type(error).__name__}: {error})"
-        expected = "those of these notebooks: run them again"
-        raise artifacts.BadInput(out / artifacts.METRICS, found, expected) from None
-
-
-def _first_screen(out, manifest, notebooks, metrics):
+def first_screen(
+    out: Path, manifest: dict, notebooks: list[nbformat.NotebookNode], metrics: dict
+) -> str:
+    """Return what a reader came for as HTML; what the run has not come to yet is left out."""
     left = ""
     ablated = metrics.get("ablation")
     if ablated:
@@ -139,12 +135,11 @@ def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
         rows = {"cascade": metrics["cascade"], "detector alone": metrics["detector"]["logits"]}
         totals = ", ".join(f"{name} {score['total']:.1f}" for name, score in rows.items())
         found[metrics["metric"]] = totals
-    budget = {
-        name: stages[name]["settings"]["epochs"]
+    found["epochs"] = ", ".join(
+        f"{name} {stages[name]['settings']['epochs']}"
         for name in reversed(artifacts.STAGES.values())
         if "settings" in stages.get(name, {})
-    }
-    found["epochs"] = ", ".join(f"{name} {epochs}" for name, epochs in budget.items())
+    )
     found["seeds"] = ", ".join(sorted({str(manifest.get("seed")) for manifest in stages.values()}))
     seconds = sum(entry["wall_seconds"] for entry in manifest["notebooks"].values())
     machine = manifest.get("machine", {})

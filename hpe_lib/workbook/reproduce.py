@@ -96,7 +96,7 @@ def begin_manifest(out: Path, preset: str | Path, parameters: dict) -> dict:
     """
     earlier = earlier_run(out)
     (out / "report.html").unlink(missing_ok=True)  # it would tell of the run before
-    manifest = {
+    entries = {
         "kind": "run",
         "command": environment.command(),
         "preset": str(preset),
@@ -106,8 +106,7 @@ def begin_manifest(out: Path, preset: str | Path, parameters: dict) -> dict:
         "finished": None,
         "notebooks": earlier.get("notebooks", {}),
     }
-    artifacts.write_manifest(out, manifest)
-    return manifest
+    return artifacts.write_manifest(out, entries)
 
 
 def refuse_foreign_files(out: Path, numbers: Iterable[str]) -> None:

@@ -49,9 +49,10 @@ def keep_scores(
     else:
         answers = {"cascade": found.joints, **answers}
     answers = {name: rounded(joints) for name, joints in answers.items()}
-    scores = {name: score(joints, people) for name, joints in answers.items()}
-    for one in scores.values():
-        one["notes"] += notes
+    scores = {}
+    for name, joints in answers.items():
+        scores[name] = evaluation.score(joints.astype(float), people)
+        scores[name]["notes"] += notes
     metrics = {
         "dataset": people.dataset,
         "metric": people.metric,
@@ -87,12 +88,6 @@ def write_evidence(folder: Path, files: dict[str, bytes], manifest: dict) -> Non
     artifacts.write_files({folder / name: content for name, content in written.items()})
 
 
-def update_metrics(folder: Path, metrics: dict) -> None:
-    """Write the metrics of a folder of results anew."""
-    manifest = artifacts.manifest(folder, "scored_by")
-    write_evidence(folder, {"metrics.json": artifacts.json_bytes(metrics)}, manifest)
-
-
 def evidence_file(name: str, file: str) -> Path:
     """The path of a file in results/NAME. BadInput if it is not as it was written."""
     path = RESULTS / name / file
@@ -119,11 +114,8 @@ def refuse_foreign_results(folder: Path) -> None:
     artifacts.refuse_foreign_manifest(folder)
     if (folder / artifacts.MANIFEST).is_file():
         artifacts.manifest(folder, "scored_by")
-    holds = {"metrics.json": holds_metrics, "predictions.npz": holds_joints}
-    for name, is_evidence in holds.items():
-        path = folder / name
-        if artifacts.holds_something(path) and not is_evidence(path):
-            raise BadInput(path, "a file that is no evidence", "a folder without it")
+    files = {folder / "metrics.json": holds_metrics, folder / "predictions.npz": holds_joints}
+    artifacts.refuse_foreign(files, "a file that is no evidence")
 
 
 def holds_metrics(path: Path) -> bool:
@@ -150,11 +142,6 @@ def write(name: str, metrics: dict, command: str) -> None:
     write_evidence(RESULTS / name, files, {"command": command} | environment.describe())
 
 
-def score(joints: np.ndarray, people: People) -> dict:
-    """The Score JSON of joints (N, 16, 2), of any float type."""
-    return evaluation.score(joints.astype(float), people)
-
-
 def metrics_of(name: str) -> dict:
     """The metrics of results/NAME. BadInput if there are none."""
     return artifacts.read_json(evidence_file(name, "metrics.json"))
@@ -170,11 +157,6 @@ def joints_of(name: str) -> dict[str, np.ndarray]:
     with np.load(evidence_file(name, "predictions.npz")) as found:
         rows = {row: joints.astype(float) for row, joints in found.items() if row != "keys"}
         return {"keys": found["keys"], **rows}
-
-
-def minutes(name: str) -> float:
-    """How long the training behind results/NAME took."""
-    return artifacts.manifest(RESULTS / name)["wall_seconds"] / 60
 
 
 # ---- tables
@@ -241,6 +223,11 @@ def study_rows(study: str) -> list[str]:
     return [f"{study}/{path.parent.name}" for path in paths]
 
 
+def study_metrics(study: str) -> list[dict]:
+    """The metrics of the rows that are in results/STUDY."""
+    return [metrics_of(name) for name in study_rows(study)]
+
+
 def study_table(study: str) -> pd.DataFrame:
     """The rows of results/STUDY, the highest total on LSPET 8001-8500 first.
 
@@ -249,8 +236,7 @@ def study_table(study: str) -> pd.DataFrame:
     compared with, paired.
     """
     rows = {}
-    for name in study_rows(study):
-        found = metrics_of(name)
+    for found in study_metrics(study):
         score = of_last_network(found["scores"])
         lead = found.get("difference", {})
         rows[found["label"]] = {
@@ -270,8 +256,7 @@ def parts_table(study: str) -> pd.DataFrame:
     study: of people whose occlusion is labelled: LSP's test people, or synthetic ones.
     """
     rows = {}
-    for name in study_rows(study):
-        found = metrics_of(name)
+    for found in study_metrics(study):
         score = of_last_network(found["scores"])
         lead = found.get("difference", {})
         columns = {"total": score["total"], "95 %": evaluation.format_interval(score["ci95"])}
@@ -290,8 +275,7 @@ def table_5() -> pd.DataFrame:
     """
     printed = rivals.published(5)["total"]
     runs = {}
-    for row in study_rows("table-5-test"):
-        found = metrics_of(row)
+    for found in study_metrics("table-5-test"):
         name, _, _ = found["label"].rpartition(", seed ")
         score = of_last_network(found["scores"])
         runs.setdefault(name, []).append(score | {"minutes": found["curve"][-1]["minutes"]})
@@ -363,8 +347,7 @@ def drawn_leads() -> pd.DataFrame:
 
 def study_curves(study: str) -> dict[str, list[dict]]:
     """{label: [{"minutes", "total"}, …]} of a study's rows, the best at its end first."""
-    found = [metrics_of(row) for row in study_rows(study)]
-    found.sort(key=lambda row: -row["curve"][-1]["total"])
+    found = sorted(study_metrics(study), key=lambda row: -row["curve"][-1]["total"])
     return {row["label"]: row["curve"] for row in found}
 
 
