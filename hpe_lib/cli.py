@@ -208,6 +208,9 @@ def reproduce(
         others = [*p, preset != "synthetic", start, only, fresh, seeds, dry_run]
         return repeat_run(from_manifest, out, others)
     p = [*p, f"06.seeds={seeds}"] if seeds else p
+    if dry_run and (start or only):
+        expected = "--dry-run without them: it tells of a whole run"
+        raise BadInput("--dry-run", "--from or --only beside it", expected)
     if dry_run:
         from hpe_lib.workbook import estimate, presets
 

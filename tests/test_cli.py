@@ -333,7 +333,7 @@ def test_a_dry_run_says_what_it_would_take_and_runs_nothing(reproduced, tmp_path
 
 
 @pytest.mark.parametrize(
-    "line", ["--preset nix", "-p lrr=1", "-p epochs=-1", "--seeds 1,x", "--seeds 0.5"]
+    "line", ["--preset nix", "-p lrr=1", "-p epochs=-1", "--seeds 1,x", "--seeds 0.5", "--only 05"]
 )
 def test_a_dry_run_refuses_what_a_run_would(reproduced, capsys, line):
     assert called("reproduce", "--dry-run", *line.split()) == 2
