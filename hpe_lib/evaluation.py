@@ -176,6 +176,7 @@ def truth_notes(people: People) -> list[str]:
         *plausibility.repeated_people_notes(people.keys, joints),
         *plausibility.normaliser_notes(people.normaliser, usable),
         *plausibility.scale_notes(people.normaliser, usable, joints),
+        *(plausibility.head_notes(people.normaliser, joints) if people.dataset == "mpii" else []),
         *plausibility.truth_notes(
             people.visibility, annotated_mask(people), people.occlusion_labels
         ),

@@ -43,6 +43,36 @@ def right_by_pair(predicted: np.ndarray, truth: np.ndarray, tolerance: np.ndarra
     return 100 * np.stack(right, axis=1) / np.maximum(scored.sum(0), 1)
 
 
+def best_order(right: np.ndarray) -> np.ndarray:
+    """(16,) the predicted joint for each true one, so that `right_by_pair` adds up to most."""
+    from scipy.optimize import linear_sum_assignment  # here: it takes a second
+
+    rows, places = linear_sum_assignment(right, maximize=True)
+    return rows[np.argsort(places)]
+
+
+def exchanged_joints(right: np.ndarray, counts: np.ndarray) -> list[list[int]]:
+    """Joints that are right more often as each other: in each list the next one's predictions, and
+    at its end the first one's, fit a joint better.
+
+    right: of `right_by_pair`.  counts: (16,) bool, the joints that are scored by enough people.
+    """
+    if not (right > np.diag(right))[:, counts].any():
+        return []
+    order = best_order(right + np.eye(len(right)))  # as they are where it makes no difference
+    cycles = []
+    left = set(range(len(order)))
+    while left:
+        joint = min(left)
+        cycle = []
+        while joint in left:
+            left.remove(joint)
+            cycle.append(joint)
+            joint = int(order[joint])
+        cycles.append(cycle)
+    return [cycle for cycle in cycles if len(cycle) > 1 and counts[cycle].any()]
+
+
 def score_fitted(
     predicted: np.ndarray, truth: np.ndarray, tolerance: np.ndarray
 ) -> dict[str, float]:
@@ -125,11 +155,7 @@ def score_reordered(
     predicted: np.ndarray, truth: np.ndarray, tolerance: np.ndarray
 ) -> dict[str, float]:
     """{reading: % right} of the joints, and of the people, in the order that fits best."""
-    from scipy.optimize import linear_sum_assignment  # here: it takes a second
-
-    right = right_by_pair(predicted, truth, tolerance)
-    rows, places = linear_sum_assignment(right, maximize=True)
-    order = rows[np.argsort(places)]
+    order = best_order(right_by_pair(predicted, truth, tolerance))
     names = ", ".join(
         f"{name} in row {row + 1}"
         for name, row, place in zip(MPII.names, order, range(16))
