@@ -124,5 +124,6 @@ def copy_identical_stage(out: Path, recipe: Recipe) -> None:
     stage = recipe.folder.name
     for folder in (out / stage, *sorted(out.glob(f"rows/*/{stage}"))):
         if folder != recipe.folder and not artifacts.differences(folder, recipe.made_from):
+            artifacts.refuse_foreign_stage(recipe.folder)
             shutil.copytree(folder, recipe.folder, dirs_exist_ok=True)
             return

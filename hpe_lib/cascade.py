@@ -225,8 +225,8 @@ def make_regressor(network: dict) -> nn.Module | None:
 def stage_folder(folder: str | Path) -> Path:
     """A folder of weights: the folder itself, or the latest stage in a run's folder.
 
-    BadInput if there is none, or if an earlier stage was retrained after the latest one was made
-    from it.
+    BadInput if there is none, if those of the latest stage are lost, or if an earlier stage was
+    retrained after the latest one was made from it.
     """
     folder = Path(folder)
     if (folder / artifacts.WEIGHTS).is_file():
@@ -235,6 +235,9 @@ def stage_folder(folder: str | Path) -> Path:
         if (folder / name / artifacts.WEIGHTS).is_file():
             check_origin(folder, name, name)
             return folder / name
+        if (folder / name / artifacts.MANIFEST).is_file():
+            expected = "those that its manifest.json tells of, or the folder of another stage"
+            raise BadInput(folder / name, "no weights.safetensors", expected)
     raise BadInput(
         folder,
         "no weights.safetensors",

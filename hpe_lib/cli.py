@@ -171,6 +171,8 @@ def describe_error(error: BaseException) -> tuple[object, int]:
         return place + (error.strerror or f"{kind}: {text}"), 1
     if isinstance(error, (CellFailed, FloatingPointError)):
         return text, 1
+    if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):
+        return text, 2
     if isinstance(error, UnicodeError):
         return f"a name or text that cannot be written as UTF-8: {text}", 2
     if re.search(NO_MEMORY, f"{kind} {text}"):

@@ -28,7 +28,7 @@ UPSTREAM = {"detector": None, "regressor": "detector", "joint": "regressor"}
 TEST_TIME = ("decoder", "flip_test", "workers")  # how the weights are used, not what they become
 # Not compared as parameters: no effect on the weights, or (init_from) compared by their hash.
 WITHOUT_EFFECT = {*TEST_TIME, "save_minutes", "init_from"}
-COMPILER = (os.environ.get("CXX") or "g++").split()[0]  # the one that torch.compile calls
+COMPILER = (os.environ.get("CXX", "").split() or ["g++"])[0]  # the one that torch.compile calls
 Scorer = Callable[[Cascade], dict]
 history = artifacts.read_history
 
@@ -282,6 +282,7 @@ class Recipe:
             if accelerator.is_main_process:
                 self.write_progress(model, records, resumed)
             yield records[-1] | ({"resumed": True} if resumed else {})
+        made_here["machine"]["threads"] = torch.get_num_threads()  # those of a resumed training
         if accelerator.is_main_process:
             self.save(model, records, {**made_here, "steps": steps, "processes": processes})
             path.unlink(missing_ok=True)

@@ -144,6 +144,12 @@ class Progress:
         place = f"epoch {len(self.records) + 1}, step {self.step + 1}"
         if self.accelerator.is_main_process:
             print(f"goes on with {place}, from {self.checkpoint.path}", flush=True)
+        threads = state.get("threads", torch.get_num_threads())
+        if self.accelerator.device.type == "cpu" and threads != torch.get_num_threads():
+            torch.set_num_threads(threads)  # another number rounds sums otherwise
+            print(
+                f"with {threads} threads, as it began, so that the weights are the same", flush=True
+            )
 
     def save(self) -> None:
         """Write the checkpoint. All processes call this at the same step."""
@@ -161,6 +167,7 @@ class Progress:
                     "parts": {name: part.state_dict() for name, part in self.parts.items()},
                     "records": artifacts.plain(self.records),
                     "random": random,
+                    "threads": torch.get_num_threads(),
                     **{name: getattr(self, name) for name in COUNTERS},
                 }
             )

@@ -119,13 +119,28 @@ def torchvision_net(name: str, pretrained: bool) -> nn.Module:
     import torchvision  # here and below: it takes seconds, and scoring needs no networks
 
     try:
-        return torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
+        net = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
+        if pretrained:
+            check_named_hash(torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url)
+        return net
     except OSError as error:
         raise BadInput(
             f"ImageNet weights of {name}",
             str(error).splitlines()[0],
             "torchvision's weights to be reachable, or the file in torch's hub cache",
         ) from None
+
+
+def check_named_hash(url: str) -> None:
+    """BadInput if the file that torch's hub keeps of a URL is not the one that its name tells of.
+
+    The name ends in the sha256's first digits, which the hub compares only when it downloads.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    told = path.stem.rpartition("-")[2]
+    found = artifacts.file_hash(path)
+    if not found.startswith(told):
+        raise BadInput(path, f"sha256 {found[: len(told)]}…", f"the file of that name, {told}…")
 
 
 def resnet_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) -> Trunk:

@@ -800,6 +800,13 @@ def test_files_that_belong_together_all_stay_where_the_disk_is_full(tmp_path, mo
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
+def test_files_that_belong_together_all_stay_where_one_has_too_long_a_name(tmp_path):
+    files = {tmp_path / name: b"new" for name in ("a", "x" * 300)}
+    with pytest.raises(OSError, match="name too long"):
+        artifacts.write_files(files)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_kept_command_names_no_folder_of_this_machine(monkeypatch):
     given = ["evaluate", "--data", "lspet", "--data-root", "data", "--keep", "data"]
     wanted = "hpe evaluate --data lspet --data-root DIR --keep data"

@@ -20,6 +20,13 @@ from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 from hpe_lib.targets import Targets
+from hpe_lib.workbook.artifacts import BadInput
+
+
+def test_the_smallest_scale_is_not_above_the_largest():
+    with pytest.raises(BadInput, match="scale_low: found 2, expected at most scale_high, 1.3"):
+        Augmentation(scale_low=2)
+
 
 # ---- what the decoder makes of the truth (DESIGN F13, users' trap T16)
 

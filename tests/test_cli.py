@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import hpe_lib
 from hpe_lib import cli, stages, targets, training
 from hpe_lib.data import annotations, datasets
 from hpe_lib.workbook import artifacts, locks, presets, scoring
@@ -414,6 +415,7 @@ class OutOfMemoryError(RuntimeError):
         (artifacts.CellFailed("03, cell [3]: no"), 1, "03, cell [3]: no"),
         (BadInput("a", "b", "c"), 2, "a: found b, expected c"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (RuntimeError("Symlink loop from 'a'"), 2, "Symlink loop from 'a'"),
         (ValueError("x" * 5000), 1, "ValueError: xxx"),
     ],
 )
@@ -432,6 +434,22 @@ def test_what_nobody_has_caught_is_one_line(calls, monkeypatch, capsys, error, s
     assert last == told and (
         isinstance(error, KeyboardInterrupt) or "in train" in "".join(traceback)
     )
+
+
+def test_ctrl_c_while_the_command_is_imported_is_one_line(monkeypatch, capsys):
+    from hpe_lib import __main__
+
+    class Stopped:
+        def find_spec(self, name, *_):
+            if name == "hpe_lib.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Stopped(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "hpe_lib.cli")
+    monkeypatch.delattr(hpe_lib, "cli")
+    with pytest.raises(SystemExit, match="130"):
+        __main__.main()
+    assert capsys.readouterr().err == "hpe: interrupted\n"
 
 
 def test_a_listener_that_has_gone_is_no_line_at_all(calls, monkeypatch, capsys):

@@ -341,6 +341,14 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch, variable
     assert cache_folder(tmp_path / "run" / row) == tmp_path / wanted
 
 
+def test_a_cache_of_nobody_s_home_is_refused(monkeypatch):
+    monkeypatch.setenv("HPE_CACHE", "~nobody-of-this-name/x")
+    with pytest.raises(
+        BadInput, match="HPE_CACHE: found ~nobody-of-this-name/x, expected a folder"
+    ):
+        cache_folder("run")
+
+
 def test_people_are_drawn_into_the_cache_and_nowhere_else(tmp_path, monkeypatch):
     monkeypatch.setenv("HPE_CACHE", str(tmp_path / "cache"))
     prepare(tmp_path / "runs" / "x", **SYNTHETIC, train="1-2", val="7-8")

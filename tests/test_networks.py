@@ -240,8 +240,8 @@ def test_unreachable_imagenet_weights(trunk, monkeypatch, tmp_path):
     assert "\n" not in str(error.value) and "hub cache" in str(error.value)
 
 
-def in_the_hub_s_cache(trunk, folder):
-    """A state dict of torchvision's own layout under the name it downloads to.
+def in_the_hub_s_cache(trunk, folder, monkeypatch):
+    """A state dict of torchvision's own layout under the name it downloads to, whatever its hash.
 
     Each tensor is one number, so the file is small, but fc6's rows count their inputs.
     Returns {name: number}.
@@ -255,15 +255,29 @@ def in_the_hub_s_cache(trunk, folder):
     }
     if trunk == "vgg16":
         made["classifier.0.weight"] = torch.arange(25088.0).expand(4096, 25088)
+    monkeypatch.setattr(trunks, "check_named_hash", lambda url: None)
     url = torchvision.models.get_model_weights(trunk)["IMAGENET1K_V1"].url
     (folder / "checkpoints").mkdir()
     torch.save(made, folder / "checkpoints" / url.rpartition("/")[2])
     return numbers
 
 
+def test_weights_of_another_hash_than_their_name_tells_are_refused(monkeypatch, tmp_path):
+    """A stage is reused if its trunk's name is the same, so the name has to say which weights."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    made = torchvision.models.get_model("resnet18").state_dict()
+    path = tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
+    path.parent.mkdir()
+    torch.save(made, path)
+    with pytest.raises(BadInput, match=r"resnet18-f37072fd.pth: found sha256 \w{8}…, expected the"):
+        Cascade({"trunk": "resnet18", "map_stride": 4}, pretrained=True)
+    path.rename(path.with_name(f"resnet18-{artifacts.file_hash(path)[:8]}.pth"))
+    trunks.check_named_hash(f"https://somewhere/{next(path.parent.iterdir()).name}")
+
+
 def test_imagenet_weights_of_a_resnet_arrive_in_the_trunk(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    numbers = in_the_hub_s_cache("resnet50", tmp_path)
+    numbers = in_the_hub_s_cache("resnet50", tmp_path, monkeypatch)
     net = Cascade({"trunk": "resnet50", "map_stride": 4}, pretrained=True).detector
     blocks = {
         "conv1": net.B1[0],
@@ -286,7 +300,7 @@ def test_imagenet_weights_of_a_resnet_arrive_in_the_trunk(monkeypatch, tmp_path)
 def test_imagenet_weights_of_vgg_16_arrive_in_the_trunk_and_in_a6_and_a7(monkeypatch, tmp_path):
     """fc6 saw 512 × 7 × 7 features, flattened: channel, row, column."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    numbers = in_the_hub_s_cache("vgg16", tmp_path)
+    numbers = in_the_hub_s_cache("vgg16", tmp_path, monkeypatch)
     net = Cascade({"trunk": "vgg16", "map_stride": 4}, pretrained=True).detector
     layers = [layer for block in (net.A1, net.A2, net.A3, net.A4, net.A5) for layer in block]
     found = {
@@ -708,6 +722,11 @@ def test_of_a_run_folder_the_latest_stage_is_loaded(tmp_path):
         cascade.load(tmp_path).regressor is not None
         and cascade.stage_folder(tmp_path).name == "regressor"
     )
+    assert cascade.load(tmp_path / "detector").regressor is None
+    (tmp_path / "regressor" / artifacts.WEIGHTS).unlink()
+    lost = f"{tmp_path / 'regressor'}: found no weights.safetensors, expected those that its"
+    with pytest.raises(BadInput, match=re.escape(lost)):
+        cascade.load(tmp_path)
     assert cascade.load(tmp_path / "detector").regressor is None
 
 

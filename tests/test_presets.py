@@ -219,6 +219,17 @@ def test_every_preset_resolves_and_says_what_it_needs(name):
     assert [line.split(":")[0] for line in head] == ["# Data", "# Hardware", "# Time"]
 
 
+def test_a_smallest_scale_above_the_largest_is_refused():
+    with pytest.raises(BadInput, match="scale_low: found 1.2, expected at most scale_high, 1.05"):
+        presets.resolve("synthetic", ["scale_low=1.2"])
+
+
+def test_a_file_of_nothing_is_no_preset(tmp_path):
+    (tmp_path / "none.yaml").write_bytes(b"")
+    with pytest.raises(BadInput, match="none.yaml: found something else than sections"):
+        presets.resolve(tmp_path / "none.yaml", [])
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -228,6 +239,8 @@ def test_every_preset_resolves_and_says_what_it_needs(name):
         "radius=-3",
         "sigma=0",
         "scale_low=0",
+        "scale_high=9",
+        "scale_step=1",
         "levels=0",
         "bottlenecks=0",
         "seed=-1",

@@ -96,7 +96,7 @@ def test_a_failing_cell_is_one_line_and_no_notebook_poses_as_executed(notebook, 
     notebook("02_b", "a: int = 1", "a")
     earlier = {"kind": "run", "parameters": {}, "notebooks": {}}
     artifacts.write_manifest(tmp_path / "runs" / "x", earlier)
-    (tmp_path / "runs" / "x" / "01_a.ipynb").write_text("an earlier run's")
+    (tmp_path / "runs" / "x" / "01_a.ipynb").write_text('an earlier run\'s: "papermill"')
     with pytest.raises(CellFailed) as error:
         run(folder)
     assert "01_a.ipynb, cell [4]: ValueError: so it is" in str(error.value) and "\n" not in str(
@@ -152,6 +152,42 @@ def test_from_and_only_leave_the_others_as_they_are(notebook, run, tmp_path):
     ]
     manifest = run(folder, only="01")
     assert sorted(manifest["notebooks"]) == ["01", "02", "03"]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_an_executed_notebook_that_a_person_has_changed_stays(notebook, run, tmp_path, fresh):
+    folder = notebook("01_a", TYPED, SAY)
+    out = tmp_path / "runs" / "x"
+    run(folder)
+    run(folder)
+    copy = out / "01_a.ipynb"
+    changed = copy.read_text().replace('"cells": [', '"cells":  [', 1)
+    copy.write_text(changed)
+    with pytest.raises(
+        BadInput, match="01_a.ipynb: found a notebook that is not as a run has left"
+    ):
+        run(folder, fresh=fresh)
+    assert copy.read_text() == changed
+    copy.rename(out / "mine.ipynb")
+    run(folder, fresh=fresh)
+    assert (out / "mine.ipynb").read_text() == changed
+
+
+def test_a_notebook_in_a_run_s_folder_that_no_run_has_written_stays(notebook, run, tmp_path):
+    folder = notebook("01_a", TYPED, SAY)
+    out = tmp_path / "runs" / "x"
+    run(folder)
+    notebook("02_b", TYPED, SAY)
+    (out / "02_b.ipynb").write_text("{}")
+    with pytest.raises(
+        BadInput, match="02_b.ipynb: found a notebook that is not as a run has left"
+    ):
+        run(folder, only="02")
+    manifest = artifacts.manifest(out)
+    made = out / "01_a.ipynb"
+    artifacts.write_manifest(out, manifest | {"notebooks": {}})  # killed before it could write it
+    run(folder, only="01")
+    assert made.is_file()
 
 
 def test_fresh_removes_the_runs_artifacts_and_nothing_else(notebook, run, tmp_path):

@@ -125,6 +125,16 @@ def test_with_loader_workers_too(whole, copy, monkeypatch):
     assert same_weights(whole / "detector", out / "detector")
 
 
+def test_it_goes_on_with_as_many_threads_as_it_began(whole, copy, monkeypatch, capsys):
+    out = copy("detector")
+    stop("detector", out, monkeypatch, 4)
+    torch.set_num_threads(2)
+    train("detector", out)
+    assert "with 1 threads, as it began" in capsys.readouterr().out
+    assert same_weights(whole / "detector", out / "detector")
+    assert artifacts.manifest(out / "detector")["machine"]["threads"] == 1
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_long_epochs_are_saved_within(whole, copy, monkeypatch, ema):
     out = copy("detector")

@@ -53,6 +53,16 @@ def test_people_from_whom_the_weights_have_learned_are_said(tmp_path):
     assert "chosen again after these weights were trained" in note
 
 
+def test_whom_a_stage_without_its_run_has_learned_from_cannot_be_told(tmp_path):
+    data = small_runs.prepare(tmp_path / "run")
+    train(tmp_path / "run")
+    alone = shutil.copytree(tmp_path / "run" / "detector", tmp_path / "alone" / "detector")
+    (note,) = scoring.training_notes(data.train, alone)
+    assert note.startswith("whom the weights have learned from cannot be told: ")
+    assert f"{tmp_path / 'alone' / 'data'}: found no such folder" in note
+    assert scoring.training_notes(data.train, RELEASED) == []
+
+
 def test_a_run_of_other_people_has_learned_from_none_of_these(tmp_path, lspet_folder):
     small_runs.prepare(tmp_path / "run", **LSPET, data_root=str(lspet_folder))
     train(tmp_path / "run")

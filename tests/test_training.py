@@ -997,6 +997,16 @@ def test_the_extent_that_is_drawn_decides_a_first_network(first, maps, drawn):
     assert stages.Recipe.decisive_parameters(joint).keys() >= {drawn, "sigma"}
 
 
+def test_a_row_replaces_no_file_of_a_person_s(run, tmp_path):
+    out = shutil.copytree(run, tmp_path / "copy")
+    own = out / "rows" / "mine" / "detector" / "weights.safetensors"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    with pytest.raises(BadInput, match="mine/detector/weights.safetensors: found a file that this"):
+        varied(out, "mine", {}, ("detector",))
+    assert own.read_text() == "mine"
+
+
 def test_a_row_that_changes_nothing_is_the_run(run):
     before = hashes(run)
     assert varied(run, "same", {"seed": 0, "joint.epochs": 1, "workers": 0}) == {}

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame
 from hpe_lib.skeleton import ABSENT, MPII
+from hpe_lib.workbook.artifacts import BadInput
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Augmentation:
     rotation_step, scale_step: step between the "predefined" values (§3.1); 0: uniform sampling
         (§3.2).
     colour: each channel is multiplied by a factor from 1 ± colour; ours, the paper has none.
+
+    BadInput if scale_low is above scale_high.
     """
 
     rotation: float = 40.0
@@ -36,6 +39,11 @@ class Augmentation:
     rotation_step: float = 0.0
     scale_step: float = 0.0
     colour: float = 0.0
+
+    def __post_init__(self):
+        if self.scale_low > self.scale_high:
+            expected = f"at most scale_high, {self.scale_high:g}"
+            raise BadInput("scale_low", f"{self.scale_low:g}", expected)
 
     def __call__(self, frame: Frame, random: np.random.Generator) -> Frame:
         """The frame, changed at random."""

@@ -141,7 +141,10 @@ def cache_folder(out: str | Path) -> Path:
     Where that cannot be written (no home), in the run itself, which an ablation's rows share.
     """
     if chosen := os.environ.get("HPE_CACHE"):
-        return Path(chosen).expanduser().resolve()
+        folder = Path(os.path.expanduser(chosen))
+        if str(folder).startswith("~"):
+            raise BadInput("HPE_CACHE", chosen, "a folder, or ~ of a user who exists")
+        return folder.resolve()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "hpe"
     if folder.is_absolute():
         with contextlib.suppress(OSError):

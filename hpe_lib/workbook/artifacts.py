@@ -79,6 +79,7 @@ def write_files(files: dict[str | Path, bytes]) -> None:
     try:
         for path, new, data in zip(paths, beside, files.values()):
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.exists()  # a name that is too long is an error now, not after the first renaming
             with open(new, "wb") as file:
                 file.write(data)
                 file.flush()

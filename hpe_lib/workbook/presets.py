@@ -177,7 +177,16 @@ def resolve(
             )
     for parameters in resolved.values():
         trust_trunks(parameters)
+        check_scales(parameters)
     return resolved
+
+
+def check_scales(parameters: dict) -> None:
+    """BadInput if the smallest scale of the augmentation is above the largest."""
+    low = parameters.get("scale_low", 1)
+    high = parameters.get("scale_high", low)
+    if low > high:
+        raise BadInput("scale_low", f"{low:g}", f"at most scale_high, {high:g}")
 
 
 def stage_parameters(resolved: dict[str, dict]) -> dict[str, dict]:
@@ -293,7 +302,7 @@ def read_texts(path: Path, content: bytes) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        return yaml.load(content, Texts) or {}
+        return yaml.load(content, Texts)
     except (ValueError, yaml.YAMLError) as error:
         raise BadInput(path, f"{type(error).__name__}: {error}", "YAML") from None
 

@@ -71,9 +71,10 @@ def run(
             remove_artifacts(out)
         manifest = begin_manifest(out, preset, parameters)
         for number, path in chosen.items():
-            manifest["notebooks"][number] = execute(
-                path, out, {**parameters[number], "out": str(out)}
-            )
+            if manifest["notebooks"].pop(number, None):  # of the copy that is replaced now
+                artifacts.write_manifest(out, manifest)
+            given = {**parameters[number], "out": str(out)}
+            manifest["notebooks"][number] = execute(path, out, given)
             artifacts.write_manifest(out, manifest)
         manifest = artifacts.write_manifest(out, {**manifest, "finished": environment.timestamp()})
         print(f"the report is {report.write(out)}", flush=True)
@@ -111,12 +112,14 @@ def begin_manifest(out: Path, preset: str | Path, parameters: dict) -> dict:
 
 def refuse_foreign_files(out: Path, numbers: Iterable[str]) -> None:
     """BadInput if the folder has files of the names that a run of these notebooks writes, but that
-    no run has written.
+    no run has written, or that a person has changed since.
     """
     for stage, number in artifacts.NOTEBOOKS.items():
         if number in numbers:
             artifacts.refuse_foreign_stage(out / STAGES[stage])
-    if earlier_run(out):
+    if earlier := earlier_run(out):
+        for number in numbers:
+            refuse_changed_notebook(out, number, earlier["notebooks"].get(number, {}))
         return
     names = ["report.html", *executed_names()]
     if not (out / "metrics").is_dir():  # notebooks that a person has run leave both
@@ -125,6 +128,23 @@ def refuse_foreign_files(out: Path, numbers: Iterable[str]) -> None:
         if (out / name).exists():
             found = "a file that no run has written"
             raise BadInput(out / name, found, "a run's folder, or one without it")
+
+
+def refuse_changed_notebook(out: Path, number: str, entry: dict) -> None:
+    """BadInput if the executed copy of a notebook is not as the run has left it.
+
+    entry: the run's of the notebook; {} if it was stopped before it could write one.
+    """
+    path = out / presets.notebooks()[number].name
+    if not path.is_file():
+        return
+    if "sha256" in entry:
+        ours = artifacts.file_hash(path) == entry["sha256"]
+    else:
+        ours = b'"papermill"' in path.read_bytes()
+    if not ours:
+        found = "a notebook that is not as a run has left it"
+        raise BadInput(path, found, "that it is kept elsewhere: the run would replace it")
 
 
 def executed_names() -> list[str]:
@@ -173,7 +193,7 @@ def execute(path: Path, out: Path, parameters: dict) -> dict:
     """Execute one notebook into `out`. Its copy gets its name when it is whole; until then it is
     NN_….running.ipynb.
 
-    Returns {"notebook", "wall_seconds"}. Raises BadInput or CellFailed.
+    Returns {"notebook", "wall_seconds", "sha256" of the copy}. Raises BadInput or CellFailed.
     """
     running, done, failed = (
         out / f"{path.stem}{ending}.ipynb" for ending in (".running", "", ".failed")
@@ -190,7 +210,11 @@ def execute(path: Path, out: Path, parameters: dict) -> dict:
     save_executed(running, done)
     seconds = time.monotonic() - begin
     print(f"notebook {path.stem} done in {seconds:.0f} s", flush=True)
-    return {"notebook": done.name, "wall_seconds": round(seconds, 1)}
+    return {
+        "notebook": done.name,
+        "wall_seconds": round(seconds, 1),
+        "sha256": artifacts.file_hash(done),
+    }
 
 
 def quietly_execute(path: Path, running: Path, parameters: dict) -> None:

@@ -77,6 +77,7 @@ def bound(hold: Callable[[Any], Any], expected: str) -> AfterValidator:
 
 
 Kernel = Annotated[int, Field(ge=1, le=63), bound(lambda size: size % 2, "an odd number")]
+Scale = Annotated[float, Field(ge=0.25, le=4)]
 Kernels = Annotated[list[Kernel], Field(min_length=4, max_length=4)]
 Persons = Annotated[str, bound(person_range, PEOPLE)]
 
@@ -144,9 +145,9 @@ class Settings(Parts, Drawn):
     warmup: Share = None
     rotation: Degrees = None
     rotation_step: Degrees = None
-    scale_low: Length = None
-    scale_high: Length = None
-    scale_step: Amount = None
+    scale_low: Scale = None
+    scale_high: Scale = None
+    scale_step: Annotated[float, Field(ge=0, le=0.4)] = None  # so that no scale is rounded to 0
     colour: Share = None
     ema: Share = 0.0
     save_minutes: Amount = 10.0

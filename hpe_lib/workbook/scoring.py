@@ -128,6 +128,8 @@ def keys_learned_from(folder: Path, people: People, data_root: Path | None) -> l
     trained = artifacts.manifest(folder)
     run = folder.parent / "data"
     if not (run / artifacts.MANIFEST).is_file():
+        if trained.get("data") and weights_hash(folder) != weights_hash(RELEASED):
+            raise BadInput(run, "no such folder", "the people of the run that trained them")
         return []
     chosen = artifacts.manifest(run, "parameters")
     now = chosen.get("fingerprints", {}).get("train")
