@@ -10,6 +10,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -246,6 +247,7 @@ def timm_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) -
         close = [f"timm:{other}" for other in difflib.get_close_matches(name, known)]
         expected = " or ".join(close) or "a name of timm.list_models()"
         raise BadInput("trunk", f"'timm:{name}'", expected)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
     try:
         net = timm.create_model(name, pretrained=pretrained)
         if not has_stages(net):
