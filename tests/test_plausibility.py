@@ -337,6 +337,17 @@ def test_real_head_sizes_are_three_quarters_of_the_way_to_the_neck(test_data):
         assert plausibility.head_notes(found.head_size / 0.6, found.joints)
 
 
+@pytest.mark.parametrize("name", ["newell.h5", "bearpaw-hg_s2_b1.mat"])
+def test_parts_of_published_predictions_have_no_note(test_data, name):
+    mpii = test_data / "mpii"
+    truth = mpii / "mpii_human_pose_v1_u12_1.val.mat"
+    predicted, people = read_files("mpii", truth, mpii / "predictions" / name, mpii / "valid.h5")
+    for count in (1, 2, 3, 5, 8, 12, 30):
+        for start in range(0, len(predicted) - count, 97):
+            part = slice(start, start + count)
+            assert evaluation.notes(predicted[part], people[part]) == [], part
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_few_backs_taken_for_fronts_have_no_note(count):
     some = GUESS[:, MPII.mirror]
