@@ -197,9 +197,17 @@ GAINS = (
     "leeds-256",
     "leeds-lsp",
     "leeds",
+    "leeds-lsp-128",
+    "table-5-test/cascade-0",
+    "table-5-test/cascade-1",
+    "race-test/cascade-0.003",
+    "race-test/all-parts-0.003",
+    "race-test/stages-0.003",
+    "race-test/cascade-0.001",
+    "seeds-test/cascade-1",
     "leeds-mpii",
     "synthetic-val",
-)
+)  # every cascade with a detector that is scored on LSP, then the other data sets
 
 
 def gain_table(names: Iterable[str] = GAINS) -> pd.DataFrame:
