@@ -277,10 +277,9 @@ def parts_table(study: str) -> pd.DataFrame:
 
 
 def table_5() -> pd.DataFrame:
-    """Table 5's residual rows: the paper's total beside ours on LSP's test people, over seeds, and on
-    synthetic people.
+    """Table 5's residual rows: the paper's totals beside ours, of synthetic people and of LSP's.
 
-    Visible, occluded and minutes (of one thread) are LSP's, the mean over seeds.
+    LSP's columns are means over seeds; minutes are of one thread.
     """
     printed = rivals.published(5)["total"]
     drawn = {
