@@ -33,6 +33,8 @@ STEPS = {
     "leeds-192": "`leeds`, then 192 px, 6 epochs",
     "leeds-256": "then 256 px, 1 epoch",
     "leeds-lsp": "`leeds-192`, then LSP alone, 8 epochs",
+    "leeds-6": "anew: LSP and LSPET, 128 px, 6 epochs",
+    "leeds-6-192": "`leeds-6`, then 192 px, 6 epochs",
 }  # trainings on Leeds people: results/NAME (LSP test), results/NAME-val (LSPET 8001-8500)
 
 

@@ -198,6 +198,8 @@ GAINS = (
     "leeds-lsp",
     "leeds",
     "leeds-lsp-128",
+    "leeds-6",
+    "leeds-6-192",
     "table-5-test/cascade-0",
     "table-5-test/cascade-1",
     "race-test/cascade-0.003",
