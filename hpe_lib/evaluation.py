@@ -233,10 +233,6 @@ def within_threshold(predicted: np.ndarray, people: People) -> np.ndarray:
     return errors(predicted, people)[0] <= threshold(people)
 
 
-KEEP = ("everyone", "visible", "occluded", "right", "wrong")
-ORDER = ("as they come", "largest error", "smallest error")
-
-
 def select_rows(
     predicted: np.ndarray,
     people: People,

@@ -34,6 +34,9 @@ from hpe_lib.workbook.artifacts import BadInput
 
 KEYS = "Keys: ← → people, ↑ ↓ joints"
 MARKS = "Ring: the labelled place, dashed if occluded; cross: where the map points"
+# what evaluation.select_rows takes
+KEEP = ("everyone", "visible", "occluded", "right", "wrong")
+ORDER = ("as they come", "largest error", "smallest error")
 ALL = -1  # the menu's value for all joints; None would mean that nothing is chosen
 
 
@@ -233,8 +236,8 @@ class Inspector(PersonPanel):
             layer = "detector"
         self.layer = ui.Dropdown(options=layers, value=layer, description="layer")
         self.opacity = ui.FloatSlider(0.85, min=0, max=1, step=0.05, description="opacity")
-        self.keep = ui.Dropdown(options=evaluation.KEEP, description="show")
-        self.order = ui.Dropdown(options=evaluation.ORDER, description="sort by")
+        self.keep = ui.Dropdown(options=KEEP, description="show")
+        self.order = ui.Dropdown(options=ORDER, description="sort by")
         controls = [self.layer, self.opacity, self.keep, self.order]
         for choice in (self.keep, self.order):  # other people: begin with their first
             choice.observe(lambda _: self.place.set_trait("value", 1), "value")
