@@ -2,7 +2,8 @@
 
 python -m benchmarks.default_run RUN NAME
 
-Writes results/NAME: seconds of each notebook, and the scores of the detector and the cascade.
+Writes results/NAME: seconds of each notebook, the scores of the detector and the cascade, and the
+verdicts of notebook 06.
 """
 
 from pathlib import Path
@@ -23,6 +24,7 @@ def main(run: Path, name: str) -> None:
             number: notebook["wall_seconds"] for number, notebook in made["notebooks"].items()
         },
         "scores": {"cascade": scores["cascade"], "detector": scores["detector"]["logits"]},
+        "criterion": scores["ablation"]["criterion"],
     }
     manifest = {entry: made[entry] for entry in KEPT} | {"scored_by": environment.command()}
     files = {"metrics.json": artifacts.json_bytes(metrics)}

@@ -172,6 +172,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "table-5-claims": partial(claims_table, "table-5-test-claims"),
     "controls-gain": lambda: gain_table(study_rows("controls")),
     "drawn-medium-claims": partial(claims_table, "drawn-medium-claims"),
+    "default-claims": partial(claims_table, "default-run-amd"),
     "given": given_table,
     "confidence": confidence_table,
     "released-mpii": partial(released_table, "mpii"),
