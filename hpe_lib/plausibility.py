@@ -153,11 +153,11 @@ def prediction_notes(predicted: np.ndarray, truth: np.ndarray, tolerance: np.nda
     """
     predicted = np.where(np.isfinite(predicted), predicted, np.nan)
     with np.errstate(all="ignore"):  # predictions may be as large as they like
-        found = _same_pose_notes(predicted)
+        blank = _at_one_point_mask(predicted)
+        found = _same_pose_notes(predicted, blank)
         if found:
             return found
         # Nobody's prediction: it must not hide what is wrong with the others.
-        blank = _at_one_point_mask(predicted)
         found = _one_point_notes(predicted, blank)
         predicted = np.where(blank[:, None, None], np.nan, predicted)
         if np.isnan(predicted).all():
@@ -198,9 +198,9 @@ def convention_notes(
     return [f"{what}: the predictions look {conventions[0]}, the truth {conventions[1]}"]
 
 
-def _same_pose_notes(predicted):
-    """Most people have the same predictions, and not all at one point."""
-    some = predicted[_predicted_mask(predicted) & ~_at_one_point_mask(predicted)]
+def _same_pose_notes(predicted, blank):
+    """Most people have the same predictions, and are not `blank` (N,), all at one point."""
+    some = predicted[_predicted_mask(predicted) & ~blank]
     repeats = np.unique(np.nan_to_num(some), axis=0, return_counts=True)[1]
     if len(some) and repeats.max() > max(1, len(predicted) / 2):
         return [f"{repeats.max()} of {len(predicted)} people have the same predictions"]

@@ -147,9 +147,11 @@ class Progress:
         threads = state.get("threads", torch.get_num_threads())
         if self.accelerator.device.type == "cpu" and threads != torch.get_num_threads():
             torch.set_num_threads(threads)  # another number rounds sums otherwise
-            print(
-                f"with {threads} threads, as it began, so that the weights are the same", flush=True
-            )
+            if self.accelerator.is_main_process:
+                print(
+                    f"with {threads} threads, as it began, so that the weights are the same",
+                    flush=True,
+                )
 
     def save(self) -> None:
         """Write the checkpoint. All processes call this at the same step."""

@@ -253,8 +253,8 @@ def score_against_time(
 ) -> Figure:
     """Show how trainings' scores grow with their minutes.
 
-    curves: row -> [{"minutes", "total"}, …], a point for each epoch.  metric: that of
-    Leeds people's curves, if none is named.
+    curves: row -> [{"minutes", "total"}, …], a point for each epoch.  metric: what the totals are;
+    that of Leeds people's curves, if none is named.
     """
     figure = InlineFigure(8, 5)
     ax = figure.subplots()
