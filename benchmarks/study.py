@@ -9,7 +9,9 @@ people are written to results/STUDY/ROW, and `make tables` makes tables of them.
 rows that are there on LSP's test people, once all choices are made, into results/STUDY-test/ROW.
 """
 
+import io
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +21,27 @@ import yaml
 
 from hpe_lib import claims, evaluation, photographs, prediction, stages
 from hpe_lib.ablation import train_row
+from hpe_lib.cascade import Cascade
 from hpe_lib.data.datasets import Data, load_people, open_data
 from hpe_lib.data.people import People
 from hpe_lib.workbook import artifacts, environment, results, scoring
 from hpe_lib.workbook.artifacts import STAGES, BadInput
 
 STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(encoding="utf-8"))
+TWO_THIRDS = "two_thirds.npy"  # a row's joints of the validation people, before the last third
+
+
+@dataclass
+class Watcher:
+    """A scorer for `stages.train` that remembers the network it has scored last."""
+
+    scorer: stages.Scorer
+    cascade: Cascade | None = None
+
+    def __call__(self, cascade: Cascade) -> dict:
+        """The scorer's numbers."""
+        self.cascade = cascade
+        return self.scorer(cascade)
 
 
 def main(
@@ -120,17 +137,32 @@ def weights_folder(run: Path, study: str, name: str) -> Path:
 
 
 def train(run: Path, data: Data, study: str, name: str) -> Path:
-    """Train one row into RUN/rows/STUDY-NAME; returns the folder of its last stage."""
+    """Train one row into RUN/rows/STUDY-NAME; returns the folder of its last stage.
+
+    After two thirds of its epochs its joints of all validation people are kept, with flip test.
+    """
     changes = STUDIES[study][name].get("changes", {})
-    scorer = evaluation.monitor(data.val, changes.get("image_size", data.image_size))
+    image_size = changes.get("image_size", data.image_size)
+    watcher = Watcher(evaluation.monitor(data.val, image_size))
     folder = row_folder(study, name)
-    for record in train_row(run, folder, changes, stages_of(study, name), scorer):
+    trained = stages_of(study, name)
+    weights = weights_folder(run, study, name)
+    for record in train_row(run, folder, changes, trained, watcher):
         print(stages.record_line(record), flush=True)
-    return weights_folder(run, study, name)
+        of_before = record.get("resumed") or record.get("reused")
+        two_thirds = record["epoch"] * 3 == record["epochs"] * 2
+        if record["stage"] == trained[-1] and two_thirds and not of_before:
+            joints = prediction.predict(watcher.cascade, data.val, image_size).joints
+            content = io.BytesIO()
+            np.save(content, results.rounded(joints))
+            artifacts.write_bytes(weights.parent / TWO_THIRDS, content.getvalue())
+    return weights
 
 
 def score(people: People, weights: Path, study: str, name: str, split: str = "") -> None:
     """Keep a row's scores in results/STUDY/NAME, with its curve and its paired difference.
+
+    So is what it gained in the last third of its epochs, if its joints were kept before.
 
     split: "-test" for test people, the suffix of the study's folder.
     """
@@ -147,10 +179,16 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
     if name != other:
         rows = [[last_joints(row)], [last_joints(f"{study}{split}/{other}")]]
         metrics["difference"] = artifacts.plain(evaluation.paired(*rows, people))
+    files = {}
+    before = weights.parent / TWO_THIRDS
+    if before.is_file() and not split:
+        gain = evaluation.paired([last_joints(row)], [np.load(before).astype(float)], people)
+        metrics["last third"] = artifacts.plain(gain)
+        files[TWO_THIRDS] = before.read_bytes()
     if metrics == results.metrics_of(row):
         return
-    manifest = artifacts.manifest(kept, "scored_by")
-    results.write_evidence(kept, {"metrics.json": artifacts.json_bytes(metrics)}, manifest)
+    files["metrics.json"] = artifacts.json_bytes(metrics)
+    results.write_evidence(kept, files, artifacts.manifest(kept, "scored_by"))
     print(evaluation.table(metrics["scores"]).round(1).to_string(), flush=True)
 
 

@@ -87,6 +87,27 @@ def test_the_last_third_of_a_curve():
     assert np.isnan(results.last_third(curve[:5])), "too short to have a third"
 
 
+def test_the_gain_of_the_last_third_is_measured_on_all_validation_people(run, monkeypatch):
+    same_rate = {"joint.schedule": "step", "joint.lr": 1e-3, "joint.lr_end": 1e-3}
+    rows = {
+        "three": {"label": "three epochs", "changes": {"joint.epochs": 3, **same_rate}},
+        "two": {"label": "two epochs", "changes": {"joint.epochs": 2, **same_rate}},
+    }
+    monkeypatch.setitem(study.STUDIES, "long", rows)
+    study.train_and_score(run, "long", [])
+    people = open_data(run).val
+    kept = results.metrics_of("long/three")["last third"]
+    lead = evaluation.paired(
+        [study.last_joints("long/three")], [study.last_joints("long/two")], people
+    )
+    assert kept == artifacts.plain(lead), "as if it had ended after two of three epochs"
+    assert "last third" not in results.metrics_of("long/two")
+    table = results.study_table("long")
+    assert table.loc["three epochs", "last third, all"] == evaluation.format_difference(
+        lead["total"]
+    )
+
+
 def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
     people = open_data(run).val[:8]
     monkeypatch.setattr(study, "load_people", lambda name, root, split: people)

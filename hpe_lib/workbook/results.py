@@ -242,8 +242,8 @@ def study_table(study: str) -> pd.DataFrame:
     """The rows of results/STUDY, the highest total on LSPET 8001-8500 first.
 
     "first network": read from its own maps, where a second one follows.  "last third": what the
-    curve has gained in the last third of its epochs.  "difference": from the row that it is
-    compared with, paired.
+    curve has gained in the last third of its epochs.  "last third, all": what the row has gained
+    in it on all these people, paired.  "difference": from the row that it is compared with, paired.
     """
     rows = {}
     for found in study_metrics(study):
@@ -255,6 +255,7 @@ def study_table(study: str) -> pd.DataFrame:
             "95 %": evaluation.format_interval(score["ci95"]),
             "first network": first_total(found["scores"]),
             "last third": last_third(found["curve"]),
+            "last third, all": last_third_of_all(found),
             "difference": evaluation.format_difference(lead.get("total")),
         }
     return ranked(rows, "LSPET 8001-8500").dropna(axis="columns", how="all")
@@ -317,6 +318,12 @@ def last_third(curve: list[dict]) -> float:
     if len(curve) < 6:
         return np.nan
     return curve[-1]["total"] - curve[-1 - len(curve) // 3]["total"]
+
+
+def last_third_of_all(found: dict) -> str | None:
+    """A study's row's gain in the last third of its epochs, with interval; None if not measured."""
+    gain = found.get("last third")
+    return evaluation.format_difference(gain["total"]) if gain else None
 
 
 def ranked(rows: dict[str, dict], column: str) -> pd.DataFrame:
