@@ -139,6 +139,24 @@ def test_leads_on_synthetic_people_are_those_of_detection_first(tmp_path, monkey
     assert heights == [-0.5, 4.0]
 
 
+def test_every_cascade_scored_on_lsp_has_its_gain_in_the_table(tmp_path, monkeypatch):
+    network = artifacts.manifest(results.RESULTS / "leeds-192")["network"]
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    parts = ("total", "visible", "occluded", "occluded_minus_visible")
+    lead = {"difference": 1.0, "ci95": [0.0, 2.0]}
+    gain = {"cascade over detector": dict.fromkeys(parts, lead)}
+    for name, dataset, first in (
+        ("study-test/row", "lsp", "detection"),
+        ("leeds-192", "lsp", "detection"),
+        ("study/row", "leeds", "detection"),
+        ("study-test/twice", "lsp", "regression"),
+    ):
+        artifacts.write_json(tmp_path / name / "metrics.json", {"dataset": dataset} | gain)
+        artifacts.write_manifest(tmp_path / name, {"network": network | {"first": first}})
+    artifacts.write_json(tmp_path / "study-test/detector/metrics.json", {"dataset": "lsp"})
+    assert list(results.gain_table().index) == ["`leeds-192`", "`study-test/row`"]
+
+
 def test_table_5_takes_the_mean_over_seeds_beside_the_paper_s_total(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     for name, seed, total in (("detection+regression", 0, 60.0), ("detection+regression", 1, 61.0)):
@@ -167,8 +185,8 @@ LEEDS = [path.parent for path in sorted(results.RESULTS.rglob("predictions.npz")
 def test_every_folder_of_evidence_keeps_its_files_hashes():
     for path in results.RESULTS.rglob("manifest.json"):
         files = artifacts.manifest(path.parent, "files")["files"]
-        there = {"metrics.json", "predictions.npz"} & {file.name for file in path.parent.iterdir()}
-        assert there == set(files), path
+        there = {file.name for file in path.parent.iterdir() if file.is_file()}
+        assert there == {*files, artifacts.MANIFEST}, path
         for name in files:
             results.evidence_file(path.parent.relative_to(results.RESULTS).as_posix(), name)
 

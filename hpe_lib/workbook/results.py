@@ -191,29 +191,27 @@ def mpii_table() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-GAINS = (
-    "leeds-192",
-    "frozen-192",
-    "leeds-256",
-    "leeds-lsp",
-    "leeds",
-    "leeds-lsp-128",
-    "leeds-6",
-    "leeds-6-192",
-    "table-5-test/cascade-0",
-    "table-5-test/cascade-1",
-    "race-test/cascade-0.003",
-    "race-test/all-parts-0.003",
-    "race-test/stages-0.003",
-    "race-test/cascade-0.001",
-    "seeds-test/cascade-1",
-    "leeds-mpii",
-    "synthetic-val",
-)  # every cascade with a detector that is scored on LSP, then the other data sets
+def cascades_on_lsp() -> list[str]:
+    """The rows of results/ with a detector and a regressor, scored on LSP's test people."""
+    names = [
+        str(path.parent.relative_to(RESULTS)) for path in sorted(RESULTS.rglob("metrics.json"))
+    ]
+    scored = [name for name in names if metrics_of(name).get("dataset") == "lsp"]
+    with_both = [name for name in scored if "cascade over detector" in metrics_of(name)]
+    return [
+        name
+        for name in with_both
+        if artifacts.manifest(RESULTS / name, "network")["network"]["first"] == "detection"
+    ]
 
 
-def gain_table(names: Iterable[str] = GAINS) -> pd.DataFrame:
-    """The lead of results/NAME's second network over its first, paired over people, in points."""
+def gain_table(names: Iterable[str] | None = None) -> pd.DataFrame:
+    """The lead of results/NAME's second network over its first, paired over people, in points.
+
+    names: if None, the released cascade, all others on LSP, then those on other data sets.
+    """
+    if names is None:
+        names = dict.fromkeys(["leeds-192", *cascades_on_lsp(), "leeds-mpii", "synthetic-val"])
     rows = {}
     for name in existing(*names):
         found = metrics_of(name)
