@@ -19,6 +19,7 @@ from hpe_lib.workbook.results import (
     metrics_of,
     mpii_table,
     parts_table,
+    released_table,
     score_columns,
     study_rows,
     study_table,
@@ -98,14 +99,6 @@ def confidence_table() -> pd.DataFrame:
     """Mean peak within a disc at joints, and in the background, in the released networks' maps."""
     table = pd.DataFrame.from_dict(metrics_of("argument")["confidence"], orient="index")
     return table.map(lambda peak: f"{peak:.2f}")
-
-
-def released_table(dataset: str) -> pd.DataFrame:
-    """Released predictions on all people, against each truth (benchmarks/released.py)."""
-    table = evaluation.table(metrics_of("released")[dataset]).drop(columns=["persons", "left_out"])
-    return table.map(lambda value: f"{value:.2f}" if isinstance(value, float) else value).replace(
-        "nan", "–"
-    )
 
 
 def differing_joints_table() -> pd.DataFrame:

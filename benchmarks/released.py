@@ -30,6 +30,7 @@ def main(data: Path) -> None:
     """Write results/released."""
     metrics = {"mpii": mpii(data / "mpii"), "lsp": lsp(data / "lsp")}
     metrics["mpii, photographs at hand"] = photographs_at_hand(data / "mpii")
+    metrics["conventions"] = conventions(data)
     metrics["Tompson's truth"] = differing_joints(data / "mpii")
     results.write("released", metrics, "python -m benchmarks.released DATA")
 
@@ -53,6 +54,32 @@ def lsp(folder: Path) -> dict:
         )
         for predicted, word in SIDES.items()
         for labelled in SIDES
+    }
+
+
+def conventions(data: Path) -> dict:
+    """Totals of the released predictions under each convention of published numbers."""
+    mpii = data / "mpii"
+    truth, rows = (mpii / name for name in TRUTHS["official"])
+    lsp = data / "lsp"
+    files = {
+        "Newell et al., MPII": ("mpii", truth, mpii / "predictions" / NETWORKS["1"], rows),
+        "hourglass of two stacks, MPII": (
+            "mpii",
+            truth,
+            mpii / "predictions" / NETWORKS["2"],
+            rows,
+        ),
+        "Yang et al., LSP": (
+            "lsp",
+            lsp / "lsp-joints-PC.mat",
+            lsp / "pred_keypoints_lsp_pc.mat",
+            None,
+        ),
+    }
+    return {
+        name: evaluation.conventions(*evaluation.read_files(*paths)).to_dict()
+        for name, paths in files.items()
     }
 
 

@@ -44,6 +44,13 @@ def judge(answers: dict[tuple[str, int], np.ndarray], people: People, setting: s
     return judged
 
 
+def count_verdicts(judged: dict) -> str:
+    """How many claims of the criterion (the numbered ones) hold, fail and are undecided."""
+    verdicts = [found["verdict"] for name, found in judged.items() if name[1] == " "]
+    words = pd.Series(verdicts, dtype=str).str.partition(":")[0].value_counts()
+    return f"{len(verdicts)} claims: " + ", ".join(f"{words[word]} {word}" for word in words.index)
+
+
 def _summary(joints, found, setting):
     """A claim's entry, of its `paired` differences by seed."""
     leads = [differences[joints] for differences in found.values()]

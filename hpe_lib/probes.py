@@ -16,13 +16,12 @@ from hpe_lib.evaluation import (
     annotated_mask,
     errors,
     has_normaliser,
-    mean_error,
     score,
     within_threshold,
 )
 from hpe_lib.paper import BODY
-from hpe_lib.prediction import cover, decode, forward, predict_crops
-from hpe_lib.skeleton import ABSENT, OCCLUDED, VISIBLE
+from hpe_lib.prediction import Predictions, cover, decode, forward, predict_crops
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE, fill_torso
 from hpe_lib.targets import Targets
 
 PATCHES = (0.0, 0.03, 0.06, 0.09, 0.12, 0.16, 0.2, 0.25)  # body heights, sides of covers
@@ -125,19 +124,90 @@ def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dic
     return score_crops(found, people, image_size)
 
 
-def person_with_hidden_joint(predicted: np.ndarray, people: People, joint: int) -> int:
-    """The row of a person whose joint is occluded and found: of median error among them.
+def person_with_hidden_joint(
+    detected: np.ndarray, predicted: np.ndarray, people: People, joint: int
+) -> int:
+    """The row of a person whose joint is occluded, missed by the detector and found by the cascade.
 
-    Of all who can be scored, if there is no such person.  predicted: (N, 16, 2) image px.
+    The one whose joint is found best. Without such a person, among those whose joint is occluded,
+    then among all.  detected, predicted: the detector's and the cascade's joints (N, 16, 2) image
+    px.
     """
-    error = mean_error(*errors(predicted, people))
-    found = within_threshold(predicted, people)[:, joint]
-    hidden = people.visibility[:, joint] == OCCLUDED
-    scored = np.isfinite(error)
-    rows = np.flatnonzero(scored & found & hidden)
+    error = errors(predicted, people)[0][:, joint]
+    known = np.isfinite(error)
+    hidden = known & (people.visibility[:, joint] == OCCLUDED)
+    missed = hidden & ~within_threshold(detected, people)[:, joint]
+    found = missed & within_threshold(predicted, people)[:, joint]
+    rows = next(np.flatnonzero(kind) for kind in (found, hidden, known) if kind.any())
+    return int(rows[error[rows].argmin()])
+
+
+def clear_person(people: People) -> int:
+    """The row of a clear example: of the first 100 with 3 to 5 occluded joints the most upright.
+
+    Upright: the head is high above the pelvis, in body heights. Of the first 100 people, if nobody
+    has so many occluded joints.
+    """
+    hidden = (people.visibility == OCCLUDED).sum(1)
+    rows = np.flatnonzero(abs(hidden - 4) <= 1)[:100]
     if not len(rows):
-        rows = np.flatnonzero(scored)
-    return int(rows[np.argsort(error[rows], kind="stable")[len(rows) // 2]])
+        rows = np.arange(len(people))[:100]
+    pelvis, head = (MPII.index(name) for name in ("pelvis", "head_top"))
+    heights = fill_torso(people.joints[rows])[:, pelvis, 1] - people.joints[rows, head, 1]
+    return int(rows[np.nan_to_num(heights / people.body[rows], nan=-np.inf).argmax()])
+
+
+def predict_covered(
+    cascade: Cascade,
+    people: People,
+    image_size: int,
+    joints: Sequence[int],
+    side: float,
+    decoder: str = "parabola",
+) -> Predictions:
+    """Poses of N people, each with a square in the crop's mean colour over one joint.
+
+    joints: (N,) which joint.  side: of the square, body heights. No flip test, which would mirror
+    the patch.
+    """
+    frames = people.frames(image_size)
+    points = people.joints_in_crops(image_size)[np.arange(len(people)), joints]
+    sides = side * np.array([frame.body_in_crop for frame in frames])
+    crops = torch.from_numpy(cover(people.crops(image_size), points, sides))
+    return predict_crops(cascade, crops.split(64), frames, False, decoder)
+
+
+def covered_examples(
+    cascade: Cascade, people: People, image_size: int, joint: int, side: float
+) -> dict[str, int]:
+    """Rows of people to look at, by what happens to their visible joint under a patch.
+
+    First one where only the cascade still finds it, the one whose joint it finds best. Then one
+    where neither network does, of median error. What is said of them counts their kind; kinds that
+    nobody is of are left out.  side: as for `predict_covered`.
+    """
+    seen = annotated_mask(people) & (people.visibility == VISIBLE)
+    rows = np.flatnonzero(seen[:, joint] & has_normaliser(people))
+    if not len(rows):
+        return {}
+    found = predict_covered(cascade, people[rows], image_size, [joint] * len(rows), side)
+    detected, right = (
+        within_threshold(joints, people[rows])[:, joint]
+        for joints in (found.detector_joints, found.joints)
+    )
+    error = errors(found.joints, people[rows])[0][:, joint]
+    ranked = np.argsort(error, kind="stable")
+    kinds = {
+        "found by the cascade alone": right & ~detected,
+        "found by neither": ~right & ~detected,
+    }
+    shown = {}
+    for (name, of_kind), place in zip(kinds.items(), (0, 0.5)):
+        places = ranked[of_kind[ranked]]
+        if len(places):
+            title = f"{name}, as in {len(places)} of {len(rows)} people"
+            shown[title] = int(rows[places[int(place * len(places))]])
+    return shown
 
 
 def cover_one_joint(
@@ -160,14 +230,9 @@ def cover_one_joint(
     random = np.random.default_rng(seed)
     person = np.arange(len(people))
     joint = [random.choice(np.flatnonzero(row)) for row in choices[choices.any(1)]]
-    frames = people.frames(image_size)
-    crops = people.crops(image_size)
-    points = people.joints_in_crops(image_size)[person, joint]
-    bodies = np.array([frame.body_in_crop for frame in frames])
     rows = []
     for side in sides:
-        covered = cover(crops, points, side * bodies)
-        found = predict_crops(cascade, torch.from_numpy(covered).split(64), frames, False, decoder)
+        found = predict_covered(cascade, people, image_size, joint, side, decoder)
         detected, right = (
             within_threshold(joints, people)[person, joint].mean() * 100
             for joints in (found.detector_joints, found.joints)

@@ -633,6 +633,20 @@ def test_a_patch_over_a_joint_is_put_where_the_joint_is(drawn):
         )
 
 
+def test_examples_of_a_covered_joint_are_named_by_what_both_networks_answer(drawn):
+    wrist = MPII.index("left_wrist")
+    seen = drawn[drawn.visibility[:, wrist] == VISIBLE]
+    found = probes.covered_examples(Looking(seen, 64), seen, 64, wrist, 0.2)
+    count = len(seen)
+    ((title, row),) = found.items()
+    assert title == f"found by the cascade alone, as in {count} of {count} people"
+    answers = probes.predict_covered(Looking(seen, 64), seen, 64, [wrist] * count, 0.2)
+    error = evaluation.errors(answers.joints, seen)[0][:, wrist]
+    assert error[row] == error.min() and 0 <= row < count > 1
+    hidden = drawn[drawn.visibility[:, wrist] != VISIBLE]
+    assert not probes.covered_examples(Looking(hidden, 64), hidden, 64, wrist, 0.2)
+
+
 def test_only_visible_scored_joints_of_people_with_a_normaliser_are_covered(drawn):
     """One joint of each is left to choose: the first visible one that is scored."""
     visibility = np.full_like(drawn.visibility, OCCLUDED)

@@ -9,6 +9,7 @@ sign: right joints are orange circles, left ones blue squares, the middle line g
 """
 
 import io
+import textwrap
 
 import cv2
 import numpy as np
@@ -70,7 +71,7 @@ def draw_pose(
         colour = SIDE_COLOURS[side_of(joint)]
         fill, edge = (colour, WHITE) if solid[joint] else (WHITE, colour)
         corners = joints[joint] + 1.3 * (width + 1) * marker_corners(side_of(joint))
-        draw_polygon(image, corners, edge, max(1, width // 2), fill)
+        draw_polygon(image, corners, edge, max(1, width // 3 if solid[joint] else width // 2), fill)
 
 
 def draw_limbs(
@@ -185,7 +186,7 @@ def tile_images(
     """Return tiles (h, w, 3) of one size in rows of `columns`, each with its title above, on white.
 
     A line of a title is TITLE_HEIGHT px high, all titles have as many lines as the first, and
-    TILE_GAP px lie between tiles.  caption: a line below all tiles.
+    TILE_GAP px lie between tiles.  caption: words below all tiles, in as many lines as they need.
     """
     from matplotlib import get_data_path  # here: `hpe predict` writes no words and starts faster
 
@@ -194,8 +195,9 @@ def tile_images(
     step_x = width + TILE_GAP
     step_y = height + head + TILE_GAP
     bottom = -(-len(tiles) // columns) * step_y - TILE_GAP
-    size = (columns * step_x - TILE_GAP, bottom + (TITLE_HEIGHT if caption else 0))
-    sheet = Image.new("RGB", size, "white")
+    across = columns * step_x - TILE_GAP
+    lines = textwrap.wrap(caption, max(1, round(across / (0.62 * font_size))))  # a letter's width
+    sheet = Image.new("RGB", (across, bottom + TITLE_HEIGHT * len(lines)), "white")
     font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", font_size)
     pen = ImageDraw.Draw(sheet)
     for number, (tile, title) in enumerate(zip(tiles, titles)):
@@ -203,7 +205,8 @@ def tile_images(
         y = number // columns * step_y
         pen.text((x + 2, y), title, "black", font)
         sheet.paste(Image.fromarray(tile), (x, y + head))
-    pen.text((2, bottom), caption, "black", font)
+    for number, line in enumerate(lines):
+        pen.text((2, bottom + TITLE_HEIGHT * number), line, "black", font)
     return sheet
 
 

@@ -298,11 +298,19 @@ def leads_by_difficulty(leads: pd.DataFrame) -> Figure:
 
 
 def published_totals(tables: dict[str, pd.Series], scores: dict[str, dict]) -> Figure:
-    """Show printed totals as dots, a row for each table, and scores made here with intervals."""
-    figure = InlineFigure(9, 0.8 + 0.4 * (len(tables) + len(scores)))
+    """Show printed totals as dots, a row for each table, and scores made here with intervals.
+
+    The paper's own rows are named.
+    """
+    count = len(tables) + len(scores)
+    figure = InlineFigure(9, 0.8 + 0.5 * count)
     ax = figure.subplots()
+    ax.set_ylim(-0.6, count - 0.4)
     for row, totals in enumerate(tables.values()):
         ax.plot(totals, [row] * len(totals), "o", color=BLUE, alpha=0.6)
+        for name in totals.index[totals.index.str.startswith("Bulat")]:
+            words = name.partition(" (")[2].rstrip(")")
+            ax.annotate(words, (totals[name], row - 0.15), ha="center")
     for row, score in enumerate(scores.values(), len(tables)):
         ax.hlines(row, *score["ci95"], color=ORANGE)
         ax.plot(score["total"], row, "D", color=ORANGE)

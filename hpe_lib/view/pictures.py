@@ -18,7 +18,7 @@ from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame, rescale
 from hpe_lib.paper import BODY
 from hpe_lib.prediction import cover, predict_crop
-from hpe_lib.skeleton import ABSENT, MPII, VISIBILITY_NAMES, VISIBLE
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBILITY_NAMES, VISIBLE
 from hpe_lib.targets import Targets
 from hpe_lib.view import drawing
 from hpe_lib.view.drawing import BLACK, PURPLE, SKY, YELLOW
@@ -43,7 +43,7 @@ def contact_sheet(
 
     occlusion_labels: whether the data set says which joints are occluded.  truth: (N, 16, 2) crop
     px, drawn as black limbs.  maps: (N, 16, h, w); a pixel shows the highest, and joints are drawn
-    without limbs.
+    small and without limbs.
     """
     crops, joints, visibility = (np.asarray(part) for part in (crops, joints, visibility))
     columns = min(columns, len(crops))
@@ -53,7 +53,7 @@ def contact_sheet(
         image = crop if maps is None else drawing.draw_map(crop, np.asarray(maps[row]).max(0))
         answer = None if truth is None else truth[row]
         tiles.append(_pose_tile(image, joints[row], visibility[row], side, maps is None, answer))
-    note = "Hollow, thin: occluded."
+    note = "Hollow, thin: occluded." if maps is None else "Hollow: occluded."
     if not occlusion_labels:
         note = "This data set does not say which joints are occluded."
     titles = [str(title) for title in titles or [""] * len(tiles)]
@@ -62,7 +62,7 @@ def contact_sheet(
 
 def _pose_tile(image, joints, visibility, side, limbs=True, truth=None):
     zoom = side / len(image)
-    width = min(max(2, round(side / 80)), 4)
+    width = min(max(2, round(side / 80)), 4) if limbs else 1
     tile = drawing.resize(image, side, side)
     if truth is not None:
         drawing.draw_limbs(tile, rescale(truth, zoom), np.full(len(truth), True), width, BLACK)
@@ -91,16 +91,33 @@ def frame_sheet(people: People, row: int, frames: dict[str, Frame]) -> Image.Ima
 
 
 def pose_cloud(joints: np.ndarray, mean: np.ndarray, image_size: int) -> Image.Image:
-    """Return joints (N, 16, 2) crop px as a cloud for each joint, with the mean pose (16, 2)."""
+    """Return joints (N, 16, 2) crop px as a cloud for each joint, with the mean pose (16, 2).
+
+    The ellipse around a joint's mean is one standard deviation of its cloud in each direction.
+    """
     image = np.full((image_size, image_size, 3), 255.0)
     side = 500
+    states = np.full(len(mean), VISIBLE)
     for joint, places in enumerate(np.moveaxis(joints, 1, 0)):
         x, y = places[np.isfinite(places).all(1)].T
         count, *_ = np.histogram2d(y, x, image_size, [(-0.5, image_size - 0.5)] * 2)
         colour = ImageColor.getrgb(drawing.SIDE_COLOURS[drawing.side_of(joint)])
-        image = colour + (image - colour) * 0.7 ** count[..., None]
-    states = np.full(len(mean), VISIBLE)
-    return Image.fromarray(_pose_tile(image.astype(np.uint8), mean, states, side))
+        image = colour + (image - colour) * np.maximum(0.85 ** count[..., None], 0.5)
+    tile = drawing.resize(image.astype(np.uint8), side, side)
+    for joint, places in enumerate(np.moveaxis(joints, 1, 0)):
+        there = places[np.isfinite(places).all(1)]
+        if len(there) > 2:
+            outline = rescale(_deviation_ellipse(there), side / image_size)
+            drawing.draw_polygon(tile, outline, drawing.SIDE_COLOURS[drawing.side_of(joint)], 1)
+    return Image.fromarray(_pose_tile(tile, rescale(mean, side / image_size), states, side))
+
+
+def _deviation_ellipse(points):
+    """Corners (40, 2) of the ellipse one standard deviation around the mean of points (N, 2)."""
+    lengths, axes = np.linalg.eigh(np.cov(points.T))
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    circle = np.column_stack([np.cos(angles), np.sin(angles)])
+    return points.mean(0) + circle * np.sqrt(lengths.clip(0)) @ axes.T
 
 
 def joint_maps(
@@ -114,20 +131,23 @@ def joint_maps(
     """Return one person's maps of some joints on the crop (S, S, 3), with their peaks' values.
 
     rows: row label -> maps (16, h, w).  shown: the joints, a column each.  joints: (16, 2) crop px.
-    title: words below. All maps share one scale, which ends at the highest value shown. A ring is
-    the joint's labelled place, dashed if it is occluded.
+    title: words below. Each row has its own scale, which ends at its highest value shown: a disc's
+    probability and a Gaussian's height are not the same thing. A ring is the joint's labelled
+    place, dashed if it is occluded.
     """
-    top = _top([maps[shown] for maps in rows.values()])
+    tops = {name: _top(maps[shown]) for name, maps in rows.items()}
     tiles = []
     titles = []
     for name, maps in rows.items():
+        top = tops[name]
         for joint in shown:
             tile = drawing.draw_map(image, maps[joint], top)
             tiles.append(drawing.mark_joint(tile, 192, joints[joint], visibility[joint]))
             state = VISIBILITY_NAMES[int(visibility[joint])]
             peak = f"{name}: peak {maps[joint].max():.2f}"
             titles.append(f"{MPII.names[joint]}, {state}\n{peak}")
-    scale = f"yellow: {top:.2f} or more"
+    ends = ", ".join(f"{name} {top:.2f}" for name, top in tops.items())
+    scale = f"yellow, the highest of a row: {ends}"
     caption = f"{title}; {scale}" if title else scale
     return drawing.tile_images(tiles, titles, len(shown), 10, caption)
 
@@ -143,40 +163,75 @@ def network_maps(
     """Return what each network sees of one person, the detector above the regressor (Fig. 2).
 
     person: People of one.  image_size: px of the crop that the networks get.  shown: joints, a
-    column each; None: three visible ones, then as many of the least visible.  patch: side, in
-    body heights, of a square that covers the first joint shown.  title: as for `joint_maps`; if it
-    is empty, the patch.
+    column each; None: three visible limb joints, then as many of the least visible (a neck is often
+    labelled occluded, and yet nothing hides where it is).  patch: side, in body heights, of a
+    square that covers the first joint shown.  title: as for `joint_maps`.
     """
-    crops = {}
     _, joints, states = _arrays(PoseDataset(person, CROP)[0])
     if shown is None:
-        labelled = np.argsort(-states, kind="stable")[: (states != ABSENT).sum()].tolist()
+        limbs = [j for j in np.argsort(-states, kind="stable") if drawing.side_of(j) != "middle"]
+        labelled = [j for j in limbs if states[j] != ABSENT]
         shown = [*labelled[:3], *labelled[3:][-3:]]
-    for size in (image_size, CROP):
-        side = patch * person.frame(0, size).body_in_crop
-        points = rescale(joints[shown[:1]], size / CROP)
-        crops[size] = cover(person.crops(size), points, np.array([side]))[0]
+    crops = {size: person.crops(size)[0] for size in (image_size, CROP)}
+    if patch:
+        crops = _covered(person, crops, joints[shown[0]], patch)
+        states[shown[0]] = OCCLUDED
+        words = f"{MPII.names[shown[0]]} under a patch of {patch} body heights"
+        title = f"{title}; {words}" if title else words
     maps, _ = predict_crop(cascade, crops[image_size])
-    if patch and not title:
-        title = f"a patch of {patch} body heights"
     return joint_maps(crops[CROP], maps, shown, joints, states, title)
+
+
+def cover_joint(
+    cascade: Cascade,
+    person: People,
+    image_size: int,
+    joint: int,
+    patch: float,
+    decoder: str = "parabola",
+) -> Image.Image:
+    """Return `cover_picture` of one person with a square patch over one joint.
+
+    person: People of one.  image_size: px of the crop that the networks get.  patch: its side, body
+    heights.
+    """
+    _, joints, states = _arrays(PoseDataset(person, CROP)[0])
+    crops = {size: person.crops(size)[0] for size in (image_size, CROP)}
+    crops = _covered(person, crops, joints[joint], patch)
+    maps, points = predict_crop(cascade, crops[image_size], decoder)
+    points = {name: rescale(found, CROP / image_size) for name, found in points.items()}
+    return cover_picture(crops[CROP], maps, points, joint, joints[joint], states[joint])
+
+
+def _covered(person, crops, point, patch):
+    """Crops by size, with a patch (its side in body heights) over a point of a CROP px crop."""
+    covered = {}
+    for size, crop in crops.items():
+        side = patch * person.frame(0, size).body_in_crop
+        place = rescale(point, size / CROP)
+        covered[size] = cover(crop[None], place[None], np.array([side]))[0]
+    return covered
 
 
 def one_joint(cascade: Cascade, person: People, image_size: int, joint: int) -> Image.Image:
     """Return the way to one joint: the crop, each network's map of it, and the whole pose (Fig. 1).
 
-    person: People of one.  image_size: px of the crop that the networks get.  The maps share one
-    scale. A ring is the joint's labelled place, dashed if it is occluded.
+    person: People of one.  image_size: px of the crop that the networks get.  A map's colours end
+    at its own peak, whose height, and the network's highest for this person, stand above it. A ring
+    is the joint's labelled place, dashed if it is occluded, a cross the network's answer.
     """
     crop, joints, states = _arrays(PoseDataset(person, CROP)[0])
     maps, points = predict_crop(cascade, person.crops(image_size)[0])
-    named = {f"{name}, {MPII.names[joint]}": heats for name, heats in maps.items()}
-    images = {"the image": crop} | _joint_on_crop(crop, named, joint)
-    marked = (joints[joint], states[joint])
-    tiles = [drawing.mark_joint(image, SIDE, *marked) for image in images.values()]
+    points = {name: rescale(found, CROP / image_size) for name, found in points.items()}
+    marks = (joints[joint], states[joint])
+    tiles = {f"the image, {MPII.names[joint]}": drawing.mark_joint(crop, SIDE, *marks)}
+    for name, heats in maps.items():
+        shown = drawing.draw_map(crop, heats[joint], _top(heats[joint]))
+        title = f"{name}: peak {heats[joint].max():.2f} of {heats.max():.2f}"
+        tiles[title] = drawing.mark_joint(shown, SIDE, *marks, points[name][joint])
     *_, found = points.values()
-    tiles.append(_pose_tile(crop, rescale(found, CROP / image_size), states, SIDE))
-    return drawing.tile_images(tiles, [*images, "the pose"], 2)
+    tiles["the pose"] = _pose_tile(crop, found, states, SIDE)
+    return drawing.tile_images([*tiles.values()], [*tiles], 2)
 
 
 def best_and_worst(predicted: np.ndarray, people: People) -> Image.Image:
@@ -198,8 +253,11 @@ def best_and_worst(predicted: np.ndarray, people: People) -> Image.Image:
     return contact_sheet(crops, found, chosen.visibility, titles, count, labels, truth)
 
 
-def channel_sheet(channels: np.ndarray) -> Image.Image:
-    """Return the regressor's input (19, S, S): 16 maps on one scale from 0, then R, G, B."""
+def channel_sheet(channels: np.ndarray, visibility: np.ndarray) -> Image.Image:
+    """Return the regressor's input (19, S, S): 16 maps on one scale from 0, then R, G, B.
+
+    visibility: (16,), to name the joints that are occluded.
+    """
     names = [*MPII.names, "red", "green", "blue"]
     top = channels[: len(MPII.names)].max()
     tiles = []
@@ -208,7 +266,9 @@ def channel_sheet(channels: np.ndarray) -> Image.Image:
         low, high = (0, top) if name in MPII.names else (channel.min(), channel.max())
         grey = np.clip(255 * (channel - low) / max(high - low, 1e-9), 0, 255).astype(np.uint8)
         tiles.append(drawing.resize(np.dstack([grey] * 3), 144, 144))
-        titles.append(f"{name}: {channel.min():.2f} to {channel.max():.2f}")
+        hidden = len(titles) < len(visibility) and visibility[len(titles)] == OCCLUDED
+        state = ", occluded" if hidden else ""
+        titles.append(f"{name}{state}\n{channel.min():.2f} to {channel.max():.2f}")
     return drawing.tile_images(tiles, titles, 7, 10)
 
 
@@ -249,8 +309,9 @@ def person_maps(
 ) -> PersonMaps:
     """Return what the networks should see and do see of an item of PoseDataset.
 
-    "difference" is the regressor's map less the detector's: what context adds and takes away. A
-    cascade without a regressor has the first two layers. targets: of the cascade's stride.
+    "difference" is the regressor's map less the detector's, each as a share of its network's
+    highest value for this person: what context adds and takes away. A cascade without a regressor
+    has the first two layers. targets: of the cascade's stride.
     """
     crop, joints, visibility = _arrays(sample)
     maps, predicted = predict_crop(cascade, crop, decoder)
@@ -258,7 +319,8 @@ def person_maps(
     wanted = {"detector": targets.detector, "regressor": targets.regressor}
     maps |= {f"{name}'s target": wanted[name](batch)[0][0].numpy() for name in [*maps]}
     if "regressor" in maps:
-        maps["difference"] = maps["regressor"] - maps["detector"]
+        seen, told = (maps[name] / _top(maps[name]) for name in ("detector", "regressor"))
+        maps["difference"] = told - seen
         predicted["difference"] = predicted["regressor"]
     return PersonMaps(crop, maps, joints, visibility, predicted)
 
@@ -283,8 +345,8 @@ def map_sheet(person: PersonMaps, layer: str, opacity: float = 0.85) -> Image.Im
     """Return all joints' maps of a layer on one scale, each titled with its largest value."""
     heats = dict(zip(MPII.names, person.maps[layer]))
     titles = [f"{name}: {heat.flat[np.abs(heat).argmax()]:.2f}" for name, heat in heats.items()]
-    tiles = [map_picture(person, layer, joint, opacity, 144) for joint in range(len(titles))]
-    return drawing.tile_images([np.asarray(tile) for tile in tiles], titles, 6, 10)
+    tiles = [map_picture(person, layer, joint, opacity, 216) for joint in range(len(titles))]
+    return drawing.tile_images([np.asarray(tile) for tile in tiles], titles, 4)
 
 
 def cover_picture(
@@ -295,12 +357,14 @@ def cover_picture(
     truth: np.ndarray,
     visibility: int,
 ) -> Image.Image:
-    """Return a crop beside one joint's map of each network (`predict_crop`), on one scale.
+    """Return a crop beside one joint's map of each network (`predict_crop`).
 
-    Ring and cross as in `drawing.mark_joint`; on the crop the cross is the last network's.
-    truth: (2,) crop px.
+    A map's colours end at its network's highest value for this person. Ring and cross as in
+    `drawing.mark_joint`; on the crop the cross is the last network's.  truth: (2,) crop px.
     """
-    images = {"the crop, to be covered": crop} | _joint_on_crop(crop, maps, joint)
+    *_, last = maps
+    shown = f"{MPII.names[joint]}, cross: the {last}'s answer"
+    images = {shown: crop} | _joint_on_crop(crop, maps, joint)
     points = [points[joint] for points in predicted.values()]
     tiles = [
         drawing.mark_joint(image, SIDE, truth, visibility, point)
@@ -385,12 +449,12 @@ def photograph(image: np.ndarray, people: list[dict]) -> Image.Image:
 
 
 def _joint_on_crop(crop, maps, joint):
-    """One joint's map of each network on the crop, on one scale: {title with its peak: picture}."""
-    top = _top([heats[joint] for heats in maps.values()])
-    return {
-        f"{name}: peak {heats[joint].max():.2f}": drawing.draw_map(crop, heats[joint], top)
-        for name, heats in maps.items()
-    }
+    """One joint's map of each network on the crop: {title with its peak: picture}."""
+    pictures = {}
+    for name, heats in maps.items():
+        title = f"{name}: peak {heats[joint].max():.2f} of {heats.max():.2f}"
+        pictures[title] = drawing.draw_map(crop, heats[joint], _top(heats))
+    return pictures
 
 
 def _arrays(sample):

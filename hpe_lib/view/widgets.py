@@ -275,7 +275,7 @@ class Cover(PersonPanel):
     A click removes the patch.
     """
 
-    legend = f"{MARKS}; colours: one scale for both networks. {KEYS}"
+    legend = f"{MARKS}; colours: each network's own scale. {KEYS}"
 
     def __init__(
         self, cascade: Cascade, people: People, image_size: int, decoder: str = "parabola"

@@ -191,6 +191,19 @@ def mpii_table() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def released_table(dataset: str) -> pd.DataFrame:
+    """Released predictions on all people, against each truth (benchmarks/released.py)."""
+    table = evaluation.table(metrics_of("released")[dataset]).drop(columns=["persons", "left_out"])
+    return table.map(lambda value: f"{value:.2f}" if isinstance(value, float) else value).replace(
+        "nan", "–"
+    )
+
+
+def conventions_table() -> pd.DataFrame:
+    """Released predictions under each convention of published numbers (benchmarks/released.py)."""
+    return pd.DataFrame(metrics_of("released")["conventions"]).astype(float)
+
+
 def cascades_on_lsp() -> list[str]:
     """The rows of results/ with a detector and a regressor, scored on LSP's test people."""
     names = [
