@@ -643,6 +643,7 @@ def test_examples_of_a_covered_joint_are_named_by_what_both_networks_answer(draw
     answers = probes.predict_covered(Looking(seen, 64), seen, 64, [wrist] * count, 0.2)
     error = evaluation.errors(answers.joints, seen)[0][:, wrist]
     assert error[row] == error.min() and 0 <= row < count > 1
+    assert not probes.covered_examples(Looking(seen, 64), seen, 64, wrist, 0.0), "no patch"
     hidden = drawn[drawn.visibility[:, wrist] != VISIBLE]
     assert not probes.covered_examples(Looking(hidden, 64), hidden, 64, wrist, 0.2)
 
