@@ -163,6 +163,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "threads": threads_table,
     "table-5-paper": table_5,
     "table-5-claims": partial(claims_table, "table-5-test-claims"),
+    "table-5-36-claims": partial(claims_table, "table-5-36-test-claims"),
     "controls-gain": lambda: gain_table(study_rows("controls")),
     "drawn-medium-claims": partial(claims_table, "drawn-medium-claims"),
     "default-claims": partial(claims_table, "default-run-amd"),
@@ -178,9 +179,17 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "plan-memory": plan.memory_table,
     "plan-exchange": plan.exchange_table,
 }
-for study in ("recipe", "regressor", "rates", "race", "seeds", "mixed", "table-5"):
+for study in ("recipe", "regressor", "rates", "race", "seeds", "mixed", "table-5", "table-5-36"):
     TABLES[study] = partial(study_table, study)
-for study in ("race-test", "seeds-test", "drawn-easy", "drawn-medium", "drawn-hard", "controls"):
+for study in (
+    "race-test",
+    "seeds-test",
+    "table-5-36-test",
+    "drawn-easy",
+    "drawn-medium",
+    "drawn-hard",
+    "controls",
+):
     TABLES[study] = partial(parts_table, study)
 
 
