@@ -47,8 +47,9 @@ def judge(answers: dict[tuple[str, int], np.ndarray], people: People, setting: s
 def count_verdicts(judged: dict) -> str:
     """How many claims of the criterion (the numbered ones) hold, fail and are undecided."""
     verdicts = [found["verdict"] for name, found in judged.items() if name[1] == " "]
-    words = pd.Series(verdicts, dtype=str).str.partition(":")[0].value_counts()
-    return f"{len(verdicts)} claims: " + ", ".join(f"{words[word]} {word}" for word in words.index)
+    words = pd.Series(verdicts, dtype=str).str.partition(":")[0].str.rstrip("s")
+    found = words.value_counts()
+    return f"{len(words)} claims: " + ", ".join(f"{found[word]} {word}" for word in found.index)
 
 
 def _summary(joints, found, setting):

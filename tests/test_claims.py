@@ -51,6 +51,13 @@ def test_a_claim_holds_only_if_it_does_with_every_seed():
     assert failed["verdict"] == "fails: made, 1 epoch, 2 seeds" and failed["signs"] == 0
 
 
+def test_verdicts_are_counted_without_those_beside_the_criterion():
+    verdicts = {"1 a > b": "holds", "1 b > c": "holds", "2 c > d": "undecided", "4 e > f": "fails"}
+    verdicts |= {"03 to 05: g": "holds", "h, equal steps": "holds"}
+    judged = {name: {"verdict": f"{word}: made, 1 seed"} for name, word in verdicts.items()}
+    assert claims.count_verdicts(judged) == "4 claims: 2 hold, 1 undecided, 1 fail"
+
+
 def test_a_gap_is_the_lead_of_one_pair_over_that_of_another():
     people, _ = crowd(50)
     lost = {RES: 0, L2: 10, "detection+regression (VGG)": 5, "regression+regression (VGG)": 40}

@@ -157,6 +157,15 @@ def test_every_cascade_scored_on_lsp_has_its_gain_in_the_table(tmp_path, monkeyp
     assert list(results.gain_table().index) == ["`leeds-192`", "`study-test/row`"]
 
 
+def test_curves_are_of_rows_whose_minutes_compare(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    for name, threads in (("one", 1), ("other", 1), ("fast", 2)):
+        metrics = {"label": name, "curve": [{"minutes": 4.0, "total": 1.0 + (name == "other")}]}
+        artifacts.write_json(tmp_path / f"race/{name}/metrics.json", metrics)
+        artifacts.write_manifest(tmp_path / f"race/{name}", {"machine": {"threads": threads}})
+    assert list(results.study_curves("race")) == ["other", "one"]
+
+
 def test_table_5_takes_the_mean_over_seeds_beside_the_paper_s_total(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     for name, seed, total in (("detection+regression", 0, 60.0), ("detection+regression", 1, 61.0)):

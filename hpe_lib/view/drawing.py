@@ -170,7 +170,8 @@ def mark_joint(
             cv2.ellipse(image, center, axes, *arc, sky, thickness + 1, cv2.LINE_AA, 4)
     if predicted is not None and np.isfinite(predicted).all():
         center = np.rint(rescale(predicted, zoom)).astype(int).tolist()
-        for shade, extra in ((0, 2), (255, 0)):  # a white cross with a black edge
+        # A white cross with a black edge; on a small tile a thin black one, which hides less.
+        for shade, extra in ((0, 2), (255, 0)) if side >= 250 else ((0, 0),):
             kind = (cv2.MARKER_TILTED_CROSS, round(radius), thickness + extra, cv2.LINE_AA)
             cv2.drawMarker(image, center, [shade] * 3, *kind)
     return image

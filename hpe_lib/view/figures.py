@@ -249,7 +249,7 @@ def cover_curves(covered: pd.DataFrame, metric: str) -> Figure:
 
 
 def score_against_time(
-    curves: dict[str, list[dict]], metric: str = "PCK@0.2 of 200 people, no flip test"
+    curves: dict[str, list[dict]], metric: str = "PCK@0.2 of 200 people,\nno flip test"
 ) -> Figure:
     """Show how trainings' scores grow with their minutes.
 

@@ -9,6 +9,7 @@ can score and compare again without training.
 import hashlib
 import io
 import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -379,8 +380,17 @@ def drawn_leads() -> pd.DataFrame:
 
 
 def study_curves(study: str) -> dict[str, list[dict]]:
-    """{label: [{"minutes", "total"}, …]} of a study's rows, the best at its end first."""
-    found = sorted(study_metrics(study), key=lambda row: -row["curve"][-1]["total"])
+    """{label: [{"minutes", "total"}, …]} of a study's rows, the best at its end first.
+
+    Of the rows trained on as many threads as most of them: the minutes of others do not compare.
+    """
+    threads = {
+        name: artifacts.manifest(RESULTS / name, "machine")["machine"].get("threads")
+        for name in study_rows(study)
+    }
+    usual = Counter(threads.values()).most_common(1)[0][0]
+    found = [metrics_of(name) for name, number in threads.items() if number == usual]
+    found.sort(key=lambda row: -row["curve"][-1]["total"])
     return {row["label"]: row["curve"] for row in found}
 
 
