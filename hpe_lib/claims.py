@@ -5,6 +5,7 @@ claim says that the row "better" leads the row "worse" on some joints. If the co
 and "over" are filled, it must lead by more than "more_than" leads "over".
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,9 @@ def judge(answers: dict[tuple[str, int], np.ndarray], people: People, setting: s
 def count_verdicts(judged: dict) -> str:
     """How many claims of the criterion (the numbered ones) hold, fail and are undecided."""
     verdicts = [found["verdict"] for name, found in judged.items() if name[1] == " "]
-    words = pd.Series(verdicts, dtype=str).str.partition(":")[0].str.rstrip("s")
-    found = words.value_counts()
-    return f"{len(words)} claims: " + ", ".join(f"{found[word]} {word}" for word in found.index)
+    words = Counter(verdict.partition(":")[0].rstrip("s") for verdict in verdicts)
+    counted = ", ".join(f"{count} {word}" for word, count in words.most_common())
+    return f"{len(verdicts)} claims: {counted}"
 
 
 def _summary(joints, found, setting):

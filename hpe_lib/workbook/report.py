@@ -38,9 +38,11 @@ pre {{ white-space: pre-wrap; background: #f6f6f6; padding: .6em }}
 </style></head><body><h1>{title}</h1>{body}</body></html>"""
 ORIGIN = ("command", "commit", "started", "finished", "machine", "versions")  # of the manifest
 CLAIMS = (
-    "Differences in points, rows scored on the same held-out people. A claim holds where the "
-    "95 % interval of each seed lies above 0, and fails where each lies below."
+    "det: a detecting network, reg: a regressing one. Differences in points, rows scored on the "
+    "same held-out people. A claim holds where the 95 % interval of each seed lies above 0, and "
+    "fails where each lies below."
 )
+PICTURE = "A hidden joint: a ring where it is, a cross where a network puts it."
 EPOCH = re.compile(r" epoch \d+/\d+ ")  # in a line that a training prints
 
 
@@ -101,14 +103,15 @@ def first_screen(
         verdicts = claims.table(ablated["criterion"])
         short = [name for name in verdicts if not name.endswith(claims.PARTS[1:])]
         table = scrolling_table(verdicts[short].to_html(classes="claims"))
-        left = f"<h2>Does the argument hold?</h2><p>{CLAIMS}</p>{table}"
+        count = claims.count_verdicts(ablated["criterion"])
+        left = f"<h2>Does the argument hold?</h2><p><b>{count}</b>. {CLAIMS}</p>{table}"
         rows = scrolling_table(rows_table(ablated).to_html(na_rep="–"))
         ours = (
             f"<p>Paper: {rivals.SOURCES[5]}. Ours: {metrics['dataset']}, {metrics['metric']}.</p>"
         )
         left += f"<h2>Table 5, the paper's total beside ours</h2>{ours}{rows}"
     picture = "".join(tagged_cells(notebook, "summary") for notebook in notebooks)
-    right = f"<h2>From image to pose</h2>{picture}" if picture else ""
+    right = f"<h2>From image to pose</h2><p>{PICTURE}</p>{picture}" if picture else ""
     right += "<h2>The run</h2>" + text_table(pd.DataFrame({"": run_facts(out, manifest, metrics)}))
     return f"<div class='first'><div>{left}</div><div>{right}</div></div>"
 
@@ -134,7 +137,7 @@ def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
     if "cascade" in metrics:
         rows = {"cascade": metrics["cascade"], "detector alone": metrics["detector"]["logits"]}
         totals = ", ".join(f"{name} {score['total']:.1f}" for name, score in rows.items())
-        found[metrics["metric"]] = totals
+        found[f"{metrics['metric']}, notebooks 03 to 05"] = totals
     found["epochs"] = ", ".join(
         f"{name} {stages[name]['settings']['epochs']}"
         for name in reversed(artifacts.STAGES.values())
