@@ -274,9 +274,12 @@ def examples(predicted: np.ndarray, people: People) -> dict[str, int]:
     ranked = [row for row in np.argsort(error, kind="stable") if np.isfinite(error[row])]
     ranked = [row for row in ranked if abs(hidden[row] - 4) <= 1] or ranked
     kinds = zip(("found best", "typical", "a failure"), (0, len(ranked) // 2, -1))
-    chosen = {kind: ranked[place] for kind, place in kinds if ranked}
     unit = "head sizes" if people.metric.startswith("PCKh") else "torsos"
-    return {f"{kind}: mean error {error[row]:.2f} {unit}": int(row) for kind, row in chosen.items()}
+    return {
+        f"{kind}: mean error {error[ranked[place]]:.2f} {unit}": int(ranked[place])
+        for kind, place in kinds
+        if ranked
+    }
 
 
 def mean_error(ratio: np.ndarray, mask: np.ndarray) -> np.ndarray:
