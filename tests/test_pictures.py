@@ -167,6 +167,20 @@ class TestMaps:
         assert 0.3 < dashed / solid < 0.9
 
 
+def test_joint_maps_share_the_scale_of_their_row():
+    maps = np.zeros((16, 4, 4))
+    maps[0, 0, 0] = 0.5
+    maps[1, 0, 0] = 0.25
+    states = np.full(16, ABSENT)
+    rows = {"detector": maps, "regressor": maps / 4}
+    sheet = np.asarray(pictures.joint_maps(CROP, rows, [0, 1], np.zeros((16, 2)), states))
+    head = 2 * drawing.TITLE_HEIGHT
+    strong, weak = (sheet[head + 5, x].astype(int) for x in (5, 203))
+    assert strong.sum() > weak.sum() and np.ptp(strong) > 60
+    tiles = [sheet[y : y + 192, :390] for y in (head, 2 * head + 192 + drawing.TILE_GAP)]
+    assert (tiles[0] == tiles[1]).all(), "a row's colours do not depend on the other's heights"
+
+
 class TestSheets:
     def test_tiles_stand_below_their_titles(self):
         tiles = [np.full((20, 30, 3), value, np.uint8) for value in (10, 20, 30)]
@@ -204,19 +218,6 @@ class TestSheets:
         yellow = (whole == ImageColor.getrgb(drawing.YELLOW)).all(-1)
         expected = np.array([0.15, 0.15, 0.85, 0.85]) * side - 0.5  # centre ± 0.7 / 2 of the sheet
         assert np.abs(np.array(extent(yellow)) - expected).max() <= 2
-
-    def test_joint_maps_share_the_scale_of_their_row(self):
-        maps = np.zeros((16, 4, 4))
-        maps[0, 0, 0] = 0.5
-        maps[1, 0, 0] = 0.25
-        states = np.full(16, ABSENT)
-        rows = {"detector": maps, "regressor": maps / 4}
-        sheet = np.asarray(pictures.joint_maps(CROP, rows, [0, 1], np.zeros((16, 2)), states))
-        head = 2 * drawing.TITLE_HEIGHT
-        strong, weak = (sheet[head + 5, x].astype(int) for x in (5, 203))
-        assert strong.sum() > weak.sum() and np.ptp(strong) > 60
-        tiles = [sheet[y : y + 192, :390] for y in (head, 2 * head + 192 + drawing.TILE_GAP)]
-        assert (tiles[0] == tiles[1]).all(), "a row's colours do not depend on the other's heights"
 
     def test_the_regressor_s_input_is_shown_in_grey(self):
         channels = np.zeros((19, 16, 16))

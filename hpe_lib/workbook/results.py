@@ -180,6 +180,13 @@ def lsp_table() -> pd.DataFrame:
     return pd.concat([ours, printed])
 
 
+def released_on_lsp() -> dict[str, dict]:
+    """Return what the released cascade scores on LSP's test people, by a name for figures."""
+    if not existing("leeds-192"):
+        return {}
+    return {"our cascade on LSP's test people": metrics_of("leeds-192")["scores"]["cascade"]}
+
+
 def mpii_table() -> pd.DataFrame:
     """The Leeds weights on MPII photographs, beside a released hourglass on the same people."""
     rows = {}
