@@ -137,7 +137,7 @@ def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
     if "cascade" in metrics:
         rows = {"cascade": metrics["cascade"], "detector alone": metrics["detector"]["logits"]}
         totals = ", ".join(f"{name} {score['total']:.1f}" for name, score in rows.items())
-        found[f"{metrics['metric']}, notebooks 03 to 05"] = totals
+        found[metrics["metric"]] = f"{totals} (notebooks 03 to 05)"
     found["epochs"] = ", ".join(
         f"{name} {stages[name]['settings']['epochs']}"
         for name in reversed(artifacts.STAGES.values())
