@@ -19,6 +19,7 @@ from hpe_lib.evaluation import (
     score,
     within_threshold,
 )
+from hpe_lib.geometry import Frame
 from hpe_lib.paper import BODY
 from hpe_lib.prediction import Predictions, cover, decode, forward, predict_crops
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE, fill_torso
@@ -159,22 +160,20 @@ def clear_person(people: People) -> int:
 
 def predict_covered(
     cascade: Cascade,
-    people: People,
-    image_size: int,
-    joints: Sequence[int],
+    crops: np.ndarray,
+    frames: list[Frame],
+    points: np.ndarray,
     side: float,
     decoder: str = "parabola",
 ) -> Predictions:
-    """Poses of N people, each with a square in the crop's mean colour over one joint.
+    """Poses in N crops (N, S, S, 3) uint8, each with a square in its mean colour over a point.
 
-    joints: (N,) which joint.  side: of the square, body heights. No flip test, which would mirror
-    the patch.
+    frames: the N frames that cut the crops.  points: (N, 2) crop px.  side: of the square, body
+    heights. No flip test, which would mirror the patch.
     """
-    frames = people.frames(image_size)
-    points = people.joints_in_crops(image_size)[np.arange(len(people)), joints]
     sides = side * np.array([frame.body_in_crop for frame in frames])
-    crops = torch.from_numpy(cover(people.crops(image_size), points, sides))
-    return predict_crops(cascade, crops.split(64), frames, False, decoder)
+    covered = torch.from_numpy(cover(crops, points, sides))
+    return predict_crops(cascade, covered.split(64), frames, False, decoder)
 
 
 def covered_examples(
@@ -190,12 +189,15 @@ def covered_examples(
     rows = np.flatnonzero(seen[:, joint] & has_normaliser(people))
     if not len(rows):
         return {}
-    found = predict_covered(cascade, people[rows], image_size, [joint] * len(rows), side)
+    chosen = people[rows]
+    points = chosen.joints_in_crops(image_size)[:, joint]
+    crops = chosen.crops(image_size)
+    found = predict_covered(cascade, crops, chosen.frames(image_size), points, side)
     detected, right = (
-        within_threshold(joints, people[rows])[:, joint]
+        within_threshold(joints, chosen)[:, joint]
         for joints in (found.detector_joints, found.joints)
     )
-    error = errors(found.joints, people[rows])[0][:, joint]
+    error = errors(found.joints, chosen)[0][:, joint]
     ranked = np.argsort(error, kind="stable")
     kinds = {
         "found by the cascade alone": right & ~detected,
@@ -230,9 +232,12 @@ def cover_one_joint(
     random = np.random.default_rng(seed)
     person = np.arange(len(people))
     joint = [random.choice(np.flatnonzero(row)) for row in choices[choices.any(1)]]
+    frames = people.frames(image_size)
+    crops = people.crops(image_size)
+    points = people.joints_in_crops(image_size)[person, joint]
     rows = []
     for side in sides:
-        found = predict_covered(cascade, people, image_size, joint, side, decoder)
+        found = predict_covered(cascade, crops, frames, points, side, decoder)
         detected, right = (
             within_threshold(joints, people)[person, joint].mean() * 100
             for joints in (found.detector_joints, found.joints)

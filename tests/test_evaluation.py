@@ -640,7 +640,10 @@ def test_examples_of_a_covered_joint_are_named_by_what_both_networks_answer(draw
     count = len(seen)
     ((title, row),) = found.items()
     assert title == f"found by the cascade alone, as in {count} of {count} people"
-    answers = probes.predict_covered(Looking(seen, 64), seen, 64, [wrist] * count, 0.2)
+    points = seen.joints_in_crops(64)[:, wrist]
+    answers = probes.predict_covered(
+        Looking(seen, 64), seen.crops(64), seen.frames(64), points, 0.2
+    )
     error = evaluation.errors(answers.joints, seen)[0][:, wrist]
     assert error[row] == error.min() and 0 <= row < count > 1
     assert not probes.covered_examples(Looking(seen, 64), seen, 64, wrist, 0.0), "no patch"

@@ -164,6 +164,7 @@ def test_curves_are_of_rows_whose_minutes_compare(tmp_path, monkeypatch):
         artifacts.write_json(tmp_path / f"race/{name}/metrics.json", metrics)
         artifacts.write_manifest(tmp_path / f"race/{name}", {"machine": {"threads": threads}})
     assert list(results.study_curves("race")) == ["other", "one"]
+    assert results.study_curves("of no rows") == {}
 
 
 def test_table_5_takes_the_mean_over_seeds_beside_the_paper_s_total(tmp_path, monkeypatch):

@@ -227,7 +227,7 @@ def one_joint(cascade: Cascade, person: People, image_size: int, joint: int) -> 
     tiles = {f"the image, {MPII.names[joint]}": drawing.mark_joint(crop, SIDE, *marks)}
     for name, heats in maps.items():
         shown = drawing.draw_map(crop, heats[joint], _top(heats[joint]))
-        title = f"{name}: peak {heats[joint].max():.2f} of {heats.max():.2f}"
+        title = _peak_title(name, heats, joint)
         tiles[title] = drawing.mark_joint(shown, SIDE, *marks, points[name][joint])
     *_, found = points.values()
     tiles["the pose"] = _pose_tile(crop, found, states, SIDE)
@@ -450,11 +450,15 @@ def photograph(image: np.ndarray, people: list[dict]) -> Image.Image:
 
 def _joint_on_crop(crop, maps, joint):
     """One joint's map of each network on the crop: {title with its peak: picture}."""
-    pictures = {}
-    for name, heats in maps.items():
-        title = f"{name}: peak {heats[joint].max():.2f} of {heats.max():.2f}"
-        pictures[title] = drawing.draw_map(crop, heats[joint], _top(heats))
-    return pictures
+    return {
+        _peak_title(name, heats, joint): drawing.draw_map(crop, heats[joint], _top(heats))
+        for name, heats in maps.items()
+    }
+
+
+def _peak_title(name, heats, joint):
+    """Words above one joint's map: its peak, and the network's highest for this person."""
+    return f"{name}: peak {heats[joint].max():.2f} of {heats.max():.2f}"
 
 
 def _arrays(sample):

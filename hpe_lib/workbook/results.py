@@ -9,7 +9,6 @@ can score and compare again without training.
 import hashlib
 import io
 import zipfile
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -214,16 +213,15 @@ def conventions_table() -> pd.DataFrame:
 
 def cascades_on_lsp() -> list[str]:
     """The rows of results/ with a detector and a regressor, scored on LSP's test people."""
-    names = [
-        str(path.parent.relative_to(RESULTS)) for path in sorted(RESULTS.rglob("metrics.json"))
-    ]
-    scored = [name for name in names if metrics_of(name).get("dataset") == "lsp"]
-    with_both = [name for name in scored if "cascade over detector" in metrics_of(name)]
-    return [
-        name
-        for name in with_both
-        if artifacts.manifest(RESULTS / name, "network")["network"]["first"] == "detection"
-    ]
+    rows = []
+    for path in sorted(RESULTS.rglob("metrics.json")):
+        name = str(path.parent.relative_to(RESULTS))
+        found = metrics_of(name)
+        if found.get("dataset") == "lsp" and "cascade over detector" in found:
+            network = artifacts.manifest(path.parent, "network")["network"]
+            if network["first"] == "detection":
+                rows.append(name)
+    return rows
 
 
 def gain_table(names: Iterable[str] | None = None) -> pd.DataFrame:
@@ -395,7 +393,8 @@ def study_curves(study: str) -> dict[str, list[dict]]:
         name: artifacts.manifest(RESULTS / name, "machine")["machine"].get("threads")
         for name in study_rows(study)
     }
-    usual = Counter(threads.values()).most_common(1)[0][0]
+    numbers = list(threads.values())
+    usual = max(numbers, key=numbers.count, default=None)
     found = [metrics_of(name) for name, number in threads.items() if number == usual]
     found.sort(key=lambda row: -row["curve"][-1]["total"])
     return {row["label"]: row["curve"] for row in found}
