@@ -229,7 +229,7 @@ def test_kept_scores_of_synthetic_people_are_those_of_the_kept_joints(difficulty
     """The people are those that this code draws: a cache of earlier ones is no truth."""
     truth = load_people("synthetic", people="200001-201000", image_size=96, difficulty=difficulty)
     names = [path.name for path in (results.RESULTS / f"drawn-{difficulty}").iterdir()]
-    assert len(names) == 8
+    assert len(names) >= 8
     for name in names:
         row = f"drawn-{difficulty}/{name}"
         joints = results.joints_of(row)
