@@ -21,7 +21,7 @@ ROOMS = (
     "training watched stages ablation prediction export view.drawing photographs readings "
     "plausibility evaluation "
     "probes claims workbook.estimate workbook.scoring workbook.results "
-    "view.figures view.diagram view.pictures view.widgets "
+    "view.figures view.diagram view.pictures view.sheets view.widgets "
     "workbook.report workbook.reproduce workbook.repeat cli"
 ).split()
 DATA = ROOMS[ROOMS.index("skeleton") : ROOMS.index("trunks")]

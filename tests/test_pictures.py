@@ -10,7 +10,7 @@ from hpe_lib import cascade, heatmaps, stages, watched
 from hpe_lib.data.datasets import People, open_data
 from hpe_lib.data.images import ImageArrays
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE, fill_torso
-from hpe_lib.view import drawing, pictures
+from hpe_lib.view import drawing, pictures, sheets
 
 RANDOM = np.random.default_rng(0)
 CROP = np.zeros((16, 16, 3), np.uint8)
@@ -89,7 +89,7 @@ class TestPeople:
     def test_what_is_absent_is_not_drawn(self):
         joints = RANDOM.uniform(2, 13, (16, 2))
         visibility = np.full(16, ABSENT)
-        sheet = pictures.contact_sheet(GREY[None], joints[None], visibility[None], columns=1)
+        sheet = sheets.contact_sheet(GREY[None], joints[None], visibility[None], columns=1)
         tile = np.asarray(sheet)[drawing.TITLE_HEIGHT : drawing.TITLE_HEIGHT + 1080]
         assert (tile == 128).all()
 
@@ -101,7 +101,7 @@ class TestPeople:
         for wrist in (VISIBLE, OCCLUDED):
             states = np.full((1, 16), VISIBLE)
             states[0, MPII.index("left_wrist")] = wrist
-            sheet = pictures.contact_sheet(GREY[None, :100, :100], joints, states, columns=1)
+            sheet = sheets.contact_sheet(GREY[None, :100, :100], joints, states, columns=1)
             shown = np.asarray(sheet)[drawing.TITLE_HEIGHT :].astype(int)
             blue = shown[..., 2] - shown[..., 0] > 60
             center = np.round((np.array([80, 20]) + 0.5) * 10.8 - 0.5).astype(int)
@@ -113,7 +113,7 @@ class TestPeople:
         joints = RANDOM.uniform(20, 280, (1, 16, 2))
         arguments = (GREY[None], joints, np.full((1, 16), VISIBLE))
         plain, both = (
-            (np.asarray(pictures.contact_sheet(*arguments, columns=1, truth=truth)) == 0).all(-1)
+            (np.asarray(sheets.contact_sheet(*arguments, columns=1, truth=truth)) == 0).all(-1)
             for truth in (None, joints + 5)
         )
         assert both[drawing.TITLE_HEIGHT : -40].sum() > plain[drawing.TITLE_HEIGHT : -40].sum()
@@ -211,7 +211,7 @@ class TestSheets:
         )
         frame = people.frame(0, 16)
         frames = {"frame": frame, "turned": frame.augmented(0.8, 30, True)}
-        sheet = np.asarray(pictures.frame_sheet(people, 0, frames))
+        sheet = np.asarray(sheets.frame_sheet(people, 0, frames))
         side = pictures.SIDE
         assert sheet.shape[1] == 3 * side + 2 * drawing.TILE_GAP
         whole = sheet[drawing.TITLE_HEIGHT :, :side]
@@ -224,7 +224,7 @@ class TestSheets:
         channels[0] = 2.0
         channels[1] = 1.0
         channels[16, 0] = -1.0
-        sheet = np.asarray(pictures.channel_sheet(channels, np.full(16, VISIBLE)))
+        sheet = np.asarray(sheets.channel_sheet(channels, np.full(16, VISIBLE)))
         row = drawing.TITLE_HEIGHT + 70
         step = 144 + drawing.TILE_GAP
         assert [sheet[row, 70 + k * step, 0] for k in range(3)] == [255, 127, 0]
@@ -233,7 +233,7 @@ class TestSheets:
         joints = np.full((3, 16, 2), np.nan)
         joints[:, 0] = (5, 5)
         joints[0, 0] = (10, 5)  # right ankles
-        shown = np.asarray(pictures.pose_cloud(joints, np.full((16, 2), np.nan), 16)).astype(int)
+        shown = np.asarray(sheets.pose_cloud(joints, np.full((16, 2), np.nan), 16)).astype(int)
         zoom = len(shown) // 16
         one, two, none = (shown[5 * zoom + 3, x * zoom + 3].sum() for x in (10, 5, 12))
         assert two < one < none == 765

@@ -9,7 +9,7 @@ from benchmarks import argument
 from hpe_lib import cascade, evaluation, heatmaps, prediction, probes
 from hpe_lib.data.augment import PoseDataset
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
-from hpe_lib.view import diagram, drawing, figures, pictures
+from hpe_lib.view import diagram, drawing, figures, pictures, sheets
 
 NETWORK = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "channels": 16, "levels": 2}
 NETWORK |= {"bottlenecks": 1, "stem": "patch", "regressor": "hourglass"}
@@ -204,9 +204,9 @@ def test_a_person_s_networks_are_shown_on_a_sharp_crop(model, drawn):
 
 def test_the_best_come_first_and_the_worst_are_called_failures(drawn, monkeypatch):
     seen = {}
-    monkeypatch.setattr(pictures, "contact_sheet", lambda *given: seen.update(enumerate(given)))
+    monkeypatch.setattr(sheets, "contact_sheet", lambda *given: seen.update(enumerate(given)))
     off = np.arange(24.0)[::-1]
-    pictures.best_and_worst(drawn.joints + off[:, None, None], drawn)
+    sheets.best_and_worst(drawn.joints + off[:, None, None], drawn)
     crops, _, _, titles, columns, _, truth = seen.values()
     assert [title.split(",")[0] for title in titles] == ["found best"] * 4 + ["failure"] * 4
     assert columns == 4 and crops.shape == (8, 256, 256, 3)

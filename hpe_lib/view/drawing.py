@@ -21,6 +21,7 @@ from hpe_lib.skeleton import ABSENT, MPII, VISIBLE, fill_torso
 SKY, GREEN, YELLOW, BLUE = "#56B4E9", "#009E73", "#F0E442", "#0072B2"
 VERMILION, PURPLE, BLACK, WHITE = "#D55E00", "#CC79A7", "#000000", "#FFFFFF"
 MORE, LESS = "#E66101", "#5E3C99"  # of a difference: above 0, below 0
+LEGEND = "Right: orange circles. Left: blue squares. Middle: green diamonds. "
 SIDE_COLOURS = {"right": VERMILION, "left": BLUE, "middle": GREEN}
 CONFIDENT = 0.3  # confidence from which a joint is drawn as found
 FAINT = 0.01  # confidence below which a joint is left out
@@ -175,6 +176,29 @@ def mark_joint(
             kind = (cv2.MARKER_TILTED_CROSS, round(radius), thickness + extra, cv2.LINE_AA)
             cv2.drawMarker(image, center, [shade] * 3, *kind)
     return image
+
+
+def pose_tile(
+    image: np.ndarray,
+    joints: np.ndarray,
+    visibility: np.ndarray,
+    side: int,
+    limbs: bool = True,
+    truth: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return a square image, resized to side px, with one person on it.
+
+    joints: (16, 2) px of the image; visibility: (16,).  limbs: False draws joints alone, small.
+    truth: (16, 2) px, drawn below as black limbs.
+    """
+    zoom = side / len(image)
+    width = min(max(2, round(side / 80)), 4) if limbs else 1
+    tile = resize(image, side, side)
+    if truth is not None:
+        draw_limbs(tile, rescale(truth, zoom), np.full(len(truth), True), width, BLACK)
+    points = np.where(visibility[:, None] != ABSENT, rescale(joints, zoom), np.nan)
+    draw_pose(tile, points, visibility == VISIBLE, width, limbs)
+    return tile
 
 
 def tile_images(

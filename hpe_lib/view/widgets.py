@@ -331,7 +331,7 @@ class Cover(PersonPanel):
 class TargetExplorer(PersonPanel):
     """Shows discs and Gaussians of a person while their sizes and the augmentation are moved."""
 
-    legend = f"{pictures.LEGEND}Hollow: occluded, so without a disc. {KEYS}"
+    legend = f"{drawing.LEGEND}Hollow: occluded, so without a disc. {KEYS}"
 
     def __init__(self, people: People, image_size: int, targets: Targets):
         self.targets = targets
@@ -368,7 +368,7 @@ class Photograph(Panel):
     people: what `PoseEstimator.predict` returned last.
     """
 
-    legend = f"{pictures.LEGEND}Hollow, thin: not sure. White frame: what the network sees"
+    legend = f"{drawing.LEGEND}Hollow, thin: not sure. White frame: what the network sees"
 
     def __init__(self, estimator: PoseEstimator, path: str = ""):
         self.estimator = estimator
