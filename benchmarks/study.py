@@ -97,7 +97,8 @@ def score_test_people(run: Path, study: str, names: Collection[str]) -> None:
     root = Path(artifacts.manifest(run / "data", "parameters")["parameters"]["data_root"])
     people = load_people("lsp", root / "lsp", "test")
     for name in STUDIES[study]:
-        if name in names and (results.RESULTS / study / name).is_dir():
+        chosen = name in names and (results.RESULTS / study / name).is_dir()
+        if chosen and weights_folder(run, study, name).is_dir():
             score(people, weights_folder(run, study, name), study, name, "-test")
     judge(people, len(open_data(run).train), study, "-test")
 

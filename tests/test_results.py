@@ -133,7 +133,7 @@ def test_leads_on_synthetic_people_are_those_of_detection_first(tmp_path, monkey
         {**of_row, "joints": "visible", "lead": -0.5, "low": -1.5, "high": 1.0},
         {**of_row, "joints": "occluded", "lead": 4.0, "low": 2.0, "high": 5.0},
     ]
-    (panel,) = figures.leads_by_difficulty(leads).axes
+    (panel,) = figures.leads_by_budget(leads).axes
     assert panel.get_title() == "hard"
     heights = sorted(float(bars[0].get_ydata()[0]) for bars in panel.containers)
     assert heights == [-0.5, 4.0]

@@ -266,13 +266,14 @@ def score_against_time(
     return figure
 
 
-def leads_by_difficulty(leads: pd.DataFrame) -> Figure:
-    """Show detection+regression's lead by budget, a panel for each difficulty.
+def leads_by_budget(leads: pd.DataFrame) -> Figure:
+    """Show detection+regression's lead by epochs, a panel for each difficulty.
 
-    leads: `results.drawn_leads`.
+    leads: `results.drawn_leads` or `results.leeds_leads`.
     """
-    difficulties = [name for name in ("easy", "medium", "hard") if name in set(leads.difficulty)]
-    figure = InlineFigure(9, 3.6)
+    order = ("easy", "medium", "hard", "real people")
+    difficulties = [name for name in order if name in set(leads.difficulty)]
+    figure = InlineFigure(max(6, 3 * len(difficulties)), 3.6)
     panels = figure.subplots(1, len(difficulties), sharey=True, squeeze=False)[0]
     styles = {"visible": ("o-", "full"), "occluded": ("s--", "none")}
     for ax, difficulty in zip(panels, difficulties):
@@ -287,7 +288,7 @@ def leads_by_difficulty(leads: pd.DataFrame) -> Figure:
                 places, part.lead, error, fmt=line, color=colour, fillstyle=fill, label=label
             )
         ax.axhline(0, color=BLACK, lw=0.8)
-        ax.set(xscale="log", title=difficulty, xlabel="epochs of 8,000 people")
+        ax.set(xscale="log", title=difficulty, xlabel="epochs")
         budgets = sorted(set(shown.epochs))
         ax.set_xticks(budgets, budgets)
         ax.xaxis.set_minor_locator(ticker.NullLocator())

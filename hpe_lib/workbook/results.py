@@ -24,6 +24,8 @@ from hpe_lib.workbook import artifacts, environment
 from hpe_lib.workbook.artifacts import BadInput
 
 RESULTS = ROOT / "results"
+# Studies with rows of Table 5 on LSP's test people: epochs of 3,000 people
+ON_LSP = {"race": 6, "seeds": 6, "table-5": 18, "table-5-36": 36, "table-5-72": 72}
 
 
 def keep_scores(
@@ -330,6 +332,12 @@ def claims_table(name: str) -> pd.DataFrame:
     return claims.table(metrics_of(name)["criterion"])
 
 
+def claims_on_lsp() -> pd.DataFrame:
+    """The verdicts on Table 5's claims on LSP's test people, the shortest trainings first."""
+    names = existing(*(f"{study}-test-claims" for study in ON_LSP))
+    return pd.concat(map(claims_table, names)).fillna("–")
+
+
 def last_third(curve: list[dict]) -> float:
     """What a curve has gained in the last third of its epochs, in points; NaN below six epochs."""
     if len(curve) < 6:
@@ -377,11 +385,38 @@ def drawn_leads() -> pd.DataFrame:
             "over": names[row],
         }
         difference = artifacts.read_json(path)["difference"]
-        for joints in ("visible", "occluded"):
-            low, high = difference[joints]["ci95"]
-            lead = {"lead": -difference[joints]["difference"], "low": -high, "high": -low}
-            leads.append({**place, "joints": joints, **lead})
+        leads += [place | lead for lead in leads_of(difference, -1)]
     return pd.DataFrame(leads)
+
+
+def leeds_leads() -> pd.DataFrame:
+    """By how much detection+regression leads on LSP's test people, at each budget and seed.
+
+    Columns as `drawn_leads`; "difficulty" is "real people". Empty where nothing was judged.
+    """
+    rows = {
+        "1 det+reg > reg+reg": "regression+regression",
+        "4 det+reg > det only": "detection only",
+    }
+    leads = []
+    for study, epochs in ON_LSP.items():
+        for name in existing(f"{study}-test-claims"):
+            judged = metrics_of(name)["criterion"]
+            for claim, over in rows.items():
+                place = {"difficulty": "real people", "epochs": epochs, "over": over}
+                for differences in judged.get(claim, {"seeds": {}})["seeds"].values():
+                    leads += [place | lead for lead in leads_of(differences, 1)]
+    return pd.DataFrame(leads)
+
+
+def leads_of(differences: dict, sign: int) -> list[dict]:
+    """Leads on visible and on occluded joints, of `paired` differences or, sign -1, their opposite."""
+    leads = []
+    for joints in ("visible", "occluded"):
+        low, high = sorted(sign * end for end in differences[joints]["ci95"])
+        lead = sign * differences[joints]["difference"]
+        leads.append({"joints": joints, "lead": lead, "low": low, "high": high})
+    return leads
 
 
 def study_curves(study: str) -> dict[str, list[dict]]:
