@@ -410,7 +410,7 @@ def leeds_leads() -> pd.DataFrame:
 
 
 def leads_of(differences: dict, sign: int) -> list[dict]:
-    """Leads on visible and on occluded joints, of `paired` differences or, sign -1, their opposite."""
+    """Leads on visible and occluded joints: `paired` differences or, with sign -1, their opposite."""
     leads = []
     for joints in ("visible", "occluded"):
         low, high = sorted(sign * end for end in differences[joints]["ci95"])
