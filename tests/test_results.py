@@ -128,7 +128,7 @@ def test_leads_on_synthetic_people_are_those_of_detection_first(tmp_path, monkey
         )
     artifacts.write_json(tmp_path / "drawn-hard-claims/metrics.json", {})
     leads = results.drawn_leads()
-    of_row = {"difficulty": "hard", "epochs": 3, "over": "regression+regression"}
+    of_row = {"difficulty": "hard", "epochs": 3, "over": "regression+regression", "seed": 0}
     assert leads.to_dict("records") == [
         {**of_row, "joints": "visible", "lead": -0.5, "low": -1.5, "high": 1.0},
         {**of_row, "joints": "occluded", "lead": 4.0, "low": 2.0, "high": 5.0},
@@ -137,6 +137,40 @@ def test_leads_on_synthetic_people_are_those_of_detection_first(tmp_path, monkey
     assert panel.get_title() == "hard"
     heights = sorted(float(bars[0].get_ydata()[0]) for bars in panel.containers)
     assert heights == [-0.5, 4.0]
+
+
+def test_leads_on_real_people_are_those_of_the_verdicts(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    parts = ("total", "visible", "occluded")
+    points = dict(zip(parts, (9.0, 10.0, 4.0)))
+    for study, seed in (("table-5-36", 1), ("seeds", 1), ("race", 0)):
+        paired = {
+            part: {"difference": lead, "ci95": [lead - 1, lead + 2]}
+            for part, lead in points.items()
+        }
+        found = {"joints": "total", "difference": 9.0, "signs": 1, "seeds": {str(seed): paired}}
+        judged = {"1 det+reg > reg+reg": {"verdict": f"holds: {study}", **found}}
+        judged["1 reg+reg > reg only"] = judged["1 det+reg > reg+reg"]
+        artifacts.write_json(tmp_path / f"{study}-test-claims/metrics.json", {"criterion": judged})
+    leads = results.leeds_leads()
+    assert leads[["epochs", "seed", "joints", "lead"]].to_numpy().tolist() == [
+        [6, 0, "visible", 10.0],
+        [6, 0, "occluded", 4.0],
+        [6, 1, "visible", 10.0],
+        [6, 1, "occluded", 4.0],
+        [36, 1, "visible", 10.0],
+        [36, 1, "occluded", 4.0],
+    ]
+    assert leads.iloc[0][["low", "high"]].tolist() == [9.0, 12.0]
+    (panel,) = figures.leads_by_budget(leads).axes
+    ends = {tuple(bars[0].get_ydata()) for bars in panel.containers}
+    assert ends == {(10.0,), (4.0,), (10.0, 10.0), (4.0, 4.0)}, "a line a seed"
+    verdicts = results.claims_on_lsp()["verdict"]
+    assert [word.partition(": ")[2] for word in verdicts] == [
+        *["race"] * 2,
+        *["seeds"] * 2,
+        *["table-5-36"] * 2,
+    ]
 
 
 def test_every_cascade_scored_on_lsp_has_its_gain_in_the_table(tmp_path, monkeypatch):

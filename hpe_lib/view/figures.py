@@ -267,7 +267,7 @@ def score_against_time(
 
 
 def leads_by_budget(leads: pd.DataFrame) -> Figure:
-    """Show detection+regression's lead by epochs, a panel for each difficulty.
+    """Show detection+regression's lead by epochs, a panel a difficulty and a line a seed.
 
     leads: `results.drawn_leads` or `results.leeds_leads`.
     """
@@ -278,10 +278,11 @@ def leads_by_budget(leads: pd.DataFrame) -> Figure:
     styles = {"visible": ("o-", "full"), "occluded": ("s--", "none")}
     for ax, difficulty in zip(panels, difficulties):
         shown = leads[leads.difficulty == difficulty]
-        for number, ((over, joints), part) in enumerate(shown.groupby(["over", "joints"])):
+        lines = shown.groupby(["over", "joints", "seed"])
+        for number, ((over, joints, _), part) in enumerate(lines):
             line, fill = styles[joints]
             colour = ORANGE if over == "detection only" else BLUE
-            places = part.epochs * 1.03 ** (number - 1.5)  # side by side
+            places = part.epochs * 1.02 ** (number - (len(lines) - 1) / 2)  # side by side
             error = [part.lead - part.low, part.high - part.lead]
             label = f"over {over}, {joints} joints"
             ax.errorbar(
@@ -294,7 +295,8 @@ def leads_by_budget(leads: pd.DataFrame) -> Figure:
         ax.xaxis.set_minor_locator(ticker.NullLocator())
     panels[0].set_ylabel("lead of detection+regression, points")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, **LEGEND)
+    named = dict(zip(labels, handles))
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2, **LEGEND)
     return figure
 
 

@@ -370,8 +370,8 @@ def first_total(found: dict) -> float:
 def drawn_leads() -> pd.DataFrame:
     """By how much detection+regression leads on synthetic people (studies drawn-…).
 
-    A row for every difficulty, budget ("epochs"), other row ("over") and kind of joints: lead, low
-    and high of its 95 % interval, in points. Empty where the studies have not been run.
+    A row for every difficulty, budget ("epochs"), other row ("over"), seed and kind of joints:
+    lead, low and high of its 95 % interval, in points. Empty where the studies have not been run.
     """
     names = {"iterative": "regression+regression", "detection": "detection only"}
     leads = []
@@ -383,6 +383,7 @@ def drawn_leads() -> pd.DataFrame:
             "difficulty": path.parts[-3].removeprefix("drawn-"),
             "epochs": int(epochs),
             "over": names[row],
+            "seed": 0,
         }
         difference = artifacts.read_json(path)["difference"]
         leads += [place | lead for lead in leads_of(difference, -1)]
@@ -404,13 +405,14 @@ def leeds_leads() -> pd.DataFrame:
             judged = metrics_of(name)["criterion"]
             for claim, over in rows.items():
                 place = {"difficulty": "real people", "epochs": epochs, "over": over}
-                for differences in judged.get(claim, {"seeds": {}})["seeds"].values():
+                for seed, differences in judged.get(claim, {"seeds": {}})["seeds"].items():
+                    place["seed"] = int(seed)
                     leads += [place | lead for lead in leads_of(differences, 1)]
     return pd.DataFrame(leads)
 
 
 def leads_of(differences: dict, sign: int) -> list[dict]:
-    """Leads on visible and occluded joints: `paired` differences or, with sign -1, their opposite."""
+    """Leads on visible and occluded joints: `paired` differences, or their opposite (sign -1)."""
     leads = []
     for joints in ("visible", "occluded"):
         low, high = sorted(sign * end for end in differences[joints]["ci95"])
