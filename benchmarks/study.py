@@ -176,6 +176,8 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
         results.keep_scores(kept, weights, predictions, people, environment.command(), notes)
     metrics = results.metrics_of(row)
     metrics |= {"label": STUDIES[study][name]["label"], "curve": curve(weights.parent)}
+    if of_table := STUDIES[study][name].get("row"):
+        metrics["row"] = of_table
     other = reference_row(study, name)
     if name != other:
         rows = [[last_joints(row)], [last_joints(f"{study}{split}/{other}")]]

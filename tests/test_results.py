@@ -173,6 +173,38 @@ def test_leads_on_real_people_are_those_of_the_verdicts(tmp_path, monkeypatch):
     ]
 
 
+def test_totals_on_real_people_are_those_of_table_5s_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+
+    def keep(name, row, epochs, total):
+        score = {"total": total, "ci95": [total - 1, total + 2]}
+        found = {"scores": {"detector": score | {"total": 0.0}, "cascade": score}} | row
+        artifacts.write_json(tmp_path / name / "metrics.json", found)
+        trained = {"seed": 1, "settings": {"epochs": epochs}}
+        artifacts.write_manifest(tmp_path / name, trained)
+
+    twice = {"row": "regression+regression (Res)"}
+    longer = {"row": "detection only for all steps"}
+    keep("table-5-72-test/iterative-1", twice, 72, 76.0)
+    keep("table-5-test/iterative-1", twice, 18, 62.0)
+    keep("table-5-test/control-1", longer, 36, 71.0)
+    keep("table-5-test/regression-0", {}, 18, 30.0)  # not at the row's own rate
+    keep("table-5-36-test/detection-1", {"row": "detection only (Res)"}, 36, 71.0)
+    keep("other-test/iterative-1", twice, 36, 72.0)
+    totals = results.totals_on_lsp()
+    assert totals.to_numpy().tolist() == [
+        ["detection only", 36, 1, 71.0, 70.0, 73.0],
+        ["regression+regression", 18, 1, 62.0, 61.0, 64.0],
+        ["regression+regression", 72, 1, 76.0, 75.0, 78.0],
+    ]
+    (panel,) = figures.totals_by_budget(totals).axes
+    lines = {bars.get_label(): bars[0].get_xydata().tolist() for bars in panel.containers}
+    assert lines == {
+        "detection only, seed 1": [[36, 71]],
+        "regression+regression, seed 1": [[18, 62], [72, 76]],
+    }
+
+
 def test_every_cascade_scored_on_lsp_has_its_gain_in_the_table(tmp_path, monkeypatch):
     network = artifacts.manifest(results.RESULTS / "leeds-192")["network"]
     monkeypatch.setattr(results, "RESULTS", tmp_path)

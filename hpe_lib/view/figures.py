@@ -266,6 +266,36 @@ def score_against_time(
     return figure
 
 
+def totals_by_budget(totals: pd.DataFrame) -> Figure:
+    """Show what each row scores by the epochs of each of its networks, a line a seed.
+
+    totals: `results.totals_on_lsp`.
+    """
+    figure = InlineFigure(6, 3.6)
+    ax = figure.subplots()
+    styles = dict(zip(totals.row.unique(), zip("osD^", (BLACK, BLUE, ORANGE, PURPLE))))
+    for (row, seed), part in totals.groupby(["row", "seed"], sort=False):
+        marker, colour = styles[row]
+        part = part.sort_values("epochs")
+        error = [part.total - part.low, part.high - part.total]
+        fill = "none" if seed else "full"
+        ax.errorbar(
+            part.epochs,
+            part.total,
+            error,
+            fmt=f"{marker}-",
+            color=colour,
+            fillstyle=fill,
+            label=f"{row}, seed {seed}",
+        )
+    budgets = sorted(set(totals.epochs))
+    ax.set(xscale="log", xlabel="epochs", ylabel="PCK@0.2, %")
+    ax.set_xticks(budgets, budgets)
+    ax.xaxis.set_minor_locator(ticker.NullLocator())
+    figure.legend(loc="outside lower center", ncols=2, **LEGEND)
+    return figure
+
+
 def leads_by_budget(leads: pd.DataFrame) -> Figure:
     """Show detection+regression's lead by epochs, a panel a difficulty and a line a seed.
 

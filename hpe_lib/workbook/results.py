@@ -390,6 +390,33 @@ def drawn_leads() -> pd.DataFrame:
     return pd.DataFrame(leads)
 
 
+def totals_on_lsp() -> pd.DataFrame:
+    """What Table 5's rows score on LSP's test people: row, epochs, seed, total, low and high, %.
+
+    low and high: the ends of the 95 % interval over people. Empty where the studies have not been
+    run. Detection only for all steps is detection only, of as many epochs.
+    """
+    rows = []
+    for name in [name for study in ON_LSP for name in study_rows(f"{study}-test")]:
+        found = metrics_of(name)
+        if "row" not in found:
+            continue
+        trained = artifacts.manifest(RESULTS / name, "seed", "settings")
+        score = of_last_network(found["scores"])
+        low, high = score["ci95"]
+        rows.append(
+            {
+                "row": found["row"].removesuffix(" (Res)").removesuffix(" for all steps"),
+                "epochs": trained["settings"]["epochs"],
+                "seed": trained["seed"],
+                "total": score["total"],
+                "low": low,
+                "high": high,
+            }
+        )
+    return pd.DataFrame(rows).drop_duplicates(["row", "epochs", "seed"])
+
+
 def leeds_leads() -> pd.DataFrame:
     """By how much detection+regression leads on LSP's test people, at each budget and seed.
 
