@@ -179,12 +179,23 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "plan-memory": plan.memory_table,
     "plan-exchange": plan.exchange_table,
 }
-for study in ("recipe", "regressor", "rates", "race", "seeds", "mixed", "table-5", "table-5-36"):
+for study in (
+    "recipe",
+    "regressor",
+    "rates",
+    "race",
+    "seeds",
+    "mixed",
+    "table-5",
+    "table-5-36",
+    "table-5-72",
+):
     TABLES[study] = partial(study_table, study)
 for study in (
     "race-test",
     "seeds-test",
     "table-5-36-test",
+    "table-5-72-test",
     "drawn-easy",
     "drawn-medium",
     "drawn-hard",
