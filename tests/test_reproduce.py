@@ -44,6 +44,38 @@ def kinds(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "failures", "tries"),
+    [
+        ("Kernel died before replying to kernel_info", 2, 3),
+        ("Kernel died before replying to kernel_info", 9, 3),
+        ("anything else", 9, 1),
+    ],
+)
+def test_a_kernel_that_dies_at_its_start_is_started_anew(
+    notebook, run, tmp_path, monkeypatch, words, failures, tries
+):
+    """Two programs that start at one moment may choose the same ports."""
+    folder = notebook("01_a", TYPED, SAY)
+    begun = []
+    whole = reproduce.papermill.execute_notebook
+
+    def start(*given, **options):
+        begun.append(given)
+        if len(begun) <= failures:
+            raise RuntimeError(words)
+        return whole(*given, **options)
+
+    monkeypatch.setattr(reproduce.papermill, "execute_notebook", start)
+    if failures < tries:
+        run(folder)
+        assert (tmp_path / "runs/x/seen.txt").is_file()
+    else:
+        with pytest.raises(RuntimeError, match=words):
+            run(folder)
+    assert len(begun) == tries
+
+
 def test_a_run_is_whole(notebook, run, tmp_path, capfd):
     folder = notebook(
         "01_a",

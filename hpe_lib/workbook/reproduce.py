@@ -21,6 +21,7 @@ from hpe_lib.workbook.artifacts import STAGES, BadInput, CellFailed, one_line
 # "python3" is this interpreter, whatever kernels the person has installed; no progress bars.
 KERNEL = {"JUPYTER_PATH": "", "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
+DIED_AT_START = "Kernel died before replying to kernel_info"  # Jupyter's words
 # In the order of removal: the manifest comes last, so that a killed removal can be repeated.
 STAGED = (
     ".*.tmp",
@@ -220,20 +221,29 @@ def execute(path: Path, out: Path, parameters: dict) -> dict:
 def quietly_execute(path: Path, running: Path, parameters: dict) -> None:
     """papermill, with what the cells print on the terminal as they print it, and nothing of its
     own.
+
+    A kernel that dies at its start, before any cell, is started anew, three times in all: Jupyter
+    chooses its ports, and another program that starts may be quicker to take one.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    papermill.execute_notebook(
-        escape_braces(path),
-        escape_braces(running),
-        parameters,
-        kernel_name="python3",
-        language="python",
-        progress_bar=False,
-        stdout_file=sys.stdout,
-        stderr_file=sys.stderr,
-        autosave_cell_every=30,
-        extra_arguments=["--log-level=CRITICAL"],  # of the kernel
-    )
+    for starts_left in (2, 1, 0):
+        try:
+            papermill.execute_notebook(
+                escape_braces(path),
+                escape_braces(running),
+                parameters,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+                autosave_cell_every=30,
+                extra_arguments=["--log-level=CRITICAL"],  # of the kernel
+            )
+            return
+        except RuntimeError as error:
+            if DIED_AT_START not in str(error) or not starts_left:
+                raise
 
 
 def escape_braces(path: Path) -> str:
