@@ -205,6 +205,12 @@ def test_totals_on_real_people_are_those_of_table_5s_rows(tmp_path, monkeypatch)
     }
 
 
+def test_without_results_of_real_people_tables_are_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    for table in (results.totals_on_lsp(), results.leeds_leads(), results.claims_on_lsp()):
+        assert table.empty
+
+
 def test_every_cascade_scored_on_lsp_has_its_gain_in_the_table(tmp_path, monkeypatch):
     network = artifacts.manifest(results.RESULTS / "leeds-192")["network"]
     monkeypatch.setattr(results, "RESULTS", tmp_path)

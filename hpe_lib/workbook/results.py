@@ -333,9 +333,12 @@ def claims_table(name: str) -> pd.DataFrame:
 
 
 def claims_on_lsp() -> pd.DataFrame:
-    """The verdicts on Table 5's claims on LSP's test people, the shortest trainings first."""
+    """The verdicts on Table 5's claims on LSP's test people, the shortest trainings first.
+
+    Empty where nothing was judged.
+    """
     names = existing(*(f"{study}-test-claims" for study in ON_LSP))
-    return pd.concat(map(claims_table, names)).fillna("–")
+    return pd.concat([pd.DataFrame(), *map(claims_table, names)]).fillna("–")
 
 
 def last_third(curve: list[dict]) -> float:
@@ -396,25 +399,19 @@ def totals_on_lsp() -> pd.DataFrame:
     low and high: the ends of the 95 % interval over people. Empty where the studies have not been
     run. Detection only for all steps is detection only, of as many epochs.
     """
-    rows = []
-    for name in [name for study in ON_LSP for name in study_rows(f"{study}-test")]:
-        found = metrics_of(name)
-        if "row" not in found:
-            continue
-        trained = artifacts.manifest(RESULTS / name, "seed", "settings")
-        score = of_last_network(found["scores"])
-        low, high = score["ci95"]
-        rows.append(
-            {
-                "row": found["row"].removesuffix(" (Res)").removesuffix(" for all steps"),
-                "epochs": trained["settings"]["epochs"],
-                "seed": trained["seed"],
-                "total": score["total"],
-                "low": low,
-                "high": high,
-            }
-        )
-    return pd.DataFrame(rows).drop_duplicates(["row", "epochs", "seed"])
+    rows = {}
+    for study in ON_LSP:
+        for name in study_rows(f"{study}-test"):
+            found = metrics_of(name)
+            if "row" not in found:
+                continue
+            row = found["row"].removesuffix(" (Res)").removesuffix(" for all steps")
+            trained = artifacts.manifest(RESULTS / name, "seed", "settings")
+            score = of_last_network(found["scores"])
+            place = (row, trained["settings"]["epochs"], trained["seed"])
+            rows.setdefault(place, (score["total"], *score["ci95"]))
+    columns = ["row", "epochs", "seed", "total", "low", "high"]
+    return pd.DataFrame([place + score for place, score in rows.items()], columns=columns)
 
 
 def leeds_leads() -> pd.DataFrame:
