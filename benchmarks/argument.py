@@ -5,13 +5,13 @@ python -m benchmarks.argument DATA
 DATA holds lsp/. What is found comes to results/argument.
 """
 
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 
+from benchmarks import commands
 from hpe_lib import heatmaps, photographs, probes
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.augment import PoseDataset
@@ -101,4 +101,4 @@ def regress_from_others(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    commands.run(main)

@@ -8,8 +8,7 @@ verdicts of notebook 06.
 
 from pathlib import Path
 
-import typer
-
+from benchmarks import commands
 from hpe_lib.workbook import artifacts, environment, measurements, results
 
 KEPT = ("command", "machine", "versions", "commit", "started", "finished")
@@ -32,4 +31,4 @@ def main(run: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    commands.run(main)

@@ -5,13 +5,18 @@ python -m benchmarks.release RUN/STAGE NAME
 Loading turns them into float32 again; the scores stay the same to 0.1.
 """
 
-import sys
 from pathlib import Path
 
 import torch
 
+from benchmarks import commands
 from hpe_lib.paper import RELEASED
 from hpe_lib.workbook import artifacts
+
+
+def main(weights: Path, name: str) -> None:
+    """Release a stage and say where."""
+    print(release(weights, name))
 
 
 def release(weights: Path, name: str) -> Path:
@@ -32,5 +37,4 @@ def to_half(tensor: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    weights, name = sys.argv[1:]
-    print(release(Path(weights), name))
+    commands.run(main)

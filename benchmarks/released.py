@@ -6,11 +6,11 @@ DATA holds mpii/ and lsp/ with the annotations that docs/scoring.md names, and M
 scores are written to results/released.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import commands
 from hpe_lib import evaluation
 from hpe_lib.data import annotations
 from hpe_lib.data.datasets import load_people
@@ -126,4 +126,4 @@ def score(dataset: str, truth: Path, predictions: Path, rows: Path | None = None
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    commands.run(main)

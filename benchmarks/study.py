@@ -19,6 +19,7 @@ import numpy as np
 import typer
 import yaml
 
+from benchmarks import commands
 from hpe_lib import claims, evaluation, photographs, prediction, stages
 from hpe_lib.ablation import train_row
 from hpe_lib.cascade import Cascade
@@ -231,4 +232,4 @@ def last_joints(name: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    commands.run(main)

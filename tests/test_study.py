@@ -4,10 +4,8 @@ import shutil
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from benchmarks import study
+from benchmarks import commands, release, study
 from hpe_lib import evaluation, stages
 from hpe_lib.data.datasets import open_data, prepare
 from hpe_lib.targets import write_targets
@@ -202,10 +200,28 @@ def test_rows_of_one_name_in_two_studies_leave_each_other_alone(run, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("given", "found"), [(["RUN", "rase"], "rase"), (["RUN", "race", "cascade"], "cascade")]
+    ("given", "found"),
+    [
+        (["absent", "rase"], "rase: expected one of recipe"),
+        (["absent", "race", "cascade"], "cascade: expected cascade-0.003"),
+        (["absent", "race"], "absent/data/manifest.json: found no such file"),
+        (["absent"], "Missing argument"),
+    ],
 )
-def test_an_unknown_study_or_row_is_one_line(given, found):
-    app = typer.Typer()
-    app.command()(study.main)
-    result = CliRunner().invoke(app, given)
-    assert result.exit_code == 2 and f"{found}: expected" in result.output
+def test_what_is_given_wrong_is_one_line(given, found, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["study", *given])
+    with pytest.raises(SystemExit) as ended:
+        commands.run(study.main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and found in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_went_well_exits_with_0(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["release", "weights", "mine"])
+    monkeypatch.setattr(release, "release", lambda weights, name: weights / name)
+    with pytest.raises(SystemExit) as ended:
+        commands.run(release.main)
+    assert not ended.value.code
+    assert capsys.readouterr().out == "weights/mine\n"
