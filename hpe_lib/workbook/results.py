@@ -24,6 +24,7 @@ from hpe_lib.workbook import artifacts, environment
 from hpe_lib.workbook.artifacts import BadInput
 
 RESULTS = ROOT / "results"
+RELEASED = "leeds-192"  # results/NAME of the weights in this package
 # Studies with rows of Table 5 on LSP's test people: epochs of 3,000 people
 ON_LSP = {"race": 6, "seeds": 6, "table-5": 18, "table-5-36": 36, "table-5-72": 72}
 
@@ -168,12 +169,12 @@ def lsp_table() -> pd.DataFrame:
     """Table 7, ours beside the printed rows: LSP's 1,000 test people, person-centric PCK@0.2."""
     printed = rivals.published(7).assign(source="printed")
     rows = {}
-    for name in existing("leeds-192", "leeds-256", "leeds-lsp", "leeds"):
+    for name in existing(RELEASED, "leeds-256", "leeds-lsp", "leeds"):
         scores = metrics_of(name)["scores"]
         rows[f"ours, cascade (`{name}`)"] = score_columns(scores["cascade"])
         rows[f"ours, its detector alone (`{name}`)"] = score_columns(scores["detector"])
     if existing("frozen-192"):
-        label = "ours, a regressor on `leeds-192`' detector, frozen (`frozen-192`)"
+        label = f"ours, a regressor on `{RELEASED}`' detector, frozen (`frozen-192`)"
         rows[label] = score_columns(metrics_of("frozen-192")["scores"]["cascade"])
     again = metrics_of("released")["lsp"]["PC, PC"]
     rows["Yang et al. [41], released predictions"] = score_columns(again)
@@ -183,9 +184,9 @@ def lsp_table() -> pd.DataFrame:
 
 def released_on_lsp() -> dict[str, dict]:
     """Return what the released cascade scores on LSP's test people, by a name for figures."""
-    if not existing("leeds-192"):
+    if not existing(RELEASED):
         return {}
-    return {"our cascade on LSP's test people": metrics_of("leeds-192")["scores"]["cascade"]}
+    return {"our cascade on LSP's test people": metrics_of(RELEASED)["scores"]["cascade"]}
 
 
 def mpii_table() -> pd.DataFrame:
@@ -232,7 +233,7 @@ def gain_table(names: Iterable[str] | None = None) -> pd.DataFrame:
     names: if None, the released cascade, all others on LSP, then those on other data sets.
     """
     if names is None:
-        names = dict.fromkeys(["leeds-192", *cascades_on_lsp(), "leeds-mpii", "synthetic-val"])
+        names = dict.fromkeys([RELEASED, *cascades_on_lsp(), "leeds-mpii", "synthetic-val"])
     rows = {}
     for name in existing(*names):
         found = metrics_of(name)
