@@ -24,6 +24,7 @@ from hpe_lib.workbook.results import (
     study_rows,
     study_table,
     table_5,
+    verdicts,
 )
 
 PAGES = ("README.md", "docs/*.md")
@@ -161,6 +162,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "gain": gain_table,
     "steps": steps_table,
     "threads": threads_table,
+    "verdicts": verdicts,
     "table-5-paper": table_5,
     "table-5-claims": partial(claims_table, "table-5-test-claims"),
     "table-5-36-claims": partial(claims_table, "table-5-36-test-claims"),

@@ -45,6 +45,18 @@ def judge(answers: dict[tuple[str, int], np.ndarray], people: People, setting: s
     return judged
 
 
+def merge(*judgements: dict) -> dict:
+    """Judge each claim anew on the seeds of several judgements of one setting together."""
+    merged = {}
+    for judged in judgements:
+        for claim, found in judged.items():
+            _, _, setting = found["verdict"].partition(": ")
+            setting, _, _ = setting.rpartition(", ")
+            seeds = merged.get(claim, {"seeds": {}})["seeds"] | found["seeds"]
+            merged[claim] = _summary(found["joints"], seeds, setting)
+    return merged
+
+
 def count_verdicts(judged: dict) -> str:
     """How many claims of the criterion (the numbered ones) hold, fail and are undecided."""
     verdicts = [found["verdict"] for name, found in judged.items() if name[1] == " "]
@@ -73,6 +85,17 @@ def verdict(found: dict | None) -> str:
         return "not measurable"
     low, high = found["ci95"]
     return "holds" if low > 0 else "fails" if high < 0 else "undecided"
+
+
+def in_brief(judged: dict) -> dict[str, str]:
+    """Return by claim the verdict's word and each seed's lead, in points: "holds: +9.5, +9.6"."""
+    texts = {}
+    for claim, found in judged.items():
+        leads = [differences[found["joints"]] for differences in found["seeds"].values()]
+        points = ", ".join(f"{lead['difference']:+.1f}" for lead in leads if lead)
+        word, _, _ = found["verdict"].partition(":")
+        texts[claim] = f"{word}: {points}" if points else word
+    return texts
 
 
 def table(judged: dict) -> pd.DataFrame:

@@ -51,6 +51,20 @@ def test_a_claim_holds_only_if_it_does_with_every_seed():
     assert failed["verdict"] == "fails: made, 1 epoch, 2 seeds" and failed["signs"] == 0
 
 
+def test_seeds_that_were_judged_one_by_one_have_one_verdict_together():
+    people, _ = crowd(50)
+    judged = []
+    answers = {}
+    for seed, lost in enumerate((30, 1)):
+        of_seed = {(RES, seed): people.joints, (L2, seed): wrong(people, lost)}
+        judged.append(claims.judge(of_seed, people, "made, 1 epoch"))
+        answers |= of_seed
+    together = claims.judge(answers, people, "made, 1 epoch")
+    assert claims.merge(*judged) == together
+    leads = ", ".join(f"+{100 * lost / (50 * 14):.1f}" for lost in (30, 1))
+    assert claims.in_brief(together) == {FIRST: f"undecided: {leads}"}
+
+
 def test_verdicts_are_counted_without_those_beside_the_criterion():
     verdicts = {"1 a > b": "holds", "1 b > c": "holds", "2 c > d": "undecided", "4 e > f": "fails"}
     verdicts |= {"03 to 05: g": "holds", "h, equal steps": "holds"}

@@ -149,7 +149,7 @@ def test_leads_on_real_people_are_those_of_the_verdicts(tmp_path, monkeypatch):
             for part, lead in points.items()
         }
         found = {"joints": "total", "difference": 9.0, "signs": 1, "seeds": {str(seed): paired}}
-        judged = {"1 det+reg > reg+reg": {"verdict": f"holds: {study}", **found}}
+        judged = {"1 det+reg > reg+reg": {"verdict": f"holds: {study}, 1 seed", **found}}
         judged["1 reg+reg > reg only"] = judged["1 det+reg > reg+reg"]
         artifacts.write_json(tmp_path / f"{study}-test-claims/metrics.json", {"criterion": judged})
     leads = results.leeds_leads()
@@ -166,11 +166,14 @@ def test_leads_on_real_people_are_those_of_the_verdicts(tmp_path, monkeypatch):
     ends = {tuple(bars[0].get_ydata()) for bars in panel.containers}
     assert ends == {(10.0,), (4.0,), (10.0, 10.0), (4.0, 4.0)}, "a line a seed"
     verdicts = results.claims_on_lsp()["verdict"]
-    assert [word.partition(": ")[2] for word in verdicts] == [
-        *["race"] * 2,
-        *["seeds"] * 2,
-        *["table-5-36"] * 2,
-    ]
+    of_each = [*["holds: seeds, 2 seeds"] * 2, *["holds: table-5-36, 1 seed"] * 2]
+    assert verdicts.tolist() == of_each, "two seeds of one budget have one verdict"
+    in_brief = results.verdicts()
+    assert in_brief.to_dict("list") == {
+        "LSP, 6 epochs": ["holds: +9.0, +9.0"] * 2,
+        "LSP, 36 epochs": ["holds: +9.0"] * 2,
+    }
+    assert in_brief.index.tolist() == ["1 det+reg > reg+reg", "1 reg+reg > reg only"]
 
 
 def test_totals_on_real_people_are_those_of_table_5s_rows(tmp_path, monkeypatch):
@@ -207,7 +210,12 @@ def test_totals_on_real_people_are_those_of_table_5s_rows(tmp_path, monkeypatch)
 
 def test_without_results_of_real_people_tables_are_empty(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    for table in (results.totals_on_lsp(), results.leeds_leads(), results.claims_on_lsp()):
+    for table in (
+        results.totals_on_lsp(),
+        results.leeds_leads(),
+        results.claims_on_lsp(),
+        results.verdicts(),
+    ):
         assert table.empty
 
 

@@ -333,13 +333,37 @@ def claims_table(name: str) -> pd.DataFrame:
     return claims.table(metrics_of(name)["criterion"])
 
 
+def judged_on_lsp() -> dict[int, dict]:
+    """By epochs, what Table 5's claims come to on LSP's test people: `claims.judge`, of all seeds.
+
+    Empty where nothing was judged.
+    """
+    judged = {}
+    for study, epochs in ON_LSP.items():
+        for name in existing(f"{study}-test-claims"):
+            judged[epochs] = claims.merge(judged.get(epochs, {}), metrics_of(name)["criterion"])
+    return judged
+
+
 def claims_on_lsp() -> pd.DataFrame:
     """The verdicts on Table 5's claims on LSP's test people, the shortest trainings first.
 
     Empty where nothing was judged.
     """
-    names = existing(*(f"{study}-test-claims" for study in ON_LSP))
-    return pd.concat([pd.DataFrame(), *map(claims_table, names)]).fillna("–")
+    tables = map(claims.table, judged_on_lsp().values())
+    return pd.concat([pd.DataFrame(), *tables]).fillna("–")
+
+
+def verdicts() -> pd.DataFrame:
+    """The verdict on each claim of the criterion and each seed's lead, in points, by people and
+    epochs: LSP's test people, then synthetic ones.
+    """
+    judged = {f"LSP, {epochs} epochs": found for epochs, found in judged_on_lsp().items()}
+    for difficulty in ("easy", "medium", "hard"):
+        for name in existing(f"drawn-{difficulty}-claims"):
+            judged[f"{difficulty}, 3 epochs"] = metrics_of(name)["criterion"]
+    table = pd.DataFrame({setting: claims.in_brief(found) for setting, found in judged.items()})
+    return table.reindex(claims.criterion().index).dropna(how="all").fillna("–")
 
 
 def last_third(curve: list[dict]) -> float:
@@ -425,14 +449,12 @@ def leeds_leads() -> pd.DataFrame:
         "4 det+reg > det only": "detection only",
     }
     leads = []
-    for study, epochs in ON_LSP.items():
-        for name in existing(f"{study}-test-claims"):
-            judged = metrics_of(name)["criterion"]
-            for claim, over in rows.items():
-                place = {"difficulty": "real people", "epochs": epochs, "over": over}
-                for seed, differences in judged.get(claim, {"seeds": {}})["seeds"].items():
-                    place["seed"] = int(seed)
-                    leads += [place | lead for lead in leads_of(differences, 1)]
+    for epochs, judged in judged_on_lsp().items():
+        for claim, over in rows.items():
+            place = {"difficulty": "real people", "epochs": epochs, "over": over}
+            for seed, differences in judged.get(claim, {"seeds": {}})["seeds"].items():
+                place["seed"] = int(seed)
+                leads += [place | lead for lead in leads_of(differences, 1)]
     return pd.DataFrame(leads)
 
 
