@@ -14,6 +14,7 @@ from benchmarks import commands
 from hpe_lib import evaluation
 from hpe_lib.data import annotations
 from hpe_lib.data.datasets import load_people
+from hpe_lib.data.people import image_of
 from hpe_lib.skeleton import MPII
 from hpe_lib.workbook import results
 
@@ -88,7 +89,7 @@ def photographs_at_hand(folder: Path) -> dict:
     everybody, present = (load_people("mpii", folder, "val", only_present=p) for p in (None, True))
     truth, rows = (folder / name for name in TRUTHS["official"])
     joints, people = evaluation.read_files("mpii", truth, folder / "predictions/newell.h5", rows)
-    images = [key.partition(" ")[0] for key in everybody.keys]
+    images = list(map(image_of, everybody.keys))
     assert images == people.keys.tolist(), "the predictions' order"
     known = np.isin(everybody.keys, present.keys)
     return {"Newell et al. [19]": evaluation.score(joints[known], people[known])}

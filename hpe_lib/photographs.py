@@ -15,7 +15,7 @@ from torch import nn
 
 from hpe_lib import cascade as networks
 from hpe_lib.cascade import Cascade
-from hpe_lib.data.images import read_image
+from hpe_lib.data.images import MAX_JPEG_PIXELS, read_image
 from hpe_lib.geometry import Frame
 from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.prediction import predict_crops, prefetch
@@ -335,8 +335,7 @@ def _refuse_foreign(stem):
     """BadInput if STEM.png or STEM.json exists, but not as `write_prediction` has left it."""
     drawn = Path(f"{stem}.png")
     answer = Path(f"{stem}.json")
-    pixels_sha, json_sha = _read_mark(drawn)
-    same_pixels = pixels_sha and pixels_sha == _sha256(read_image(drawn))
+    same_pixels, json_sha = _read_mark(drawn)
     same_json = json_sha and answer.is_file() and json_sha == artifacts.file_hash(answer)
     for path, same in ((drawn, same_pixels), (answer, same_json)):
         if os.path.lexists(path) and not same:
@@ -345,13 +344,15 @@ def _refuse_foreign(stem):
 
 
 def _read_mark(path):
-    """The sha256 of an overlay's pixels and of its JSON; ("", "") for any other file."""
+    """Has an overlay its own pixels still, and its JSON's sha256; (False, "") for others."""
     try:
         with artifacts.open_file(path) as file, Image.open(file, formats=["PNG"]) as image:
             pixels_sha, json_sha = image.info[MARK].split()
+            known_size = image.width * image.height <= MAX_JPEG_PIXELS  # as large as a photograph
+            same_pixels = known_size and pixels_sha == _sha256(np.array(image))
     except Exception:  # absent, no PNG, somebody else's PNG: Pillow raises many kinds
-        return "", ""
-    return pixels_sha, json_sha
+        return False, ""
+    return same_pixels, json_sha
 
 
 def _sha256(data):

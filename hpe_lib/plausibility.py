@@ -151,7 +151,8 @@ def prediction_notes(predicted: np.ndarray, truth: np.ndarray, tolerance: np.nda
 
     tolerance: (N,) px within which a joint is right.
     """
-    predicted = np.where(np.isfinite(predicted), predicted, np.nan)
+    whole = np.isfinite(predicted).all(-1, keepdims=True)  # half a point is none
+    predicted = np.where(whole, predicted, np.nan)
     with np.errstate(all="ignore"):  # predictions may be as large as they like
         blank = _at_one_point_mask(predicted)
         found = _same_pose_notes(predicted, blank)
@@ -430,11 +431,11 @@ def _off_by_one_notes(predicted, truth):
     """Pixels that count from 0 in one file and from 1 in the other: tells only of nearly exact
     predictions.
     """
-    annotated = ~np.isnan(truth[..., 0])
-    if not annotated.any():
+    compared = ~np.isnan(truth[..., 0]) & ~np.isnan(predicted[..., 0])
+    if not compared.any():
         return []
     here, later, earlier = (
-        np.median(np.linalg.norm(predicted + shift - truth, axis=-1)[annotated])
+        np.median(np.linalg.norm(predicted + shift - truth, axis=-1)[compared])
         for shift in (0, 1, -1)
     )
     least = min(later, earlier)

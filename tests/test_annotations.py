@@ -264,6 +264,9 @@ def test_json_gives_head_sizes_by_scale_and_no_occlusion(tmp_path):
     )
     with pytest.raises(BadInput, match="names its images and holds these people"):
         annotations.mpii_truth(tmp_path / "a.json", newell(tmp_path / "rows.h5", ["x.jpg"], [0]))
+    (tmp_path / "a.json").write_text(json.dumps([person, person]))  # two people of one image
+    with pytest.raises(BadInput, match="found people without a number in their image, expected a"):
+        annotations.mpii_truth(tmp_path / "a.json", newell(tmp_path / "rows.h5", ["x.jpg"], [0]))
 
 
 def test_tompson_s_arrays(tmp_path):
@@ -384,6 +387,10 @@ def test_predictions_of_any_number_type(tmp_path, number):
 def test_predictions_in_cells_structs_and_groups(tmp_path):
     cells = np.empty((1, 7), object)
     cells[0] = list(GUESS)
+    small = np.empty((1, 7), object)  # whole numbers as MATLAB stores them
+    small[0] = [person.astype(np.uint8 if row else np.int16) for row, person in enumerate(GUESS)]
+    found = annotations.predictions(mat(tmp_path / "p.mat", value=small), 7)
+    assert (found == GUESS.astype(np.uint8)).all()
     for value in (
         cells,
         {"scores": np.ones(7), "inner": {"xy": GUESS}},

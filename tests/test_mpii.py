@@ -234,6 +234,11 @@ IMAGES = {  # name: (img_train, its rectangles)
 @pytest.fixture
 def folder(tmp_path):
     """A folder in the official layout: six people with points, five with a place and a size."""
+    return write_folder(tmp_path)
+
+
+def write_folder(tmp_path):
+    """The people of IMAGES in a folder in the official layout, and their images."""
     annolist = structs(
         *(
             {"image": structs({"name": name})} | ({"annorect": structs(*people)} if people else {})
@@ -309,6 +314,12 @@ def test_people_without_a_size_are_skipped_and_counted(folder):
     assert load_people("mpii", folder, "test").skipped["no position or scale"] == 0
 
 
+def test_a_file_that_places_nobody_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "IMAGES", {"a.jpg": (1, [person(50, 60, np.zeros((0, 0)))])})
+    with pytest.raises(BadInput, match="found no position or scale for any of 1 people, expected"):
+        load_people("mpii", write_folder(tmp_path), "train")
+
+
 def says(error, *parts):
     line = str(error.value)
     assert "\n" not in line and all(part in line for part in ("found", "expected", *parts)), line
@@ -379,6 +390,19 @@ def test_a_run_on_mpii_shares_neither_people_nor_images(folder, tmp_path):
     with pytest.raises(BadInput) as error:
         prepare(tmp_path / "other", **given, train="1-3", val="val")
     says(error, "1 in both", "b.jpg")
+
+
+def test_names_of_images_may_have_spaces(tmp_path, monkeypatch):
+    spaced = {f"frame {name}": content for name, content in IMAGES.items()}
+    monkeypatch.setitem(globals(), "IMAGES", spaced)
+    folder = write_folder(tmp_path)
+    rows(folder / "valid.h5", ["frame b.jpg"], [2])
+    given = {"dataset": "mpii", "data_root": str(folder), "image_size": 64}
+    data = prepare(tmp_path / "run", **given, train="train", val="val")
+    assert list(data.val.keys) == ["frame b.jpg 2"]
+    with pytest.raises(BadInput) as error:
+        prepare(tmp_path / "other", **given, train="1-3", val="val")
+    says(error, "1 in both, first frame b.jpg")
 
 
 # ---- the paper's presets on them

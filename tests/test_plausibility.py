@@ -252,6 +252,22 @@ def test_a_person_without_a_prediction_hides_nothing(wrong, said):
     assert said in other
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_predictions_without_one_of_the_two_coordinates_are_wrong_and_have_no_note(bad, axis):
+    half = GUESS.copy()
+    half[..., axis] = bad
+    score = evaluation.score(half, truth())
+    assert score["total"] == 0 and score["not_finite"] == score["joints"] and not score["notes"]
+
+
+def test_a_joint_without_a_prediction_does_not_hide_pixels_that_count_from_0():
+    some = JOINTS - 1
+    some[3, 5] = np.nan
+    some[7] = 0
+    assert any("seem to count from 0" in note for note in notes(some))
+
+
 def marked(mark):
     """The guesses, a fifth of the joints at one point."""
     some = GUESS.copy()

@@ -18,6 +18,7 @@ from torch import nn
 import hpe_lib
 from hpe_lib import cli, export, heatmaps, photographs
 from hpe_lib.cascade import Cascade, Maps
+from hpe_lib.data import images
 from hpe_lib.geometry import rescale
 from hpe_lib.photographs import PoseEstimator
 from hpe_lib.skeleton import MPII
@@ -424,6 +425,12 @@ def test_an_unreadable_image_is_one_line_and_those_before_it_are_done(trained, p
         assert name in told
         assert sorted(path.name for path in out.iterdir()) == ["one.json", "one.png"]
         assert len(json.loads((out / "one.json").read_text())["people"]) == 1
+
+
+def test_an_overlay_may_be_as_large_as_a_photograph(trained, photos, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 50)  # of a PNG; a JPEG may have more
+    call = ("predict", "--weights", trained, photos / "one.jpg", "--out", photos / "out")
+    assert called(*call) == 0 and called(*call) == 0
 
 
 def test_a_second_call_writes_over_the_first_s_files_and_over_no_others(trained, photos, capsys):

@@ -379,6 +379,9 @@ def reorder(path: Path, found: Annotations, rows: Path) -> Annotations:
     one is not there, or there twice.
     """
     wanted = list(zip(*mpii_rows(rows), strict=True))
+    expected = "a truth that names its images and holds these people, such as MPII's own"
+    if not found.person.all():
+        raise BadInput(path, "people without a number in their image", expected)
     if twice := repeated(found.image, found.person):
         raise BadInput(path, twice, "a truth that holds everybody once")
     place = {key: row for row, key in enumerate(zip(found.image, found.person, strict=True))}
@@ -388,7 +391,7 @@ def reorder(path: Path, found: Annotations, rows: Path) -> Annotations:
             path,
             f"{len(absent)} of the {len(wanted)} people of {rows} absent, first person "
             f"{absent[0][1]} of {absent[0][0]}",
-            "a truth that names its images and holds these people",
+            expected,
         )
     return found[np.array([place[key] for key in wanted])]
 

@@ -17,6 +17,7 @@ from hpe_lib.data.people import (
     center_on_images,
     concatenate,
     image_notes,
+    image_of,
     replace_midpoints,
     require_images,
 )
@@ -90,7 +91,7 @@ def prepare(out: str | Path, **parameters: str | int | float | bool) -> Data:
     """
     locks.check_idle(Path(out))
     data = _load_both(out, parameters)
-    train, val = ({key.partition(" ")[0] for key in half.keys} for half in (data.train, data.val))
+    train, val = (set(map(image_of, half.keys)) for half in (data.train, data.val))
     if shared := train & val:
         found = f"{len(shared)} in both, first {min(shared)}"
         raise BadInput("train and val", found, "no person and no image in both")

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ EXPECTED = (
 )
 # markers: a sequential and a progressive frame, a scan; JFIF, EXIF, ICC and Adobe's colours
 SOF, SOF2, SOS, APP0, APP1, APP2, APP14 = (0xC0, 0xC1), 0xC2, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
+EOI = 0xD9  # the end of an image
+MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # restarts stand within a scan
 # A file that cannot be used is refused in one line; Pillow's warnings would stand beside it.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -179,7 +182,8 @@ def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
     if simplejpeg is None:
         return _decode_by_pillow(data, step, ("JPEG",))
     segments = list(_jpeg_segments(data))
-    if (scans := data.count(bytes([0xFF, SOS]))) > MAX_SCANS:
+    may_be_many = segments and data.count(bytes([0xFF, SOS])) > MAX_SCANS
+    if may_be_many and (scans := _count_scans(data, segments[-1][2])) > MAX_SCANS:
         raise ValueError(f"{scans} scans")
     plain = _repair_header(data, segments)
     try:
@@ -216,6 +220,19 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == SOS:
             return
         start = end
+
+
+def _count_scans(data: bytes, place: int) -> int:
+    """How many scans a JPEG's first image has; behind it phones put more, such as a film.
+
+    place: where the data of the first scan begin.
+    """
+    scans = 1
+    while (found := MARKER.search(data, place)) and found[1][0] != EOI:
+        scans += found[1][0] == SOS
+        length = data[found.end() : found.end() + 2]
+        place = found.end() + int.from_bytes(length, "big")
+    return scans
 
 
 def _repair_header(data: bytes, segments: list[tuple[int, int, int]]) -> bytes:

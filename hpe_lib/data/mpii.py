@@ -32,6 +32,9 @@ def load_mpii(root: Path, people: str = "all") -> People:
     split = _select_split(root, path, parse_people(people)[0])
     found = select_range(path, people, split)
     placed = (found.scale > 0) & ~np.isnan(found.center).any(1)
+    if not placed.any():
+        nobody = f"no position or scale for any of {len(found)} people"
+        raise BadInput(path, nobody, "objpos and scale, which say where people are")
     skipped = {**found.skipped, "no position or scale": int((~placed).sum())}
     return _to_people(root, found[placed], skipped)
 

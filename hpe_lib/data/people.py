@@ -203,6 +203,11 @@ def center_on_images(people: People) -> People:
     return replace(people, center=center, center_from_joints=hint)
 
 
+def image_of(key: str) -> str:
+    """The image of a person's key; MPII's keys end in the person's number in it."""
+    return key.rpartition(" ")[0] or key
+
+
 def image_notes(people: People) -> list[str]:
     """A note if the images seem to be of another size than those that were annotated.
 

@@ -240,9 +240,11 @@ def _numeric(name, value) -> Iterator[tuple[str, np.ndarray]]:
         for inner in value.dtype.names:
             yield from _numeric(f"{name}.{inner}", value[inner])
     elif value.dtype == object and value.size:
-        if len({(np.shape(cell), getattr(cell, "dtype", None)) for cell in value.ravel()}) == 1:
-            yield from _numeric(
-                name, np.stack(value.ravel()) if value.size > 1 else value.ravel()[0]
-            )
+        cells = list(value.ravel())
+        numbers = all(np.asarray(cell).dtype.kind in "iuf" for cell in cells)
+        types = {"number" if numbers else getattr(cell, "dtype", None) for cell in cells}
+        # MATLAB stores whole numbers in as few bytes as a cell needs.
+        if len(types) == 1 and len({np.shape(cell) for cell in cells}) == 1:
+            yield from _numeric(name, np.stack(cells) if len(cells) > 1 else cells[0])
     elif value.dtype.kind in "iuf":
         yield name, value
