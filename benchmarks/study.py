@@ -29,7 +29,7 @@ from hpe_lib.workbook import artifacts, environment, results, scoring
 from hpe_lib.workbook.artifacts import STAGES, BadInput
 
 STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(encoding="utf-8"))
-TWO_THIRDS = "two_thirds.npy"  # a row's joints of the validation people, before the last third
+TWO_THIRDS = "two_thirds.npz"  # a row's joints of the validation people, before the last third
 
 
 @dataclass
@@ -155,10 +155,33 @@ def train(run: Path, data: Data, study: str, name: str) -> Path:
         two_thirds = record["epoch"] * 3 == record["epochs"] * 2
         if record["stage"] == trained[-1] and two_thirds and not of_before:
             joints = prediction.predict(watcher.cascade, data.val, image_size).joints
-            content = io.BytesIO()
-            np.save(content, results.rounded(joints))
-            artifacts.write_bytes(weights.parent / TWO_THIRDS, content.getvalue())
+            keep_two_thirds(weights.parent, results.rounded(joints), data.val, record)
     return weights
+
+
+def keep_two_thirds(row: Path, joints: np.ndarray, people: People, record: dict) -> None:
+    """Keep a row's joints (N, 16, 2) of people after the epoch of a record, and whose they are."""
+    content = io.BytesIO()
+    of = [people.fingerprint(), *told_by(record)]
+    np.savez(content, joints=joints, of=np.array(of))
+    artifacts.write_bytes(row / TWO_THIRDS, content.getvalue())
+
+
+def joints_of_two_thirds(weights: Path, people: People) -> np.ndarray | None:
+    """The joints that `keep_two_thirds` has kept, if they are of these people and this training."""
+    path = weights.parent / TWO_THIRDS
+    if not path.is_file():
+        return None
+    with np.load(path) as found:
+        fingerprint, *told = found["of"].tolist()
+        joints = found["joints"]
+    of_training = told in map(told_by, stages.history(weights))
+    return joints if of_training and fingerprint == people.fingerprint() else None
+
+
+def told_by(record: dict) -> list[str]:
+    """What tells an epoch from that of another training, and of other epochs."""
+    return [str(record["epoch"]), repr(record["elapsed"]), repr(record["loss"])]
 
 
 def score(people: People, weights: Path, study: str, name: str, split: str = "") -> None:
@@ -184,11 +207,13 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
         rows = [[last_joints(row)], [last_joints(f"{study}{split}/{other}")]]
         metrics["difference"] = artifacts.plain(evaluation.paired(*rows, people))
     files = {}
-    before = weights.parent / TWO_THIRDS
-    if before.is_file() and not split:
-        gain = evaluation.paired([last_joints(row)], [np.load(before).astype(float)], people)
+    before = None if split else joints_of_two_thirds(weights, people)
+    if before is not None:
+        gain = evaluation.paired([last_joints(row)], [before.astype(float)], people)
         metrics["last third"] = artifacts.plain(gain)
-        files[TWO_THIRDS] = before.read_bytes()
+        content = io.BytesIO()
+        np.save(content, before)
+        files["two_thirds.npy"] = content.getvalue()
     if metrics == results.metrics_of(row):
         return
     files["metrics.json"] = artifacts.json_bytes(metrics)

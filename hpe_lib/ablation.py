@@ -1,6 +1,5 @@
 """The rows of an ablation: the run's own stages with some parameters changed (F15, F16)."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -125,5 +124,8 @@ def copy_identical_stage(out: Path, recipe: Recipe) -> None:
     for folder in (out / stage, *sorted(out.glob(f"rows/*/{stage}"))):
         if folder != recipe.folder and not artifacts.differences(folder, recipe.made_from):
             artifacts.refuse_foreign_stage(recipe.folder)
-            shutil.copytree(folder, recipe.folder, dirs_exist_ok=True)
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            files.sort(key=lambda path: path.name == artifacts.MANIFEST)  # it comes last
+            copies = {recipe.folder / path.relative_to(folder): path.read_bytes() for path in files}
+            artifacts.write_files(copies)
             return

@@ -152,7 +152,7 @@ class Recipe:
         discs = draws_discs(self.parameters)
         unused = set() if discs else {"radius"}
         if self.stage == "detector":
-            unused = {*REGRESSOR_PARAMETERS, "sigma" if discs else "radius"}
+            unused = {*REGRESSOR_PARAMETERS, "map_dropout", "sigma" if discs else "radius"}
         without = WITHOUT_EFFECT | unused
         return {name: value for name, value in self.parameters.items() if name not in without}
 
@@ -162,7 +162,10 @@ class Recipe:
         if self.previous:
             hashes[self.previous.name] = cascade.weights_hash(self.previous)
         if self.init_from:
-            hashes["init_from"] = cascade.weights_hash(cascade.stage_folder(self.init_from))
+            start = cascade.stage_folder(self.init_from)
+            if start.resolve().parent == self.folder.parent.resolve():
+                raise BadInput("init_from", start, "another run's: this one's will be replaced")
+            hashes["init_from"] = cascade.weights_hash(start)
         return hashes
 
     def check(self) -> None:
@@ -170,15 +173,7 @@ class Recipe:
         missing compiler.
         """
         artifacts.check(artifacts.plain(self.parameters), "settings")
-        flat = self.stage == "detector" or self.parameters.get("regressor") == "convolutions"
-        levels = 0 if flat else self.parameters["levels"]
-        if self.parameters.get("rival") == "stacked_hourglass":
-            levels = LEVELS
-        divisor = 4 * 2**levels
-        size = self.data.image_size
-        if size % divisor:
-            expected = f"a multiple of {divisor}, for every level to be halved"
-            raise BadInput("image_size", size, expected)
+        check_crop_size(self.stage, self.parameters, self.data.image_size)
         if self.parameters.get("compiled") and shutil.which(COMPILER) is None:
             expected = "a C++ compiler for torch.compile, or compiled=false"
             raise BadInput("compiled", f"no {COMPILER} here", expected)
@@ -260,9 +255,8 @@ class Recipe:
         path = self.folder / artifacts.CHECKPOINT
         checkpoint = training.Checkpoint(path, made_from, settings.save_minutes)
         accelerator.wait_for_everyone()  # all have read what they start from
-        if accelerator.is_main_process:  # only now: nothing above touches what is there
+        if accelerator.is_main_process:
             artifacts.refuse_foreign_stage(self.folder)
-            (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)
         records = []
         for record in training.fit(
             model,
@@ -373,23 +367,35 @@ class Recipe:
             watched.remove(self.folder)
             epoch = records[-1]["epoch"]
             watched.write(self.folder, epoch, model, self.data.val, self.data.image_size)
-            artifacts.write_history(self.folder, records)
-            hashed = {"history_sha256": artifacts.history_hash(self.folder)}
-            artifacts.write_manifest(self.folder, manifest | hashed)
+            artifacts.write_other_history(self.folder, records, manifest)
         return records
 
     def write_progress(self, model: Cascade, records: list[dict], resumed: bool) -> None:
         """Write the records so far, and the maps after the last one if they are not there yet.
 
         They are missing after a kill between the checkpoint and this. The model is then still as
-        it was after that epoch.
+        it was after that epoch. What an earlier training has left stays whole until the first
+        epoch is over.
         """
         record = records[-1]
+        (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)
         if record["epoch"] == 1 and not resumed:
             watched.remove(self.folder)
         artifacts.write_history(self.folder, records)
         if not resumed or not watched.path(self.folder, record["epoch"]).is_file():
             watched.write(self.folder, record["epoch"], model, self.data.val, self.data.image_size)
+
+
+def check_crop_size(stage: str, parameters: dict, image_size: int) -> None:
+    """BadInput on a crop size, px, that the levels of a stage's networks do not divide."""
+    flat = stage == "detector" or parameters.get("regressor") == "convolutions"
+    levels = 0 if flat else parameters["levels"]
+    if parameters.get("rival") == "stacked_hourglass":
+        levels = LEVELS
+    divisor = 4 * 2**levels
+    if image_size % divisor:
+        expected = f"a multiple of {divisor}, for every level to be halved"
+        raise BadInput("image_size", image_size, expected)
 
 
 def without_scores(record: dict) -> dict:

@@ -164,6 +164,18 @@ def test_steps_are_those_that_training_makes(steps):
         assert f"joint: {wanted} steps" in lines[4]
 
 
+def test_crops_that_no_training_takes_are_refused_before_anything_is_measured(steps):
+    with pytest.raises(BadInput, match="image_size: found 100, expected a multiple of"):
+        list(estimate.rehearse(parameters("image_size=100")))
+    assert not steps
+
+
+def test_frozen_blocks_do_not_learn_in_a_measured_step():
+    model, *_ = estimate.random_stage("detector", stage_parameters("detector", "frozen_blocks=2"))
+    learning = [any(p.requires_grad for p in block.parameters()) for block in model.trunk[:3]]
+    assert learning == [False, False, True]
+
+
 def test_no_epochs_are_weights_taken_over(steps, tmp_path):
     artifacts.save(tmp_path / "run" / "cascade", {}, {"kind": "joint"})
     lines = list(

@@ -123,6 +123,18 @@ def test_unknown_names_are_refused_before_anything_runs(notebook, run, tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_disk_that_was_full_while_a_notebook_ran_is_what_is_said(
+    notebook, run, tmp_path, monkeypatch
+):
+    def cut(path, running, *arguments, **options):
+        Path(running).write_text('{"cells": [')
+        raise OSError(28, "No space left on device", running)
+
+    monkeypatch.setattr(reproduce.papermill, "execute_notebook", cut)
+    with pytest.raises(OSError, match="No space left on device"):
+        run(notebook("01_a", "a: int = 1", "a"))
+
+
 def test_a_failing_cell_is_one_line_and_no_notebook_poses_as_executed(notebook, run, tmp_path):
     folder = notebook("01_a", "a: int = 1", "a", "raise ValueError('so\\nit is')")
     notebook("02_b", "a: int = 1", "a")

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from small_runs import DETECTOR, REGRESSOR, prepare, same_weights
 
-from hpe_lib import cli, stages
+from hpe_lib import ablation, cli, stages
 from hpe_lib.data import augment
 from hpe_lib.data.datasets import load_people
 from hpe_lib.workbook import artifacts
@@ -92,6 +92,65 @@ def test_a_full_disk_at_any_write_of_a_stage_leaves_what_was_there(finished, tmp
         assert not list(out.rglob("*.tmp")) and same_weights(out / "detector", wanted / "detector")
         regressor(out)
         assert same_weights(out / "regressor", wanted / "regressor")
+
+
+def on_a_disk_that_fills(monkeypatch, action):
+    """Call an action(attempt) again and again, the disk full at its first write, then its second …
+
+    Yields each attempt after its error, and ends with the one that had room enough.
+    """
+    fsync = os.fsync
+    for attempt in range(1, 99):
+        left = iter(range(1, attempt))
+
+        def full(file, left=left):
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(file)
+
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "fsync", full)
+                action(attempt)
+        except OSError as error:
+            message, status = cli.describe_error(error)
+            assert "No space left" in message and status == 1
+            yield attempt
+        else:
+            break
+
+
+def test_a_full_disk_while_a_stage_is_scored_on_other_people_keeps_its_curve(
+    finished, tmp_path, monkeypatch
+):
+    run = shutil.copytree(finished, tmp_path / "run")
+    prepare(run, val="20-23")
+    losses = [record["loss"] for record in stages.history(run / "detector")]
+
+    def score(attempt):
+        out = shutil.copytree(run, tmp_path / f"full-{attempt}")
+        list(stages.train("detector", out, DETECTOR))
+
+    attempts = list(on_a_disk_that_fills(monkeypatch, score))
+    assert len(attempts) >= 3
+    for attempt in attempts:
+        records = list(stages.train("detector", tmp_path / f"full-{attempt}", DETECTOR))
+        assert [record["loss"] for record in records] == losses
+
+
+def test_a_full_disk_while_a_stage_is_copied_to_a_row_blocks_no_later_copy(
+    finished, tmp_path, monkeypatch
+):
+    run = shutil.copytree(finished, tmp_path / "run")
+
+    def copy(attempt):
+        list(ablation.train_row(run, f"row-{attempt}", {}, ("detector",)))
+
+    for attempt in on_a_disk_that_fills(monkeypatch, copy):
+        copy(attempt)
+        assert same_weights(run / "rows" / f"row-{attempt}" / "detector", run / "detector")
+        assert not list(run.rglob("*.tmp"))
+    assert attempt >= 4
 
 
 def test_a_full_disk_under_the_cache_is_an_error_and_not_the_end_of_the_process(small_disk):

@@ -178,6 +178,25 @@ def test_rows_are_scored_again_on_other_people(run):
     assert results.metrics_of("three/first")["scores"]["detector"]["persons"] == 30
 
 
+def test_joints_before_the_last_third_are_of_these_people_and_this_training(run, monkeypatch):
+    rows = {"three": {"label": "three epochs", "changes": {"joint.epochs": 3}}}
+    monkeypatch.setitem(study.STUDIES, "long", rows)
+    study.train_and_score(run, "long", [])
+    weights = study.weights_folder(run, "long", "three")
+    people = open_data(run).val
+    assert study.joints_of_two_thirds(weights, people) is not None
+    assert study.joints_of_two_thirds(weights, people[::-1]) is None
+    written = (weights / artifacts.HISTORY).read_bytes()
+    other = stages.history(weights)
+    other[1]["elapsed"] += 1.0
+    artifacts.write_history(weights, other)
+    assert study.joints_of_two_thirds(weights, people) is None
+    (weights / artifacts.HISTORY).write_bytes(written)
+    prepare(run, **presets.resolve("smoke")["01"] | {"val": "3001-3030"})
+    study.train_and_score(run, "long", [])
+    assert "last third" not in results.metrics_of("long/three")
+
+
 def test_a_history_that_was_edited_is_no_curve(run):
     study.train_and_score(run, "three", ["first"])
     history = study.weights_folder(run, "three", "first") / "history.jsonl"

@@ -338,10 +338,32 @@ def test_init_from_as_a_parameter_is_not_inherited_and_keeps_this_run_s_detector
     assert "upstream: init_from" in capsys.readouterr().out
 
 
-def test_an_init_from_without_a_regressor_is_no_start_for_one(out):
+def test_an_init_from_without_a_regressor_is_no_start_for_one(out, tmp_path):
     train("detector", out)
+    other = shutil.copytree(out / "detector", tmp_path / "other")
     with pytest.raises(BadInput, match="regressor|D1"):
-        train("regressor", out, init_from=str(out / "detector"))
+        train("regressor", out, init_from=str(other))
+
+
+@pytest.mark.parametrize("start", ["", "detector"])
+def test_a_stage_that_would_replace_what_it_starts_from_is_refused(out, start):
+    train("detector", out)
+    before = hashes(out)
+    with pytest.raises(BadInput, match="init_from: found .*detector, expected another run's"):
+        train("detector", out, init_from=str(out / start), lr=9e-4)
+    assert hashes(out) == before and reused("detector", out)
+
+
+def test_a_training_that_ends_in_its_first_epoch_leaves_the_one_before_whole(out, monkeypatch):
+    train("detector", out)
+
+    def interrupt(parts):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(training, "update_weights", interrupt)
+        train("detector", out, lr=9e-4)
+    assert reused("detector", out)
 
 
 # ---- first networks that regress, and the VGG pair
@@ -1127,6 +1149,7 @@ def test_steps_of_augmentation_reach_the_training(out):
 def test_what_only_the_second_network_has_leaves_the_detector_as_it_is(run):
     """Rows such as "regressor reads the image": their detector is the run's."""
     assert varied(run, "row", {"channels": 4, "stacked": "image"}) == {"regressor": 1, "joint": 1}
+    assert reused("detector", run, map_dropout=0.2)
 
 
 @pytest.mark.parametrize("change", ["radus", "join.epochs", "missing_point"])

@@ -402,8 +402,21 @@ def check(value: Any, kind: str, file: Path | None = None) -> None:
 
 def write_history(folder: str | Path, records: list[dict]) -> None:
     """Write a stage's epoch records, one a line, so that a killed run leaves what was measured."""
-    lines = [json.dumps(plain(record)) + "\n" for record in records]
-    write_bytes(Path(folder) / HISTORY, "".join(lines).encode())
+    write_bytes(Path(folder) / HISTORY, history_bytes(records))
+
+
+def history_bytes(records: list[dict]) -> bytes:
+    """Epoch records as a history.jsonl holds them."""
+    return "".join(json.dumps(plain(record)) + "\n" for record in records).encode()
+
+
+def write_other_history(folder: str | Path, records: list[dict], made: dict) -> None:
+    """Give a finished stage another history, and its manifest `made` the hash of that, together."""
+    folder = Path(folder)
+    content = history_bytes(records)
+    now = made | {"history_sha256": hashlib.sha256(content).hexdigest()}
+    manifest_content = json_bytes(with_own_hash(now))
+    write_files({folder / HISTORY: content, folder / MANIFEST: manifest_content})
 
 
 def history_hash(folder: str | Path) -> str | None:

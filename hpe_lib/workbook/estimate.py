@@ -81,6 +81,7 @@ def random_stage(
     """Model, objective, optimizer and scheduler for `fit`; weights are random and hardly change."""
     torch.manual_seed(0)
     model = Cascade(cascade.network_parameters(parameters, regressor=stage != "detector"))
+    model.freeze_blocks(parameters["frozen_blocks"])
     model.set_memory_format().freeze_detector(stage == "regressor")
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = training.make_optimizer(
@@ -111,12 +112,16 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
     """Lines about what a run of these parameters needs and would take here. Nothing is written.
 
     parameters: of presets.resolve. First come the people and the weights to start from, found or
-    not; then optimiser steps, hours and memory of each stage, from one measured step.
+    not; then optimiser steps, hours and memory of each stage, from one measured step. BadInput on
+    crops that the networks cannot halve.
     """
+    of_stages = presets.stage_parameters(parameters)
+    for stage, own in of_stages.items():
+        stages.check_crop_size(stage, own, parameters["01"]["image_size"])
     people, lines = find_people(parameters["01"])
     yield from lines + find_weights(parameters)
     total = 0.0
-    for stage, own in presets.stage_parameters(parameters).items():
+    for stage, own in of_stages.items():
         size = own["batch_size"]
         steps = own["epochs"] * max(1, people // size)
         if not steps:

@@ -206,7 +206,8 @@ def execute(path: Path, out: Path, parameters: dict) -> dict:
     try:
         quietly_execute(path, running, parameters)
     except BaseException as error:
-        save_executed(running, failed)
+        with contextlib.suppress(nbformat.reader.NotJSONError, OSError):  # cut by a full disk
+            save_executed(running, failed)
         raise explain_failure(path, failed, error) from None
     save_executed(running, done)
     seconds = time.monotonic() - begin
