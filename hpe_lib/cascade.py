@@ -229,6 +229,8 @@ def stage_folder(folder: str | Path) -> Path:
     retrained after the latest one was made from it.
     """
     folder = Path(folder)
+    if folder.name in ("", ".."):  # its parent would be another than the run's folder
+        folder = folder.resolve()
     if (folder / artifacts.WEIGHTS).is_file():
         return folder
     for name in STAGES.values():

@@ -56,7 +56,9 @@ SIGNATURES = {
 }
 RECORD = "downloads.json"  # beside the data: what came from where, its sha256, when
 FETCHING = ".hpe-fetching"  # beside the data, until they are used: archives, and files of a set
+UNPACKING = ".unpacking-"  # begins the name of a folder that is there while an archive is unpacked
 AT_ONCE = 8  # transfers of small files
+PASSING = 408, 429  # answers of a server that may give another one later; so may 500 and above
 TRIES = 3  # that bring nothing new
 PAUSE = 2.0  # s between tries
 TIMEOUT = 15, 60  # s, to connect and between bytes
@@ -77,6 +79,10 @@ class Refused(Exception):
     """What one mirror sent cannot be used."""
 
 
+class Busy(requests.ConnectionError):
+    """A mirror says that it may answer later."""
+
+
 def download(dataset: str, root: str | Path) -> None:
     """Fetch what a folder lacks of "mpii", "lsp" or "lspet", and unpack it as the loaders read it.
 
@@ -86,6 +92,7 @@ def download(dataset: str, root: str | Path) -> None:
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
+    artifacts.remove_leftovers(root.glob(f"{UNPACKING}*"))
     pooch.get_logger().setLevel("WARNING")
     source = SOURCES[dataset]
     lacking = [file for file in FILES[dataset] if not is_complete(root, file)]
@@ -143,7 +150,7 @@ def get_file(root: Path, file: File) -> str | None:
         say(f"{file.what}: {source}")
         try:
             entry = place_source(source, root, file)
-        except Refused as error:
+        except (Refused, Busy) as error:
             answer = one_line(error)
         except requests.RequestException as error:
             answer = f"no connection ({type(error).__name__})"
@@ -201,10 +208,15 @@ def fetch(url: str, root: Path, file: File) -> Path:
     path = root / FETCHING / Path(url).name if is_archive(url) else root / file.name
     part = path.with_name(f"{path.name}.part")
     downloader = partial(transfer_all, part, most=file.most)
+    path.parent.mkdir(exist_ok=True)
     try:
         pooch.retrieve(url, file.sha256, path.name, path.parent, downloader=downloader)
     except ValueError as error:  # pooch found another hash
         raise Refused(str(error).split(". ")[0]) from None
+    except PermissionError as error:  # pooch's own, which names no file
+        if error.filename:
+            raise
+        raise BadInput(path.parent, "no permission to write", "a folder to write to") from None
     return path
 
 
@@ -291,7 +303,8 @@ def begins_well(start: bytes, suffix: str) -> bool:
 def transfer(url: str, part: Path, most: int) -> None:
     """One request: on from what is in `part` if the server can, else from the start.
 
-    Raises Refused if the server has no such file, or sends us on to plain http.
+    Raises Refused if the server has no such file, or sends us on to plain http, Busy if it may
+    have it later.
     """
     have = size(part)
     if have:
@@ -310,6 +323,8 @@ def transfer(url: str, part: Path, most: int) -> None:
             return transfer(url, part, most)
         if url.startswith("https:") and not answer.url.startswith("https:"):
             raise Refused(f"it leads to {answer.url}, which is not https")
+        if answer.status_code in PASSING or answer.status_code >= 500:
+            raise Busy(f"{answer.status_code} {answer.reason}")
         if answer.status_code not in (200, 206):
             raise Refused(f"{answer.status_code} {answer.reason}")
         append(answer, part, have if partial_content else 0, most)
@@ -355,7 +370,7 @@ def unpack(path: Path, root: Path, file: File) -> None:
     Raises Refused, and unpacks nothing, if the archive is damaged, unsafe or lacks some. The
     archive is removed if we fetched it, unless the disk is at fault.
     """
-    with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking-") as folder:
+    with tempfile.TemporaryDirectory(dir=root, prefix=UNPACKING) as folder:
         try:
             extract(path, Path(folder))
             matches = Path(folder).rglob(file.name)

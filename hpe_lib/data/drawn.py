@@ -134,6 +134,7 @@ def _to_people(
 def _writing(folder: Path, mix: str) -> Iterator[Path]:
     """A folder to write to. It gets its name once all of it, and a manifest, is on the disk."""
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    artifacts.remove_leftovers(folder.parent.glob("*px-*.[0-9]*.part"))
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
     except OSError as error:

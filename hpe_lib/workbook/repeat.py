@@ -37,8 +37,9 @@ def repeat(file: Path, out: Path | None = None) -> tuple[bool, list[str]]:
     if earlier["kind"] != "run" or not earlier["finished"]:
         raise BadInput(file, "no finished run", "the manifest.json of one")
     before = numbers(measurements.read(file.parent))
-    out = out or file.parent.with_name(f"{file.parent.resolve().name}-again")
-    if out.resolve() == file.parent.resolve():
+    run = file.parent.resolve()
+    out = out or run.with_name(f"{run.name}-again")
+    if out.resolve() == run:
         raise BadInput("--out", out, "another folder than that of the run to compare with")
     if reproduce.earlier_run(out).get("finished"):
         raise BadInput(out, "a finished run", "a folder without one, for the repetition (--out)")

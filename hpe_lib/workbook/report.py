@@ -54,8 +54,12 @@ def write(out: str | Path) -> Path:
     """
     out = Path(out)
     manifest = artifacts.manifest(out, "command", "notebooks", "preset")
-    executed = [out / entry["notebook"] for _, entry in sorted(manifest["notebooks"].items())]
-    notebooks = [read_executed(path) for path in executed if path.is_file()]
+    executed = {}
+    for number, entry in sorted(manifest["notebooks"].items()):
+        if (out / entry["notebook"]).is_file():
+            executed[number] = read_executed(out / entry["notebook"])
+    old = [number for number in executed if is_outdated(out, number, manifest)]
+    notebooks = [notebook for number, notebook in executed.items() if number not in old]
     metrics = measurements.read(out) if (out / artifacts.METRICS).is_file() else {}
     try:
         first = first_screen(out, manifest, notebooks, metrics)
@@ -66,6 +70,7 @@ def write(out: str | Path) -> Path:
     parts = [
         first,
         *(section(notebook) for notebook in notebooks),
+        outdated(old),
         "<h2>How the paper was read</h2>",
         text_table(paper.reading()),
         "<h2>What it cost</h2>",
@@ -79,6 +84,22 @@ def write(out: str | Path) -> Path:
     page = PAGE.format(title=title, body="".join(parts))
     artifacts.write_bytes(out / "report.html", page.encode())
     return out / "report.html"
+
+
+def is_outdated(out: Path, number: str, manifest: dict) -> bool:
+    """Was a notebook executed on other people or weights than the run has now?"""
+    on = manifest["notebooks"][number].get("on")
+    return on is not None and on != measurements.basis(out, number)
+
+
+def outdated(numbers: list[str]) -> str:
+    """Return a sentence about the notebooks that are left out; empty if none is."""
+    if not numbers:
+        return ""
+    return (
+        f"<p><b>Left out: {', '.join(numbers)}</b>, executed on other people or weights than the "
+        f"run has now. <code>hpe reproduce --from {numbers[0]}</code> executes them again.</p>"
+    )
 
 
 def read_executed(path: Path) -> nbformat.NotebookNode:

@@ -15,7 +15,7 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError, strip_color
 
-from hpe_lib.workbook import artifacts, environment, locks, presets, report
+from hpe_lib.workbook import artifacts, environment, locks, measurements, presets, report
 from hpe_lib.workbook.artifacts import STAGES, BadInput, CellFailed, one_line
 
 # "python3" is this interpreter, whatever kernels the person has installed; no progress bars.
@@ -89,7 +89,10 @@ def choose(found: dict[str, Path], start: str | None, only: str | None) -> dict[
             raise BadInput(f"{option} {number}", "no such notebook", f"one of {', '.join(found)}")
     if not found:
         raise BadInput("notebooks", "none", "NN_….ipynb")
-    return {n: path for n, path in found.items() if n == (only or n) and n >= (start or "")}
+    chosen = {n: path for n, path in found.items() if n == (only or n) and n >= (start or "")}
+    if not chosen:
+        raise BadInput("--from", f"{start}, after --only {only}", "one of the two options")
+    return chosen
 
 
 def begin_manifest(out: Path, preset: str | Path, parameters: dict) -> dict:
@@ -194,7 +197,8 @@ def execute(path: Path, out: Path, parameters: dict) -> dict:
     """Execute one notebook into `out`. Its copy gets its name when it is whole; until then it is
     NN_….running.ipynb.
 
-    Returns {"notebook", "wall_seconds", "sha256" of the copy}. Raises BadInput or CellFailed.
+    Returns {"notebook", "wall_seconds", "sha256" of the copy, "on": `measurements.basis`}. Raises
+    BadInput or CellFailed.
     """
     running, done, failed = (
         out / f"{path.stem}{ending}.ipynb" for ending in (".running", "", ".failed")
@@ -216,6 +220,7 @@ def execute(path: Path, out: Path, parameters: dict) -> dict:
         "notebook": done.name,
         "wall_seconds": round(seconds, 1),
         "sha256": artifacts.file_hash(done),
+        "on": measurements.basis(out, done.name[:2]),
     }
 
 

@@ -220,6 +220,7 @@ class Executed(Schema):
 
     notebook: Annotated[str, Field(pattern=r"^[^/\\]+\.ipynb$", max_length=200)]
     wall_seconds: Amount
+    on: dict[Name, JsonValue] = None
 
 
 class Run(Schema):

@@ -29,6 +29,9 @@ def people_to_score(
     Splits that nobody has published are those of the run, if it is of this data set, or of the data
     set's preset.
     """
+    if data == "synthetic" and (data_root or only_present):
+        option = "--data-root" if data_root else "--only-present"
+        raise BadInput(option, "synthetic people", "a data set in a folder: these are drawn")
     chosen = run / "data" / "manifest.json"
     manifest = artifacts.manifest(chosen.parent, "parameters") if chosen.is_file() else {}
     own = manifest.get("parameters", {})
