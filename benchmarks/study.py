@@ -231,7 +231,7 @@ def curve(row: Path) -> list[dict]:
     before = 0.0
     for stage in stages.UPSTREAM:
         folder = row / STAGES[stage]
-        records = stages.history(folder)
+        records = artifacts.read_history(folder)
         if records and artifacts.history_changed(folder, artifacts.manifest(folder)):
             raise BadInput(folder / artifacts.HISTORY, "a changed file", "as its training wrote it")
         for record in records:

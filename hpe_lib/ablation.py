@@ -23,15 +23,19 @@ def read_rows(kind: str) -> Rows:
     return {name: (tuple(row.get("stages", ALL)), row["changes"]) for name, row in rows.items()}
 
 
-def table_rows(vgg: dict) -> Rows:
+def table_rows(vgg: dict, own: dict) -> Rows:
     """The six rows of Table 5 as parameter changes (F15).
 
-    vgg: what the VGG rows change: trunk, channels, kernels, std, pretrained.
+    vgg: what the VGG rows change: trunk, channels, kernels, std, pretrained.  own: the run's own
+    settings. A run that is itself of the VGG kind has that pair only: a change of it is no residual
+    row.
     """
     rows = read_rows("table")
-    for name in rows:
-        if name.endswith("(VGG)"):
-            rows[name][1].update(vgg)
+    of_vgg = [name for name in rows if name.endswith("(VGG)")]
+    for name in of_vgg:
+        rows[name][1].update(vgg)
+    if own["regressor"] == "convolutions":
+        return {name: rows[name] for name in of_vgg}
     return rows
 
 
@@ -70,9 +74,9 @@ def train_row(
     """Train one row of an ablation in OUT/rows/NAME, and yield its epoch records.
 
     changes: {parameter: value}, or {"joint.epochs": value} for one stage only. All other
-    parameters are those of the run's stages, epochs included. If a data parameter
-    changes, the people are loaded again. A stage already trained identically is copied.
-    BadInput on an unknown parameter.
+    parameters are those of the run's stages, epochs included; but a trunk that only in this row
+    begins at random weights learns whole. If a data parameter changes, the people are loaded again.
+    A stage already trained identically is copied. BadInput on an unknown parameter.
     """
     out = Path(out)
     row = out / "rows" / name
@@ -85,6 +89,9 @@ def train_row(
     chosen = {key: value for key, value in changes.items() if key in of_people}
     others = {key: value for key, value in changes.items() if key not in of_people}
     _check_changes(name, others, settings)
+    first = settings[stages[0]]
+    if _begins_at_random(first | _changes_of(stages[0], others)) and not _begins_at_random(first):
+        others = {"frozen_blocks": 0} | others
     if chosen:
         prepare(row, **data["parameters"] | chosen)
     else:
@@ -94,6 +101,11 @@ def train_row(
         parameters = settings[stage] | _changes_of(stage, others)
         copy_identical_stage(out, Recipe(stage, row, parameters))
         yield from train(stage, row, parameters, scorer)
+
+
+def _begins_at_random(settings):
+    """Are all weights of a first stage with these settings random at its start?"""
+    return not (settings.get("pretrained") or settings.get("init_from"))
 
 
 def _check_changes(name, changes, settings):

@@ -267,7 +267,7 @@ def train(
     own = artifacts.NOTEBOOKS[stage]
     running = ("01", "02", own) if stage == "detector" else (own,)
     parameters = presets.resolve(preset, p, running=running)
-    if stage == "detector" and trunk not in ("", parameters[own]["trunk"]):
+    if stage == "detector" and trunk and trunk != parameters[own]["trunk"]:
         expected = f"the trunk to be trained: -p 03.trunk={trunk}"
         raise BadInput("--trunk", f"{trunk} beside trunk={parameters[own]['trunk']}", expected)
     from hpe_lib import evaluation, stages, training

@@ -131,16 +131,17 @@ def person_with_hidden_joint(
     """The row of a person whose joint is occluded, missed by the detector and found by the cascade.
 
     The one whose joint is found best. Without such a person, among those whose joint is occluded,
-    then among all.  detected, predicted: the detector's and the cascade's joints (N, 16, 2) image
-    px.
+    then among those whose joint is labelled, then anybody.  detected, predicted: the detector's and
+    the cascade's joints (N, 16, 2) image px.
     """
     error = errors(predicted, people)[0][:, joint]
     known = np.isfinite(error)
     hidden = known & (people.visibility[:, joint] == OCCLUDED)
     missed = hidden & ~within_threshold(detected, people)[:, joint]
     found = missed & within_threshold(predicted, people)[:, joint]
-    rows = next(np.flatnonzero(kind) for kind in (found, hidden, known) if kind.any())
-    return int(rows[error[rows].argmin()])
+    anybody = np.ones(len(people), bool)
+    rows = next(np.flatnonzero(kind) for kind in (found, hidden, known, anybody) if kind.any())
+    return int(rows[np.nan_to_num(error[rows], nan=np.inf).argmin()])
 
 
 def clear_person(people: People) -> int:

@@ -116,15 +116,20 @@ LSP_NAMES = (
 LSP_ROWS = [MPII.index(name) for name in LSP_NAMES]  # LSP's joint i is MPII's joint LSP_ROWS[i]
 
 
+# the rows of pelvis and thorax, and of the pair that each lies between
+TORSO = {
+    MPII.index(middle): [MPII.index(name) for name in MPII.groups[pair]]
+    for middle, pair in (("pelvis", "hip"), ("thorax", "shoulder"))
+}
+
+
 def fill_torso(joints: np.ndarray) -> np.ndarray:
     """Return joints (16, 2) with a missing (NaN) pelvis or thorax between hips or shoulders.
 
     LSP and LSPET label neither.
     """
     joints = np.array(joints, dtype=float)
-    for middle, group in (("pelvis", "hip"), ("thorax", "shoulder")):
-        row = MPII.index(middle)
-        ends = [MPII.index(name) for name in MPII.groups[group]]
+    for row, ends in TORSO.items():
         if np.isnan(joints[row]).any():
             joints[row] = joints[ends].mean(0)
     return joints

@@ -30,7 +30,6 @@ TEST_TIME = ("decoder", "flip_test", "workers")  # how the weights are used, not
 WITHOUT_EFFECT = {*TEST_TIME, "save_minutes", "init_from"}
 COMPILER = (os.environ.get("CXX", "").split() or ["g++"])[0]  # the one that torch.compile calls
 Scorer = Callable[[Cascade], dict]
-history = artifacts.read_history
 
 
 def detector_loss(maps: Maps, batch: dict, targets: Targets) -> torch.Tensor:
@@ -307,6 +306,8 @@ class Recipe:
             "seed": self.settings.seed,
             "wall_seconds": records[-1]["elapsed"] if records else 0.0,
         }
+        if not records:
+            watched.remove(self.folder)  # maps of the weights that are replaced
         artifacts.save(self.folder, model.state_dict(), manifest, records)
 
     @property
@@ -325,7 +326,7 @@ class Recipe:
         epoch only, as only its weights are kept. If history.jsonl was changed, there is one record,
         of the last epoch: new scores and no losses.
         """
-        records = history(self.folder)
+        records = artifacts.read_history(self.folder)
         manifest = self.adopt_test_time_settings()
         if artifacts.history_changed(self.folder, manifest):
             found = "absent" if not records else "not the one that was written"
@@ -384,6 +385,26 @@ class Recipe:
         artifacts.write_history(self.folder, records)
         if not resumed or not watched.path(self.folder, record["epoch"]).is_file():
             watched.write(self.folder, record["epoch"], model, self.data.val, self.data.image_size)
+
+
+def history(folder: str | Path) -> list[dict]:
+    """The epoch records of a stage, finished or still running; none if there are none.
+
+    A finished stage's are left out, and a sentence is printed, if they are not what its training
+    wrote. Scores of other held-out people than the run has now are left out, too.
+    """
+    folder = Path(folder)
+    records = artifacts.read_history(folder)
+    finished = (folder / artifacts.MANIFEST).is_file()
+    if finished and artifacts.history_changed(folder, artifacts.manifest(folder)):
+        print(f"{folder / artifacts.HISTORY}: not the one that was written, and left out")
+        return []
+    run = folder.parent / "data"
+    if not (run / artifacts.MANIFEST).is_file():
+        return records
+    held_out = artifacts.manifest(run, "fingerprints")["fingerprints"]["val"]
+    now = (None, held_out)
+    return [r if r.get("scored_on") in now else without_scores(r) for r in records]
 
 
 def check_crop_size(stage: str, parameters: dict, image_size: int) -> None:

@@ -13,6 +13,8 @@ RES = "detection+regression (Res)"
 L2 = "regression+regression (Res)"
 FIRST = "1 det+reg > reg+reg"
 
+OWN = {"regressor": "hourglass"}  # a run of the residual kind
+
 
 def wrong(people, count):
     """Predictions with the left wrist of the first `count` people far off."""
@@ -21,7 +23,7 @@ def wrong(people, count):
 
 
 def test_the_criterion_compares_rows_that_there_are():
-    rows = ablation.table_rows({}) | ablation.controls({"detector.epochs": 1}, ["all"])
+    rows = ablation.table_rows({}, OWN) | ablation.controls({"detector.epochs": 1}, ["all"])
     assert list(rows)[:6] == list(rivals.published(5).index)
     table = claims.criterion()
     named = {name for column in ("better", "worse", "more_than", "over") for name in table[column]}
@@ -97,7 +99,7 @@ def test_a_claim_on_occluded_joints_says_where_nothing_can_be_measured():
 
 
 def test_rows_are_three_arguments_and_controls_have_names():
-    rows = ablation.table_rows({"trunk": "vgg16"})
+    rows = ablation.table_rows({"trunk": "vgg16"}, OWN)
     stages, changes = rows["regression+regression (VGG)"]
     assert stages == ablation.ALL and changes["first"] == "regression"
     assert changes["trunk"] == "vgg16" and changes["regressor"] == "convolutions"
@@ -105,6 +107,8 @@ def test_rows_are_three_arguments_and_controls_have_names():
         ("detector",),
         {"first": "detection", "stacked": "both"},
     )
+    pair = ablation.table_rows({"trunk": "vgg16"}, {"regressor": "convolutions"})
+    assert list(pair) == ["detection+regression (VGG)", "regression+regression (VGG)"]
     budget = {"detector.epochs": 1, "regressor.epochs": 2, "joint.epochs": 4}
     control = ablation.controls(budget, ["disc radius 5"])
     assert list(control) == ["detection only for all steps", "disc radius 5"]

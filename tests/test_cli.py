@@ -118,6 +118,27 @@ def calls(monkeypatch):
     return calls
 
 
+def test_a_trunk_that_is_not_the_one_to_be_trained_is_refused(capsys, tmp_path):
+    line = ("train", "detector", "--preset", "smoke", "--trunk", "mine:trunk", "--out")
+    assert called(*line, str(tmp_path / "x")) == 2
+    assert "--trunk: found mine:trunk beside trunk=slim" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_nothing_to_run_is_refused(capsys, tmp_path):
+    line = ("reproduce", "--from", "06", "--only", "05", "--out", str(tmp_path / "x"))
+    assert called(*line) == 2
+    assert "--from: found 06, after --only 05, expected one of the two" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("option", [("--data-root", "nowhere"), ("--only-present",)])
+def test_synthetic_people_have_no_folder(weights, capsys, option):
+    line = ("evaluate", "--weights", str(weights), "--data", "synthetic", *option)
+    assert called(*line) == 2
+    assert f"{option[0]}: found synthetic people" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stage, lr", [("detector", 1.0), ("regressor", 2.0), ("joint", 3.0)])
 def test_train_calls_what_the_notebooks_call(calls, capsys, stage, lr):
     assert called("train", stage, "--preset", "smoke", "-p", "lr=1", "--out", "x") == 0

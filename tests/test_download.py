@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import os
 import stat
 import struct
 import tarfile
@@ -30,7 +31,7 @@ class Server(ThreadingHTTPServer):
 
     short breaks off half way, once; crumbs after 70,000 bytes, always;
     stubborn half way, always, and knows no Range; nor does plain;
-    moved leads to "/"; wrong answers a Range with another.
+    moved leads to "/"; wrong answers a Range with another; busy says so, once.
     """
 
     def __init__(self):
@@ -40,9 +41,21 @@ class Server(ThreadingHTTPServer):
         self.short, self.stubborn, self.plain, self.moved, self.wrong, self.crumbs = (
             set() for _ in range(6)
         )
+        self.busy = {}  # path: the status that is answered once
 
     def url(self, path):
         return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class Always(dict):
+    """Answers every path with one status."""
+
+    def __init__(self, status):
+        super().__init__()
+        self.status = status
+
+    def pop(self, *_):
+        return self.status
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -55,6 +68,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "/")
             self.end_headers()
+            return
+        if status := server.busy.pop(path, None):
+            self.send_error(status)
             return
         if path not in server.files:
             self.send_error(404)
@@ -320,6 +336,43 @@ def test_unsafe_and_damaged_archives_leave_nothing(server, fetched, tmp_path, na
     assert artifacts.read_json(folder / "downloads.json")["images/im????.jpg"]["url"] == (
         server.url(good)
     )
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_mirror_that_is_busy_for_a_moment_loses_nothing(server, fetched, status):
+    names = [f"im{number:04d}.jpg" for number in range(1, 4)]
+    server.files |= {f"/raw/{name}": b"\xff\xd8" + name.encode() for name in names}
+    server.busy["/raw/im0002.jpg"] = status
+    folder, said = fetched(images(server, "/raw/im{:04d}.jpg", count=3))
+    assert left(folder) == ["downloads.json", *(f"images/{name}" for name in names)]
+    assert "  no: " not in said
+
+
+def test_a_mirror_that_stays_busy_says_so(server, fetched):
+    server.busy = Always(503)
+    with pytest.raises(BadInput, match="503 Service Unavailable"):
+        fetched(joints(server, "/joints.mat"))
+
+
+def test_a_folder_that_may_not_be_written_is_said(server, fetched, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError("[Errno 13] Permission denied | Pooch could not write")
+
+    monkeypatch.setattr(download.pooch, "retrieve", refuse)
+    with pytest.raises(BadInput, match="data: found no permission to write, expected a folder"):
+        fetched(joints(server, "/joints.mat"))
+
+
+def test_what_a_killed_unpacking_left_is_removed_after_a_day(server, fetched, tmp_path):
+    folder = tmp_path / "data" / ".unpacking-dead"
+    artifacts.write_bytes(folder / "images" / "im0001.jpg", b"old")
+    server.files["/joints.mat"] = MAT
+    fetched(joints(server, "/joints.mat"))
+    assert folder.exists(), "it may still be written"
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (0, 0))
+    fetched(joints(server, "/joints.mat"))
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])

@@ -143,6 +143,18 @@ def test_people_kept_are_on_the_disk_before_they_have_their_name(tmp_path, monke
     assert len(inodes) == 3 and inodes <= set(synced[: synced.index("named")])
 
 
+def test_what_a_killed_program_left_of_its_drawing_is_removed_after_a_day(tmp_path):
+    load_people("synthetic", "", "3-5", 64, cache=tmp_path)
+    (drawn,) = tmp_path.iterdir()
+    left = drawn.rename(tmp_path / f"{drawn.name}.123.part")
+    mine = tmp_path / "mine.part"
+    mine.mkdir()
+    for path in (left, mine, *left.iterdir()):
+        os.utime(path, (0, 0))
+    load_people("synthetic", "", "3-5", 64, cache=tmp_path)
+    assert sorted(tmp_path.iterdir()) == [drawn, mine]
+
+
 def test_another_version_of_drawing_draws_anew(tmp_path, monkeypatch):
     first = load_people("synthetic", "", "3-5", 64, cache=tmp_path)
     monkeypatch.setattr(synthetic, "VERSION", -1)

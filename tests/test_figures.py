@@ -8,6 +8,15 @@ from hpe_lib.view import figures
 PNG = b"\x89PNG"
 
 
+def test_curves_have_no_label_of_a_stage_without_epochs_and_scores_of_any_epoch():
+    records = [{"stage": "joint", "loss": 2.0}, {"stage": "joint", "loss": 1.0, "PCKh@0.5": 40.0}]
+    curves = figures.LearningCurves({"detector": [], "regressor": [], "joint": records})
+    left, right = curves.figure.axes
+    assert [text.get_text() for text in left.texts] == ["joint"]
+    (line, *_) = right.lines
+    assert np.isnan(line.get_ydata()[0]) and line.get_ydata()[1] == 40
+
+
 def test_curves_grow_in_one_figure():
     curves = figures.LearningCurves({"detector": []}, reference={"constant": 3.0})
     before = curves.figure

@@ -1,5 +1,6 @@
 """Weights whose manifest was edited, made up or left behind: a result or one line, soon."""
 
+import contextlib
 import json
 import random
 import sys
@@ -292,6 +293,8 @@ def test_a_stage_made_from_another_one_than_lies_there_is_not_the_run_s(
     run, tensors, capsys, stage
 ):
     assert cascade.stage_folder(run) == run / "cascade"
+    with contextlib.chdir(run / "cascade"):
+        assert cascade.stage_folder(".").parent == run.resolve()
     kept = {"kind": stage, "upstream": artifacts.manifest(run / stage)["upstream"]}
     artifacts.save(run / stage, {k: 2 * v for k, v in tensors.items()}, MADE | kept)
     line = f"{run}: found cascade/, made from another {stage}/ than the one there now, expected"

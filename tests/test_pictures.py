@@ -167,6 +167,26 @@ class TestMaps:
         assert 0.3 < dashed / solid < 0.9
 
 
+def test_limbs_to_a_midpoint_that_nobody_labels_are_as_thick_as_its_pair_is_visible():
+    """LSP labels neither pelvis nor thorax."""
+    joints = np.random.default_rng(0).uniform(20, 108, (16, 2))
+    without = joints.copy()
+    hips = [MPII.index(f"{side}_hip") for side in ("left", "right")]
+    shoulders = [MPII.index(f"{side}_shoulder") for side in ("left", "right")]
+    for middle, pair in (("pelvis", hips), ("thorax", shoulders)):
+        joints[MPII.index(middle)] = joints[pair].mean(0)
+        without[MPII.index(middle)] = np.nan
+    drawn = []
+    for points, hidden in ((joints, []), (without, []), (without, hips)):
+        solid = np.ones(16, bool)
+        solid[hidden] = False
+        image = np.zeros((128, 128, 3), np.uint8)
+        drawing.draw_limbs(image, points, solid, 6)
+        drawn.append(image)
+    labelled, filled, hidden = drawn
+    assert (labelled == filled).all() and (hidden > 0).sum() < (filled > 0).sum()
+
+
 def test_joint_maps_share_the_scale_of_their_row():
     maps = np.zeros((16, 4, 4))
     maps[0, 0, 0] = 0.5
@@ -285,5 +305,5 @@ class TestWatched:
         with open(run / "detector" / "history.jsonl", "a") as lines:
             lines.write('{"stage": "detector", "epoch": 3')
         (run / "detector" / "watched" / "notes.npz").write_text("somebody's own")
-        assert len(stages.history(run / "detector")) == len(records) == 2
+        assert len(artifacts.read_history(run / "detector")) == len(records) == 2
         assert len(watched.read(run / "detector")) == 2

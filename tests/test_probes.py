@@ -1,5 +1,7 @@
 """What is measured on a cascade, or on perfect maps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,8 @@ def test_the_person_shown_has_a_hidden_joint_that_is_found(drawn):
     assert row in found and error[row] == error[found].min() and len(found) > 2
     row = probes.person_with_hidden_joint(predicted, predicted, drawn, wrist)
     assert error[row] == error[hidden[2:]].min(), "where the detector finds all, the best of them"
+    unknown = replace(drawn, joints=np.full_like(drawn.joints, np.nan))
+    assert probes.person_with_hidden_joint(predicted, predicted, unknown, wrist) == 0
     visible = drawn[drawn.visibility[:, wrist] != OCCLUDED]
     truth = visible.joints
     assert 0 <= probes.person_with_hidden_joint(truth, truth, visible, wrist) < len(visible)

@@ -38,6 +38,13 @@ def test_the_same_notebooks_run_with_the_same_parameters(run, tmp_path):
     assert list(again["notebooks"]) == ["01"]
 
 
+def test_a_repetition_lies_beside_the_run_from_wherever_it_is_asked_for(run, tmp_path, monkeypatch):
+    file, _ = run
+    monkeypatch.chdir(file.parent)
+    assert repeat.repeat("manifest.json")[0]
+    assert (tmp_path / "runs" / "x-again").is_dir()
+
+
 def test_what_differs_is_told(run, tmp_path):
     file, folder = run
     code = folder / "01_a.ipynb"

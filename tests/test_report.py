@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from hpe_lib import paper
-from hpe_lib.workbook import artifacts, report
+from hpe_lib.workbook import artifacts, measurements, report
 from hpe_lib.workbook.artifacts import BadInput
 
 PNG = base64.b64encode(b"\x89PNG made for this test").decode()
@@ -24,6 +24,17 @@ def notebook(title, *cells):
     return nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_markdown_cell(f"# {title}\n\nSee https://example.org."), *cells]
     )
+
+
+def test_notebooks_of_other_weights_than_the_run_has_now_are_left_out(run):
+    manifest = artifacts.manifest(run)
+    manifest["notebooks"]["06"]["on"] = measurements.basis(run, "06")
+    artifacts.write_json(run / "manifest.json", manifest)
+    assert "<b>second</b>" in report.write(run).read_text()
+    manifest["notebooks"]["06"]["on"] = {"detector": "0" * 64}
+    artifacts.write_json(run / "manifest.json", manifest)
+    page = report.write(run).read_text()
+    assert "<b>second</b>" not in page and "Left out: 06" in page and "61.5" in page
 
 
 @pytest.fixture

@@ -354,6 +354,28 @@ def test_a_stage_that_would_replace_what_it_starts_from_is_refused(out, start):
     assert hashes(out) == before and reused("detector", out)
 
 
+def test_a_history_that_does_not_fit_is_not_shown(out, capsys):
+    records = train("detector", out)
+    kept = stages.history(out / "detector")
+    assert [record["loss"] for record in kept] == [record["loss"] for record in records]
+    path = out / "detector" / artifacts.HISTORY
+    written = path.read_text()
+    path.write_text(written.replace('"loss": ', '"loss": 1'))
+    assert stages.history(out / "detector") == []
+    assert "history.jsonl: not the one that was written, and left out" in capsys.readouterr().out
+    path.write_text(written)
+    scored = [record | {"PCKh@0.5": 99.0, "scored_on": "others"} for record in kept]
+    artifacts.write_other_history(out / "detector", scored, artifacts.manifest(out / "detector"))
+    assert not any("PCKh@0.5" in record for record in stages.history(out / "detector"))
+
+
+def test_no_epochs_leave_no_maps_of_the_training_before(out):
+    train("detector", out)
+    assert watched.read(out / "detector")
+    train("detector", out, epochs=0)
+    assert not watched.read(out / "detector")
+
+
 def test_a_training_that_ends_in_its_first_epoch_leaves_the_one_before_whole(out, monkeypatch):
     train("detector", out)
 
@@ -1144,6 +1166,18 @@ def test_steps_of_augmentation_reach_the_training(out):
             found.rotation,
             found.flip,
         ) == (40, True)
+
+
+def test_a_trunk_that_begins_at_random_weights_in_a_row_learns_whole(run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "start")
+    begun = {"init_from": str(other), "frozen_blocks": 1}
+    train("detector", run, **begun)
+    found = {}
+    for name, changes in (("same", {}), ("anew", {"init_from": ""}), ("rate", {"lr": 9e-4})):
+        varied(run, name, changes, ("detector",))
+        made = artifacts.manifest(run / "rows" / name / "detector", "settings")
+        found[name] = made["settings"]["frozen_blocks"]
+    assert found == {"same": 1, "anew": 0, "rate": 1}
 
 
 def test_what_only_the_second_network_has_leaves_the_detector_as_it_is(run):

@@ -279,6 +279,18 @@ class TestTargetExplorer:
         for name, value in moves.items():
             assert changed(panel, put(getattr(panel, name), value)), name
 
+    def test_a_mirrored_joint_is_told_as_it_is_in_the_crop(self, people):
+        left, right = (MPII.index(f"{side}_wrist") for side in ("left", "right"))
+        one = replace(people[:1], visibility=np.full((1, 16), VISIBLE, np.int8))
+        one.visibility[0, left] = OCCLUDED
+        panel = widgets.TargetExplorer(one, SIZE, TARGETS)
+        panel.joint.value = left
+        assert "left_wrist, occluded" in panel.draw()[1]
+        panel.mirrored.value = True
+        assert "left_wrist, visible" in panel.draw()[1]
+        panel.joint.value = right
+        assert "right_wrist, occluded" in panel.draw()[1]
+
     def test_the_pixels_are_those_of_the_targets(self, people):
         """A disc in the picture has the target's area, and half a cell of smooth edge at most."""
         joint = int(np.flatnonzero(people.visibility[0] == VISIBLE)[0])
@@ -290,6 +302,16 @@ class TestTargetExplorer:
         cells = TARGETS.detector(batch)[0][0, joint].sum().item()
         coloured = (np.ptp(shown.astype(int), axis=-1) > 40).sum()
         assert cells <= coloured / (4 * side / SIZE) ** 2 < (np.sqrt(cells) + 1) ** 2
+
+
+def test_the_inspector_decodes_as_it_is_told(model, people, answer, monkeypatch):
+    told = []
+    maps = pictures.person_maps
+    monkeypatch.setattr(
+        pictures, "person_maps", lambda *given: told.append(given[3:]) or maps(*given)
+    )
+    widgets.Inspector(model, people, SIZE, answer, TARGETS, "argmax").draw()
+    assert told == [("argmax",)]
 
 
 class TestPhotograph:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont, PngImagePlugin
 
 from hpe_lib.geometry import rescale
-from hpe_lib.skeleton import ABSENT, MPII, VISIBLE, fill_torso
+from hpe_lib.skeleton import ABSENT, MPII, TORSO, VISIBLE, fill_torso
 
 SKY, GREEN, YELLOW, BLUE = "#56B4E9", "#009E73", "#F0E442", "#0072B2"
 VERMILION, PURPLE, BLACK, WHITE = "#D55E00", "#CC79A7", "#000000", "#FFFFFF"
@@ -83,6 +83,10 @@ def draw_limbs(
     colour: of all limbs; without it each has the colour of its side.
     """
     ends = fill_torso(joints)
+    solid = np.array(solid)
+    for middle, pair in TORSO.items():
+        if np.isnan(joints[middle]).any():
+            solid[middle] = solid[pair].all()
     thin = max(1, width // 3)
     limbs = [limb for limb in MPII.limbs if np.isfinite(ends[list(limb)]).all()]
     for edge in (2 * thin, 0):  # first white edges below all limbs, for any background

@@ -23,7 +23,6 @@ KIND_COLOURS = {
     "not annotated": "#D9D9D9",
 }
 LEGEND = {"fontsize": 8, "frameon": False}
-LOSSES = {"detector": "eq. 1", "regressor": "eq. 2", "joint": "eq. 1 + eq. 2"}
 
 
 class InlineFigure(Figure):
@@ -138,11 +137,13 @@ class LearningCurves:
         left, right = self.figure.subplots(1, 2)
         done = 0
         for stage, records in self.histories.items():
+            if not records:
+                continue
             epochs = done + np.arange(1, len(records) + 1)
             losses = [record["loss"] for record in records]
             left.plot(epochs, losses, "o-", color=BLUE, markersize=3)
             place = {"transform": left.get_xaxis_transform(), "fontsize": 8}
-            left.text(done + 0.6, 1.02, f"{stage}\n{LOSSES[stage]}", **place)
+            left.text(done + 0.6, 1.02, stage, **place)
             draw_scores(right, epochs, records, labelled=done == 0)
             done += len(records)
             for ax in (left, right):
@@ -171,12 +172,12 @@ def set_log_scale(ax: Axes) -> None:
 
 def draw_scores(ax: Axes, epochs: np.ndarray, records: list[dict], labelled: bool) -> None:
     """Draw the scores of epoch records as lines: of all, visible and occluded joints."""
-    for name in records[0] if records else []:
+    for name in dict.fromkeys(name for record in records for name in record):
         if name.startswith("PCK"):
             kind = name.partition(" ")[2]
             dash = {"visible": "--", "occluded": ":"}.get(kind, "-")
             style = {"linestyle": dash, "color": KIND_COLOURS.get(kind, BLACK), "markersize": 3}
-            values = [record[name] for record in records]
+            values = [record.get(name, np.nan) for record in records]
             ax.plot(epochs, values, "o", label=name if labelled else None, **style)
 
 
@@ -189,13 +190,13 @@ def label_rows(ax: Axes, names: list[str], xlabel: str) -> None:
 def visibility_bars(scores: dict[str, dict]) -> Figure:
     """Show scores (`evaluation.score`) by row name: visible joints beside occluded ones.
 
-    A sentence takes their place if the data set does not say which joints are occluded.
+    A sentence takes their place if no scored joint is labelled as occluded.
     """
     figure = InlineFigure(8, 0.7 + 0.55 * len(scores))
     names = list(scores)
     ax = figure.subplots()
     if any(score["occluded"] is None for score in scores.values()):
-        note = "not measurable here:\nthis data set does not say which joints are occluded"
+        note = "not measurable here:\nno scored joint is labelled as occluded"
         ax.text(0.5, 0.5, note, ha="center", va="center")
         ax.set(xticks=[], yticks=[])
         figure.set_size_inches(8, 0.8)

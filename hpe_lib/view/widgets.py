@@ -20,7 +20,7 @@ from PIL import Image
 from hpe_lib import evaluation, prediction
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.annotations import is_positive
-from hpe_lib.data.augment import PoseDataset
+from hpe_lib.data.augment import PoseDataset, cut
 from hpe_lib.data.images import decode_image, read_image
 from hpe_lib.data.people import People
 from hpe_lib.paper import BODY
@@ -223,11 +223,12 @@ class Inspector(PersonPanel):
         image_size: int,
         answer: Predictions,
         targets: Targets,
+        decoder: str = "parabola",
     ):
         self.cascade = cascade
         self.answer = answer
         self.person_maps = lru_cache(8)(
-            lambda row: pictures.person_maps(cascade, targets, self.samples[row])
+            lambda row: pictures.person_maps(cascade, targets, self.samples[row], decoder)
         )
         layers = pictures.LAYERS
         layer = "regressor"
@@ -357,7 +358,9 @@ class TargetExplorer(PersonPanel):
         picture = pictures.target_picture(self.people, row, self.image_size, targets, joint, *moves)
         label = self.joint.label
         if joint is not None:
-            label += ", " + self.describe_label(self.people.visibility[row, joint])
+            frame = self.people.frame(row, self.image_size).augmented(*moves)
+            states = cut(self.people, row, frame)["visibility"]
+            label += ", " + self.describe_label(states[joint])
         unit = f"radius and sigma: px at a body of {BODY:.0f} px"
         return picture, f"{self.people.keys[row]} · {label} · {unit}"
 
