@@ -166,6 +166,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "table-5-paper": table_5,
     "table-5-claims": partial(claims_table, "table-5-test-claims"),
     "table-5-36-claims": partial(claims_table, "table-5-36-test-claims"),
+    "table-5-72-claims": partial(claims_table, "table-5-72-test-claims"),
     "controls-gain": lambda: gain_table(study_rows("controls")),
     "drawn-medium-claims": partial(claims_table, "drawn-medium-claims"),
     "default-claims": partial(claims_table, "default-run-amd"),
