@@ -195,7 +195,7 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
     kept = results.RESULTS / row
     if not scored(kept, weights, people):
         estimator = photographs.load(weights)
-        predictions = prediction.predict(people=people, **vars(estimator))
+        predictions = prediction.predict(people=people, **estimator.settings)
         notes = scoring.training_notes(people, weights)
         results.keep_scores(kept, weights, predictions, people, environment.command(), notes)
     metrics = results.metrics_of(row)

@@ -136,7 +136,9 @@ def copy_identical_stage(out: Path, recipe: Recipe) -> None:
     for folder in (out / stage, *sorted(out.glob(f"rows/*/{stage}"))):
         if folder != recipe.folder and not artifacts.differences(folder, recipe.made_from):
             artifacts.refuse_foreign_stage(recipe.folder)
-            files = [path for path in folder.rglob("*") if path.is_file()]
+            made = [path for path in folder.rglob("*") if path.is_file()]
+            files = [path for path in made if not path.match(".*.tmp")]
+            files = [path for path in files if path.name != artifacts.CHECKPOINT]
             files.sort(key=lambda path: path.name == artifacts.MANIFEST)  # it comes last
             copies = {recipe.folder / path.relative_to(folder): path.read_bytes() for path in files}
             artifacts.write_files(copies)

@@ -60,6 +60,8 @@ def merge(*judgements: dict) -> dict:
 def count_verdicts(judged: dict) -> str:
     """How many claims of the criterion (the numbered ones) hold, fail and are undecided."""
     verdicts = [found["verdict"] for name, found in judged.items() if name[1] == " "]
+    if not verdicts:
+        return "no claim can be judged from these rows"
     words = Counter(verdict.partition(":")[0].rstrip("s") for verdict in verdicts)
     counted = ", ".join(f"{count} {word}" for word, count in words.most_common())
     return f"{len(verdicts)} claims: {counted}"

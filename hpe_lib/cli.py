@@ -329,7 +329,7 @@ def evaluate(
     evaluation.scorable(people, data_root or data)
     notes = scoring.training_notes(people, folder, data_root) + image_notes(people)
     estimator.cascade.to(world.device)
-    found = prediction.predict(people=people, **vars(estimator))
+    found = prediction.predict(people=people, **estimator.settings)
     world.destroy_process_group()  # as train does
     if keep and world.is_main_process:
         given = environment.command(hidden="--data-root")

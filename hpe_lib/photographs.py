@@ -19,7 +19,7 @@ from hpe_lib.data.images import MAX_JPEG_PIXELS, read_image
 from hpe_lib.geometry import Frame
 from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.prediction import predict_crops, prefetch
-from hpe_lib.skeleton import MPII, fill_torso
+from hpe_lib.skeleton import MPII, TORSO, fill_torso
 from hpe_lib.trunks import Trunk
 from hpe_lib.view.drawing import FAINT, draw_people, encode_png
 from hpe_lib.workbook import artifacts
@@ -39,6 +39,7 @@ class PoseEstimator:
 
     image_size: the crop's side, px. precision: as in training.
     workers: processes that prepare crops in `prediction.predict`.
+    unlabelled: joints of whom nobody had labels in training.
     """
 
     cascade: Cascade
@@ -47,6 +48,13 @@ class PoseEstimator:
     flip_test: bool = True
     precision: str = "no"
     workers: int = 0
+    unlabelled: Sequence[str] = ()
+
+    @property
+    def settings(self) -> dict:
+        """The arguments of `prediction.predict` besides the people."""
+        names = ("cascade", "image_size", "decoder", "flip_test", "precision", "workers")
+        return {name: getattr(self, name) for name in names}
 
     def predict(self, image: str | Path | np.ndarray, boxes: Sequence | None = None) -> list[dict]:
         """The people in an image, one for each box.
@@ -81,7 +89,7 @@ class PoseEstimator:
             self.cascade, batches, frames, self.flip_test, self.decoder, self.precision
         )
         numbers = np.dstack([found.joints, found.confidence, found.detector_peak])
-        place_unlearned(numbers)
+        place_unlearned(numbers, self.unlabelled)
         keys = ("x", "y", "confidence", "detector_peak")
         return [
             {
@@ -92,16 +100,16 @@ class PoseEstimator:
         ]
 
 
-def place_unlearned(numbers: np.ndarray) -> None:
-    """Put a pelvis or thorax whose map is empty between hips or shoulders, with confidence 0.
+def place_unlearned(numbers: np.ndarray, unlabelled: Sequence[str] = ()) -> None:
+    """Put a pelvis or thorax that is unlabelled, or whose map is empty, between hips or shoulders,
+    with confidence 0.
 
-    numbers: (N, 16, 4), x, y, confidence and detector's peak; changed in place. Weights that have
-    learned from LSP and LSPET only, which label neither point, answer with an empty map, and the
-    place of its peak means nothing.
+    numbers: (N, 16, 4), x, y, confidence and detector's peak; changed in place. LSP and LSPET label
+    neither point. Weights that have learned from them alone answer with an empty map, a first
+    network with a flat one or whatever else, and the place of its peak means nothing.
     """
-    torso = [MPII.index("pelvis"), MPII.index("thorax")]
     for person in numbers:
-        empty = [row for row in torso if person[row, 2] < FAINT]
+        empty = [row for row in TORSO if person[row, 2] < FAINT or MPII.names[row] in unlabelled]
         person[empty] = (np.nan, np.nan, 0, 0)
         person[:, :2] = fill_torso(person[:, :2])
 
@@ -123,7 +131,24 @@ def load(
     names = ("decoder", "flip_test", "precision", "workers")
     chosen = {name: settings[name] for name in names if name in settings}
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen["unlabelled"] = unlabelled_joints(folder, manifest)
     return PoseEstimator(cascade.to(device), cascade.network["image_size"], **chosen)
+
+
+def unlabelled_joints(folder: Path, manifest: dict) -> list[str]:
+    """The joints of whom nobody had labels in a stage's training, as far as can be told.
+
+    Manifests of older trainings do not say it; then the run's choice of people tells.
+    """
+    if "unlabelled" in manifest:
+        return manifest["unlabelled"]
+    if not (folder.parent / "data" / artifacts.MANIFEST).is_file():
+        return []
+    chosen = artifacts.manifest(folder.parent / "data", "parameters")["parameters"]
+    points = chosen.get("missing_points", "as_labelled")
+    of_leeds = chosen["dataset"] in ("lsp", "lspet", "leeds") and not chosen.get("drawn")
+    without = points == "withheld" or (of_leeds and points == "as_labelled")
+    return ["pelvis", "thorax"] if without else []
 
 
 def parse_box(box: Sequence, name: str = "boxes") -> tuple[np.ndarray, np.ndarray, float]:

@@ -63,7 +63,8 @@ def truth_notes(visibility: np.ndarray, scored: np.ndarray, occlusion_labels: bo
 def repeated_people_notes(keys: np.ndarray, joints: np.ndarray) -> list[str]:
     """A note on people (N,) of one image with the very same joints (N, 16, 2): they count twice."""
     _, images, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    shared = np.flatnonzero((counts[images] > 1) & (keys != ""))
+    labelled = np.isfinite(joints).any((1, 2))
+    shared = np.flatnonzero((counts[images] > 1) & (keys != "") & labelled)
     if not len(shared):
         return []
     rows = np.column_stack([images[shared], np.nan_to_num(joints[shared]).reshape(-1, 32)])
@@ -104,7 +105,7 @@ def scale_notes(normaliser: np.ndarray, usable: np.ndarray, joints: np.ndarray) 
     reach = np.nanmedian(np.linalg.norm(joints - middle, axis=-1), axis=1)
     reach = np.where(annotated.sum(1) < FEW, np.median(reach), reach)
     ratio = normaliser[rows] / np.maximum(reach, 1e-9)
-    likely = OF_MOST[0] <= np.median(ratio) <= OF_MOST[1]
+    likely = len(rows) < FEW_PEOPLE or OF_MOST[0] <= np.median(ratio) <= OF_MOST[1]
     least, most = OF_ONE if likely else OF_MOST
     far = np.flatnonzero((ratio < least) | (ratio > most))
     if not len(far):
@@ -354,7 +355,7 @@ def _joint_notes(predicted, truth, tolerance):
             x, y = points[0]
             return [f"{name} is predicted at ({x:g}, {y:g}) for all {len(points)} people"]
     right = readings.right_by_pair(predicted, truth, tolerance)
-    counts = scored.sum(0) >= SOME
+    counts = (scored & there).sum(0) >= SOME
     for cycle in readings.exchanged_joints(right, counts):
         some = counts[cycle]
         now = right[cycle, cycle][some].mean()
@@ -432,7 +433,7 @@ def _off_by_one_notes(predicted, truth):
     predictions.
     """
     compared = ~np.isnan(truth[..., 0]) & ~np.isnan(predicted[..., 0])
-    if not compared.any():
+    if compared.any(1).sum() < FEW_PEOPLE:
         return []
     here, later, earlier = (
         np.median(np.linalg.norm(predicted + shift - truth, axis=-1)[compared])

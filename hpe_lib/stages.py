@@ -18,6 +18,7 @@ from hpe_lib.cascade import REGRESSOR_PARAMETERS, Cascade, Maps, network_paramet
 from hpe_lib.data.augment import Augmentation, PoseDataset, limit_opencv_threads
 from hpe_lib.data.datasets import open_data
 from hpe_lib.rivals import LEVELS
+from hpe_lib.skeleton import ABSENT, MPII
 from hpe_lib.targets import Targets, draws_discs, read_targets
 from hpe_lib.workbook import artifacts, environment, locks
 from hpe_lib.workbook.artifacts import STAGES, BadInput
@@ -162,7 +163,10 @@ class Recipe:
             hashes[self.previous.name] = cascade.weights_hash(self.previous)
         if self.init_from:
             start = cascade.stage_folder(self.init_from)
-            if start.resolve().parent == self.folder.parent.resolve():
+            order = [*UPSTREAM]
+            replaced = [STAGES[stage] for stage in order[order.index(self.stage) :]]
+            own_run = start.resolve().parent == self.folder.parent.resolve()
+            if own_run and start.resolve().name in replaced:
                 raise BadInput("init_from", start, "another run's: this one's will be replaced")
             hashes["init_from"] = cascade.weights_hash(start)
         return hashes
@@ -303,12 +307,18 @@ class Recipe:
             **self.made_from,
             "settings": self.parameters,
             "network": self.network,
+            "unlabelled": self.unlabelled(),
             "seed": self.settings.seed,
             "wall_seconds": records[-1]["elapsed"] if records else 0.0,
         }
         if not records:
             watched.remove(self.folder)  # maps of the weights that are replaced
         artifacts.save(self.folder, model.state_dict(), manifest, records)
+
+    def unlabelled(self) -> list[str]:
+        """The joints of whom nobody of the training people has a label."""
+        labelled = (self.data.train.visibility != ABSENT).any(0)
+        return [name for name, known in zip(MPII.names, labelled) if not known]
 
     @property
     def scored_on(self) -> str:
@@ -379,9 +389,10 @@ class Recipe:
         epoch is over.
         """
         record = records[-1]
-        (self.folder / artifacts.MANIFEST).unlink(missing_ok=True)
-        if record["epoch"] == 1 and not resumed:
+        earlier = self.folder / artifacts.MANIFEST
+        if earlier.is_file() or (record["epoch"] == 1 and not resumed):
             watched.remove(self.folder)
+            earlier.unlink(missing_ok=True)
         artifacts.write_history(self.folder, records)
         if not resumed or not watched.path(self.folder, record["epoch"]).is_file():
             watched.write(self.folder, record["epoch"], model, self.data.val, self.data.image_size)

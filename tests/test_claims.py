@@ -72,6 +72,7 @@ def test_verdicts_are_counted_without_those_beside_the_criterion():
     verdicts |= {"03 to 05: g": "holds", "h, equal steps": "holds"}
     judged = {name: {"verdict": f"{word}: made, 1 seed"} for name, word in verdicts.items()}
     assert claims.count_verdicts(judged) == "4 claims: 2 hold, 1 undecided, 1 fail"
+    assert claims.count_verdicts({"03 to 05: g": judged["03 to 05: g"]}).startswith("no claim")
 
 
 def test_a_gap_is_the_lead_of_one_pair_over_that_of_another():

@@ -169,6 +169,26 @@ def test_a_jpeg_of_many_scans_and_a_file_of_gigabytes_are_not_read(tmp_path, jpe
         read_image(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("place", ["behind the start", "behind the scan"])
+def test_a_marker_without_a_length_hides_no_scans(jpeg, place):
+    scan = jpeg.index(b"\xff\xda")
+    many = jpeg[:scan] + 101 * (jpeg[scan : scan + 14] + b"\xff\x01") + jpeg[scan:]
+    if place == "behind the start":
+        many = jpeg[:2] + b"\xff\x01" + many[2:]
+    with pytest.raises(BadInput, match="102 scans"):
+        decode_image("a.jpg", many)
+
+
+def test_16_bit_grey_keeps_what_8_bits_say_of_transparency_and_of_white():
+    ramp = (np.arange(256, dtype=np.uint16) << 8).reshape(16, 16)
+    grey = picture(Image.fromarray(ramp), "PNG", transparency=0x1000)
+    found = decode_image("a.png", grey)
+    assert (found[1, 0] == 255).all() and (found[2, 0] == 0x20).all()
+    dark = picture(Image.fromarray(ramp), "TIFF", tiffinfo={262: 0})
+    light = picture(Image.fromarray(ramp), "TIFF", tiffinfo={262: 1})
+    assert (decode_image("a.tif", dark) == 255 - decode_image("a.tif", light)).all()
+
+
 def test_a_jpeg_whose_sampling_is_unknown_is_left_to_pillow(jpeg, monkeypatch):
     def unknown(data):
         raise ValueError("Could not determine subsampling level")

@@ -11,6 +11,7 @@ from hpe_lib.data.datasets import People, open_data
 from hpe_lib.data.images import ImageArrays
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE, fill_torso
 from hpe_lib.view import drawing, pictures, sheets
+from hpe_lib.workbook import artifacts
 
 RANDOM = np.random.default_rng(0)
 CROP = np.zeros((16, 16, 3), np.uint8)

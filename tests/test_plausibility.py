@@ -32,6 +32,9 @@ GUESS = JOINTS + np.random.default_rng(1).normal(0, 6, JOINTS.shape)
 SIZES = np.random.default_rng(4).uniform(20, 40, N)  # px, of heads
 PEOPLE = np.random.default_rng(2).permutation(N)
 ORDER = np.random.default_rng(2).permutation(16)
+LEGS = [
+    MPII.index(f"{side}_{part}") for side in ("left", "right") for part in ("hip", "knee", "ankle")
+]
 EDGES = np.random.default_rng(2).choice([640.0, 1280.0], (N, 1))  # of images of two sizes
 
 
@@ -266,6 +269,28 @@ def test_a_joint_without_a_prediction_does_not_hide_pixels_that_count_from_0():
     some[3, 5] = np.nan
     some[7] = 0
     assert any("seem to count from 0" in note for note in notes(some))
+
+
+def test_joints_that_nobody_predicts_are_exchanged_with_no_other():
+    upper = GUESS.copy()
+    upper[:, LEGS] = np.nan
+    assert not notes(upper)
+
+
+def test_one_person_alone_has_no_note_on_pixels_or_on_the_normaliser():
+    one = JOINTS[:1] - 1
+    score = evaluation.score(one, truth()[:1])
+    assert not score["notes"]
+
+
+def test_people_without_a_label_are_nobody_twice():
+    keys = np.array(["a.jpg"] * N)
+    joints = JOINTS.copy()
+    joints[[3, 4]] = np.nan
+    assert not plausibility.repeated_people_notes(keys, joints)
+    joints[5] = joints[6]
+    (note,) = plausibility.repeated_people_notes(keys, joints)
+    assert note.startswith("1 people are in the truth more than once") and "person 6," in note
 
 
 def marked(mark):

@@ -10,13 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import small_runs
 import torch
 import torchvision
 from PIL import Image
 from torch import nn
 
 import hpe_lib
-from hpe_lib import cli, export, heatmaps, photographs
+from hpe_lib import cli, export, heatmaps, photographs, stages
 from hpe_lib.cascade import Cascade, Maps
 from hpe_lib.data import images
 from hpe_lib.geometry import rescale
@@ -709,6 +710,24 @@ def test_a_pelvis_that_was_never_learned_lies_between_the_hips(peak, between):
     assert np.allclose(numbers[0, pelvis], wanted)
     others = np.arange(16) != pelvis
     assert np.array_equal(numbers[0, others], given[0, others])
+
+
+def test_a_detector_alone_places_what_nobody_has_labelled(tmp_path):
+    """Its map of an unlabelled joint is flat, at `prior` or about there, and so no empty one."""
+    out = tmp_path / "run"
+    small_runs.prepare(out, missing_points="withheld")
+    list(stages.train("detector", out, small_runs.DETECTOR | {"prior": 0.5}))
+    made = artifacts.manifest(out / "detector")
+    assert made["unlabelled"] == ["pelvis", "thorax"]
+    older = {name: value for name, value in made.items() if name != "unlabelled"}
+    for manifest in (made, older):
+        artifacts.write_manifest(out / "detector", manifest)
+        image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+        (person,) = hpe_lib.load(out).predict(image)
+        joints = person["joints"]
+        hips = [joints[f"{side}_hip"]["x"] for side in ("left", "right")]
+        assert joints["pelvis"]["x"] == pytest.approx(np.mean(hips))
+        assert joints["pelvis"]["confidence"] == 0
 
 
 def test_importing_and_predicting_is_light(trained, photos):

@@ -354,6 +354,36 @@ def test_a_stage_that_would_replace_what_it_starts_from_is_refused(out, start):
     assert hashes(out) == before and reused("detector", out)
 
 
+def test_an_earlier_stage_of_the_run_may_be_started_from(out):
+    train("detector", out)
+    train("regressor", out)
+    assert train("joint", out, init_from=str(out / "regressor"))
+
+
+def test_maps_of_the_training_before_do_not_outlive_a_kill(out, monkeypatch):
+    train("detector", out, epochs=3)
+
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(stages.Recipe, "write_progress", die)  # the checkpoint is written
+        train("detector", out, lr=9e-4, epochs=1)
+    before = watched.read(out / "detector")[0]["maps"]
+    train("detector", out, lr=9e-4, epochs=1)
+    (after,) = watched.read(out / "detector")
+    assert not np.array_equal(after["maps"], before)
+
+
+def test_a_row_takes_over_no_checkpoint(run):
+    (run / "detector" / artifacts.CHECKPOINT).write_bytes(b"of a training that was given up")
+    (run / "detector" / ".weights.safetensors.1-0.tmp").write_bytes(b"left by a kill")
+    varied(run, "row", {}, ("detector",))
+    names = {path.name for path in (run / "rows" / "row" / "detector").iterdir()}
+    assert artifacts.WEIGHTS in names and not {artifacts.CHECKPOINT} & names
+    assert not any(name.endswith(".tmp") for name in names)
+
+
 def test_a_history_that_does_not_fit_is_not_shown(out, capsys):
     records = train("detector", out)
     kept = stages.history(out / "detector")

@@ -37,7 +37,9 @@ EXPECTED = (
 # markers: a sequential and a progressive frame, a scan; JFIF, EXIF, ICC and Adobe's colours
 SOF, SOF2, SOS, APP0, APP1, APP2, APP14 = (0xC0, 0xC1), 0xC2, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 EOI = 0xD9  # the end of an image
-MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # restarts stand within a scan
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
+# a marker with a length; restarts stand within a scan, and 01 means nothing
+MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])", re.DOTALL)
 # A file that cannot be used is refused in one line; Pillow's warnings would stand beside it.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -182,8 +184,10 @@ def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
     if simplejpeg is None:
         return _decode_by_pillow(data, step, ("JPEG",))
     segments = list(_jpeg_segments(data))
-    may_be_many = segments and data.count(bytes([0xFF, SOS])) > MAX_SCANS
-    if may_be_many and (scans := _count_scans(data, segments[-1][2])) > MAX_SCANS:
+    scans = data.count(bytes([0xFF, SOS]))  # in what lies behind the image, too
+    if scans > MAX_SCANS and segments and segments[-1][0] == SOS:
+        scans = _count_scans(data, segments[-1][2])
+    if scans > MAX_SCANS:
         raise ValueError(f"{scans} scans")
     plain = _repair_header(data, segments)
     try:
@@ -275,7 +279,7 @@ def _decode_by_pillow(data: bytes, step: int, formats: Sequence[str] = FORMATS) 
     _check_holes(image, data)
     ImageOps.exif_transpose(image, in_place=True)  # a copy only where it is turned
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = _high_bytes(image)
     if image.mode in ("I", "F"):
         raise ValueError("32-bit pixels")
     if image.has_transparency_data:
@@ -283,6 +287,19 @@ def _decode_by_pillow(data: bytes, step: int, formats: Sequence[str] = FORMATS) 
     if image.mode != "RGB":
         image = image.convert("RGB")
     return np.array(image.reduce(step) if step > 1 else image)
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """A 16-bit grey image in 8 bits, with what is transparent, and black where 0 means white."""
+    grey = (np.asarray(image) >> 8).astype(np.uint8)
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    made = Image.fromarray(grey)
+    if "transparency" in image.info:
+        alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+        made.putalpha(Image.fromarray(alpha))
+    return made
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -216,10 +216,10 @@ def visibility_bars(scores: dict[str, dict]) -> Figure:
 def ablation_differences(differences: dict[str, dict], printed: pd.Series) -> Figure:
     """Show each row's distance from the full cascade in points, with its interval.
 
-    differences: row -> `evaluation.paired`.  printed: the paper's totals by row, the full cascade
-    first; rows that it lacks are ours alone.
+    differences: row -> `evaluation.paired`, the full cascade first.  printed: the paper's totals by
+    row; rows that it lacks are ours alone.
     """
-    full = printed.index[0]
+    full = next(iter(differences))
     names = [name for name in differences if name != full]
     figure = InlineFigure(8, 0.9 + 0.35 * len(names))
     ax = figure.subplots()

@@ -98,7 +98,8 @@ def outdated(numbers: list[str]) -> str:
         return ""
     return (
         f"<p><b>Left out: {', '.join(numbers)}</b>, executed on other people or weights than the "
-        f"run has now. <code>hpe reproduce --from {numbers[0]}</code> executes them again.</p>"
+        f"run has now. The run's command with <code>--from {numbers[0]}</code> executes them "
+        "again.</p>"
     )
 
 
@@ -258,7 +259,8 @@ def commands(out: Path, manifest: dict) -> str:
     people = out / "data" / artifacts.MANIFEST
     if people.is_file():
         data = artifacts.read_json(people)["parameters"]
-        root = " --data-root DIR" if data["data_root"] else ""
+        in_folder = data["data_root"] and data["dataset"] != "synthetic"
+        root = " --data-root DIR" if in_folder else ""
         run = out.relative_to(paper.ROOT) if out.is_relative_to(paper.ROOT) else out
         for name in stage_manifests(out):
             weights = shlex.quote(str(run / name))

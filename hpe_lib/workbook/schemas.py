@@ -168,6 +168,7 @@ class Stage(Schema):
     settings: Settings = None
     parameters: dict[Name, JsonValue] = None
     upstream: dict[Name, Text] = None
+    unlabelled: list[Name] = None
     weights_sha256: Hash = None
     history_sha256: Hash | None = None
     seed: int = None
