@@ -436,7 +436,7 @@ def test_poor_predictions_of_few_or_many_people_have_no_note_in_any_order(count)
         random = np.random.default_rng(seed)
         predicted = JOINTS[:count] + random.normal(0, 70, (count, 16, 2))
         shown = truth(joints=JOINTS[:count], visibility=np.full((count, 16), VISIBLE, np.int8))
-        shown = replace(shown, normaliser=np.full(count, 30.0))
+        shown = replace(shown, normaliser=np.full(count, 30.0), keys=np.arange(count))
         assert evaluation.score(predicted, shown)["notes"] == []
         assert evaluation.score(predicted[::-1], shown)["notes"] == []
 

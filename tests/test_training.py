@@ -1214,6 +1214,10 @@ def test_what_only_the_second_network_has_leaves_the_detector_as_it_is(run):
     """Rows such as "regressor reads the image": their detector is the run's."""
     assert varied(run, "row", {"channels": 4, "stacked": "image"}) == {"regressor": 1, "joint": 1}
     assert reused("detector", run, map_dropout=0.2)
+    (reason,) = stages.Recipe(
+        "regressor", run, STAGES["regressor"] | {"map_dropout": 0.2}
+    ).reasons_to_train()
+    assert "map_dropout" in reason
 
 
 @pytest.mark.parametrize("change", ["radus", "join.epochs", "missing_point"])
@@ -1252,7 +1256,6 @@ def test_the_seed_decides_the_augmentation(tmp_path):
     "changed",
     [
         {"ema": 0.5},
-        {"map_dropout": 0.5},
         {"colour": 0.5},
         {"weight_decay": 0.5},
         {"lr": 5e-3},
