@@ -179,7 +179,7 @@ def test_limbs_to_a_midpoint_that_nobody_labels_are_as_thick_as_its_pair_is_visi
         without[MPII.index(middle)] = np.nan
     drawn = []
     for points, hidden in ((joints, []), (without, []), (without, hips)):
-        solid = np.ones(16, bool)
+        solid = np.isfinite(points).all(1)
         solid[hidden] = False
         image = np.zeros((128, 128, 3), np.uint8)
         drawing.draw_limbs(image, points, solid, 6)
