@@ -355,15 +355,18 @@ def claims_on_lsp() -> pd.DataFrame:
 
 
 def verdicts() -> pd.DataFrame:
-    """The verdict on each claim of the criterion and each seed's lead, in points, by people and
-    epochs: LSP's test people, then synthetic ones.
+    """The verdict on each claim about Table 5's rows and each seed's lead, in points, by people and
+    epochs: LSP's test people, then synthetic ones, last those of the default run.
     """
     judged = {f"LSP, {epochs} epochs": found for epochs, found in judged_on_lsp().items()}
     for difficulty in ("easy", "medium", "hard"):
         for name in existing(f"drawn-{difficulty}-claims"):
             judged[f"{difficulty}, 3 epochs"] = metrics_of(name)["criterion"]
+    for name in existing("default-run-amd"):
+        judged["medium, 1+1+1 epochs"] = metrics_of(name)["criterion"]
     table = pd.DataFrame({setting: claims.in_brief(found) for setting, found in judged.items()})
-    return table.reindex(claims.criterion().index).dropna(how="all").fillna("–")
+    of_rows = [claim for claim in claims.criterion().index if not claim.startswith("03 to 05")]
+    return table.reindex(of_rows).dropna(how="all").fillna("–")
 
 
 def last_third(curve: list[dict]) -> float:
