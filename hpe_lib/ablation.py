@@ -142,4 +142,5 @@ def copy_identical_stage(out: Path, recipe: Recipe) -> None:
             files.sort(key=lambda path: path.name == artifacts.MANIFEST)  # it comes last
             copies = {recipe.folder / path.relative_to(folder): path.read_bytes() for path in files}
             artifacts.write_files(copies)
+            (recipe.folder / artifacts.CHECKPOINT).unlink(missing_ok=True)  # of another recipe
             return

@@ -138,14 +138,23 @@ def load(
 def unlabelled_joints(folder: Path, manifest: dict) -> list[str]:
     """The joints of whom nobody had labels in a stage's training, as far as can be told.
 
-    Manifests of older trainings do not say it; then the run's choice of people tells.
+    Manifests of older trainings do not say it. Then the run's choice of people tells, if it is
+    still that of the training and no stage began from another run's weights.
     """
     if "unlabelled" in manifest:
         return manifest["unlabelled"]
-    if not (folder.parent / "data" / artifacts.MANIFEST).is_file():
+    try:
+        data = artifacts.manifest(folder.parent / "data", "parameters", "fingerprints")
+        places = [folder.parent / name for name in artifacts.STAGES.values()]
+        beside = [artifacts.manifest(p) for p in places if (p / artifacts.MANIFEST).is_file()]
+    except BadInput:
         return []
-    chosen = artifacts.manifest(folder.parent / "data", "parameters")["parameters"]
-    points = chosen.get("missing_points", "as_labelled")
+    if any(made.get("settings", {}).get("init_from") for made in beside):
+        return []
+    if data["fingerprints"].get("train") != manifest.get("data", {}).get("train"):
+        return []
+    chosen = data["parameters"]
+    points = chosen["missing_points"]
     of_leeds = chosen["dataset"] in ("lsp", "lspet", "leeds") and not chosen.get("drawn")
     without = points == "withheld" or (of_leeds and points == "as_labelled")
     return ["pelvis", "thorax"] if without else []

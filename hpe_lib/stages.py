@@ -163,11 +163,9 @@ class Recipe:
             hashes[self.previous.name] = cascade.weights_hash(self.previous)
         if self.init_from:
             start = cascade.stage_folder(self.init_from)
-            order = [*UPSTREAM]
-            replaced = [STAGES[stage] for stage in order[order.index(self.stage) :]]
-            own_run = start.resolve().parent == self.folder.parent.resolve()
-            if own_run and start.resolve().name in replaced:
-                raise BadInput("init_from", start, "another run's: this one's will be replaced")
+            if start.resolve().parent == self.folder.parent.resolve():
+                expected = "another run's: this run's stages follow each other without it"
+                raise BadInput("init_from", start, expected)
             hashes["init_from"] = cascade.weights_hash(start)
         return hashes
 
@@ -316,9 +314,18 @@ class Recipe:
         artifacts.save(self.folder, model.state_dict(), manifest, records)
 
     def unlabelled(self) -> list[str]:
-        """The joints of whom nobody of the training people has a label."""
+        """The joints of whom nobody of the training people has a label, nor had in the training
+        that these weights began from.
+        """
         labelled = (self.data.train.visibility != ABSENT).any(0)
-        return [name for name, known in zip(MPII.names, labelled) if not known]
+        found = [name for name, known in zip(MPII.names, labelled) if not known]
+        if self.previous:
+            before = artifacts.manifest(self.previous).get("unlabelled", found)
+            found = [name for name in found if name in before]
+        if self.init_from:
+            before = artifacts.manifest(cascade.stage_folder(self.init_from)).get("unlabelled", [])
+            found = [name for name in found if name in before]
+        return found
 
     @property
     def scored_on(self) -> str:

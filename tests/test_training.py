@@ -354,10 +354,19 @@ def test_a_stage_that_would_replace_what_it_starts_from_is_refused(out, start):
     assert hashes(out) == before and reused("detector", out)
 
 
-def test_an_earlier_stage_of_the_run_may_be_started_from(out):
+def test_a_joint_that_earlier_weights_have_learned_stays_learned(out, tmp_path):
+    """As where a network of MPII's people goes on with LSP's, which have no pelvis."""
     train("detector", out)
-    train("regressor", out)
-    assert train("joint", out, init_from=str(out / "regressor"))
+    other = tmp_path / "other"
+    prepare(other, missing_points="withheld")
+    train("detector", other, init_from=str(out))
+    assert artifacts.manifest(other / "detector")["unlabelled"] == []
+    train("detector", other)
+    assert artifacts.manifest(other / "detector")["unlabelled"] == ["pelvis", "thorax"]
+    third = tmp_path / "third"
+    prepare(third, missing_points="withheld")
+    train("detector", third, init_from=str(other))
+    assert artifacts.manifest(third / "detector")["unlabelled"] == ["pelvis", "thorax"]
 
 
 def test_maps_of_the_training_before_do_not_outlive_a_kill(out, monkeypatch):

@@ -217,6 +217,9 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == 0xFF:  # padding
             start += 1
             continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # without a length
+            start += 2
+            continue
         end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
         if end > len(data):
             return
