@@ -1,6 +1,7 @@
 """The three stages (§3): detector, regressor on a frozen detector, and both together."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -385,7 +386,7 @@ class Recipe:
             watched.remove(self.folder)
             epoch = records[-1]["epoch"]
             watched.write(self.folder, epoch, model, self.data.val, self.data.image_size)
-            artifacts.write_other_history(self.folder, records, manifest)
+            write_other_history(self.folder, records, manifest)
         return records
 
     def write_progress(self, model: Cascade, records: list[dict], resumed: bool) -> None:
@@ -423,6 +424,15 @@ def history(folder: str | Path) -> list[dict]:
     held_out = artifacts.manifest(run, "fingerprints")["fingerprints"]["val"]
     now = (None, held_out)
     return [r if r.get("scored_on") in now else without_scores(r) for r in records]
+
+
+def write_other_history(folder: Path, records: list[dict], made: dict) -> None:
+    """Give a finished stage another history, and its manifest `made` the hash of that, together."""
+    content = artifacts.history_bytes(records)
+    now = artifacts.with_own_hash(made | {"history_sha256": hashlib.sha256(content).hexdigest()})
+    manifest_content = artifacts.json_bytes(now)
+    files = {folder / artifacts.HISTORY: content, folder / artifacts.MANIFEST: manifest_content}
+    artifacts.write_files(files)
 
 
 def check_crop_size(stage: str, parameters: dict, image_size: int) -> None:

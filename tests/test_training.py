@@ -404,7 +404,7 @@ def test_a_history_that_does_not_fit_is_not_shown(out, capsys):
     assert "history.jsonl: not the one that was written, and left out" in capsys.readouterr().out
     path.write_text(written)
     scored = [record | {"PCKh@0.5": 99.0, "scored_on": "others"} for record in kept]
-    artifacts.write_other_history(out / "detector", scored, artifacts.manifest(out / "detector"))
+    stages.write_other_history(out / "detector", scored, artifacts.manifest(out / "detector"))
     assert not any("PCKh@0.5" in record for record in stages.history(out / "detector"))
 
 

@@ -22,7 +22,7 @@ import requests
 import yaml
 from tqdm.auto import tqdm
 
-from hpe_lib.workbook import artifacts, environment
+from hpe_lib.workbook import artifacts, environment, locks
 from hpe_lib.workbook.artifacts import BadInput, one_line
 
 
@@ -92,7 +92,7 @@ def download(dataset: str, root: str | Path) -> None:
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    artifacts.remove_leftovers(root.glob(f"{UNPACKING}*"))
+    locks.remove_leftovers(root.glob(f"{UNPACKING}*"))
     pooch.get_logger().setLevel("WARNING")
     source = SOURCES[dataset]
     lacking = [file for file in FILES[dataset] if not is_complete(root, file)]

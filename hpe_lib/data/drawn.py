@@ -18,7 +18,7 @@ from hpe_lib.data.annotations import HEAD
 from hpe_lib.data.images import ImageArrays
 from hpe_lib.data.people import People, parse_people
 from hpe_lib.geometry import Frame
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, locks
 from hpe_lib.workbook.artifacts import BadInput
 
 TRUTH = "joints", "visibility", "head_box", "body"  # what is kept of a drawing beside its image
@@ -134,7 +134,7 @@ def _to_people(
 def _writing(folder: Path, mix: str) -> Iterator[Path]:
     """A folder to write to. It gets its name once all of it, and a manifest, is on the disk."""
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    artifacts.remove_leftovers(folder.parent.glob("*px-*.[0-9]*.part"))
+    locks.remove_leftovers(folder.parent.glob("*px-*.[0-9]*.part"))
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,16 +6,13 @@ is no artifact. A manifest keeps its own hash, and the weights' file the hash of
 from, so a change by hand is noticed in both.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
 import math
 import os
 import re
-import shutil
 import stat
-import time
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,7 +25,6 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 MANIFEST, WEIGHTS, HISTORY = "manifest.json", "weights.safetensors", "history.jsonl"
 CHECKPOINT = "checkpoint.pt"  # of a stage that is being trained
-LEFT_FOR = 86_400  # s without a write, after which a killed program's folder is removed
 DIGEST = 32  # bytes of a sha256, with which a checkpoint begins
 WATCHED_FILES = "watched/[0-9][0-9][0-9][0-9].npz"  # of a stage, one an epoch
 METRICS, LOCK = "metrics.json", ".lock"
@@ -125,15 +121,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
-
-
-def remove_leftovers(folders: Iterable[Path]) -> None:
-    """Remove folders that a killed program has left: in which nothing was written for a day."""
-    for folder in list(folders):
-        with contextlib.suppress(OSError):  # another program has just removed it
-            newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-            if folder.is_dir() and time.time() - newest > LEFT_FOR:
-                shutil.rmtree(folder)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -421,15 +408,6 @@ def write_history(folder: str | Path, records: list[dict]) -> None:
 def history_bytes(records: list[dict]) -> bytes:
     """Epoch records as a history.jsonl holds them."""
     return "".join(json.dumps(plain(record)) + "\n" for record in records).encode()
-
-
-def write_other_history(folder: str | Path, records: list[dict], made: dict) -> None:
-    """Give a finished stage another history, and its manifest `made` the hash of that, together."""
-    folder = Path(folder)
-    content = history_bytes(records)
-    now = made | {"history_sha256": hashlib.sha256(content).hexdigest()}
-    manifest_content = json_bytes(with_own_hash(now))
-    write_files({folder / HISTORY: content, folder / MANIFEST: manifest_content})
 
 
 def history_hash(folder: str | Path) -> str | None:

@@ -1,8 +1,12 @@
-"""One writer at a time in a folder: locks that go with the process that holds them."""
+"""One writer at a time in a folder: locks that go with the process that holds them, and what killed
+processes leave.
+"""
 
 import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -10,6 +14,7 @@ from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
 
 HELD = {}  # {path: file}, the locks of this process
+LEFT_FOR = 86_400  # s without a write, after which a killed program's folder is removed
 IN_USE = ("another process that is writing to it", "one at a time in a folder")
 
 
@@ -121,3 +126,12 @@ def unlock(file: IO) -> None:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def remove_leftovers(folders: Iterable[Path]) -> None:
+    """Remove folders that a killed program has left: in which nothing was written for a day."""
+    for folder in list(folders):
+        with contextlib.suppress(OSError):  # another program has just removed it
+            newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            if folder.is_dir() and time.time() - newest > LEFT_FOR:
+                shutil.rmtree(folder)
