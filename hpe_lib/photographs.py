@@ -53,8 +53,7 @@ class PoseEstimator:
     @property
     def settings(self) -> dict:
         """The arguments of `prediction.predict` besides the people."""
-        names = ("cascade", "image_size", "decoder", "flip_test", "precision", "workers")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in vars(self).items() if name != "unlabelled"}
 
     def predict(self, image: str | Path | np.ndarray, boxes: Sequence | None = None) -> list[dict]:
         """The people in an image, one for each box.

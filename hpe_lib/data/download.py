@@ -208,7 +208,6 @@ def fetch(url: str, root: Path, file: File) -> Path:
     path = root / FETCHING / Path(url).name if is_archive(url) else root / file.name
     part = path.with_name(f"{path.name}.part")
     downloader = partial(transfer_all, part, most=file.most)
-    path.parent.mkdir(exist_ok=True)
     try:
         pooch.retrieve(url, file.sha256, path.name, path.parent, downloader=downloader)
     except ValueError as error:  # pooch found another hash

@@ -20,7 +20,7 @@ from PIL import Image
 from hpe_lib import evaluation, prediction
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.annotations import is_positive
-from hpe_lib.data.augment import PoseDataset, cut
+from hpe_lib.data.augment import PoseDataset, joints_in_crop
 from hpe_lib.data.images import decode_image, read_image
 from hpe_lib.data.people import People
 from hpe_lib.paper import BODY
@@ -359,7 +359,8 @@ class TargetExplorer(PersonPanel):
         label = self.joint.label
         if joint is not None:
             frame = self.people.frame(row, self.image_size).augmented(*moves)
-            states = cut(self.people, row, frame)["visibility"]
+            known = self.people.joints[row], self.people.visibility[row]
+            _, states = joints_in_crop(frame, *known)
             label += ", " + self.describe_label(states[joint])
         unit = f"radius and sigma: px at a body of {BODY:.0f} px"
         return picture, f"{self.people.keys[row]} · {label} · {unit}"

@@ -70,7 +70,7 @@ def write(out: str | Path) -> Path:
     parts = [
         first,
         *(section(notebook) for notebook in notebooks),
-        outdated(old),
+        outdated_note(old),
         "<h2>How the paper was read</h2>",
         text_table(paper.reading()),
         "<h2>What it cost</h2>",
@@ -92,7 +92,7 @@ def is_outdated(out: Path, number: str, manifest: dict) -> bool:
     return on is not None and on != measurements.basis(out, number)
 
 
-def outdated(numbers: list[str]) -> str:
+def outdated_note(numbers: list[str]) -> str:
     """Return a sentence about the notebooks that are left out; empty if none is."""
     if not numbers:
         return ""
