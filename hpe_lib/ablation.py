@@ -138,7 +138,7 @@ def copy_identical_stage(out: Path, recipe: Recipe) -> None:
             artifacts.refuse_foreign_stage(recipe.folder)
             made = [path for path in folder.rglob("*") if path.is_file()]
             files = [path for path in made if not path.match(".*.tmp")]
-            files = [path for path in files if path.name != artifacts.CHECKPOINT]
+            files = [path for path in files if not path.match("checkpoint*.pt")]
             files.sort(key=lambda path: path.name == artifacts.MANIFEST)  # it comes last
             copies = {recipe.folder / path.relative_to(folder): path.read_bytes() for path in files}
             artifacts.write_files(copies)

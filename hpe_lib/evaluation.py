@@ -375,7 +375,7 @@ def by_joint(answers: dict[str, np.ndarray], people: People) -> pd.DataFrame:
     One row a scored joint, columns (row name, "visible" | "occluded") with the number of joints at
     the end; where the data set has no occlusion labels there is one column, "annotated".
     """
-    kinds = kind_masks(people) or {"annotated": people.visibility == VISIBLE}
+    kinds = kind_masks(people) or {"annotated": people.visibility != ABSENT}
     columns = {}
     for name, predicted in answers.items():
         ratio, mask = errors(predicted, people)

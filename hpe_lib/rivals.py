@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpe_lib.detector import cut_to
 from hpe_lib.paper import N_JOINTS as J
 from hpe_lib.regressor import Bottleneck
 from hpe_lib.trunks import IMAGENET_MEAN, IMAGENET_STD, Trunk, named_trunk, normed_convolution
@@ -56,7 +57,8 @@ class Deconvolutions(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Confidence maps of normalised images."""
         features = self.B5(self.B4(self.B3(self.B2(self.B1(images)))))
-        return self.score(self.deconvolutions(features))
+        maps = self.score(self.deconvolutions(features))
+        return cut_to(maps, images.shape[-1] // MAP_STRIDE)
 
 
 def deconvolution(before: int, after: int) -> nn.Sequential:

@@ -124,12 +124,13 @@ TORSO = {
 
 
 def fill_torso(joints: np.ndarray) -> np.ndarray:
-    """Return joints (16, 2) with a missing (NaN) pelvis or thorax between hips or shoulders.
+    """Return joints (..., 16, 2) with a missing (NaN) pelvis or thorax between hips or shoulders.
 
     LSP and LSPET label neither.
     """
     joints = np.array(joints, dtype=float)
     for row, ends in TORSO.items():
-        if np.isnan(joints[row]).any():
-            joints[row] = joints[ends].mean(0)
+        missing = np.isnan(joints[..., row, :]).any(-1, keepdims=True)
+        middle = joints[..., ends, :].mean(-2)
+        joints[..., row, :] = np.where(missing, middle, joints[..., row, :])
     return joints

@@ -145,6 +145,7 @@ class Recipe:
         if self.previous and earlier["data"] != self.made_from["data"]:
             found = "a stage trained on other people or crops"
             raise BadInput(self.previous, found, "this run's: train it again first")
+        self.unlabelled = self.joints_without_labels()
         self.check()
         self.settings = Settings.model_construct(**self.parameters)
 
@@ -154,6 +155,8 @@ class Recipe:
         unused = set() if discs else {"radius"}
         if self.stage == "detector":
             unused = {*REGRESSOR_PARAMETERS, "map_dropout", "sigma" if discs else "radius"}
+            if self.parameters.get("rival") == "stacked_hourglass":
+                unused -= {"sigma"}  # its second hourglass learns Gaussians
         without = WITHOUT_EFFECT | unused
         return {name: value for name, value in self.parameters.items() if name not in without}
 
@@ -163,10 +166,7 @@ class Recipe:
         if self.previous:
             hashes[self.previous.name] = cascade.weights_hash(self.previous)
         if self.init_from:
-            start = cascade.stage_folder(self.init_from)
-            if start.resolve().parent == self.folder.parent.resolve():
-                expected = "another run's: this run's stages follow each other without it"
-                raise BadInput("init_from", start, expected)
+            start = start_folder(self.init_from, self.folder.parent)
             hashes["init_from"] = cascade.weights_hash(start)
         return hashes
 
@@ -256,6 +256,7 @@ class Recipe:
         made_from = {**self.made_from, "processes": processes}
         path = self.folder / artifacts.CHECKPOINT
         checkpoint = training.Checkpoint(path, made_from, settings.save_minutes)
+        average = training.average_of(model, settings.ema) if settings.ema else None
         accelerator.wait_for_everyone()  # all have read what they start from
         if accelerator.is_main_process:
             artifacts.refuse_foreign_stage(self.folder)
@@ -270,13 +271,14 @@ class Recipe:
             accelerator,
             lambda model: self.score(model, scorer),
             settings.compiled,
-            settings.ema,
+            average,
             checkpoint,
         ):
             resumed = record.pop("resumed", False)
             records.append({"stage": self.stage, **record})
             if accelerator.is_main_process:
-                self.write_progress(model, records, resumed)
+                scored = average.module if average else model
+                self.write_progress(scored, records, resumed)
             yield records[-1] | ({"resumed": True} if resumed else {})
         made_here["machine"]["threads"] = torch.get_num_threads()  # those of a resumed training
         if accelerator.is_main_process:
@@ -306,7 +308,7 @@ class Recipe:
             **self.made_from,
             "settings": self.parameters,
             "network": self.network,
-            "unlabelled": self.unlabelled(),
+            "unlabelled": self.unlabelled,
             "seed": self.settings.seed,
             "wall_seconds": records[-1]["elapsed"] if records else 0.0,
         }
@@ -314,7 +316,7 @@ class Recipe:
             watched.remove(self.folder)  # maps of the weights that are replaced
         artifacts.save(self.folder, model.state_dict(), manifest, records)
 
-    def unlabelled(self) -> list[str]:
+    def joints_without_labels(self) -> list[str]:
         """The joints of whom nobody of the training people has a label, nor had in the training
         that these weights began from.
         """
@@ -433,6 +435,32 @@ def write_other_history(folder: Path, records: list[dict], made: dict) -> None:
     manifest_content = artifacts.json_bytes(now)
     files = {folder / artifacts.HISTORY: content, folder / artifacts.MANIFEST: manifest_content}
     artifacts.write_files(files)
+
+
+def start_folder(init_from: str | Path, out: Path) -> Path:
+    """The folder of the weights that a stage of the run OUT begins from.
+
+    BadInput if there are none, or if they are the run's own.
+    """
+    start = cascade.stage_folder(init_from)
+    if start.resolve().parent == out.resolve():
+        expected = "another run's: this run's stages follow each other without it"
+        raise BadInput("init_from", start, expected)
+    return start
+
+
+def check_detector(parameters: dict, out: Path, image_size: int) -> None:
+    """BadInput on a detector that cannot be made or begun, before anything is written for it.
+
+    parameters: of the stage, with init_from.  image_size: px of the crops.
+    """
+    start = parameters["init_from"]
+    if start:
+        start_folder(start, out)
+    check_crop_size("detector", parameters, image_size)
+    pretrained = parameters["pretrained"] and not start
+    network = network_parameters(parameters, regressor=False)
+    Cascade(network, pretrained).freeze_blocks(parameters["frozen_blocks"])
 
 
 def check_crop_size(stage: str, parameters: dict, image_size: int) -> None:

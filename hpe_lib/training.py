@@ -66,7 +66,7 @@ class ShuffledBatches(Sampler):
 class Checkpoint:
     """The state of a training, in one file that is always replaced as a whole.
 
-    made_from: the stage's parameters, data and upstream weights; other checkpoints are ignored.
+    made_from: the stage's parameters, data and upstream weights; other checkpoints are not used.
     minutes: between checkpoints within an epoch.
     """
 
@@ -79,18 +79,57 @@ class Checkpoint:
         if not self.path.is_file():
             return None
         try:
-            with open(self.path, "rb") as file:
-                written = file.read(artifacts.DIGEST)
-                if written != hashlib.file_digest(file, "sha256").digest():
-                    raise ValueError("its bytes have changed since it was written")
-                file.seek(artifacts.DIGEST)
-                state = torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
+            state = self.read()
             fits = state["made_from"] == self.key
         except Exception as error:  # torch, zipfile and pickle raise many kinds
             reason = artifacts.one_line(error)[:80]
             print(f"{self.path}: cannot be read ({reason}): the training starts anew", flush=True)
             return None
         return state if fits else None
+
+    def read(self) -> dict:
+        """The state in the file, whatever training it is of. ValueError if its bytes changed."""
+        with open(self.path, "rb") as file:
+            written = file.read(artifacts.DIGEST)
+            if written != hashlib.file_digest(file, "sha256").digest():
+                raise ValueError("its bytes have changed since it was written")
+            file.seek(artifacts.DIGEST)
+            return torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
+
+    def put_in_place(self) -> None:
+        """Put aside the file of another training, and back what was put aside of this one.
+
+        So a parameter that was changed by mistake costs nothing of what was trained before.
+        """
+        if self.path.is_file():
+            try:
+                state = self.read()
+            except Exception:  # `load` says why
+                state = {"made_from": None}
+            if state["made_from"] == self.key:
+                return
+            if state["made_from"]:
+                self.put_aside(state)
+        own = self.aside(self.key)
+        if own.is_file():
+            os.replace(own, self.path)
+
+    def put_aside(self, state: dict) -> None:
+        """Rename the file, whose state is another training's, and say so: hours may be in it."""
+        aside = self.aside(state["made_from"])
+        os.replace(self.path, aside)
+        found = json.loads(state["made_from"])
+        reasons = "; ".join(artifacts.changed_inputs(found, json.loads(self.key)))
+        print(
+            f"{aside}: what was trained until epoch {len(state['records']) + 1} before a change "
+            f"({reasons}); without the change it goes on from there",
+            flush=True,
+        )
+
+    def aside(self, made_from: str) -> Path:
+        """Where the file of a training with this `key` is put aside."""
+        name = hashlib.sha256(made_from.encode()).hexdigest()[: artifacts.ASIDE_DIGITS]
+        return self.path.with_suffix(f".{name}.pt")
 
     def save(self, state: dict) -> None:
         """Write a state of tensors, numbers and text, its sha256 before it."""
@@ -112,9 +151,11 @@ class Progress:
     parts: objects with a state_dict: model, optimizer, scheduler, moving average of the weights.
     records: of the finished epochs.
     step, total, seconds: finished steps of the current epoch, the sum of their losses, their time.
+    blank: crops of one colour in these steps.
     spent: seconds of the whole training.
     saved_within: the step of the current epoch at which the checkpoint was written; 0: before it.
     random: random states of all processes at `step`, if it goes on from a checkpoint.
+    total and blank are of this process alone.
     """
 
     accelerator: Accelerator
@@ -124,6 +165,7 @@ class Progress:
     records: list[dict] = field(default_factory=list)
     step: int = 0
     total: float = 0.0
+    blank: int = 0
     seconds: float = 0.0
     spent: float = 0.0
     random: list | None = None
@@ -133,13 +175,20 @@ class Progress:
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one that fits."""
-        state = self.checkpoint.load() if self.checkpoint else None
+        if self.checkpoint is None:
+            return
+        if self.accelerator.is_main_process:
+            self.checkpoint.put_in_place()
+        self.accelerator.wait_for_everyone()
+        state = self.checkpoint.load()
         if state is None:
             return
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         for name in ("records", "random", *COUNTERS):
             setattr(self, name, state[name])
+        if sums := state.get("sums"):  # checkpoints had none at first
+            self.total, self.blank = sums[self.accelerator.process_index]
         self.saved_within = self.step
         place = f"epoch {len(self.records) + 1}, step {self.step + 1}"
         if self.accelerator.is_main_process:
@@ -161,6 +210,7 @@ class Progress:
         if self.accelerator.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state()
         random = gather_object([states])
+        sums = gather_object([(self.total, self.blank)])
         self.spent = self.elapsed()
         self.started_at = time.perf_counter()
         if self.accelerator.is_main_process:
@@ -169,6 +219,7 @@ class Progress:
                     "parts": {name: part.state_dict() for name, part in self.parts.items()},
                     "records": artifacts.plain(self.records),
                     "random": random,
+                    "sums": sums,
                     "threads": torch.get_num_threads(),
                     **{name: getattr(self, name) for name in COUNTERS},
                 }
@@ -182,6 +233,7 @@ class Progress:
         self.records.append(record)
         self.step = 0
         self.total = 0.0
+        self.blank = 0
         self.seconds = 0.0
         self.save()
 
@@ -221,7 +273,7 @@ def fit(
     accelerator: Accelerator,
     scorer: Callable[[Cascade], dict] | None = None,
     compiled: bool = False,
-    ema: float = 0.0,
+    average: AveragedModel | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Iterator[dict]:
     """Train the model in place and yield one record per epoch; `break` stops early.
@@ -232,8 +284,7 @@ def fit(
     and the record carries a `warning`.
     loader: its batch_sampler is a ShuffledBatches.
     compiled: torch.compile the training passes, which takes a minute or more in the first step.
-    ema: 0, or the decay of a moving average of the weights. The scorer sees the average, and at
-    the end the model holds it.
+    average: of `average_of`, if the scorer and, at the end, the model are to have averaged weights.
     checkpoint: lets a stopped training go on. Its earlier records are yielded again with
     "resumed": True. On a CPU it ends in the same weights, bit for bit.
     Several processes share each batch and yield the same records. On GPUs they share the norms'
@@ -244,16 +295,12 @@ def fit(
         from timm.layers import convert_sync_batchnorm  # its trunks have norms of their own
 
         model = convert_sync_batchnorm(model)
-    average = None
-    if ema:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
-        average.to(accelerator.device)
     sampler = loader.batch_sampler  # before Accelerate wraps it for several processes
     shared, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
     network = torch.compile(shared) if compiled else shared
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    if ema:
-        parts["average"] = average
+    if average:
+        parts["average"] = average.to(accelerator.device)
     if accelerator.scaler:
         parts["scaler"] = accelerator.scaler
     progress = Progress(accelerator, checkpoint, sampler.seed, parts)
@@ -264,11 +311,16 @@ def fit(
         with heartbeat(progress, sampler, epochs), divergence(progress):
             record = {"epoch": sampler.epoch, "epochs": epochs}
             record |= train_epoch(network, objective, loader, sampler, progress)
-            record |= scorer(average.module if ema else model) if scorer else {}
+            record |= scorer(average.module if average else model) if scorer else {}
         progress.finish_epoch(record)
         yield record
-    if ema:
+    if average:
         model.load_state_dict(average.module.state_dict())
+
+
+def average_of(model: Cascade, decay: float) -> AveragedModel:
+    """A moving average of a model's weights and norm statistics: each step keeps `decay` of it."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def train_epoch(
@@ -286,7 +338,7 @@ def train_epoch(
     steps = len(sampler)
     checks_are_free = accelerator.device.type == "cpu"
     total = torch.tensor(progress.total, dtype=torch.float64, device=accelerator.device)
-    blank = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+    blank = torch.tensor(progress.blank, device=accelerator.device)
     sampler.start = progress.step
     start = time.perf_counter() - progress.seconds
     network.train()
@@ -305,6 +357,7 @@ def train_epoch(
         progress.step += 1
         if checks_are_free or progress.step % CHECK_EVERY == 0 or progress.step == steps:
             progress.total = require_finite(total.item())
+            progress.blank = blank.item()
             progress.seconds = time.perf_counter() - start
             if progress.step < steps and progress.must_save():
                 require_finite_weights(progress.parts["model"])
@@ -312,7 +365,7 @@ def train_epoch(
     torch.backends.cudnn.benchmark = False  # scoring has batches of other sizes
     require_finite_weights(progress.parts["model"])
     peak = mean_peak(progress.parts["model"], maps, batch)
-    own = (progress.total / steps, peak, blank.item())  # of this process
+    own = (progress.total / steps, peak, progress.blank)  # of this process
     loss, peak, mean_blank = np.mean(gather_object([own]), axis=0).tolist()
     return epoch_record(progress, sampler, loss, peak, mean_blank * accelerator.num_processes)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.people import People
+from hpe_lib.skeleton import ABSENT
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import STAGES
 
@@ -30,11 +31,15 @@ def path(folder: Path, epoch: int) -> Path:
 
 @torch.no_grad()
 def write(folder: Path, epoch: int, model: Cascade, people: People, image_size: int) -> None:
-    """Keep the last network's maps of the first people in a stage's folder."""
+    """Keep the last network's maps of the first people in a stage's folder.
+
+    A joint of whom nobody has a label is left empty: no network has learned it.
+    """
     crops = people[:COUNT].crops(image_size)
     found = model.eval()(torch.from_numpy(crops).to(model.mean.device))
     maps = model.confidence(found.detector) if found.regressor is None else found.regressor
     maps = F.adaptive_max_pool2d(maps.float(), min(CELLS, maps.shape[-1])).cpu().numpy()
+    maps[:, (people.visibility == ABSENT).all(0)] = 0
     buffer = io.BytesIO()
     np.savez_compressed(buffer, crops=crops, maps=maps.astype(np.float16))
     artifacts.write_bytes(path(folder, epoch), buffer.getvalue())

@@ -601,11 +601,34 @@ def test_numbers_of_other_people_or_weights_are_left_out(tmp_path, capsys):
     measured(tmp_path, weights="c")
     assert measurements.read(tmp_path) == {}, "both were of other weights"
     assert measurements.write(tmp_path, "03", {"found": 3}) == {"found": 3}
-    assert "07.json: of other people or weights" in capsys.readouterr().out
+    assert "07.json: of other people, weights" in capsys.readouterr().out
     measurements.write(tmp_path, "07", {"compared": 4})
     assert measurements.read(tmp_path) == {"found": 3, "compared": 4}
     measured(tmp_path, weights="c", people="d")
     assert measurements.write(tmp_path, "03", {"found": 5}) == {"found": 5}
+
+
+def test_numbers_read_by_another_decoder_or_flip_test_are_left_out(tmp_path, capsys):
+    measured(tmp_path)
+    weights = {"kind": "joint", "weights_sha256": "f" * 64}
+    read = {"decoder": "parabola", "flip_test": True}
+    artifacts.write_manifest(tmp_path / "cascade", weights | {"settings": read})
+    for number in ("03", "06"):
+        measurements.write(tmp_path, number, {f"of {number}": 1})
+    artifacts.write_manifest(
+        tmp_path / "cascade", weights | {"settings": read | {"flip_test": False}}
+    )
+    assert measurements.read(tmp_path) == {"of 03": 1}
+    assert "06.json: of other people, weights, decoder or flip" in capsys.readouterr().out
+
+
+def test_a_number_that_is_needed_is_missed_in_one_line(tmp_path):
+    measurements.write(tmp_path, "03", {"found": 1})
+    assert measurements.read(tmp_path, needed="found") == {"found": 1}
+    with pytest.raises(
+        BadInput, match="metrics.json: found no 'cascade', expected that of this run"
+    ):
+        measurements.read(tmp_path, needed="cascade")
 
 
 def test_an_earlier_notebook_s_numbers_do_not_rest_on_later_weights(tmp_path):

@@ -12,7 +12,8 @@ from hpe_lib.data.augment import (
     PoseDataset,
     jitter_colour,
     joints_in_crop,
-    round_to_step,
+    nearest,
+    predefined,
 )
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.images import ImageArrays
@@ -247,20 +248,30 @@ def test_without_augmentation_the_item_is_the_person_s_frame(drawn):
 
 
 @pytest.mark.parametrize(
-    "value, middle, step, wanted",
+    "step, low, high, wanted",
     [
-        (14.9, 0, 10, 10),
-        (-15.1, 0, 10, -20),
-        (4.9, 0, 10, 0),
-        (0.76, 1, 0.1, 0.8),
-        (1.24, 1, 0.1, 1.2),
-        (1.3, 1, 0.25, 1.25),
-        (17.3, 0, 0, 17.3),
-        (-0.3, 1, 0, -0.3),
+        (0.1, 0.7, 1.3, [0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3]),
+        (0.1, 0.8, 1.2, [0.8, 0.9, 1, 1.1, 1.2]),
+        (0.25, 0.7, 1.3, [0.75, 1, 1.25]),
+        (0.4, 0.7, 1.3, [1]),
+        (0.4, 1.1, 1.3, []),
+        (0.1, 1, 1, [1]),
     ],
 )
-def test_values_in_steps(value, middle, step, wanted):
-    assert round_to_step(value, middle, step) == pytest.approx(wanted)
+def test_the_predefined_sizes_lie_within_the_range(step, low, high, wanted):
+    assert predefined(1, step, low, high) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    "value, wanted", [(14.9, 10), (-15.1, -20), (4.9, 0), (39, 30), (-31, -30)]
+)
+def test_the_nearest_predefined_value(value, wanted):
+    assert nearest(predefined(0, 10, -30, 30), value) == wanted
+
+
+def test_a_range_without_a_predefined_size_is_refused():
+    with pytest.raises(BadInput, match="scale_step: found 0.4, expected a size 1 ± n · step from"):
+        Augmentation(scale_low=1.1, scale_high=1.3, scale_step=0.4)
 
 
 def test_augmentation_in_predefined_steps():
@@ -278,6 +289,10 @@ def test_augmentation_in_predefined_steps():
     assert len({one.angle for one in free}) == 400 == len({one.side for one in free})
     assert max(abs(one.angle - other.angle) for one, other in zip(stepped, free)) <= 5
     assert [one.mirrored for one in stepped] == [one.mirrored for one in free]
+    uneven = Augmentation(40, 0.7, 1.3, True, 15, 0.4)
+    found = [uneven(frame, np.random.default_rng(seed)) for seed in range(100)]
+    assert {round(one.angle, 6) for one in found} == {-30, -15, 0, 15, 30}
+    assert {one.side for one in found} == {100}
 
 
 def test_colours_are_decided_by_seed_epoch_and_row():

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import small_runs
 
 import hpe_lib
 from hpe_lib import cli, stages, targets, training
@@ -112,6 +113,7 @@ def calls(monkeypatch):
     monkeypatch.setattr(
         targets, "write_targets", lambda out, **parameters: calls.append((str(out), parameters))
     )
+    monkeypatch.setattr(stages, "check_detector", lambda *given: None)
     monkeypatch.setattr(
         stages,
         "train",
@@ -125,6 +127,26 @@ def test_a_trunk_that_is_not_the_one_to_be_trained_is_refused(capsys, tmp_path):
     assert called(*line, str(tmp_path / "x")) == 2
     assert "--trunk: found mine:trunk beside trunk=slim" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--init-from", "nowhere"),
+        ("-p", "trunk=resnet51"),
+        ("-p", "frozen_blocks=99"),
+        ("-p", "pretrained=true"),
+        ("-p", "image_size=66"),
+    ],
+)
+def test_a_training_that_cannot_begin_changes_nothing_of_the_run(tmp_path, capsys, wrong):
+    out = tmp_path / "run"
+    small_runs.prepare(out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    line = ("train", "detector", "--preset", "smoke", "-p", "radius=7", "-p", "train=1-9")
+    assert called(*line, *wrong, "--out", str(out)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_nothing_to_run_is_refused(capsys, tmp_path):

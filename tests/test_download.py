@@ -19,7 +19,7 @@ import pytest
 from hpe_lib import cli
 from hpe_lib.data import download
 from hpe_lib.data.download import File
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, locks
 from hpe_lib.workbook.artifacts import BadInput
 
 MAT = b"MATLAB 5.0 " + np.random.default_rng(0).bytes(400_000)
@@ -468,6 +468,31 @@ def test_a_file_with_another_content_is_not_overwritten(server, fetched, tmp_pat
     with pytest.raises(BadInput, match="move this one away"):
         fetched(joints(server, "/joints.mat"))
     assert (tmp_path / "data" / "joints.mat").read_bytes() == b"mine" and server.asked == []
+
+
+def test_two_downloads_into_one_folder_do_not_meet(server, fetched, tmp_path):
+    server.files["/a.mat"] = MAT
+    with locks.lock(tmp_path / "data"):
+        locks.HELD.clear()  # as if the other were another process
+        with pytest.raises(BadInput, match="another process that is writing to it"):
+            fetched(joints(server, "/a.mat"))
+    assert not server.asked
+    assert fetched(joints(server, "/a.mat"))[0].joinpath("joints.mat").read_bytes() == MAT
+
+
+def test_images_may_lie_on_another_disk(server, fetched, monkeypatch):
+    server.files["/a.zip"] = zipped()
+    rename = os.replace
+
+    def within_a_disk(new, target):
+        """Folders are disks here."""
+        if os.path.dirname(new) != os.path.dirname(target):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(new, target)
+
+    monkeypatch.setattr(os, "replace", within_a_disk)
+    root, said = fetched(images(server, "/a.zip"))
+    assert len(list(root.glob("images/*.jpg"))) == 2
 
 
 def test_a_disk_that_is_too_small_is_found_out_beforehand(server, fetched, tmp_path):

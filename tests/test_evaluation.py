@@ -313,6 +313,9 @@ def test_joint_by_joint_tells_occluded_from_visible():
     assert table.loc["left_wrist", ("joints", "occluded")] == 4 and len(table) == 14
     unlabelled = evaluation.by_joint({"one": predicted}, replace(truth, occlusion_labels=False))
     assert next(iter(unlabelled)) == ("one", "annotated")
+    some = replace(truth, visibility=hidden, occlusion_labels=False)
+    every = evaluation.by_joint({"one": predicted}, some).loc["left_wrist"]
+    assert every["one", "annotated"] == 90 and every["joints", "annotated"] == 10
 
 
 # ---- hits, and differences on the same people

@@ -54,6 +54,15 @@ def test_bars_say_where_the_truth_cannot_tell():
     assert "not measurable" in unknown.texts[0].get_text() and not unknown.patches
 
 
+@pytest.mark.parametrize("side", [96.0, 204.8, 256.0])
+def test_one_value_up_to_rounding_is_one_bar(side):
+    """The frame of real people is their body times a margin: in the crop all bodies are one."""
+    values = np.array([side, np.nextafter(side, np.inf), side])
+    bars = figures.histograms({"upright body in the crop, px": values}).axes[0].patches
+    heights = bars[0].get_xy()[:, 1]
+    assert heights.max() == 3 and (np.diff(heights) > 0).sum() == 1
+
+
 def test_histograms_bear_missing_values_and_leave_nobody_out():
     values = {"some": np.array([np.nan, -5.0, 0.5, 2.0]), "none": np.array([])}
     figure = figures.histograms({"x, px": values}, bins=np.linspace(0, 1, 5), share=True)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import time
 import zlib
 from pathlib import Path
@@ -187,6 +188,16 @@ def test_16_bit_grey_keeps_what_8_bits_say_of_transparency_and_of_white():
     dark = picture(Image.fromarray(ramp), "TIFF", tiffinfo={262: 0})
     light = picture(Image.fromarray(ramp), "TIFF", tiffinfo={262: 1})
     assert (decode_image("a.tif", dark) == 255 - decode_image("a.tif", light)).all()
+
+
+def test_a_grey_tiff_of_12_bits_is_as_bright_as_one_of_8():
+    """Two pixels, 3000 and 1500 of 4095, packed into three bytes; Pillow writes no such file."""
+    pixels = bytes([0xBB, 0x85, 0xDC])
+    tags = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = b"II*\0" + struct.pack("<I", 8 + len(pixels) + 1)
+    tiff = start + pixels + b"\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert decode_image("a.tif", tiff)[0, :, 0].tolist() == [3000 * 256 // 4096, 1500 * 256 // 4096]
 
 
 def test_a_jpeg_whose_sampling_is_unknown_is_left_to_pillow(jpeg, monkeypatch):

@@ -53,6 +53,17 @@ class TestAsCommitted:
             entry["help"] for entry in told.values()
         )
 
+    def test_no_cell_replaces_a_parameter(self, number):
+        """Else a cell that is run once more gets something else."""
+        assigned = {
+            node.id
+            for cell in cells(number)
+            if "parameters" not in cell.metadata.get("tags", [])
+            for node in ast.walk(ast.parse(cell.source))
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        assert not assigned & {"out", *presets.declared_parameters(number)}
+
     def test_it_ends_with_what_must_hold_and_what_was_learned(self, number):
         assert "assert " in cells(number)[-1].source
         assert (

@@ -1,5 +1,7 @@
 """What is drawn on pixels: people, marks, maps, and the sheets that put them side by side."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import small_runs
@@ -300,6 +302,15 @@ class TestWatched:
         assert (last["crops"] == val.crops(32)).all() and last["maps"].shape == maps.shape
         assert np.abs(last["maps"] - maps).max() < 1e-3  # kept as halves
         assert [epoch["epoch"] for epoch in watched.read(run / "detector")] == [1, 2]
+
+    def test_a_joint_that_nobody_labels_is_left_empty(self, run):
+        val = open_data(run).val
+        hidden = val.visibility.copy()
+        hidden[:, 6] = ABSENT
+        model = cascade.Cascade({"trunk": "slim", "map_stride": 4, "first": "detection"})
+        watched.write(run / "detector", 1, model, replace(val, visibility=hidden), 32)
+        tops = watched.read(run / "detector")[0]["maps"].max((0, 2, 3))
+        assert tops[6] == 0 and (np.delete(tops, 6) > 0).all()
 
     def test_a_line_that_is_just_being_written_waits(self, run):
         records = list(stages.train("detector", run, self.PARAMETERS))

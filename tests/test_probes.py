@@ -10,7 +10,8 @@ from PIL import ImageColor
 from benchmarks import argument
 from hpe_lib import cascade, evaluation, heatmaps, prediction, probes
 from hpe_lib.data.augment import PoseDataset
-from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
+from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, TORSO, VISIBLE
+from hpe_lib.targets import Targets
 from hpe_lib.view import diagram, drawing, figures, pictures, sheets
 
 NETWORK = {"trunk": "slim", "map_stride": 4, "prior": 0.01, "channels": 16, "levels": 2}
@@ -151,6 +152,18 @@ def test_a_clear_example_stands_upright_with_some_joints_hidden(drawn):
     assert 0 <= probes.clear_person(nobody) < len(nobody)
 
 
+def test_a_clear_example_of_people_whose_pelvis_is_not_labelled(drawn):
+    joints = drawn.joints.copy()
+    for row, ends in TORSO.items():
+        joints[:, row] = joints[:, ends].mean(1)
+    filled = replace(drawn, joints=joints)
+    joints = joints.copy()
+    joints[:, list(TORSO)] = np.nan
+    leeds = replace(drawn, joints=joints)
+    assert probes.clear_person(leeds) == probes.clear_person(filled)
+    assert probes.clear_person(leeds[:1]) == 0
+
+
 def test_the_way_to_a_joint_is_image_detector_regressor_pose(model, drawn):
     one = drawn[[5]]
     sheet = np.asarray(pictures.one_joint(model, one, 128, MPII.index("left_wrist")))
@@ -217,9 +230,38 @@ def test_the_best_come_first_and_the_worst_are_called_failures(drawn, monkeypatc
     assert np.allclose(truth[0], drawn.frame(23, 256).to_crop(drawn.joints[23]), equal_nan=True)
 
 
-def test_maps_go_with_a_crop_of_another_size(model, drawn):
-    from hpe_lib.targets import Targets
+def test_joints_that_no_network_has_learned_set_no_scale(model, drawn, monkeypatch):
+    """Leeds labels neither pelvis nor thorax, and the detector says anything there."""
+    people = drawn[:1]
+    visibility = people.visibility.copy()
+    visibility[:, list(TORSO)] = ABSENT
+    leeds = replace(people, visibility=visibility)
+    sample = PoseDataset(leeds, 128)[0]
+    known = sample["visibility"].numpy() != ABSENT
+    before = pictures.person_maps(model, Targets(4), sample)
+    tops = {name: maps[known].max() for name, maps in before.maps.items()}
+    made = pictures.predict_crop
 
+    def loud(*given):
+        maps, points = made(*given)
+        for heats in maps.values():
+            heats[list(TORSO)] = 7.0
+        return maps, points
+
+    monkeypatch.setattr(pictures, "predict_crop", loud)
+    found = pictures.person_maps(model, Targets(4), sample)
+    assert found.top("detector") == pytest.approx(max(0.05, tops["detector"]))
+    assert np.allclose(found.maps["difference"], before.maps["difference"])
+    assert not found.maps["difference"][list(TORSO)].any()
+    titles = []
+    monkeypatch.setattr(drawing, "tile_images", lambda tiles, names, *_: titles.extend(names))
+    pictures.cover_joint(model, leeds, 128, MPII.index("left_wrist"), 0.2)
+    pictures.one_joint(model, leeds, 128, MPII.index("left_wrist"))
+    peaks = [title for title in titles if "peak" in title]
+    assert len(peaks) == 4 and not any("of 7.00" in title for title in peaks)
+
+
+def test_maps_go_with_a_crop_of_another_size(model, drawn):
     small = pictures.person_maps(model, Targets(4), PoseDataset(drawn, 128)[0])
     large = small.on(drawn[:1].crops(256)[0])
     assert large.crop.shape == (256, 256, 3) and large.maps is small.maps

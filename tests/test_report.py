@@ -252,13 +252,18 @@ def test_commands_score_every_trained_folder(run, monkeypatch):
     ]
     artifacts.write_json(
         run / "data" / "manifest.json",
-        {"parameters": {"dataset": "mpii", "data_root": "/here/mpii"}},
+        {"parameters": {"dataset": "mpii", "data_root": "/here/mpii", "val": "val"}},
     )
     assert (
         report.commands(run, manifest)
         .splitlines()[1]
         .endswith("--data mpii --data-root DIR --split val")
     )
+    others = {"dataset": "lsp", "data_root": "/here/lsp"}
+    for val, said in (("test", "--split test"), ("test 1-9", "hpe reproduce -p 'a<b'")):
+        chosen = {"parameters": others | {"val": val}}
+        artifacts.write_json(run / "data" / "manifest.json", chosen)
+        assert report.commands(run, manifest).endswith(said)
     (run / "data" / "manifest.json").unlink()
     assert report.commands(run, manifest) == "hpe reproduce -p 'a<b'"  # people were never chosen
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import processes
 import pytest
@@ -154,6 +155,17 @@ def test_long_epochs_are_saved_within(whole, copy, monkeypatch, ema):
         assert [record["loss"] for record in records] == losses
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_maps_that_are_shown_are_those_of_the_weights_that_are_kept(copy, ema):
+    out = copy("detector")
+    train("detector", out, ema=ema)
+    shown = watched.read(out / "detector")[-1]["maps"]
+    data = datasets.open_data(out)
+    watched.write(out / "detector", 3, cascade.load(out / "detector"), data.val, data.image_size)
+    kept = watched.read(out / "detector")[-1]["maps"]
+    assert shown == pytest.approx(kept, abs=5e-5) and kept.max() > 0.005
+
+
 def test_dropout_goes_on_with_its_random_stream(copy, monkeypatch, tmp_path):
     """slim_vgg has no dropout, so one is planted: its masks must be those of an unstopped run."""
     made = cascade.Cascade.normalise
@@ -212,13 +224,56 @@ def test_a_row_of_an_ablation_goes_on_too(whole, copy, monkeypatch):
         assert same_weights(expected / "rows" / "row" / stage, out / "rows" / "row" / stage)
 
 
-def test_a_checkpoint_of_something_else_is_not_used(copy, monkeypatch, capsys):
+def test_a_checkpoint_of_something_else_is_not_used_and_not_lost(whole, copy, monkeypatch, capsys):
     out = copy("detector")
     stop("detector", out, monkeypatch, 7)
     capsys.readouterr()
     records = train("detector", out, lr=1e-3)
     assert not any(record.get("resumed") for record in records)
-    assert "goes on" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "goes on with" not in said
+    assert "until epoch 3 before a change (parameters: lr was 0.002, is 0.001)" in said
+    assert len(list((out / "detector").glob(artifacts.ASIDE))) == 1
+    records = train("detector", out)
+    assert [record.get("resumed", False) for record in records] == [True, True, False]
+    assert same_weights(whole / "detector", out / "detector")
+    assert not list((out / "detector").glob(artifacts.ASIDE))
+
+
+def test_a_slip_that_was_stopped_costs_nothing_of_either_training(whole, copy, monkeypatch):
+    out = copy("detector")
+    stop("detector", out, monkeypatch, 7)
+    stop("detector", out, monkeypatch, 4, lr=1e-3)
+    records = train("detector", out)
+    assert [record.get("resumed", False) for record in records] == [True, True, False]
+    assert same_weights(whole / "detector", out / "detector")
+    records = train("detector", out, lr=1e-3)
+    assert [record.get("resumed", False) for record in records] == [True, False, False]
+
+
+def test_each_process_goes_on_with_its_own_sum_of_losses(tmp_path):
+    checkpoint = training.Checkpoint(tmp_path / "checkpoint.pt", {})
+    counted = dict.fromkeys(training.COUNTERS, 3.0)
+    sums = [(3.0, 0), (5.0, 2)]
+    checkpoint.save({"parts": {}, "records": [], "random": [], "sums": sums, **counted})
+    for index, (total, blank) in enumerate(sums):
+        process = SimpleNamespace(
+            process_index=index,
+            is_main_process=not index,
+            device=torch.device("cpu"),
+            wait_for_everyone=lambda: None,
+        )
+        progress = training.Progress(process, checkpoint, 0, {})
+        progress.resume()
+        assert (progress.total, progress.blank) == (total, blank)
+
+
+def test_damaged_images_before_a_stop_are_counted(copy, monkeypatch):
+    out = copy("detector")
+    monkeypatch.setattr(training, "count_blank", lambda images: torch.tensor(2))
+    stop("detector", out, monkeypatch, 2, save_minutes=0.0)
+    records = train("detector", out, save_minutes=0.0)
+    assert ["6 crops are of one colour" in record["warning"] for record in records] == [True] * 3
 
 
 def test_a_checkpoint_with_one_bit_changed_is_not_used(tmp_path, capsys):

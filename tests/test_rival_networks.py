@@ -41,6 +41,11 @@ def test_eight_hourglasses_have_about_as_many_weights_as_printed():
     assert eight == pytest.approx(25.1e6, rel=0.03)
 
 
+def test_a_crop_that_32_does_not_divide_has_a_quarter_as_many_cells():
+    maps = Cascade(DECONVOLUTIONS)(torch.zeros(2, 100, 100, 3, dtype=torch.uint8))
+    assert maps.detector.shape == (2, 16, 25, 25)
+
+
 @pytest.mark.parametrize("network", [HOURGLASS, DECONVOLUTIONS])
 def test_maps_are_a_quarter_of_the_crop(network):
     maps = Cascade(network)(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))

@@ -148,6 +148,26 @@ def test_a_truth_that_was_moved_is_not_scored(tmp_path, lspet_folder, missing_po
         scoring.people_to_score(*given)
 
 
+def test_a_truth_that_was_moved_is_not_scored_under_another_name(tmp_path, test_data):
+    """LSP's "val" and its "test" are the same people; presets paper-…-lsp have chosen "test"."""
+    root = tmp_path / "lsp"
+    root.mkdir()
+    (root / "images").symlink_to(test_data / "lsp" / "images")
+    shutil.copy(test_data / "lsp" / "joints.mat", root)
+    chosen = {"dataset": "lsp", "data_root": str(root), "train": "train 1-3", "val": "test 1-9"}
+    small_runs.prepare(tmp_path / "run", **chosen)
+    for split in ("test 1-9", "val 1-9", "val 2-9"):
+        assert scoring.people_to_score("lsp", None, split, tmp_path / "run", 32)
+    joints = scipy.io.loadmat(root / "joints.mat")["joints"]
+    joints[:2] += 30
+    scipy.io.savemat(root / "joints.mat", {"joints": joints})
+    for split in ("test 1-9", "val 1-9", "train 1-3"):
+        with pytest.raises(BadInput, match="people that have changed since"):
+            scoring.people_to_score("lsp", None, split, tmp_path / "run", 32)
+    others = scoring.people_to_score("lsp", None, "val 2-9", tmp_path / "run", 32)
+    assert len(others) == 8, "people whom this run has not chosen"
+
+
 def test_crops_of_another_size_are_learned_anew(tmp_path, lspet_folder, capsys):
     """The people are the same: of photographs, not even their fingerprint changes."""
     given = LSPET | {"data_root": str(lspet_folder)}

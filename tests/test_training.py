@@ -307,6 +307,16 @@ def test_a_stage_may_begin_from_weights_of_another_run(out, tmp_path):
     assert "init_from" in artifacts.manifest(tmp_path / "other" / "detector")["upstream"]
 
 
+def test_a_training_ends_though_the_weights_it_began_from_are_gone(out, tmp_path):
+    train("detector", out)
+    prepare(tmp_path / "other")
+    records = stages.train("detector", tmp_path / "other", DETECTOR | {"epochs": 2}, init_from=out)
+    next(records)
+    shutil.rmtree(out / "detector")
+    list(records)
+    assert artifacts.manifest(tmp_path / "other" / "detector")["unlabelled"] == []
+
+
 def test_init_from_as_a_parameter_is_not_inherited_and_keeps_this_run_s_detector(
     out, tmp_path, capsys
 ):
@@ -733,7 +743,7 @@ class Constant(nn.Module):
         return Maps(self.value.expand(len(images), 16, 4, 4), None)
 
 
-def fit(model, objective, epochs=1, scorer=None):
+def fit(model, objective, epochs=1, scorer=None, lr=0.0, average=None):
     people = People(
         dataset="made",
         keys=np.arange(4).astype(str),
@@ -751,11 +761,19 @@ def fit(model, objective, epochs=1, scorer=None):
         PoseDataset(people, 16, Augmentation()),
         batch_sampler=training.ShuffledBatches(4, 2, seed=0),
     )
-    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     accelerator = Accelerator(cpu=True)
     return loader, training.fit(
-        model, objective, loader, optimizer, scheduler, epochs, accelerator, scorer
+        model,
+        objective,
+        loader,
+        optimizer,
+        scheduler,
+        epochs,
+        accelerator,
+        scorer,
+        average=average,
     )
 
 
@@ -793,13 +811,17 @@ def test_a_training_that_diverges_leaves_no_artifact(out):
 
 def test_each_epoch_has_its_own_augmentations():
     seen = []
-    _, epochs = fit(
-        Constant(0.0),
-        lambda maps, batch: seen.append(batch["body"].tolist()) or maps.detector.sum(),
-        2,
-    )
+
+    def note(maps, batch):
+        """Note each person's size in the crop."""
+        seen.append(dict(zip(batch["row"].tolist(), batch["body"].tolist())))
+        return maps.detector.sum()
+
+    _, epochs = fit(Constant(0.0), note, 2)
     list(epochs)
-    assert len(seen) == 4 and seen[:2] != seen[2:]
+    first, second = seen[0] | seen[1], seen[2] | seen[3]
+    assert first.keys() == second.keys() == set(range(4))
+    assert all(first[row] != second[row] for row in first)
 
 
 def test_the_detector_s_peak_is_that_of_visible_joints_the_regressor_s_of_all():
@@ -993,6 +1015,9 @@ def test_optimizers_by_name():
     made = {name: training.make_optimizer(name, [weight], 0.1, 0.0) for name in ("rmsprop", "sgd")}
     assert made["rmsprop"].defaults["alpha"] == 0.99 and made["rmsprop"].defaults["eps"] == 1e-8
     assert made["sgd"].defaults["momentum"] == 0.9
+    for name in ("rmsprop", "sgd", "adamw"):
+        found = training.make_optimizer(name, [weight], 0.1, 0.02).defaults
+        assert (found["lr"], found["weight_decay"]) == (0.1, 0.02)
 
 
 def test_a_stage_of_no_steps_has_a_learning_rate():
@@ -1078,6 +1103,10 @@ def test_the_extent_that_is_drawn_decides_a_first_network(first, maps, drawn):
     assert decisive.keys() & {"radius", "sigma"} == {drawn} and "lr" in decisive
     joint = SimpleNamespace(stage="joint", parameters=parameters)
     assert stages.Recipe.decisive_parameters(joint).keys() >= {drawn, "sigma"}
+    hourglass = SimpleNamespace(
+        stage="detector", parameters=parameters | {"rival": "stacked_hourglass"}
+    )
+    assert stages.Recipe.decisive_parameters(hourglass).keys() >= {drawn, "sigma"}
 
 
 def test_a_row_replaces_no_file_of_a_person_s(run, tmp_path):
@@ -1300,6 +1329,27 @@ def finished_detector(tmp_path_factory):
     small_runs.prepare(out)
     list(stages.train("detector", out, DETECTOR))
     return out
+
+
+def test_the_average_of_the_weights_is_scored_and_kept():
+    """Two steps of 1 in each epoch. The first sets the average; the others keep 0.75 of it each."""
+    model = Constant(0.0)
+    scored = []
+    _, epochs = fit(
+        model,
+        lambda maps, batch: -maps.detector.mean(),
+        2,
+        lambda model: {"PCK": scored.append(model.value.item())},
+        lr=1.0,
+        average=training.average_of(model, 0.75),
+    )
+    for _ in epochs:
+        assert model.value.item() in (2.0, 4.0)  # the weights that learn
+    after = [1.0]
+    for learned in (2.0, 3.0, 4.0):
+        after.append(0.75 * after[-1] + 0.25 * learned)
+    assert scored == pytest.approx([after[1], after[3]])
+    assert model.value.item() == pytest.approx(after[3])
 
 
 def test_averaged_weights_come_with_averaged_statistics(tmp_path):

@@ -121,7 +121,7 @@ def test_training():
         scheduler,
         2,
         Accelerator(cpu=True),
-        ema=0.5,
+        average=training.average_of(net, 0.5),
     )
     found = [value for record in records for value in (record["loss"], record["lr"])]
     assert training.VERSION == 1

@@ -163,11 +163,31 @@ class TestInspector:
         panel = widgets.Inspector(
             model, replace(people, occlusion_labels=False), SIZE, answer, TARGETS
         )
-        panel.keep.value = "visible"
+        assert panel.keep.options == ("everyone", "right", "wrong")
         assert (
             "left_wrist, annotated" in panel.line.value
             and "left_wrist, visible" not in panel.line.value
         )
+
+    @pytest.mark.parametrize("order", widgets.ORDER)
+    def test_another_joint_is_the_same_person_s(self, inspector, order):
+        inspector.order.value = order
+        inspector.place.value = 3
+        person = inspector.line.value.split(" · ")[0].split(", ")[1]
+        for joint in (0, widgets.ALL, MPII.index("left_elbow"), MPII.index("left_wrist")):
+            inspector.joint.value = joint
+            assert f", {person} · " in inspector.line.value
+        assert inspector.place.value == 3
+
+    def test_a_person_who_is_not_in_the_selection_is_left(self, inspector, people):
+        wrist, knee = MPII.index("left_wrist"), MPII.index("left_knee")
+        hidden = people.visibility == OCCLUDED
+        inspector.keep.value = "occluded"
+        rows = np.flatnonzero(hidden[:, wrist])
+        inspector.place.value = 1 + int(np.flatnonzero(~hidden[rows, knee])[0])
+        inspector.joint.value = knee
+        assert inspector.place.value == 1
+        assert str(people.keys[np.flatnonzero(hidden[:, knee])[0]]) in inspector.line.value
 
     def test_a_detector_alone_has_two_layers(self, people, answer):
         alone = cascade.Cascade(
@@ -367,6 +387,30 @@ class TestPhotograph:
             assert found in panel.line.value and panel.people == []
             assert picture(panel).shape == (60, 560, 3)
         send(panel, box=[50, 60, 250, 400], done=True)  # a drag over nothing
+
+    def test_a_click_with_a_shaking_hand_is_a_click(self, panel):
+        shown = picture(panel)
+        send(panel, box=[100, 100, 104, 103], done=True)
+        assert panel.box is None and len(panel.people) == 1
+        assert picture(panel).shape == shown.shape
+
+    def test_a_box_that_does_not_serve_leaves_the_photograph_in_sight(self, panel):
+        shown = picture(panel)
+        panel.look_at([5000, 5000, 5100, 5100])
+        assert "found the box [5000" in panel.line.value and panel.people == []
+        assert picture(panel).shape == shown.shape
+
+    def test_one_goes_back_to_a_path_after_an_upload(self, panel, tmp_path):
+        whole = panel.people
+        path = panel.path.value
+        grey = drawing.encode_png(np.full((90, 120, 3), 128, np.uint8))
+        entry = {"name": "mine.png", "type": "image/png", "size": len(grey)}
+        entry |= {"content": memoryview(grey), "last_modified": datetime.now()}
+        for _ in range(2):
+            panel.upload.value = (entry,)
+            assert panel.image.shape == (90, 120, 3) and panel.path.value == ""
+            panel.path.value = path
+            assert panel.people == whole and panel.upload.value == ()
 
     def test_paths_and_pixels_no_system_takes_are_said(self, panel, tmp_path):
         import struct

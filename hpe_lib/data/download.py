@@ -10,7 +10,7 @@ import time
 import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -87,8 +87,9 @@ def download(dataset: str, root: str | Path) -> None:
     """Fetch what a folder lacks of "mpii", "lsp" or "lspet", and unpack it as the loaders read it.
 
     Mirrors are asked in turn. What is there is never overwritten, and an archive put there by hand
-    is taken. Raises BadInput at once where a file has another content or the disk is too small;
-    otherwise at the end, naming what no mirror gave and what each of them answered.
+    is taken. Raises BadInput at once where a file has another content, the disk is too small or
+    another process fetches into this folder; otherwise at the end, naming what no mirror gave and
+    what each of them answered.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -101,15 +102,24 @@ def download(dataset: str, root: str | Path) -> None:
         say(f"to fetch: about {size:,.0f} MB; {source['terms']}")
     check_space(root, lacking)
     read_record(root)
-    for folder in (root / FETCHING, *((root / file.name).parent for file in lacking)):
-        if os.path.lexists(folder) and not folder.is_dir():
-            raise BadInput(folder, "a file", "a folder, or a name that is free")
-    failures = [failure for file in lacking if (failure := get_file(root, file))]
+    with locks.lock(root) if lacking else nullcontext():
+        failures = fetch_lacking(root, lacking)
     for folder in (root / FETCHING, root / "predictions", root):
         with suppress(OSError):  # not empty, or not there
             folder.rmdir()
     if failures:
         raise BadInput(root, "; ".join(failures), source["by_hand"])
+
+
+def fetch_lacking(root: Path, lacking: list[File]) -> list[str]:
+    """Fetch these files into a folder; returns what each source answered of those it did not give.
+
+    Raises BadInput if a file has the name of a folder that is needed.
+    """
+    for folder in (root / FETCHING, *((root / file.name).parent for file in lacking)):
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise BadInput(folder, "a file", "a folder, or a name that is free")
+    return [failure for file in lacking if (failure := get_file(root, file))]
 
 
 def is_complete(root: Path, file: File) -> bool:
@@ -132,9 +142,13 @@ def check_space(root: Path, files: list[File]) -> None:
     """Raise BadInput if the disk has no room for archives and for what is in them."""
     unpacked = sum(file.size for file in files if file.count > 1)
     needed = sum(file.size for file in files) + unpacked
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise BadInput(root, f"{free / 1e9:.1f} GB free on its disk", f"{needed / 1e9:.1f} GB free")
+    folders = {(root / file.name).parent for file in files if file.count > 1}
+    elsewhere = dict.fromkeys(filter(Path.is_dir, folders), unpacked)  # links to another disk
+    for folder, least in {root: needed, **elsewhere}.items():
+        free = shutil.disk_usage(folder).free
+        if free < least:
+            found = f"{free / 1e9:.1f} GB free on its disk"
+            raise BadInput(folder, found, f"{least / 1e9:.1f} GB free")
 
 
 def get_file(root: Path, file: File) -> str | None:
@@ -425,7 +439,17 @@ def put_in_place(files: Iterable[Path], pattern: Path) -> None:
     for new in files:
         target = pattern.with_name(new.name)
         if not target.exists():
-            os.replace(new, target)
+            move(new, target)
+
+
+def move(new: Path, target: Path) -> None:
+    """Rename a file; copy it where the target's folder is a link to another disk."""
+    try:
+        os.replace(new, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        artifacts.write_bytes(target, new.read_bytes())
 
 
 def remove_fetched(path: Path) -> None:

@@ -37,7 +37,8 @@ EXPECTED = (
 # markers: a sequential and a progressive frame, a scan; JFIF, EXIF, ICC and Adobe's colours
 SOF, SOF2, SOS, APP0, APP1, APP2, APP14 = (0xC0, 0xC1), 0xC2, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 EOI = 0xD9  # the end of an image
-PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
+WHITE_IS_ZERO = 0  # a value of the latter
 # a marker with a length; restarts stand within a scan, and 01 means nothing
 MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])", re.DOTALL)
 # A file that cannot be used is refused in one line; Pillow's warnings would stand beside it.
@@ -293,9 +294,12 @@ def _decode_by_pillow(data: bytes, step: int, formats: Sequence[str] = FORMATS) 
 
 
 def _high_bytes(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image in 8 bits, with what is transparent, and black where 0 means white."""
-    grey = (np.asarray(image) >> 8).astype(np.uint8)
+    """A grey image of 16 bits, a TIFF of 9 to 16, in 8 bits, with what is transparent, and black
+    where 0 means white.
+    """
     tags = getattr(image, "tag_v2", {})
+    depth = tags.get(BITS_PER_SAMPLE, (16,))[0]
+    grey = (np.asarray(image) >> (depth - 8)).astype(np.uint8)
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         grey = 255 - grey
     made = Image.fromarray(grey)

@@ -106,7 +106,7 @@ def cover_joint(
     crops = _covered(person, crops, joints[joint], patch)
     maps, points = predict_crop(cascade, crops[image_size], decoder)
     points = {name: rescale(found, CROP / image_size) for name, found in points.items()}
-    return cover_picture(crops[CROP], maps, points, joint, joints[joint], states[joint])
+    return cover_picture(crops[CROP], maps, points, joint, joints, states)
 
 
 def _covered(person, crops, point, patch):
@@ -133,7 +133,7 @@ def one_joint(cascade: Cascade, person: People, image_size: int, joint: int) -> 
     tiles = {f"the image, {MPII.names[joint]}": drawing.mark_joint(crop, SIDE, *marks)}
     for name, heats in maps.items():
         shown = drawing.draw_map(crop, heats[joint], _top(heats[joint]))
-        title = _peak_title(name, heats, joint)
+        title = _peak_title(name, heats, joint, states)
         tiles[title] = drawing.mark_joint(shown, SIDE, *marks, points[name][joint])
     *_, found = points.values()
     tiles["the pose"] = drawing.pose_tile(crop, found, states, SIDE)
@@ -161,15 +161,10 @@ class PersonMaps:
         return replace(self, crop=crop, joints=rescale(self.joints, zoom), predicted=predicted)
 
     def top(self, layer: str) -> float:
-        """Return the value at which a layer's colours end: 1 for targets, else its largest.
-
-        Joints without a label are left out if there are others: no network has learned them where
-        the whole data set lacks them.
-        """
+        """Return the value at which a layer's colours end: 1 for targets, else its largest."""
         if layer.endswith("target"):
             return 1.0
-        labelled = self.visibility != ABSENT
-        return _top(np.abs(self.maps[layer][labelled if labelled.any() else slice(None)]))
+        return _top(_labelled(np.abs(self.maps[layer]), self.visibility))
 
 
 def person_maps(
@@ -178,8 +173,9 @@ def person_maps(
     """Return what the networks should see and do see of an item of PoseDataset.
 
     "difference" is the regressor's map less the detector's, each as a share of its network's
-    highest value for this person: what context adds and takes away. A cascade without a regressor
-    has the first two layers. targets: of the cascade's stride.
+    highest value for this person: what context adds and takes away. It is 0 where a joint has no
+    label: no network may have learned it. A cascade without a regressor has the first two layers.
+    targets: of the cascade's stride.
     """
     crop, joints, visibility = _arrays(sample)
     maps, predicted = predict_crop(cascade, crop, decoder)
@@ -187,8 +183,9 @@ def person_maps(
     wanted = {"detector": targets.detector, "regressor": targets.regressor}
     maps |= {f"{name}'s target": wanted[name](batch)[0][0].numpy() for name in [*maps]}
     if "regressor" in maps:
-        seen, told = (maps[name] / _top(maps[name]) for name in ("detector", "regressor"))
-        maps["difference"] = told - seen
+        tops = {name: _top(_labelled(maps[name], visibility)) for name in ("detector", "regressor")}
+        seen, told = (maps[name] / top for name, top in tops.items())
+        maps["difference"] = (told - seen) * (visibility != ABSENT)[:, None, None]
         predicted["difference"] = predicted["regressor"]
     return PersonMaps(crop, maps, joints, visibility, predicted)
 
@@ -222,20 +219,21 @@ def cover_picture(
     maps: dict[str, np.ndarray],
     predicted: dict[str, np.ndarray],
     joint: int,
-    truth: np.ndarray,
-    visibility: int,
+    joints: np.ndarray,
+    visibility: np.ndarray,
 ) -> Image.Image:
     """Return a crop beside one joint's map of each network (`predict_crop`).
 
     A map's colours end at its network's highest value for this person. Ring and cross as in
-    `drawing.mark_joint`; on the crop the cross is the last network's.  truth: (2,) crop px.
+    `drawing.mark_joint`; on the crop the cross is the last network's.  joints: (16, 2) crop px and
+    visibility: (16,), as labelled.
     """
     *_, last = maps
     shown = f"{MPII.names[joint]}, cross: the {last}'s answer"
-    images = {shown: crop} | _joint_on_crop(crop, maps, joint)
+    images = {shown: crop} | _joint_on_crop(crop, maps, joint, visibility)
     points = [points[joint] for points in predicted.values()]
     tiles = [
-        drawing.mark_joint(image, SIDE, truth, visibility, point)
+        drawing.mark_joint(image, SIDE, joints[joint], visibility[joint], point)
         for image, point in zip(images.values(), [points[-1], *points])
     ]
     return drawing.tile_images(tiles, [*images], len(tiles))
@@ -316,17 +314,29 @@ def photograph(image: np.ndarray, people: list[dict]) -> Image.Image:
     return Image.fromarray(drawing.draw_people(enlarged, people, zoom))
 
 
-def _joint_on_crop(crop, maps, joint):
+def _joint_on_crop(crop, maps, joint, visibility):
     """One joint's map of each network on the crop: {title with its peak: picture}."""
-    return {
-        _peak_title(name, heats, joint): drawing.draw_map(crop, heats[joint], _top(heats))
-        for name, heats in maps.items()
-    }
+    pictures = {}
+    for name, heats in maps.items():
+        top = _top(_labelled(heats, visibility))
+        title = _peak_title(name, heats, joint, visibility)
+        pictures[title] = drawing.draw_map(crop, heats[joint], top)
+    return pictures
 
 
-def _peak_title(name, heats, joint):
+def _peak_title(name, heats, joint, visibility):
     """Words above one joint's map: its peak, and the network's highest for this person."""
-    return f"{name}: peak {heats[joint].max():.2f} of {heats.max():.2f}"
+    return f"{name}: peak {heats[joint].max():.2f} of {_labelled(heats, visibility).max():.2f}"
+
+
+def _labelled(maps, visibility):
+    """The maps (J, h, w) of a person's labelled joints; all if there are none.
+
+    No network has learned a joint that a whole data set lacks, and what it says there means
+    nothing.
+    """
+    labelled = visibility != ABSENT
+    return maps[labelled] if labelled.any() else maps
 
 
 def _arrays(sample):

@@ -23,8 +23,8 @@ from hpe_lib.data.annotations import is_positive
 from hpe_lib.data.augment import PoseDataset, joints_in_crop
 from hpe_lib.data.images import decode_image, read_image
 from hpe_lib.data.people import People
-from hpe_lib.paper import BODY
-from hpe_lib.photographs import PoseEstimator
+from hpe_lib.paper import BODY, MARGIN
+from hpe_lib.photographs import SMALLEST, PoseEstimator
 from hpe_lib.prediction import Predictions
 from hpe_lib.skeleton import ABSENT, MPII, VISIBILITY_NAMES
 from hpe_lib.targets import Targets
@@ -35,7 +35,8 @@ from hpe_lib.workbook.artifacts import BadInput
 KEYS = "Keys: ← → people, ↑ ↓ joints"
 MARKS = "Ring: the labelled place, dashed if occluded; cross: where the map points"
 # what evaluation.select_rows takes
-KEEP = ("everyone", "visible", "occluded", "right", "wrong")
+KEEP = ("everyone", "right", "wrong", "visible", "occluded")
+UNLABELLED_KEEP = KEEP[:3]  # where the data set does not say which joints are occluded
 ORDER = ("as they come", "largest error", "smallest error")
 ALL = -1  # the menu's value for all joints; None would mean that nothing is chosen
 
@@ -212,7 +213,8 @@ class Inspector(PersonPanel):
 
     legend = (
         f"{MARKS}; colours: from nothing at 0 to yellow at the highest value of any joint; "
-        "difference: orange where the regressor says more than the detector, purple where less. "
+        "difference: orange where the regressor says more than the detector, purple where less, "
+        "empty where a joint has no label. "
         f"{KEYS}"
     )
 
@@ -227,6 +229,7 @@ class Inspector(PersonPanel):
     ):
         self.cascade = cascade
         self.answer = answer
+        self.shown = None, None  # the joint and the person that were drawn last
         self.person_maps = lru_cache(8)(
             lambda row: pictures.person_maps(cascade, targets, self.samples[row], decoder)
         )
@@ -237,7 +240,8 @@ class Inspector(PersonPanel):
             layer = "detector"
         self.layer = ui.Dropdown(options=layers, value=layer, description="layer")
         self.opacity = ui.FloatSlider(0.85, min=0, max=1, step=0.05, description="opacity")
-        self.keep = ui.Dropdown(options=KEEP, description="show")
+        keep = KEEP if people.occlusion_labels else UNLABELLED_KEEP
+        self.keep = ui.Dropdown(options=keep, description="show")
         self.order = ui.Dropdown(options=ORDER, description="sort by")
         controls = [self.layer, self.opacity, self.keep, self.order]
         for choice in (self.keep, self.order):  # other people: begin with their first
@@ -255,7 +259,9 @@ class Inspector(PersonPanel):
         self.place.max = max(1, len(rows))
         if not len(rows):
             raise BadInput("this selection", "nobody", f"people with {self.joint.label} {keep}")
+        self.stay(joint, rows)
         row = int(rows[self.row])
+        self.shown = joint, row
         person = self.person_maps(row)
         head = f"{self.row + 1} of {len(rows)}, {self.people.keys[row]}"
         if joint is None:
@@ -268,6 +274,17 @@ class Inspector(PersonPanel):
                 parts.append(f"{name}: peak {person.maps[name][joint].max():.2f}, {error}")
         picture = pictures.map_picture(person, layer, joint, self.opacity.value)
         return picture, " · ".join(parts)
+
+    def stay(self, joint: int | None, rows: np.ndarray) -> None:
+        """Keep the person who is shown when the joint changes, where the selection has them.
+
+        rows: of the people to choose from, for this joint.
+        """
+        before, row = self.shown
+        if before != joint:
+            self.shown = joint, row
+            places = np.flatnonzero(rows == row)
+            self.place.value = int(places[0]) + 1 if len(places) else 1
 
 
 class Cover(PersonPanel):
@@ -318,14 +335,14 @@ class Cover(PersonPanel):
         maps = before
         if self.box is not None:
             _, crop, maps, predicted = self._predict(row, self.box)
-        truth, visibility = (sample[key][joint].numpy() for key in ("joints", "visibility"))
-        label = self.describe_label(visibility)
+        joints, states = (sample[key].numpy() for key in ("joints", "visibility"))
+        label = self.describe_label(states[joint])
         parts = [f"{self.people.keys[row]} · {MPII.names[joint]}, {label}"]
-        errors = self.describe_errors(row, joint, visibility, predicted)
+        errors = self.describe_errors(row, joint, states[joint], predicted)
         for name, error in errors.items():
             peaks = [heats[name][joint].max() for heats in (before, maps)]
             parts.append("{}: peak {:.2f} → {:.2f}, {}".format(name, *peaks, error))
-        picture = pictures.cover_picture(crop, maps, predicted, joint, truth, visibility)
+        picture = pictures.cover_picture(crop, maps, predicted, joint, joints, states)
         return picture, " · ".join(parts)
 
 
@@ -385,15 +402,24 @@ class Photograph(Panel):
         whole.on_click(lambda _: self.look_at(None))
         for source in (self.upload, self.path):
             source.observe(self.change_source, "value")
-        self.source = self.path
         controls = [self.upload, self.path, whole]
         super().__init__("A photograph and the pose found in it", controls, drags=True)
 
     def change_source(self, change: dict) -> None:
-        """Forget the photograph and the box of before."""
-        self.source = change["owner"]
+        """Forget the photograph and the box of before, and empty the other source: the same one
+        may be chosen there again.
+        """
         self.box = None
         self.image = None
+        if change["new"]:
+            other = self.path if change["owner"] is self.upload else self.upload
+            other.value = type(other.value)()
+
+    def refresh(self, change: dict | None = None) -> None:
+        """Draw again, unless a source was only emptied because the other is taken."""
+        emptied = change and not change["new"]
+        if not emptied or not (self.upload.value or self.path.value):
+            super().refresh(change)
 
     def look_at(self, box: list[float] | None) -> None:
         """Predict in a box [x1, y1, x2, y2], image px, around the person; None: everywhere."""
@@ -405,11 +431,12 @@ class Photograph(Panel):
         if message.get("done") and self.image is not None:
             zoom = self.image.shape[1] / pictures.photograph(self.image, []).width
             x1, y1, x2, y2 = box = [zoom * edge for edge in message["box"]]
-            self.look_at(box if min(x2 - x1, y2 - y1) >= 2 else None)
+            dragged = min(x2 - x1, y2 - y1) >= 1 and max(x2 - x1, y2 - y1) * MARGIN >= SMALLEST
+            self.look_at(box if dragged else None)
 
     def read(self) -> np.ndarray:
         """Return the photograph's pixels. BadInput if there is none or it cannot be read."""
-        if self.source is self.upload and self.upload.value:
+        if self.upload.value:
             file = self.upload.value[0]
             return decode_image(file["name"], bytes(file["content"]))
         if not self.path.value:
@@ -423,7 +450,10 @@ class Photograph(Panel):
         """Predict and draw the pose."""
         self.people = []
         self.image = self.read() if self.image is None else self.image
-        self.people = self.estimator.predict(self.image, self.box and [self.box])
+        try:
+            self.people = self.estimator.predict(self.image, self.box and [self.box])
+        except BadInput as error:  # of the box: the photograph stays in sight
+            return pictures.photograph(self.image, []), str(error)
         joints = self.people[0]["joints"].values()
         sure = sum(joint["confidence"] >= CONFIDENT for joint in joints)
         text = f"{sure} of 16 joints with a confidence of {CONFIDENT} or more"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # torch takes seconds to import
 
 MANIFEST, WEIGHTS, HISTORY = "manifest.json", "weights.safetensors", "history.jsonl"
 CHECKPOINT = "checkpoint.pt"  # of a stage that is being trained
+ASIDE_DIGITS = 8  # of a hash, in the name of a checkpoint that was put aside
+ASIDE = f"checkpoint.{'[0-9a-f]' * ASIDE_DIGITS}.pt"  # of a training with other parameters
 DIGEST = 32  # bytes of a sha256, with which a checkpoint begins
 WATCHED_FILES = "watched/[0-9][0-9][0-9][0-9].npz"  # of a stage, one an epoch
 METRICS, LOCK = "metrics.json", ".lock"

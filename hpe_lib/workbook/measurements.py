@@ -1,6 +1,7 @@
 """What a run's notebooks have measured: OUT/metrics/NN.json, and all of it in OUT/metrics.json.
 
-Numbers measured on other people or weights than the run has now are left out.
+Numbers measured on other people or weights than the run has now, or with another decoder or flip
+test, are left out.
 """
 
 import contextlib
@@ -29,11 +30,12 @@ def write(out: str | Path, number: str, values: dict) -> dict:
     return together
 
 
-def read(out: str | Path) -> dict:
+def read(out: str | Path, needed: str = "") -> dict:
     """The numbers that a run's notebooks have written, of the people and weights it has now.
 
-    BadInput if there are none. metrics.json itself is for others to read: if it was changed by
-    hand, a line says so, and the notebooks' own files are read.
+    needed: a number without which the reader cannot go on, as "cascade".
+    BadInput if it is not there, or none at all. metrics.json itself is for others to read: if it
+    was changed by hand, a line says so, and the notebooks' own files are read.
     """
     path = Path(out) / artifacts.METRICS
     found = read_file(path)
@@ -42,6 +44,9 @@ def read(out: str | Path) -> dict:
     together = artifacts.plain(still_valid(out, measured_on(out)))
     if together != found:
         print(f"{path}: not what the notebooks have written; taken from metrics/")
+    if needed and needed not in together:
+        expected = "that of this run's people and weights: run notebooks 03 to 05 again"
+        raise BadInput(path, f"no {needed!r}", expected)
     return together
 
 
@@ -56,7 +61,8 @@ def still_valid(out: str | Path, measured: dict) -> dict:
         if found.get("sha256") != artifacts.file_hash(path):
             print(f"{path}: changed since its notebook wrote it, and left out")
         elif found["on"] != basis(out, path.stem):
-            print(f"{path}: of other people or weights than the run has now, and left out")
+            other = "of other people, weights, decoder or flip test than the run has now"
+            print(f"{path}: {other}, and left out")
         else:
             together |= read_file(path)
     return together
@@ -70,7 +76,9 @@ def measured_on(out: str | Path) -> dict:
 
 
 def basis(out: str | Path, number: str) -> dict:
-    """What a notebook's numbers rest on: hashes of the run's people and of its stages' weights."""
+    """What a notebook's numbers rest on: hashes of the run's people and of its stages' weights,
+    and how the cascade's maps are read.
+    """
     found = {}
     writers = {"data": "01"} | {STAGES[stage]: notebook for stage, notebook in NOTEBOOKS.items()}
     for folder, first in writers.items():
@@ -80,6 +88,9 @@ def basis(out: str | Path, number: str) -> dict:
             except BadInput:
                 entries = {"weights_sha256": "damaged"}
             found[folder] = entries.get("fingerprints") or entries.get("weights_sha256")
+            if folder == STAGES["joint"]:
+                settings = entries.get("settings", {})
+                found |= {name: settings.get(name) for name in ("decoder", "flip_test")}
     return found
 
 

@@ -253,17 +253,29 @@ def cost_table(out: Path, manifest: dict) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", dtype=float).round(1)
 
 
+def split_scored(data: dict) -> str:
+    """Return the split of `hpe evaluate` that a run's val people are; "" if they are none.
+
+    data: the parameters of the run's data/.
+    """
+    if data["dataset"] in ("synthetic", "lspet"):
+        return "val"  # nobody has published one: the run's own
+    return data["val"] if data["val"] in ("train", "val", "test", "all") else ""
+
+
 def commands(out: Path, manifest: dict) -> str:
     """Return the run's command and, for each trained stage, the command that scores it."""
     lines = [manifest["command"]]
     people = out / "data" / artifacts.MANIFEST
     if people.is_file():
         data = artifacts.read_json(people)["parameters"]
+        if not (split := split_scored(data)):
+            return "\n".join(lines)
         in_folder = data["data_root"] and data["dataset"] != "synthetic"
         root = " --data-root DIR" if in_folder else ""
         run = out.relative_to(paper.ROOT) if out.is_relative_to(paper.ROOT) else out
         for name in stage_manifests(out):
             weights = shlex.quote(str(run / name))
-            data_set = f"{data['dataset']}{root} --split val"
+            data_set = f"{data['dataset']}{root} --split {split}"
             lines.append(f"hpe evaluate --weights {weights} --data {data_set}")
     return "\n".join(lines)

@@ -27,6 +27,7 @@ STAGED = (
     ".*.tmp",
     artifacts.LOCK,
     artifacts.CHECKPOINT,
+    artifacts.ASIDE,
     artifacts.HISTORY,
     artifacts.WEIGHTS,
     artifacts.MANIFEST,

@@ -201,9 +201,12 @@ def mpii_table() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def released_table(dataset: str) -> pd.DataFrame:
+def released_table() -> pd.DataFrame:
     """Released predictions on all people, against each truth (benchmarks/released.py)."""
-    table = evaluation.table(metrics_of("released")[dataset]).drop(columns=["persons", "left_out"])
+    scores = metrics_of("released")
+    tables = {dataset: evaluation.table(scores[dataset]) for dataset in ("mpii", "lsp")}
+    table = pd.concat(tables, names=["data set", "predictions, labels"])
+    table = table.drop(columns=["persons", "left_out"])
     return table.map(lambda value: f"{value:.2f}" if isinstance(value, float) else value).replace(
         "nan", "–"
     )

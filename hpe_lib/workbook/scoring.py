@@ -46,6 +46,7 @@ def people_to_score(
     split = split or ("val" if data in ("synthetic", "leeds") else "all")
     count = len(annotations.lsp(Path(root) / "joints.mat")) if data == "lspet" else None
     people = split if data in ("mpii", "lsp", "leeds") else people_range(split, numbers, count)
+
     found = load_people(
         data,
         root,
@@ -58,13 +59,28 @@ def people_to_score(
         difficulty=numbers.get("difficulty", "medium"),
         cache=cache_folder(run),
     )
-    wanted = manifest.get("fingerprints", {}).get(split)
-    same = wanted and numbers is own and people == own.get(split)
-    mixed = split == "train" and own.get("drawn")
-    if same and not mixed and (own["only_present"] or not found.skipped.get(ABSENT_IMAGE)):
-        trained_on = drop_copies(found) if split == "train" else found
-        require_unchanged(trained_on, split, wanted, chosen)
+    complete = own.get("only_present") or not found.skipped.get(ABSENT_IMAGE)
+    if numbers is own and complete:
+        for half, wanted in manifest.get("fingerprints", {}).items():
+            mixed = half == "train" and own.get("drawn")
+            if not mixed and (people == own[half] or are_all_of(found, own[half], root)):
+                chosen_then = drop_copies(found) if half == "train" else found
+                require_unchanged(chosen_then, half, wanted, chosen)
     return found
+
+
+def are_all_of(found: People, people: str, root: Path) -> bool:
+    """Are these all of the `people` of their data set, under whatever name they were asked for?
+
+    LSP's "val" is its "test". False if that cannot be read, and where people are drawn.
+    """
+    if found.dataset == "synthetic":
+        return False
+    try:
+        everyone = load_people(found.dataset, root, people, only_present=None)
+    except BadInput:
+        return False
+    return np.array_equal(found.keys, everyone.keys)
 
 
 def training_notes(people: People, folder: Path, data_root: Path | None = None) -> list[str]:
@@ -193,6 +209,36 @@ def people_range(split: str, numbers: dict, count: int | None) -> str:
             "--split test", f"{count} people, none after train and val", f"people from {first} on"
         )
     return f"{first}-{count or first + 999}"
+
+
+def released_files(mpii_root: str, lsp_root: str) -> dict[str, tuple]:
+    """Published predictions in downloaded folders: {name: arguments of `evaluation.read_files`}.
+
+    mpii_root: with the official .mat and predictions/.  lsp_root: with labels and pred*.mat, which
+    are scored on every label file. "": not looked for. BadInput if a folder lacks either.
+    """
+    found = {}
+    for dataset, root in (("mpii", mpii_root), ("lsp", lsp_root)):
+        if not root:
+            continue
+        folder = Path(root)
+        if dataset == "mpii":
+            labels = sorted(folder.glob("mpii_human_pose*.mat"))[:1]
+            files = sorted(folder.glob("predictions/*"))
+            rows = folder / "valid.h5"
+        else:
+            names = ("lsp-joints-PC.mat", "lsp-joints-OC.mat", "joints.mat")
+            labels = [folder / name for name in names if (folder / name).is_file()]
+            files = sorted(folder.glob("pred*.mat"))
+            rows = None
+        if not labels or not files:
+            lacking = "annotation" if not labels else "predictions"
+            raise BadInput(folder, f"no {lacking}", f"what hpe download {dataset} puts there")
+        for file in files:
+            for truth in labels:
+                name = f"{file.stem}, {truth.stem}" if dataset == "lsp" else file.stem
+                found[name] = (dataset, truth, file, rows)
+    return found
 
 
 def describe(name: str, score: dict, people: People) -> str:
