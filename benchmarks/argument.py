@@ -1,4 +1,4 @@
-"""Measure how the released regressor uses the detector's maps (tables given, confidence).
+"""Measure how the released regressor uses the detector's maps (tables given, confidence, by-peak).
 
 python -m benchmarks.argument DATA
 
@@ -6,20 +6,26 @@ DATA holds lsp/. What is found comes to results/argument.
 """
 
 from collections import defaultdict
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from benchmarks import commands
-from hpe_lib import heatmaps, photographs, probes
+from hpe_lib import evaluation, heatmaps, photographs, prediction, probes
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.augment import PoseDataset
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.people import People
+from hpe_lib.prediction import Predictions
+from hpe_lib.skeleton import ABSENT
 from hpe_lib.targets import Targets
 from hpe_lib.workbook import results
 
+PEAKS = (0, 0.1, 0.3, 0.5, 0.7, 1.01)  # ends of the ranges of the detector's highest probability
 DRAWN = {"radius": Targets.radius, "sigma": Targets.sigma}  # as the released cascade has learned
 
 
@@ -37,8 +43,32 @@ def main(data: Path) -> None:
             means = {kind: float(values.mean()) for kind, values in kinds.items()}
             confidence[f"{network}, people it {half}"] = means
     given = given_maps(made.cascade, people, made.image_size, DRAWN)
-    metrics = {"confidence": confidence, "given": given}
+    found = prediction.predict(people=people, **made.settings)
+    metrics = {"confidence": confidence, "given": given, "by peak": by_peak(found, people)}
     results.write("argument", metrics, "python -m benchmarks.argument DATA")
+
+
+def by_peak(found: Predictions, people: People) -> dict[str, dict]:
+    """How often detector and cascade are right, by how sure the detector is of the joint.
+
+    Its surest place counts, wherever it lies. "difference": the cascade's lead, paired.
+    """
+    rows = {}
+    for low, high in pairwise(PEAKS):
+        within = (found.detector_peak >= low) & (found.detector_peak < high)
+        some = replace(people, visibility=np.where(within, people.visibility, ABSENT))
+        lead = evaluation.paired([found.joints], [found.detector_joints], some)
+        scores = [
+            evaluation.score(joints, some) for joints in (found.detector_joints, found.joints)
+        ]
+        for kind, mask in evaluation.kind_masks(some).items():
+            rows[f"{kind}, {low} to {min(high, 1)}"] = {
+                "joints": int((mask & evaluation.annotated_mask(some)).sum()),
+                "detector": scores[0][kind],
+                "cascade": scores[1][kind],
+                "difference": lead[kind],
+            }
+    return dict(sorted(rows.items(), key=lambda row: row[0].startswith("visible")))
 
 
 @torch.no_grad()

@@ -102,6 +102,15 @@ def confidence_table() -> pd.DataFrame:
     return table.map(lambda peak: f"{peak:.2f}")
 
 
+def by_peak_table() -> pd.DataFrame:
+    """How often the released networks are right, by how sure the detector is of the joint."""
+    rows = {}
+    for name, found in metrics_of("argument")["by peak"].items():
+        lead = evaluation.format_difference(found["difference"])
+        rows[name] = {**found, "joints": f"{found['joints']:,}", "difference": lead}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def differing_joints_table() -> pd.DataFrame:
     """The joints that Tompson's truth has elsewhere than the official file, by person."""
     return pd.DataFrame(metrics_of("released")["Tompson's truth"]).astype(str).set_index("person")
@@ -172,6 +181,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "default-claims": partial(claims_table, "default-run-amd"),
     "given": given_table,
     "confidence": confidence_table,
+    "by-peak": by_peak_table,
     "released-mpii": partial(released_table, "mpii"),
     "released-lsp": partial(released_table, "lsp"),
     "tompson": differing_joints_table,

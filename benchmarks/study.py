@@ -29,6 +29,7 @@ from hpe_lib.workbook import artifacts, environment, results, scoring
 from hpe_lib.workbook.artifacts import STAGES, BadInput
 
 STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(encoding="utf-8"))
+SAME_TOTAL = 0.01  # points: totals of the same joints and people differ by less
 TWO_THIRDS = "two_thirds.npz"  # a row's joints of the validation people, before the last third
 
 
@@ -57,7 +58,7 @@ def main(
     if unknown := [name for name in names or [] if name not in STUDIES[study]]:
         raise typer.BadParameter(f"{unknown[0]}: expected {', '.join(STUDIES[study])}")
     if test:
-        score_test_people(run, study, names or STUDIES[study])
+        score_test_people(run, study, names or [])
     else:
         train_and_score(run, study, names or [])
 
@@ -85,7 +86,20 @@ def only_kept(run: Path, people: People, study: str, name: str) -> bool:
     row = f"{study}/{name}"
     if (run / "rows" / row_folder(study, name)).exists() or not results.existing(row):
         return False
-    return np.array_equal(results.joints_of(row)["keys"], people.keys)
+    return are_of(row, people)
+
+
+def are_of(row: str, people: People) -> bool:
+    """Are the joints in results/ROW of these people, as they are now?
+
+    Evidence that does not say of whom it is must have the total that it has on these.
+    """
+    if not np.array_equal(results.joints_of(row)["keys"], people.keys):
+        return False
+    if told := artifacts.manifest(results.RESULTS / row).get("people"):
+        return told == people.fingerprint()
+    total = results.of_last_network(results.metrics_of(row)["scores"])["total"]
+    return abs(evaluation.score(last_joints(row), people)["total"] - total) < SAME_TOTAL
 
 
 def reference_row(study: str, name: str) -> str:
@@ -94,13 +108,16 @@ def reference_row(study: str, name: str) -> str:
 
 
 def score_test_people(run: Path, study: str, names: Collection[str]) -> None:
-    """Score these rows of a study, where they are trained, on LSP's 1,000 test people."""
+    """Score these rows of a study, or all that are trained, on LSP's 1,000 test people."""
     root = Path(artifacts.manifest(run / "data", "parameters")["parameters"]["data_root"])
     people = load_people("lsp", root / "lsp", "test")
     for name in STUDIES[study]:
-        chosen = name in names and (results.RESULTS / study / name).is_dir()
-        if chosen and weights_folder(run, study, name).is_dir():
-            score(people, weights_folder(run, study, name), study, name, "-test")
+        weights = weights_folder(run, study, name)
+        trained = weights.is_dir() and (results.RESULTS / study / name).is_dir()
+        if name in names and not trained:
+            raise BadInput(weights, "no such row", "one that is trained and scored: without --test")
+        if trained and (not names or name in names):
+            score(people, weights, study, name, "-test")
     judge(people, len(open_data(run).train), study, "-test")
 
 
@@ -110,14 +127,18 @@ def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
     trained_on: the number of people that the rows have learned from.  split: as in `score`.
     """
     rows = {name: row for name, row in STUDIES[study].items() if "row" in row}
-    kept = [name for name in rows if (results.RESULTS / f"{study}{split}" / name).is_dir()]
+    kept = [
+        name
+        for name in rows
+        if results.existing(f"{study}{split}/{name}") and are_of(f"{study}{split}/{name}", people)
+    ]
     if not kept:
         return
     made = artifacts.manifest(results.RESULTS / f"{study}{split}" / kept[0])
     setting = f"{people.dataset}, {made['settings']['epochs']} epochs of {trained_on:,}"
     answers = {}
     for name in kept:
-        seed = rows[name].get("changes", {}).get("seed", 0)
+        seed = artifacts.manifest(results.RESULTS / f"{study}{split}" / name)["seed"]
         answers[rows[name]["row"], seed] = last_joints(f"{study}{split}/{name}")
     judged = claims.judge(answers, people, setting)
     results.write(f"{study}{split}-claims", {"criterion": judged}, environment.command())
@@ -202,9 +223,9 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
     metrics |= {"label": STUDIES[study][name]["label"], "curve": curve(weights.parent)}
     if of_table := STUDIES[study][name].get("row"):
         metrics["row"] = of_table
-    other = reference_row(study, name)
-    if name != other:
-        rows = [[last_joints(row)], [last_joints(f"{study}{split}/{other}")]]
+    other = f"{study}{split}/{reference_row(study, name)}"
+    if row != other and results.existing(other) and are_of(other, people):
+        rows = [[last_joints(row)], [last_joints(other)]]
         metrics["difference"] = artifacts.plain(evaluation.paired(*rows, people))
     files = {}
     before = None if split else joints_of_two_thirds(weights, people)

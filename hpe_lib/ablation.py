@@ -142,5 +142,7 @@ def copy_identical_stage(out: Path, recipe: Recipe) -> None:
             files.sort(key=lambda path: path.name == artifacts.MANIFEST)  # it comes last
             copies = {recipe.folder / path.relative_to(folder): path.read_bytes() for path in files}
             artifacts.write_files(copies)
-            (recipe.folder / artifacts.CHECKPOINT).unlink(missing_ok=True)  # of another recipe
+            checkpoint = recipe.checkpoint()
+            checkpoint.put_in_place()  # another recipe's is put aside
+            checkpoint.path.unlink(missing_ok=True)
             return

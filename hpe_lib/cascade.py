@@ -83,14 +83,13 @@ class Cascade(nn.Module):
         self.stacked = network.get("stacked", "both")
         # A network that regresses starts with maps of 0, and so with a prior of 0.5.
         prior = network.get("prior", 0.5) if self.first == "detection" else 0.5
-        if pretrained and network["trunk"].startswith("slim"):
-            found = f"true with trunk {network['trunk']!r}"
-            raise BadInput("pretrained", found, "a trunk that has ImageNet weights")
+        check_pretrained(network["trunk"], pretrained)
         self.detector = make_first(network, trunk or network["trunk"], pretrained, prior)
         self.regressor = make_regressor(network)
         self.frozen = False
         self.frozen_blocks = 0
         self.map_dropout = 0.0
+        self.map_noise = 0.0
         for name in ("mean", "std"):
             value = 255 * torch.tensor(getattr(self.detector, name)).view(1, 3, 1, 1)
             self.register_buffer(name, value, persistent=False)
@@ -124,6 +123,8 @@ class Cascade(nn.Module):
         if self.training and self.map_dropout:
             kept = torch.rand(maps.shape[:2], device=maps.device) >= self.map_dropout
             maps = maps * kept[..., None, None]
+        if self.training and self.map_noise:
+            maps = maps + self.map_noise * torch.randn_like(maps)
         heatmaps = enlarge(maps, self.map_stride)
         return heatmaps if self.stacked == "heatmaps" else torch.cat([heatmaps, images], dim=1)
 
@@ -184,6 +185,13 @@ class Cascade(nn.Module):
         outside = [weight for weight in learning if id(weight) not in trunk]
         groups = [{"params": outside, "lr": lr}, {"params": inside, "lr": trunk_lr}]
         return [group for group in groups if group["params"]]
+
+
+def check_pretrained(trunk: str, pretrained: bool) -> None:
+    """BadInput if ImageNet weights are wanted of a trunk that has none."""
+    if pretrained and trunk.startswith("slim"):
+        found = f"true with trunk {trunk!r}"
+        raise BadInput("pretrained", found, "a trunk that has ImageNet weights")
 
 
 def confidence(maps: torch.Tensor, first: str) -> torch.Tensor:

@@ -279,9 +279,7 @@ def train(
         with world.main_process_first():
             if stage == "detector" and world.is_main_process:
                 artifacts.refuse_foreign_stage(out / artifacts.STAGES[stage])
-                start = {"init_from": init_from} if init_from else {}
-                chosen = parameters["02"] | parameters[own] | start
-                stages.check_detector(chosen, out, parameters["01"]["image_size"])
+                stages.check_detector(parameters, out, init_from)
                 prepare(out, **parameters["01"])
                 write_targets(out, **parameters["02"])
             data = open_data(out)

@@ -37,15 +37,18 @@ def export_onnx(cascade: Cascade, path: str | Path) -> None:
     if importlib.util.find_spec("onnxscript") is None:
         raise BadInput("ONNX export", "no onnxscript", "pip install 'hpe-lib[onnx]'")
     size = cascade.network["image_size"]
-    outputs = ["detector"] if cascade.regressor is None else ["detector", "regressor"]
+    network = _Confidences(deepcopy(cascade).cpu().float()).eval()
+    crops = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        maps = network(crops)  # two of a detector alone, if it is a stacked hourglass
     program = torch.onnx.export(
-        _Confidences(deepcopy(cascade).cpu().float()).eval(),
-        (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
+        network,
+        (crops,),
         dynamo=True,
         opset_version=18,
         verbose=False,
         input_names=["images"],
-        output_names=outputs,
+        output_names=["detector", "regressor"][: len(maps)],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
     program.model.metadata_props.update(

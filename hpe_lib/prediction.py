@@ -173,6 +173,8 @@ def decode(
         readable = maps.detector - maps.detector.amax((-2, -1), keepdim=True)
     from_logits, _ = heatmaps.decode(readable, decoder)
     centroids, top = heatmaps.decode(confidence(maps.detector, first), "centroid")
+    if decoder == "centroid":  # logits have no centre of mass, their confidences have
+        from_logits = centroids
     joints = from_logits
     peaks = top
     if maps.regressor is not None:

@@ -157,6 +157,8 @@ class Recipe:
             unused = {*REGRESSOR_PARAMETERS, "map_dropout", "sigma" if discs else "radius"}
             if self.parameters.get("rival") == "stacked_hourglass":
                 unused -= {"sigma"}  # its second hourglass learns Gaussians
+        if self.stage == "detector" or not self.parameters.get("map_noise"):
+            unused.add("map_noise")  # stages from before there was any are as good as without
         without = WITHOUT_EFFECT | unused
         return {name: value for name, value in self.parameters.items() if name not in without}
 
@@ -176,9 +178,7 @@ class Recipe:
         """
         artifacts.check(artifacts.plain(self.parameters), "settings")
         check_crop_size(self.stage, self.parameters, self.data.image_size)
-        if self.parameters.get("compiled") and shutil.which(COMPILER) is None:
-            expected = "a C++ compiler for torch.compile, or compiled=false"
-            raise BadInput("compiled", f"no {COMPILER} here", expected)
+        check_compiler(self.parameters)
 
     def reasons_to_train(self) -> list[str]:
         """Why the folder's weights cannot be reused; [] if they can."""
@@ -213,6 +213,7 @@ class Recipe:
         if self.stage == "regressor":
             artifacts.load_into(model.detector, self.previous, "detector.")
         model.map_dropout = self.settings.map_dropout
+        model.map_noise = self.settings.map_noise
         model.freeze_blocks(self.settings.frozen_blocks)
         return model.set_memory_format().freeze_detector(self.stage == "regressor")
 
@@ -248,18 +249,18 @@ class Recipe:
         accelerator = training.make_accelerator(settings.precision)
         with accelerator.local_main_process_first():  # one process fetches weights for its host
             model = self.initial_model()
+        check_maps(model, self.data.image_size)
         loader = self.loader()
         steps = settings.epochs * len(loader)
         processes = accelerator.num_processes
         optimizer, scheduler = self.optimizer(model, steps)
         targets = build(Targets, self.parameters)
-        made_from = {**self.made_from, "processes": processes}
-        path = self.folder / artifacts.CHECKPOINT
-        checkpoint = training.Checkpoint(path, made_from, settings.save_minutes)
+        checkpoint = self.checkpoint()
         average = training.average_of(model, settings.ema) if settings.ema else None
         accelerator.wait_for_everyone()  # all have read what they start from
-        if accelerator.is_main_process:
-            artifacts.refuse_foreign_stage(self.folder)
+        exchanged = accelerator.is_main_process and self.put_checkpoint_in_place(checkpoint)
+        accelerator.wait_for_everyone()
+        resumed = False
         records = []
         for record in training.fit(
             model,
@@ -276,15 +277,34 @@ class Recipe:
         ):
             resumed = record.pop("resumed", False)
             records.append({"stage": self.stage, **record})
-            if accelerator.is_main_process:
+            if accelerator.is_main_process and not (resumed and exchanged):
                 scored = average.module if average else model
                 self.write_progress(scored, records, resumed)
             yield records[-1] | ({"resumed": True} if resumed else {})
         made_here["machine"]["threads"] = torch.get_num_threads()  # those of a resumed training
+        if exchanged and resumed:
+            watched.remove(self.folder)  # of the training between
         if accelerator.is_main_process:
             self.save(model, records, {**made_here, "steps": steps, "processes": processes})
-            path.unlink(missing_ok=True)
+            checkpoint.path.unlink(missing_ok=True)
         accelerator.wait_for_everyone()  # the next stage finds it complete
+
+    def checkpoint(self) -> training.Checkpoint:
+        """The stage's checkpoint, which only a training from the same things goes on from."""
+        made_from = {**self.made_from, "processes": training.world().num_processes}
+        path = self.folder / artifacts.CHECKPOINT
+        return training.Checkpoint(path, made_from, self.settings.save_minutes)
+
+    def put_checkpoint_in_place(self, checkpoint: training.Checkpoint) -> bool:
+        """Put aside what was stopped of another training; returns whether there was any exchange.
+
+        BadInput if the stage's folder has files that no training has written.
+        """
+        artifacts.refuse_foreign_stage(self.folder)
+        exchanged = checkpoint.put_in_place()
+        if exchanged and not (self.folder / artifacts.MANIFEST).is_file():
+            watched.remove(self.folder)  # maps of the training that was put aside
+        return exchanged
 
     def optimizer(self, model: Cascade, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """The optimizer and the learning rate's schedule of a training of so many steps."""
@@ -396,11 +416,12 @@ class Recipe:
 
         They are missing after a kill between the checkpoint and this. The model is then still as
         it was after that epoch. What an earlier training has left stays whole until the first
-        epoch is over.
+        epoch is over. Not for records of a checkpoint that was put back: the folder's maps are of
+        another training, and the model is not as it was after its earlier epochs.
         """
         record = records[-1]
         earlier = self.folder / artifacts.MANIFEST
-        if earlier.is_file() or (record["epoch"] == 1 and not resumed):
+        if earlier.is_file() or (len(records) == 1 and not resumed):
             watched.remove(self.folder)
             earlier.unlink(missing_ok=True)
         artifacts.write_history(self.folder, records)
@@ -449,18 +470,30 @@ def start_folder(init_from: str | Path, out: Path) -> Path:
     return start
 
 
-def check_detector(parameters: dict, out: Path, image_size: int) -> None:
-    """BadInput on a detector that cannot be made or begun, before anything is written for it.
+def check_detector(resolved: dict[str, dict], out: Path, init_from: Path | None) -> None:
+    """BadInput on a detector's training that could not begin, before anything is written for it.
 
-    parameters: of the stage, with init_from.  image_size: px of the crops.
+    Whether ImageNet weights can be had is not asked: a stage that is reused needs none.
+    resolved: parameters by notebook (`presets.resolve`).  init_from: as for `train`.
     """
-    start = parameters["init_from"]
-    if start:
-        start_folder(start, out)
+    parameters = resolved["02"] | resolved[artifacts.NOTEBOOKS["detector"]]
+    image_size = resolved["01"]["image_size"]
+    start = init_from or parameters["init_from"]
     check_crop_size("detector", parameters, image_size)
-    pretrained = parameters["pretrained"] and not start
-    network = network_parameters(parameters, regressor=False)
-    Cascade(network, pretrained).freeze_blocks(parameters["frozen_blocks"])
+    check_compiler(parameters)
+    model = Cascade(network_parameters(parameters, regressor=False))
+    model.freeze_blocks(parameters["frozen_blocks"])
+    check_maps(model, image_size)
+    cascade.check_pretrained(parameters["trunk"], parameters["pretrained"] and not start)
+    if start:
+        artifacts.load_into(model.detector, start_folder(start, out), "detector.")
+
+
+def check_compiler(parameters: dict) -> None:
+    """BadInput if the networks are to be compiled and there is no compiler."""
+    if parameters.get("compiled") and shutil.which(COMPILER) is None:
+        expected = "a C++ compiler for torch.compile, or compiled=false"
+        raise BadInput("compiled", f"no {COMPILER} here", expected)
 
 
 def check_crop_size(stage: str, parameters: dict, image_size: int) -> None:
@@ -473,6 +506,21 @@ def check_crop_size(stage: str, parameters: dict, image_size: int) -> None:
     if image_size % divisor:
         expected = f"a multiple of {divisor}, for every level to be halved"
         raise BadInput("image_size", image_size, expected)
+
+
+@torch.no_grad()
+def check_maps(model: Cascade, image_size: int) -> None:
+    """BadInput on a crop size, px, of which a network makes maps of another size than the targets.
+
+    A stride that rounds down does so unless it divides the crop.
+    """
+    maps = model.eval()(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
+    model.train()
+    cells = image_size // model.map_stride
+    for part in maps:
+        if part is not None and part.shape[-1] != cells:
+            found = f"{image_size}, of which this network makes {part.shape[-1]} of {cells} cells"
+            raise BadInput("image_size", found, "a multiple of the trunk's whole stride")
 
 
 def without_scores(record: dict) -> dict:

@@ -96,23 +96,28 @@ class Checkpoint:
             file.seek(artifacts.DIGEST)
             return torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
 
-    def put_in_place(self) -> None:
+    def put_in_place(self) -> bool:
         """Put aside the file of another training, and back what was put aside of this one.
 
-        So a parameter that was changed by mistake costs nothing of what was trained before.
+        So a parameter that was changed by mistake costs nothing of what was trained before. Returns
+        whether a file was moved. Only one process may call this, before all `load`.
         """
+        moved = False
         if self.path.is_file():
             try:
                 state = self.read()
             except Exception:  # `load` says why
                 state = {"made_from": None}
             if state["made_from"] == self.key:
-                return
+                return False
             if state["made_from"]:
                 self.put_aside(state)
+                moved = True
         own = self.aside(self.key)
         if own.is_file():
             os.replace(own, self.path)
+            moved = True
+        return moved
 
     def put_aside(self, state: dict) -> None:
         """Rename the file, whose state is another training's, and say so: hours may be in it."""
@@ -122,7 +127,7 @@ class Checkpoint:
         reasons = "; ".join(artifacts.changed_inputs(found, json.loads(self.key)))
         print(
             f"{aside}: what was trained until epoch {len(state['records']) + 1} before a change "
-            f"({reasons}); without the change it goes on from there",
+            f"({reasons}); without the change it goes on from there, else delete it",
             flush=True,
         )
 
@@ -175,12 +180,7 @@ class Progress:
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one that fits."""
-        if self.checkpoint is None:
-            return
-        if self.accelerator.is_main_process:
-            self.checkpoint.put_in_place()
-        self.accelerator.wait_for_everyone()
-        state = self.checkpoint.load()
+        state = self.checkpoint.load() if self.checkpoint else None
         if state is None:
             return
         for name, part in self.parts.items():

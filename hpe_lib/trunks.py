@@ -51,6 +51,7 @@ NAMES = ("slim", *LITES, *RESNETS, *VGGS)
 
 # Users' own trunks, by the name that manifests keep.
 TRUNKS: dict[str, Callable[[bool], Trunk]] = {}
+IMPORTED: dict[Callable[[bool], Trunk], str] = {}  # the hash of their code when it was imported
 
 
 def register_trunk(name: str, make: Callable[[bool], Trunk] | None = None) -> None:
@@ -61,6 +62,7 @@ def register_trunk(name: str, make: Callable[[bool], Trunk] | None = None) -> No
     BadInput if there is no such function.
     """
     TRUNKS[name] = make or imported_trunk(name)
+    code_hash(TRUNKS[name])
 
 
 def imported_trunk(name: str) -> Callable[[bool], Trunk]:
@@ -85,13 +87,18 @@ def own_trunk(name: str) -> Callable[[bool], Trunk] | None:
 def code_hash(make: Callable[[bool], Trunk]) -> str:
     """sha256 of the code of the module that defines your own trunk; "" if it has no file.
 
-    Comments and layout do not count, nor modules that it imports.
+    Comments and layout do not count, nor modules that it imports. BadInput if the file has changed
+    since it was imported: the old code would be trained under the new code's hash.
     """
     try:
         source = inspect.getsource(inspect.getmodule(make))
-        return artifacts.digest(ast.dump(ast.parse(source)))
+        found = artifacts.digest(ast.dump(ast.parse(source)))
     except (OSError, TypeError, SyntaxError):  # defined in a notebook's cell
         return ""
+    if IMPORTED.setdefault(make, found) != found:
+        changed = "code that has changed since it was imported"
+        raise BadInput(f"trunk {make.__module__}:{make.__name__}", changed, "a restarted kernel")
+    return found
 
 
 def named_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) -> Trunk:

@@ -12,8 +12,7 @@ from hpe_lib.data.augment import (
     PoseDataset,
     jitter_colour,
     joints_in_crop,
-    nearest,
-    predefined,
+    round_to_step,
 )
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.images import ImageArrays
@@ -21,6 +20,7 @@ from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBLE
 from hpe_lib.targets import Targets
+from hpe_lib.workbook import presets
 from hpe_lib.workbook.artifacts import BadInput
 
 
@@ -248,30 +248,40 @@ def test_without_augmentation_the_item_is_the_person_s_frame(drawn):
 
 
 @pytest.mark.parametrize(
-    "step, low, high, wanted",
+    "value, middle, step, wanted",
     [
-        (0.1, 0.7, 1.3, [0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3]),
-        (0.1, 0.8, 1.2, [0.8, 0.9, 1, 1.1, 1.2]),
-        (0.25, 0.7, 1.3, [0.75, 1, 1.25]),
-        (0.4, 0.7, 1.3, [1]),
-        (0.4, 1.1, 1.3, []),
-        (0.1, 1, 1, [1]),
+        (14.9, 0, 10, 10),
+        (-15.1, 0, 10, -20),
+        (4.9, 0, 10, 0),
+        (0.76, 1, 0.1, 0.8),
+        (1.24, 1, 0.1, 1.2),
+        (1.3, 1, 0.25, 1.25),
+        (17.3, 0, 0, 17.3),
+        (-0.3, 1, 0, -0.3),
     ],
 )
-def test_the_predefined_sizes_lie_within_the_range(step, low, high, wanted):
-    assert predefined(1, step, low, high) == pytest.approx(wanted)
+def test_values_in_steps(value, middle, step, wanted):
+    assert round_to_step(value, middle, step) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
-    "value, wanted", [(14.9, 10), (-15.1, -20), (4.9, 0), (39, 30), (-31, -30)]
+    "steps, said",
+    [
+        (
+            {"rotation_step": 15},
+            "rotation_step: found 15, expected a step that rounds nothing beyond rotation 40",
+        ),
+        ({"scale_step": 0.4}, "scale_step: found 0.4, .* beyond scale_low 0.7 and scale_high 1.3"),
+        ({"scale_step": 0.1, "scale_high": 1.26}, "and scale_high 1.26, from 1"),
+    ],
 )
-def test_the_nearest_predefined_value(value, wanted):
-    assert nearest(predefined(0, 10, -30, 30), value) == wanted
-
-
-def test_a_range_without_a_predefined_size_is_refused():
-    with pytest.raises(BadInput, match="scale_step: found 0.4, expected a size 1 ± n · step from"):
-        Augmentation(scale_low=1.1, scale_high=1.3, scale_step=0.4)
+def test_steps_that_leave_the_range_are_refused(steps, said):
+    with pytest.raises(BadInput, match=said):
+        Augmentation(**steps)
+    with pytest.raises(BadInput, match=said):
+        wide = {"rotation": 40, "scale_low": 0.7, "scale_high": 1.3} | steps
+        presets.resolve("synthetic", [f"03.{name}={value}" for name, value in wide.items()])
+    Augmentation(rotation_step=13, scale_step=0.25)
 
 
 def test_augmentation_in_predefined_steps():
@@ -289,10 +299,6 @@ def test_augmentation_in_predefined_steps():
     assert len({one.angle for one in free}) == 400 == len({one.side for one in free})
     assert max(abs(one.angle - other.angle) for one, other in zip(stepped, free)) <= 5
     assert [one.mirrored for one in stepped] == [one.mirrored for one in free]
-    uneven = Augmentation(40, 0.7, 1.3, True, 15, 0.4)
-    found = [uneven(frame, np.random.default_rng(seed)) for seed in range(100)]
-    assert {round(one.angle, 6) for one in found} == {-30, -15, 0, 15, 30}
-    assert {one.side for one in found} == {100}
 
 
 def test_colours_are_decided_by_seed_epoch_and_row():

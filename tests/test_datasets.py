@@ -251,6 +251,16 @@ def test_drawn_people_are_mixed_into_real_ones(tmp_path, lspet_folder):
     assert crops[6]["image"].shape == crops[0]["image"].shape
 
 
+def test_joints_of_drawn_people_outside_their_image_are_no_note(tmp_path):
+    people = load_people("synthetic", people="1-60", image_size=32, cache=tmp_path)
+    away = people.joints.copy()
+    away[:, :4] += 500
+    hidden = people.visibility.copy()
+    hidden[:, :4] = ABSENT
+    assert image_notes(replace(people, joints=away, visibility=hidden)) == []
+    assert image_notes(replace(people, joints=away)), "if they were annotated"
+
+
 @pytest.mark.parametrize("times", [0.4, 0.8, 2.5])
 def test_images_of_another_size_than_the_annotated_ones_are_said(tmp_path, capsys, times):
     """LSP is around in two sizes, with the same file names."""

@@ -481,7 +481,7 @@ def test_two_downloads_into_one_folder_do_not_meet(server, fetched, tmp_path):
 
 
 def test_images_may_lie_on_another_disk(server, fetched, monkeypatch):
-    server.files["/a.zip"] = zipped()
+    server.files["/a.zip"] = zipped(**GOOD)
     rename = os.replace
 
     def within_a_disk(new, target):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from lspet_files import says
 
-from hpe_lib.data import synthetic
+from hpe_lib.data import drawn, synthetic
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.drawn import load_drawn
 from hpe_lib.workbook.artifacts import BadInput
@@ -153,6 +153,15 @@ def test_what_a_killed_program_left_of_its_drawing_is_removed_after_a_day(tmp_pa
         os.utime(path, (0, 0))
     load_people("synthetic", "", "3-5", 64, cache=tmp_path)
     assert sorted(tmp_path.iterdir()) == [drawn, mine]
+
+
+def test_two_containers_with_one_process_number_draw_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with drawn._writing(tmp_path / "a", "mix") as one, drawn._writing(tmp_path / "a", "mix") as two:
+        assert one != two
+        for folder in (one, two):
+            (folder / "images.npy").write_bytes(b"drawn")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_another_version_of_drawing_draws_anew(tmp_path, monkeypatch):

@@ -157,6 +157,16 @@ def test_a_rehearsal_counts_steps_and_adds_them_up(steps):
     assert steps[2][1]["channels"] == 16 and steps[2][1]["lr"] == parameters()["05"]["lr"]
 
 
+def test_hours_of_people_who_cannot_be_counted_are_not_told(steps):
+    resolved = presets.resolve("lspet", ["01.train=all"])
+    lines = list(estimate.rehearse(resolved))
+    assert "as published unknown people" in lines[0]
+    (joint,) = [line for line in lines if line.startswith("joint")]
+    told = f"joint: {resolved['05']['epochs']} epochs of unknown length, 90.00 s for each step of"
+    assert joint.startswith(told)
+    assert not any("all stages" in line for line in lines)
+
+
 def test_steps_are_those_that_training_makes(steps):
     """A last batch that is not full is dropped, unless it is the only one."""
     for train, wanted in (("1-48", 3), ("1-49", 3), ("1-47", 2), ("1-16", 1), ("1-5", 1)):

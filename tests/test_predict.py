@@ -682,6 +682,16 @@ def test_onnx_answers_as_torch_does(trained, tmp_path):
     ) == ("4", "64")
 
 
+def test_onnx_names_both_of_a_stacked_hourglass_s_maps(tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="the extra hpe-lib[onnx] is not installed")
+    pytest.importorskip("onnxscript", reason="the extra hpe-lib[onnx] is not installed")
+    network = {"trunk": "slim", "map_stride": 4, "first": "regression", "image_size": 64}
+    network |= {"rival": "stacked_hourglass", "rival_channels": 8}
+    export.export_onnx(Cascade(network), tmp_path / "rival.onnx")
+    session = runtime.InferenceSession(tmp_path / "rival.onnx", providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == ["detector", "regressor"]
+
+
 def test_onnx_without_its_packages_is_one_line(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"hpe-lib\[onnx\]"):

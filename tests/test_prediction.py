@@ -252,7 +252,10 @@ def test_logits_are_read_as_the_logarithms_they_are():
     """
     logits = torch.full((1, 16, 8, 8), -9.0)
     logits[:, :, 3, 2:5] = torch.tensor([2.0, 5.0, 4.0])
-    joints, *_ = prediction.decode(Maps(logits, None), 1, "parabola")
+    joints, _, _, centroids, _ = prediction.decode(Maps(logits, None), 1, "parabola")
+    assert not np.array_equal(joints, centroids)
+    of_mass, _, _, centroids, _ = prediction.decode(Maps(logits, None), 1, "centroid")
+    assert np.array_equal(of_mass, centroids), "of the confidences: logits have no centre of mass"
     assert joints[0, 0, 0] == pytest.approx(3.25, abs=1e-4)
 
 

@@ -261,6 +261,24 @@ def test_joints_that_no_network_has_learned_set_no_scale(model, drawn, monkeypat
     assert len(peaks) == 4 and not any("of 7.00" in title for title in peaks)
 
 
+def test_right_answers_are_counted_by_the_detector_s_peak(model, drawn):
+    people = drawn[:12]
+    found = prediction.predict(model, people, 128, flip_test=False)
+    peaks = np.random.default_rng(0).uniform(0, 1, found.detector_peak.shape)
+    joints = np.where((peaks >= 0.7)[..., None], people.joints, people.joints + 999)
+    found = replace(found, detector_peak=peaks, joints=joints, detector_joints=people.joints)
+    rows = argument.by_peak(found, people)
+    counted = evaluation.annotated_mask(people)
+    assert sum(row["joints"] for row in rows.values()) == counted.sum()
+    hidden = counted & (people.visibility == OCCLUDED)
+    sure = rows["occluded, 0.7 to 1"]
+    assert sure["joints"] == (hidden & (peaks >= 0.7)).sum()
+    assert (sure["detector"], sure["cascade"], sure["difference"]["difference"]) == (100, 100, 0)
+    unsure = rows["visible, 0.1 to 0.3"]
+    assert (unsure["detector"], unsure["cascade"]) == (100, 0)
+    assert unsure["difference"]["difference"] == -100
+
+
 def test_maps_go_with_a_crop_of_another_size(model, drawn):
     small = pictures.person_maps(model, Targets(4), PoseDataset(drawn, 128)[0])
     large = small.on(drawn[:1].crops(256)[0])

@@ -65,6 +65,8 @@ def test_a_detector_has_no_cascade(people, weights, tmp_path):
 def test_released_weights_are_halved_and_say_what_they_were_trained_with(tmp_path, monkeypatch):
     tensors = {"weight": torch.tensor([1 / 3]), "count": torch.tensor([7])}
     artifacts.save(tmp_path / "run", tensors, {"kind": "joint", "seed": 3})
+    cost = artifacts.manifest(tmp_path / "run") | {"peak_memory_mb": 12345.0}
+    artifacts.write_manifest(tmp_path / "run", cost)
     monkeypatch.setattr(release, "RELEASED", tmp_path / "weights" / "leeds")
     folder = release.release(tmp_path / "run", "other")
     assert folder == tmp_path / "weights" / "other"
@@ -72,6 +74,7 @@ def test_released_weights_are_halved_and_say_what_they_were_trained_with(tmp_pat
     assert found["weight"].dtype == torch.float16 and found["count"].tolist() == [7]
     assert found["weight"].item() == pytest.approx(1 / 3, abs=1e-3)
     assert artifacts.manifest(folder)["seed"] == 3
+    assert artifacts.manifest(folder)["peak_memory_mb"] == 12345.0, "the training's"
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "predictions.npz", "manifest.json"])
@@ -249,24 +252,32 @@ def test_curves_are_of_rows_whose_minutes_compare(tmp_path, monkeypatch):
 
 def test_table_5_takes_the_mean_over_seeds_beside_the_paper_s_total(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    for name, seed, total in (("detection+regression", 0, 60.0), ("detection+regression", 1, 61.0)):
+
+    def keep(name, row, total, minutes=40.0, threads=1, **more):
         score = {"total": total, "visible": total + 2, "occluded": total - 20}
-        metrics = {"label": f"{name}, seed {seed}", "scores": {"cascade": score, "detector": {}}}
-        metrics["curve"] = [{"minutes": 40.0 + seed, "total": 1.0}]
-        artifacts.write_json(tmp_path / f"table-5-test/cascade-{seed}/metrics.json", metrics)
-    score = {"total": 50.0, "visible": 52.0, "occluded": 30.0}
-    alone = {"label": "detection only for all steps, seed 0", "scores": {"detector": score}}
-    alone["curve"] = [{"minutes": 70.0, "total": 1.0}]
-    artifacts.write_json(tmp_path / "table-5-test/control-0/metrics.json", alone)
+        found = {"label": row, "row": row, "scores": {"cascade": score, "detector": {}}} | more
+        found["curve"] = [{"minutes": minutes, "total": 1.0}]
+        artifacts.write_json(tmp_path / name / "metrics.json", found)
+        artifacts.write_manifest(tmp_path / name, {"machine": {"threads": threads}})
+
+    both, alone = "detection+regression (Res)", "detection only for all steps"
+    keep("drawn-medium/cascade-3", both, 82.0)
+    keep("drawn-medium/vgg-cascade-3", "detection+regression (VGG)", 81.0)
+    keep("table-5-test/cascade-0", both, 60.0)
+    keep("table-5-test/cascade-1", both, 61.0, 44.0)
+    keep("table-5-test/control-0", alone, 50.0, threads=2)
+    keep("table-5-36-test/cascade-1", both, 65.0)
+    gain = {"total": {"difference": 0.5, "ci95": [-0.5, 1.5]}}
+    keep("table-5-36/cascade-1", both, 64.0, **{"last third": gain})
     table = results.table_5()
-    assert list(table.index) == ["detection+regression", "detection only for all steps"]
-    both = table.loc["detection+regression"]
-    assert both[["paper, MPII", "ours, LSP", "visible", "occluded", "minutes"]].tolist() == [
-        *(pytest.approx(rivals.published(5)["total"]["detection+regression (Res)"]), 60.5),
-        *(62.5, 40.5, 40.0),
+    assert list(table.index) == [both, "detection+regression (VGG)", alone]
+    assert table.loc[both].fillna("–").tolist() == [
+        *(pytest.approx(rivals.published(5)["total"][both]), "82.0", "60.0, 61.0", "65.0", "–"),
+        *("36 epochs: +0.5 [-0.5, 1.5]", 62.5, 40.5, 42.0),
     ]
-    assert both["of each seed"] == "60.0, 61.0"
-    assert np.isnan(table.loc["detection only for all steps", "paper, MPII"])
+    assert table["paper, MPII"].isna().tolist() == [False, False, True]
+    assert table["LSP, 18 epochs"].fillna("–").tolist() == ["60.0, 61.0", "–", "50.0"]
+    assert np.isnan(table.loc[alone, "minutes"]), "of two threads"
 
 
 LEEDS = [path.parent for path in sorted(results.RESULTS.rglob("predictions.npz"))]

@@ -15,6 +15,7 @@ from lspet_files import read_joints
 from hpe_lib import photographs, stages, trunks
 from hpe_lib.data import lsp
 from hpe_lib.data.datasets import load_people
+from hpe_lib.data.people import SPLIT_SIZES
 from hpe_lib.paper import RELEASED
 from hpe_lib.targets import write_targets
 from hpe_lib.workbook import artifacts, scoring
@@ -102,6 +103,10 @@ def test_the_code_of_one_s_own_trunk_counts(tmp_path, monkeypatch, capsys):
     (record,) = train(tmp_path / "run", trunk="mine:my_trunk")
     assert "reused" not in record
     assert "training again: versions_of" in capsys.readouterr().out
+    module.write_text(code + "\nSIZE = 2\n")
+    linecache.clearcache()
+    with pytest.raises(BadInput, match="found code that has changed since it was imported"):
+        train(tmp_path / "run", trunk="mine:my_trunk")
 
 
 def test_drawn_people_who_were_mixed_in_are_said(tmp_path, lspet_folder):
@@ -122,6 +127,7 @@ def test_drawn_people_who_were_mixed_in_are_said(tmp_path, lspet_folder):
 def test_the_released_weights_have_learned_from_leeds_training_people():
     learned = lsp.leeds_training_keys()
     assert len(learned) == 9000 - len(lsp.copies_of_scored_people())
+    assert len(learned) == SPLIT_SIZES["leeds", "train"]
     assert {"im0001.jpg", "im1000.jpg", "im00001.jpg", "im08000.jpg"} <= {*learned}
     assert not {"im1001.jpg", "im08001.jpg"} & {*learned}
     people = load_people("synthetic", people="1-2", image_size=32)
@@ -153,7 +159,7 @@ def test_a_truth_that_was_moved_is_not_scored_under_another_name(tmp_path, test_
     root = tmp_path / "lsp"
     root.mkdir()
     (root / "images").symlink_to(test_data / "lsp" / "images")
-    shutil.copy(test_data / "lsp" / "joints.mat", root)
+    shutil.copy(test_data / "lsp" / "lsp-joints-PC.mat", root / "joints.mat")
     chosen = {"dataset": "lsp", "data_root": str(root), "train": "train 1-3", "val": "test 1-9"}
     small_runs.prepare(tmp_path / "run", **chosen)
     for split in ("test 1-9", "val 1-9", "val 2-9"):

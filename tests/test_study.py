@@ -1,6 +1,7 @@
 """Rows of a study: trained, scored beside the first one, reused."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,7 +113,9 @@ def test_trained_rows_are_scored_on_test_people(run, monkeypatch):
     study.train_and_score(run, "three", ["first"])
     study.score_test_people(run, "three", ["same"])
     assert not (results.RESULTS / "three-test/first").exists(), "only those that are named"
-    study.score_test_people(run, "three", list(ROWS))
+    with pytest.raises(artifacts.BadInput, match="three-other.*: found no such row"):
+        study.score_test_people(run, "three", ["other"])
+    study.score_test_people(run, "three", [])
     found = results.metrics_of("three-test/first")
     assert found["scores"]["detector"]["persons"] == len(people)
     first = study.last_joints("three-test/same")
@@ -169,6 +172,30 @@ def test_a_reference_that_another_machine_has_trained_is_not_trained_again(run):
     prepare(run, **presets.resolve("smoke")["01"] | {"val": "3001-3030"})
     study.train_and_score(run, "three", ["first"])
     assert (run / "rows" / study.row_folder("three", "same")).exists(), "of other people"
+
+
+def test_joints_of_other_people_are_not_compared(run, monkeypatch):
+    """Synthetic people of two difficulties have the same keys."""
+    study.train_and_score(run, "three", ["first"])
+    people = open_data(run).val
+    others = replace(people, joints=people.joints + 5)
+    assert study.are_of("three/same", people) and not study.are_of("three/same", others)
+    told = artifacts.manifest(results.RESULTS / "three/same")
+    monkeypatch.setattr(artifacts, "manifest", lambda path, *_: told | {"people": None})
+    assert study.are_of("three/same", people), "older evidence is known by its total"
+    assert not study.are_of("three/same", others)
+    monkeypatch.undo()
+
+
+def test_without_its_reference_a_row_is_scored_alone(run, monkeypatch):
+    people = open_data(run).val
+    monkeypatch.setattr(study, "load_people", lambda name, root, split: people)
+    study.train_and_score(run, "three", ["first"])
+    study.score_test_people(run, "three", ["first"])
+    assert "difference" not in results.metrics_of("three-test/first")
+    assert results.parts_table("three-test").index.tolist() == ["one network"]
+    study.score_test_people(run, "three", [])
+    assert "difference" in results.metrics_of("three-test/first")
 
 
 def test_rows_are_scored_again_on_other_people(run):

@@ -394,6 +394,28 @@ def test_maps_of_the_training_before_do_not_outlive_a_kill(out, monkeypatch):
     assert not np.array_equal(after["maps"], before)
 
 
+def test_a_copied_stage_leaves_a_stopped_training_of_something_else(run):
+    recipe = stages.Recipe("detector", run, STAGES["detector"] | {"epochs": 12})
+    stopped = training.Checkpoint(
+        run / "rows" / "row" / "detector" / artifacts.CHECKPOINT, recipe.checkpoint().made_from
+    )
+    stopped.save({"records": [{}] * 11})
+    varied(run, "row", {}, ("detector",))
+    folder = run / "rows" / "row" / "detector"
+    (aside,) = folder.glob(artifacts.ASIDE)
+    assert aside == stopped.aside(stopped.key) and not stopped.path.exists()
+
+
+def test_a_crop_that_a_trunk_rounds_down_is_refused_before_the_first_step():
+    net = Cascade({"trunk": "timm:convnext_atto", "map_stride": 4})
+    stages.check_maps(net, 96)
+    with pytest.raises(
+        BadInput, match="image_size: found 100, of which this network makes 24 of 25"
+    ):
+        stages.check_maps(net, 100)
+    assert net.training
+
+
 def test_a_row_takes_over_no_checkpoint(run):
     (run / "detector" / artifacts.CHECKPOINT).write_bytes(b"of a training that was given up")
     (run / "detector" / ".weights.safetensors.1-0.tmp").write_bytes(b"left by a kill")
@@ -1256,6 +1278,17 @@ def test_what_only_the_second_network_has_leaves_the_detector_as_it_is(run):
         "regressor", run, STAGES["regressor"] | {"map_dropout": 0.2}
     ).reasons_to_train()
     assert "map_dropout" in reason
+
+
+@pytest.mark.parametrize("half", ["image", "heatmaps"])
+def test_a_regressor_that_reads_half_of_the_stack_begins_anew(run, tmp_path, half):
+    """Weights of one that reads both, from which the run's own began, would not fit."""
+    other = shutil.copytree(run, tmp_path / "other")
+    begun = STAGES["regressor"] | {"init_from": str(other)}
+    list(stages.train("regressor", run, begun))
+    list(stages.train("joint", run, STAGES["joint"]))
+    changes = ablation.read_rows("further")[f"regressor reads the {half}"][1]
+    assert varied(run, half, changes) == {"regressor": 1, "joint": 1}
 
 
 @pytest.mark.parametrize("change", ["radus", "join.epochs", "missing_point"])

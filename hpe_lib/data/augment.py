@@ -3,7 +3,6 @@
 Items hold joints, not heatmaps: targets are drawn later, per batch.
 """
 
-import math
 from dataclasses import dataclass
 
 import cv2
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame
 from hpe_lib.skeleton import ABSENT, MPII
-from hpe_lib.workbook.artifacts import BadInput
+from hpe_lib.workbook.presets import check_augmentation
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Augmentation:
         and from size 1; 0: uniform sampling (§3.2).
     colour: each channel is multiplied by a factor from 1 ± colour; ours, the paper has none.
 
-    BadInput if scale_low is above scale_high, or no predefined size is between them.
+    BadInput if scale_low is above scale_high, or a step does not lead to the range's ends.
     """
 
     rotation: float = 40.0
@@ -42,41 +41,20 @@ class Augmentation:
     colour: float = 0.0
 
     def __post_init__(self):
-        if self.scale_low > self.scale_high:
-            expected = f"at most scale_high, {self.scale_high:g}"
-            raise BadInput("scale_low", f"{self.scale_low:g}", expected)
-        if self.scale_step and not predefined(1, self.scale_step, *self.scales).size:
-            expected = f"a size 1 ± n · step from {self.scale_low:g} to {self.scale_high:g}"
-            raise BadInput("scale_step", f"{self.scale_step:g}", expected)
-
-    @property
-    def scales(self) -> tuple[float, float]:
-        """The smallest and the largest size."""
-        return self.scale_low, self.scale_high
+        check_augmentation(vars(self))
 
     def __call__(self, frame: Frame, random: np.random.Generator) -> Frame:
         """The frame, changed at random."""
         angle = random.uniform(-self.rotation, self.rotation)
-        scale = random.uniform(*self.scales)
-        if self.rotation_step:
-            angles = predefined(0, self.rotation_step, -self.rotation, self.rotation)
-            angle = nearest(angles, angle)
-        if self.scale_step:
-            scale = nearest(predefined(1, self.scale_step, *self.scales), scale)
+        scale = random.uniform(self.scale_low, self.scale_high)
+        angle = round_to_step(angle, 0, self.rotation_step)
+        scale = round_to_step(scale, 1, self.scale_step)
         return frame.augmented(scale, angle, self.flip and random.random() < 0.5)
 
 
-def predefined(origin: float, step: float, low: float, high: float) -> np.ndarray:
-    """Those of origin, origin ± step, origin ± 2 · step, … that lie between low and high."""
-    rounding = 1e-9  # 1.2 is two steps of 0.1 above 1, whatever its last digit
-    first = math.ceil((low - origin) / step - rounding)
-    last = math.floor((high - origin) / step + rounding)
-    return origin + step * np.arange(first, last + 1)
-
-
-def nearest(values: np.ndarray, value: float) -> float:
-    """The one of `values` that is nearest to a value."""
-    return float(values[np.abs(values - value).argmin()])
+def round_to_step(value: float, origin: float, step: float) -> float:
+    """The nearest of origin, origin ± step, origin ± 2 · step, …; the value if step is 0."""
+    return origin + step * round((value - origin) / step) if step else value
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -133,10 +134,11 @@ def _to_people(
 @contextlib.contextmanager
 def _writing(folder: Path, mix: str) -> Iterator[Path]:
     """A folder to write to. It gets its name once all of it, and a manifest, is on the disk."""
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    # Containers that share a cache may have one process number.
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     locks.remove_leftovers(folder.parent.glob("*px-*.[0-9]*.part"))
     try:
-        unfinished.mkdir(parents=True, exist_ok=True)
+        unfinished.mkdir(parents=True)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise

@@ -294,7 +294,7 @@ def _decode_by_pillow(data: bytes, step: int, formats: Sequence[str] = FORMATS) 
 
 
 def _high_bytes(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits, a TIFF of 9 to 16, in 8 bits, with what is transparent, and black
+    """A grey image of 16 bits, or of 12 in a TIFF, in 8 bits, with what is transparent, and black
     where 0 means white.
     """
     tags = getattr(image, "tag_v2", {})

@@ -24,6 +24,9 @@ SPLIT_SIZES = {
     ("lsp", "train"): 1000,
     ("lsp", "val"): 1000,
     ("lsp", "test"): 1000,
+    ("leeds", "train"): 8987,  # LSP's 1,000 and 8,000 of LSPET, without copies of who is scored
+    ("leeds", "val"): 500,
+    ("leeds", "test"): 1000,
 }
 # Are images of another size than the annotated ones? In sound data no joint lies outside, and the
 # median person's middle is at 0.45 to 0.51 of the image's width and height.
@@ -218,7 +221,8 @@ def image_notes(people: People) -> list[str]:
     for row in np.unique(np.linspace(0, len(people) - 1, LOOKED_AT).astype(int)):
         with contextlib.suppress(BadInput):
             height, width = people.images[row].shape[:2]
-            places.append(people.joints[row] / (width, height))
+            known = (people.visibility[row] != ABSENT)[:, None]
+            places.append(np.where(known, people.joints[row], np.nan) / (width, height))
     places = [place for place in places if not np.isnan(place).all()]
     if len(places) < FEWEST:
         return []

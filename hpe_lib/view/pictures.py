@@ -161,7 +161,9 @@ class PersonMaps:
         return replace(self, crop=crop, joints=rescale(self.joints, zoom), predicted=predicted)
 
     def top(self, layer: str) -> float:
-        """Return the value at which a layer's colours end: 1 for targets, else its largest."""
+        """Return the value at which a layer's colours end: 1 for targets, else the largest of the
+        labelled joints.
+        """
         if layer.endswith("target"):
             return 1.0
         return _top(_labelled(np.abs(self.maps[layer]), self.visibility))
@@ -224,9 +226,9 @@ def cover_picture(
 ) -> Image.Image:
     """Return a crop beside one joint's map of each network (`predict_crop`).
 
-    A map's colours end at its network's highest value for this person. Ring and cross as in
-    `drawing.mark_joint`; on the crop the cross is the last network's.  joints: (16, 2) crop px and
-    visibility: (16,), as labelled.
+    A map's colours end at its network's highest value for a labelled joint of this person. Ring and
+    cross as in `drawing.mark_joint`; on the crop the cross is the last network's.  joints: (16, 2)
+    crop px and visibility: (16,), as labelled.
     """
     *_, last = maps
     shown = f"{MPII.names[joint]}, cross: the {last}'s answer"
@@ -325,7 +327,7 @@ def _joint_on_crop(crop, maps, joint, visibility):
 
 
 def _peak_title(name, heats, joint, visibility):
-    """Words above one joint's map: its peak, and the network's highest for this person."""
+    """Words above one joint's map: its peak, and the network's highest for a labelled joint."""
     return f"{name}: peak {heats[joint].max():.2f} of {_labelled(heats, visibility).max():.2f}"
 
 

@@ -212,7 +212,7 @@ class Inspector(PersonPanel):
     """
 
     legend = (
-        f"{MARKS}; colours: from nothing at 0 to yellow at the highest value of any joint; "
+        f"{MARKS}; colours: from nothing at 0 to yellow at the highest value of a labelled joint; "
         "difference: orange where the regressor says more than the detector, purple where less, "
         "empty where a joint has no label. "
         f"{KEYS}"
@@ -257,9 +257,9 @@ class Inspector(PersonPanel):
         order = self.order.value
         rows = evaluation.select_rows(self.answer.joints, self.people, joint, keep, order)
         self.place.max = max(1, len(rows))
+        self.stay(joint, rows)
         if not len(rows):
             raise BadInput("this selection", "nobody", f"people with {self.joint.label} {keep}")
-        self.stay(joint, rows)
         row = int(rows[self.row])
         self.shown = joint, row
         person = self.person_maps(row)
@@ -283,6 +283,7 @@ class Inspector(PersonPanel):
         before, row = self.shown
         if before != joint:
             self.shown = joint, row
+            self.place.max = max(1, len(rows))
             places = np.flatnonzero(rows == row)
             self.place.value = int(places[0]) + 1 if len(places) else 1
 

@@ -350,10 +350,10 @@ def save(
     measured = {
         "weights_sha256": file_hash(folder / WEIGHTS),
         "history_sha256": history_hash(folder),
-        "peak_memory_mb": environment.peak_memory_mb(),
         "written": environment.timestamp(),
     }
-    write_manifest(folder, {**environment.describe(), **manifest, **measured})
+    here = {**environment.describe(), "peak_memory_mb": environment.peak_memory_mb()}
+    write_manifest(folder, {**here, **manifest, **measured})
 
 
 def manifest(folder: str | Path, *needed: str) -> dict:

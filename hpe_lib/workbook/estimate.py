@@ -128,6 +128,10 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
             yield f"{stage}: 0 epochs, weights taken over"
             continue
         step = training_step(stage, own, parameters["01"]["image_size"])
+        if not people:
+            pace = f"{step['seconds']:.2f} s for each step of {size} people"
+            yield f"{stage}: {own['epochs']} epochs of unknown length, {pace}"
+            continue
         seconds = steps * step["seconds"]
         total += seconds
         yield (
@@ -135,7 +139,8 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
             f"{duration(seconds)}; {step['memory_mb'] / 1024:.1f} GiB of memory "
             f"(measured with {step['measured_batch']} people)"
         )
-    yield f"all stages: {duration(total)} on this device, without scoring"
+    if people:
+        yield f"all stages: {duration(total)} on this device, without scoring"
 
 
 def duration(seconds: float) -> str:

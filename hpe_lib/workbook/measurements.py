@@ -10,6 +10,8 @@ from pathlib import Path
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import NOTEBOOKS, STAGES, BadInput
 
+READ_BY = ("decoder", "flip_test")  # settings by which the cascade's maps are read
+
 
 def write(out: str | Path, number: str, values: dict) -> dict:
     """Write what a notebook measured: OUT/metrics/NN.json, and all notebooks': OUT/metrics.json.
@@ -38,10 +40,9 @@ def read(out: str | Path, needed: str = "") -> dict:
     was changed by hand, a line says so, and the notebooks' own files are read.
     """
     path = Path(out) / artifacts.METRICS
-    found = read_file(path)
-    if not (Path(out) / "metrics").is_dir():
-        return found
-    together = artifacts.plain(still_valid(out, measured_on(out)))
+    together = found = read_file(path)
+    if (Path(out) / "metrics").is_dir():
+        together = artifacts.plain(still_valid(out, measured_on(out)))
     if together != found:
         print(f"{path}: not what the notebooks have written; taken from metrics/")
     if needed and needed not in together:
@@ -60,7 +61,7 @@ def still_valid(out: str | Path, measured: dict) -> dict:
         found = measured.get(path.stem, {})
         if found.get("sha256") != artifacts.file_hash(path):
             print(f"{path}: changed since its notebook wrote it, and left out")
-        elif found["on"] != basis(out, path.stem):
+        elif is_outdated(out, path.stem, found["on"]):
             other = "of other people, weights, decoder or flip test than the run has now"
             print(f"{path}: {other}, and left out")
         else:
@@ -90,8 +91,17 @@ def basis(out: str | Path, number: str) -> dict:
             found[folder] = entries.get("fingerprints") or entries.get("weights_sha256")
             if folder == STAGES["joint"]:
                 settings = entries.get("settings", {})
-                found |= {name: settings.get(name) for name in ("decoder", "flip_test")}
+                found |= {name: settings.get(name) for name in READ_BY}
     return found
+
+
+def is_outdated(out: str | Path, number: str, on: dict) -> bool:
+    """Do a notebook's numbers rest on something else than the run has now?
+
+    on: their `basis`. Older ones do not say how the maps were read.
+    """
+    now = basis(out, number)
+    return on != {name: now[name] for name in now if name in on or name not in READ_BY}
 
 
 def read_file(path: Path) -> dict:

@@ -177,16 +177,27 @@ def resolve(
             )
     for parameters in resolved.values():
         trust_trunks(parameters)
-        check_scales(parameters)
+        check_augmentation(parameters)
     return resolved
 
 
-def check_scales(parameters: dict) -> None:
-    """BadInput if the smallest scale of the augmentation is above the largest."""
+def check_augmentation(parameters: dict) -> None:
+    """BadInput if the smallest size is above the largest, or a step leads beyond the range.
+
+    Values are rounded to whole steps, from 0 degrees and from size 1.
+    """
     low = parameters.get("scale_low", 1)
     high = parameters.get("scale_high", low)
     if low > high:
         raise BadInput("scale_low", f"{low:g}", f"at most scale_high, {high:g}")
+    ways = {"scale_step": (1 - low, high - 1), "rotation_step": (parameters.get("rotation", 0),)}
+    for name, lengths in ways.items():
+        step = parameters.get(name)
+        if step and any(step * round(way / step) > way + 1e-6 for way in lengths):
+            ends = f"scale_low {low:g} and scale_high {high:g}, from 1"
+            if name == "rotation_step":
+                ends = f"rotation {lengths[0]:g}, from 0"
+            raise BadInput(name, f"{step:g}", f"a step that rounds nothing beyond {ends}")
 
 
 def stage_parameters(resolved: dict[str, dict]) -> dict[str, dict]:

@@ -12,7 +12,7 @@ from hpe_lib.skeleton import MPII
 from hpe_lib.workbook import artifacts, measurements, reproduce
 from hpe_lib.workbook.artifacts import BadInput
 
-# Points that a total may differ by on another kind of processor: docs/results.md saw 0.5.
+# Points that a total may differ by on another kind of processor: docs/results.md saw 0.3.
 MOST = 2.0
 # The same for a score of fewer joints, or a difference of two scores: docs/results.md saw 2.5.
 MOST_OF_A_PART = 3 * MOST

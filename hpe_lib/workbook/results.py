@@ -27,6 +27,7 @@ RESULTS = ROOT / "results"
 RELEASED = "leeds-192"  # results/NAME of the weights in this package
 # Studies with rows of Table 5 on LSP's test people: epochs of 3,000 people
 ON_LSP = {"race": 6, "seeds": 6, "table-5": 18, "table-5-36": 36, "table-5-72": 72}
+TABLE_5 = ("table-5", "table-5-36", "table-5-72")
 
 
 def keep_scores(
@@ -201,12 +202,9 @@ def mpii_table() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def released_table() -> pd.DataFrame:
+def released_table(dataset: str) -> pd.DataFrame:
     """Released predictions on all people, against each truth (benchmarks/released.py)."""
-    scores = metrics_of("released")
-    tables = {dataset: evaluation.table(scores[dataset]) for dataset in ("mpii", "lsp")}
-    table = pd.concat(tables, names=["data set", "predictions, labels"])
-    table = table.drop(columns=["persons", "left_out"])
+    table = evaluation.table(metrics_of("released")[dataset]).drop(columns=["persons", "left_out"])
     return table.map(lambda value: f"{value:.2f}" if isinstance(value, float) else value).replace(
         "nan", "–"
     )
@@ -303,33 +301,52 @@ def parts_table(study: str) -> pd.DataFrame:
 
 
 def table_5() -> pd.DataFrame:
-    """Table 5's residual rows: the paper's totals beside ours, of synthetic people and of LSP's.
+    """Table 5's rows: the paper's totals on MPII beside ours on synthetic people and on LSP's.
 
-    LSP's columns are means over seeds; minutes are those of the first seed, on one thread.
+    A cell of ours has the total of each seed. Visible, occluded and minutes are of 18 epochs, means
+    over seeds; minutes of one thread. "last third": what the longest training has gained in the
+    last third of its epochs on the validation people, in points, paired.
     """
     printed = rivals.published(5)["total"]
-    drawn = {
-        found["label"].removesuffix(", 3 epochs"): of_last_network(found["scores"])["total"]
-        for found in study_metrics("drawn-medium")
-    }
-    runs = {}
-    for found in study_metrics("table-5-test"):
-        name, _, _ = found["label"].rpartition(", seed ")
-        score = of_last_network(found["scores"])
-        runs.setdefault(name, []).append(score | {"minutes": found["curve"][-1]["minutes"]})
+    columns = {"drawn-medium": "synthetic, 3 epochs"}
+    columns |= {f"{study}-test": f"LSP, {ON_LSP[study]} epochs" for study in TABLE_5}
+    totals = {}
+    parts = {}
+    for study, column in columns.items():
+        for name in study_rows(study):
+            found = metrics_of(name)
+            if row := found.get("row"):
+                score = of_last_network(found["scores"])
+                totals.setdefault(row, {}).setdefault(column, []).append(f"{score['total']:.1f}")
+                if study == f"{TABLE_5[0]}-test":
+                    parts.setdefault(row, []).append(score | {"minutes": minutes_alone(name)})
     rows = {}
-    for name, scores in runs.items():
-        totals = [score["total"] for score in scores]
-        rows[name] = {
-            "paper, MPII": printed.get(f"{name} (Res)"),
-            "ours, synthetic": drawn.get(name),
-            "ours, LSP": float(np.mean(totals)),
-            "of each seed": ", ".join(f"{total:.1f}" for total in totals),
-        }
-        for column in ("visible", "occluded"):
-            rows[name][column] = float(np.mean([score[column] for score in scores]))
-        rows[name]["minutes"] = scores[0]["minutes"]
-    return ranked(rows, "ours, LSP")
+    for row, found in totals.items():
+        of_seeds = {column: ", ".join(found.get(column, [])) for column in columns.values()}
+        rows[row] = {"paper, MPII": printed.get(row)} | of_seeds
+        rows[row]["last third"] = last_third_of_longest(row)
+        for part in ("visible", "occluded", "minutes"):
+            rows[row][part] = pd.Series(
+                [score[part] for score in parts.get(row, [])], dtype=float
+            ).mean()
+    return pd.DataFrame.from_dict(rows, orient="index").replace("", None)
+
+
+def minutes_alone(name: str) -> float:
+    """The minutes that the training of results/NAME took on one thread; NaN if it had more."""
+    threads = artifacts.manifest(RESULTS / name).get("machine", {}).get("threads", 1)
+    return metrics_of(name)["curve"][-1]["minutes"] if threads == 1 else np.nan
+
+
+def last_third_of_longest(row: str) -> str | None:
+    """What the longest training of a row of Table 5 has gained in the last third of its epochs."""
+    gains = [
+        f"{ON_LSP[study]} epochs: {gain}"
+        for study in TABLE_5
+        for found in study_metrics(study)
+        if found.get("row") == row and (gain := last_third_of_all(found))
+    ]
+    return gains[-1] if gains else None
 
 
 def claims_table(name: str) -> pd.DataFrame:
@@ -350,12 +367,12 @@ def judged_on_lsp() -> dict[int, dict]:
 
 
 def claims_on_lsp() -> pd.DataFrame:
-    """The verdicts on Table 5's claims on LSP's test people, the shortest trainings first.
-
-    Empty where nothing was judged.
+    """The verdicts on Table 5's claims on LSP's test people, the shortest trainings first, with
+    each seed's interval. Empty where nothing was judged.
     """
     tables = map(claims.table, judged_on_lsp().values())
-    return pd.concat([pd.DataFrame(), *tables]).fillna("–")
+    table = pd.concat([pd.DataFrame(), *tables]).fillna("–")
+    return table[[name for name in table if not name.endswith(claims.PARTS[1:])]]
 
 
 def verdicts() -> pd.DataFrame:

@@ -132,6 +132,7 @@ class Settings(Parts, Drawn):
     first_maps: Literal["", "discs", "gaussians"] = None
     first_sigma: Annotated[float, Field(ge=0, le=1000)] = None
     map_dropout: Share = 0.0
+    map_noise: Share = 0.0
     frozen_blocks: Annotated[int, Field(ge=0, le=7)] = 0
     seed: Seed = None
     epochs: Epochs = None
