@@ -193,7 +193,7 @@ def check_augmentation(parameters: dict) -> None:
     ways = {"scale_step": (1 - low, high - 1), "rotation_step": (parameters.get("rotation", 0),)}
     for name, lengths in ways.items():
         step = parameters.get(name)
-        if step and any(step * round(way / step) > way + 1e-6 for way in lengths):
+        if step and any(step * round((way - 1e-9) / step) > way + 1e-6 for way in lengths):
             ends = f"scale_low {low:g} and scale_high {high:g}, from 1"
             if name == "rotation_step":
                 ends = f"rotation {lengths[0]:g}, from 0"
