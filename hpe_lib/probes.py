@@ -16,6 +16,7 @@ from hpe_lib.evaluation import (
     annotated_mask,
     errors,
     has_normaliser,
+    mean_error,
     score,
     within_threshold,
 )
@@ -130,18 +131,19 @@ def person_with_hidden_joint(
 ) -> int:
     """The row of a person whose joint is occluded, missed by the detector and found by the cascade.
 
-    The one whose joint is found best. Without such a person, among those whose joint is occluded,
-    then among those whose joint is labelled, then anybody.  detected, predicted: the detector's and
-    the cascade's joints (N, 16, 2) image px.
+    The one whose whole pose is found best. Without such a person, among those whose joint is
+    occluded, then among those whose joint is labelled, then anybody.  detected, predicted: the
+    detector's and the cascade's joints (N, 16, 2) image px.
     """
-    error = errors(predicted, people)[0][:, joint]
-    known = np.isfinite(error)
+    ratio, mask = errors(predicted, people)
+    known = np.isfinite(ratio[:, joint])
     hidden = known & (people.visibility[:, joint] == OCCLUDED)
     missed = hidden & ~within_threshold(detected, people)[:, joint]
     found = missed & within_threshold(predicted, people)[:, joint]
     anybody = np.ones(len(people), bool)
     rows = next(np.flatnonzero(kind) for kind in (found, hidden, known, anybody) if kind.any())
-    return int(rows[np.nan_to_num(error[rows], nan=np.inf).argmin()])
+    error = mean_error(ratio, mask)[rows]
+    return int(rows[np.nan_to_num(error, nan=np.inf).argmin()])
 
 
 def clear_person(people: People) -> int:
