@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import references
-from hpe_lib import evaluation, heatmaps, photographs, prediction, stages, training
+from hpe_lib import evaluation, heatmaps, photographs, prediction, refusals, training
 from hpe_lib.data.augment import Augmentation, PoseDataset
 from hpe_lib.data.images import ImageFiles, read_image
 from hpe_lib.data.people import People
@@ -256,7 +256,7 @@ def training_steps(rounds: int, preset: str) -> Iterator[dict]:
     plain = "forward, loss, backward, optimiser"
     yield row(f"training step, {preset}", lambda: next(fit), plain, 1 / 1.05)
     yield row("that network's step in bf16", in_bf16, "in float32")
-    if shutil.which(stages.COMPILER):
+    if shutil.which(refusals.COMPILER):
         faster = (torch.compile(given[0]), *given[1:])
         start = time.perf_counter()
         references.plain_steps(*faster, 1)

@@ -7,7 +7,7 @@ heatmaps, targets, losses                      what the networks learn from: §3
 data/                                          people: data sets, synthetic people, downloads
 trunks, detector, regressor, cascade           networks, block by block (Tables 1 to 4)
 rivals                                         baselines, and the printed Tables 5 to 7
-training, stages, ablation                     the one `fit`; the three stages; rows of an ablation
+training, refusals, stages, ablation           the one `fit`; the three stages; rows of an ablation
 prediction, export, photographs                test time; ONNX; your own photographs
 readings, plausibility, evaluation             PCKh and PCK, and what looks unlikely about them
 probes, claims                                 experiments on a cascade; verdicts of notebook 06

@@ -270,7 +270,7 @@ def train(
     if stage == "detector" and trunk and trunk != parameters[own]["trunk"]:
         expected = f"the trunk to be trained: -p 03.trunk={trunk}"
         raise BadInput("--trunk", f"{trunk} beside trunk={parameters[own]['trunk']}", expected)
-    from hpe_lib import evaluation, stages, training
+    from hpe_lib import evaluation, refusals, stages, training
     from hpe_lib.data.datasets import open_data, prepare
     from hpe_lib.targets import write_targets
 
@@ -279,7 +279,7 @@ def train(
         with world.main_process_first():
             if stage == "detector" and world.is_main_process:
                 artifacts.refuse_foreign_stage(out / artifacts.STAGES[stage])
-                stages.check_detector(parameters, out, init_from)
+                refusals.check_detector(parameters, out, init_from)
                 prepare(out, **parameters["01"])
                 write_targets(out, **parameters["02"])
             data = open_data(out)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import pages, plan, references, speed
-from hpe_lib import heatmaps, stages
+from hpe_lib import heatmaps, refusals
 from hpe_lib.trunks import IMAGENET_MEAN, IMAGENET_STD
 from hpe_lib.workbook import artifacts, presets, results
 
@@ -32,7 +32,7 @@ def test_every_claim_is_measured_in_one_table(monkeypatch, tmp_path):
     """Figures stand for what they say. Compiling in earnest takes too long."""
     (tmp_path / "tiny.yaml").write_text(TINY)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(stages, "COMPILER", sys.executable)
+    monkeypatch.setattr(refusals, "COMPILER", sys.executable)
     table = speed.table(count=2, rounds=1, preset=str(tmp_path / "tiny.yaml"))
     columns = ["what", "unit", "ours", "reference", "against", "ratio", "aim", "met", "note"]
     assert list(table) == columns

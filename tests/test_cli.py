@@ -13,7 +13,7 @@ import pytest
 import small_runs
 
 import hpe_lib
-from hpe_lib import cli, stages, targets, training
+from hpe_lib import cli, refusals, stages, targets, training
 from hpe_lib.data import annotations, datasets
 from hpe_lib.workbook import artifacts, locks, presets, scoring
 from hpe_lib.workbook.artifacts import BadInput
@@ -113,7 +113,7 @@ def calls(monkeypatch):
     monkeypatch.setattr(
         targets, "write_targets", lambda out, **parameters: calls.append((str(out), parameters))
     )
-    monkeypatch.setattr(stages, "check_detector", lambda *given: None)
+    monkeypatch.setattr(refusals, "check_detector", lambda *given: None)
     monkeypatch.setattr(
         stages,
         "train",

@@ -18,9 +18,9 @@ ROOMS = (
     "data.mpii data.lsp data.drawn "
     "data.datasets data.augment data.download data.check "
     "trunks detector regressor rivals cascade "
-    "training watched stages ablation prediction export view.drawing photographs readings "
+    "refusals training watched stages ablation prediction export view.drawing photographs readings "
     "plausibility evaluation "
-    "probes claims workbook.estimate workbook.scoring workbook.results "
+    "probes claims workbook.estimate workbook.scoring workbook.results workbook.table_5 "
     "view.figures view.diagram view.pictures view.sheets view.widgets "
     "workbook.report workbook.reproduce workbook.repeat cli"
 ).split()

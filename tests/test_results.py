@@ -13,7 +13,7 @@ from hpe_lib.paper import ROOT
 from hpe_lib.prediction import Predictions
 from hpe_lib.skeleton import OCCLUDED
 from hpe_lib.view import figures
-from hpe_lib.workbook import artifacts, results
+from hpe_lib.workbook import artifacts, results, table_5
 
 PAGES = [path for page in pages.PAGES for path in sorted(ROOT.glob(page))]
 KEPT = sorted(path.parent for path in results.RESULTS.rglob("predictions.npz"))
@@ -130,7 +130,7 @@ def test_leads_on_synthetic_people_are_those_of_detection_first(tmp_path, monkey
             tmp_path / f"drawn-hard/{row}/metrics.json", {"difference": difference}
         )
     artifacts.write_json(tmp_path / "drawn-hard-claims/metrics.json", {})
-    leads = results.drawn_leads()
+    leads = table_5.drawn_leads()
     of_row = {"difficulty": "hard", "epochs": 3, "over": "regression+regression", "seed": 0}
     assert leads.to_dict("records") == [
         {**of_row, "joints": "visible", "lead": -0.5, "low": -1.5, "high": 1.0},
@@ -155,7 +155,7 @@ def test_leads_on_real_people_are_those_of_the_verdicts(tmp_path, monkeypatch):
         judged = {"1 det+reg > reg+reg": {"verdict": f"holds: {study}, 1 seed", **found}}
         judged["1 reg+reg > reg only"] = judged["1 det+reg > reg+reg"]
         artifacts.write_json(tmp_path / f"{study}-test-claims/metrics.json", {"criterion": judged})
-    leads = results.leeds_leads()
+    leads = table_5.leeds_leads()
     assert leads[["epochs", "seed", "joints", "lead"]].to_numpy().tolist() == [
         [6, 0, "visible", 10.0],
         [6, 0, "occluded", 4.0],
@@ -168,10 +168,10 @@ def test_leads_on_real_people_are_those_of_the_verdicts(tmp_path, monkeypatch):
     (panel,) = figures.leads_by_budget(leads).axes
     ends = {tuple(bars[0].get_ydata()) for bars in panel.containers}
     assert ends == {(10.0,), (4.0,), (10.0, 10.0), (4.0, 4.0)}, "a line a seed"
-    verdicts = results.claims_on_lsp()["verdict"]
+    verdicts = table_5.claims_on_lsp()["verdict"]
     of_each = [*["holds: seeds, 2 seeds"] * 2, *["holds: table-5-36, 1 seed"] * 2]
     assert verdicts.tolist() == of_each, "two seeds of one budget have one verdict"
-    in_brief = results.verdicts()
+    in_brief = table_5.verdicts()
     assert in_brief.to_dict("list") == {
         "LSP, 6 epochs": ["holds: +9.0, +9.0"] * 2,
         "LSP, 36 epochs": ["holds: +9.0"] * 2,
@@ -197,7 +197,7 @@ def test_totals_on_real_people_are_those_of_table_5s_rows(tmp_path, monkeypatch)
     keep("table-5-test/regression-0", {}, 18, 30.0)  # not at the row's own rate
     keep("table-5-36-test/detection-1", {"row": "detection only (Res)"}, 36, 71.0)
     keep("other-test/iterative-1", twice, 36, 72.0)
-    totals = results.totals_on_lsp()
+    totals = table_5.totals_on_lsp()
     assert totals.to_numpy().tolist() == [
         ["detection only", 36, 1, 71.0, 70.0, 73.0],
         ["regression+regression", 18, 1, 62.0, 61.0, 64.0],
@@ -214,10 +214,10 @@ def test_totals_on_real_people_are_those_of_table_5s_rows(tmp_path, monkeypatch)
 def test_without_results_of_real_people_tables_are_empty(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     for table in (
-        results.totals_on_lsp(),
-        results.leeds_leads(),
-        results.claims_on_lsp(),
-        results.verdicts(),
+        table_5.totals_on_lsp(),
+        table_5.leeds_leads(),
+        table_5.claims_on_lsp(),
+        table_5.verdicts(),
     ):
         assert table.empty
 
@@ -269,7 +269,7 @@ def test_table_5_takes_the_mean_over_seeds_beside_the_paper_s_total(tmp_path, mo
     keep("table-5-36-test/cascade-1", both, 65.0)
     gain = {"total": {"difference": 0.5, "ci95": [-0.5, 1.5]}}
     keep("table-5-36/cascade-1", both, 64.0, **{"last third": gain})
-    table = results.table_5()
+    table = table_5.beside_the_paper()
     assert list(table.index) == [both, "detection+regression (VGG)", alone]
     assert table.loc[both].fillna("–").tolist() == [
         *(pytest.approx(rivals.published(5)["total"][both]), "82.0", "60.0, 61.0", "65.0", "–"),

@@ -22,6 +22,7 @@ from hpe_lib import (
     evaluation,
     heatmaps,
     prediction,
+    refusals,
     stages,
     training,
     trunks,
@@ -243,7 +244,7 @@ def test_a_compiled_training_is_the_same_but_for_rounding(out, monkeypatch):
     monkeypatch.setattr(
         torch, "compile", lambda network: kinds.append("compiled") or compiled(network)
     )
-    monkeypatch.setattr(stages, "COMPILER", sys.executable)
+    monkeypatch.setattr(refusals, "COMPILER", sys.executable)
     records = {
         way: list(
             stages.train(
@@ -285,7 +286,7 @@ def test_compiled_in_earnest_every_stage_ends_at_the_same_weights(tmp_path):
 
 def test_without_a_compiler_nothing_is_compiled_and_nothing_lost(out, monkeypatch):
     train("detector", out)
-    monkeypatch.setattr(stages, "COMPILER", "no-such-compiler")
+    monkeypatch.setattr(refusals, "COMPILER", "no-such-compiler")
     with pytest.raises(
         BadInput, match="compiled: found no no-such-compiler here, expected a C\\+\\+ compiler"
     ):
@@ -408,11 +409,11 @@ def test_a_copied_stage_leaves_a_stopped_training_of_something_else(run):
 
 def test_a_crop_that_a_trunk_rounds_down_is_refused_before_the_first_step():
     net = Cascade({"trunk": "timm:convnext_atto", "map_stride": 4})
-    stages.check_maps(net, 96)
+    refusals.check_maps(net, 96)
     with pytest.raises(
         BadInput, match="image_size: found 100, of which this network makes 24 of 25"
     ):
-        stages.check_maps(net, 100)
+        refusals.check_maps(net, 100)
     assert net.training
 
 

@@ -278,7 +278,7 @@ def score_against_time(
 def totals_by_budget(totals: pd.DataFrame) -> Figure:
     """Show what each row scores by the epochs of each of its networks, a line a seed.
 
-    totals: `results.totals_on_lsp`.
+    totals: `table_5.totals_on_lsp`.
     """
     figure = InlineFigure(6, 3.6)
     ax = figure.subplots()
@@ -308,7 +308,7 @@ def totals_by_budget(totals: pd.DataFrame) -> Figure:
 def leads_by_budget(leads: pd.DataFrame) -> Figure:
     """Show detection+regression's lead by epochs, a panel a difficulty and a line a seed.
 
-    leads: `results.drawn_leads` or `results.leeds_leads`.
+    leads: `table_5.drawn_leads` or `table_5.leeds_leads`.
     """
     order = ("easy", "medium", "hard", "real people")
     difficulties = [name for name in order if name in set(leads.difficulty)]

@@ -10,7 +10,7 @@ import torchvision
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from torch.utils.data import DataLoader
 
-from hpe_lib import cascade, stages, training
+from hpe_lib import cascade, refusals, stages, training
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.people import SPLIT_SIZES
@@ -117,7 +117,7 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
     """
     of_stages = presets.stage_parameters(parameters)
     for stage, own in of_stages.items():
-        stages.check_crop_size(stage, own, parameters["01"]["image_size"])
+        refusals.check_crop_size(stage, own, parameters["01"]["image_size"])
     people, lines = find_people(parameters["01"])
     yield from lines + find_weights(parameters)
     total = 0.0

@@ -17,7 +17,7 @@ import pandas as pd
 from nbconvert import HTMLExporter
 
 from hpe_lib import claims, paper, rivals
-from hpe_lib.workbook import artifacts, measurements, results
+from hpe_lib.workbook import artifacts, measurements, results, table_5
 
 PAGE = """<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1220px }}
@@ -151,7 +151,7 @@ def first_screen(
 
 def on_real_people() -> str:
     """Return the kept verdicts on LSP's test people as HTML; empty where there are none."""
-    judged = results.verdicts() if results.RESULTS.is_dir() else pd.DataFrame()
+    judged = table_5.verdicts() if results.RESULTS.is_dir() else pd.DataFrame()
     long = [name for name in judged if name.startswith("LSP") and name != "LSP, 6 epochs"]
     if not long:
         return ""

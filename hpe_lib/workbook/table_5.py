@@ -1,0 +1,173 @@
+"""Table 5 from results/: its rows on real and on synthetic people, the verdicts on its claims, and
+by how much detection+regression leads at which budget.
+"""
+
+import numpy as np
+import pandas as pd
+
+from hpe_lib import claims, rivals
+from hpe_lib.workbook import artifacts, results
+
+# Studies with rows of Table 5 on LSP's test people: epochs of 3,000 people
+ON_LSP = {"race": 6, "seeds": 6, "table-5": 18, "table-5-36": 36, "table-5-72": 72}
+STUDIES = ("table-5", "table-5-36", "table-5-72")  # those with rows at their own rates
+
+
+def beside_the_paper() -> pd.DataFrame:
+    """Table 5's rows: the paper's totals on MPII beside ours on synthetic people and on LSP's.
+
+    A cell of ours has the total of each seed. Visible, occluded and minutes are of 18 epochs, means
+    over seeds; minutes of one thread. "last third": what the longest training has gained in the
+    last third of its epochs on the validation people, in points, paired.
+    """
+    printed = rivals.published(5)["total"]
+    columns = {"drawn-medium": "synthetic, 3 epochs"}
+    columns |= {f"{study}-test": f"LSP, {ON_LSP[study]} epochs" for study in STUDIES}
+    totals = {}
+    parts = {}
+    for study, column in columns.items():
+        for name in results.study_rows(study):
+            found = results.metrics_of(name)
+            if row := found.get("row"):
+                score = results.of_last_network(found["scores"])
+                totals.setdefault(row, {}).setdefault(column, []).append(f"{score['total']:.1f}")
+                if study == f"{STUDIES[0]}-test":
+                    parts.setdefault(row, []).append(score | {"minutes": minutes_alone(name)})
+    rows = {}
+    for row, found in totals.items():
+        of_seeds = {column: ", ".join(found.get(column, [])) for column in columns.values()}
+        rows[row] = {"paper, MPII": printed.get(row)} | of_seeds
+        rows[row]["last third"] = last_third_of_longest(row)
+        for part in ("visible", "occluded", "minutes"):
+            rows[row][part] = pd.Series(
+                [score[part] for score in parts.get(row, [])], dtype=float
+            ).mean()
+    return pd.DataFrame.from_dict(rows, orient="index").replace("", None)
+
+
+def minutes_alone(name: str) -> float:
+    """The minutes that the training of results/NAME took on one thread; NaN if it had more."""
+    threads = artifacts.manifest(results.RESULTS / name).get("machine", {}).get("threads", 1)
+    return results.metrics_of(name)["curve"][-1]["minutes"] if threads == 1 else np.nan
+
+
+def last_third_of_longest(row: str) -> str | None:
+    """What the longest training of a row of Table 5 has gained in the last third of its epochs."""
+    gains = [
+        f"{ON_LSP[study]} epochs: {gain}"
+        for study in STUDIES
+        for found in results.study_metrics(study)
+        if found.get("row") == row and (gain := results.last_third_of_all(found))
+    ]
+    return gains[-1] if gains else None
+
+
+def judged_on_lsp() -> dict[int, dict]:
+    """By epochs, what Table 5's claims come to on LSP's test people: `claims.judge`, of all seeds.
+
+    Empty where nothing was judged.
+    """
+    judged = {}
+    for study, epochs in ON_LSP.items():
+        for name in results.existing(f"{study}-test-claims"):
+            judged[epochs] = claims.merge(
+                judged.get(epochs, {}), results.metrics_of(name)["criterion"]
+            )
+    return judged
+
+
+def claims_on_lsp() -> pd.DataFrame:
+    """The verdicts on Table 5's claims on LSP's test people, the shortest trainings first, with
+    each seed's interval. Empty where nothing was judged.
+    """
+    tables = map(claims.table, judged_on_lsp().values())
+    table = pd.concat([pd.DataFrame(), *tables]).fillna("–")
+    return table[[name for name in table if not name.endswith(claims.PARTS[1:])]]
+
+
+def verdicts() -> pd.DataFrame:
+    """The verdict on each claim about Table 5's rows and each seed's lead, in points, by people and
+    epochs: LSP's test people, then synthetic ones, last those of the default run.
+    """
+    judged = {f"LSP, {epochs} epochs": found for epochs, found in judged_on_lsp().items()}
+    for difficulty in ("easy", "medium", "hard"):
+        for name in results.existing(f"drawn-{difficulty}-claims"):
+            judged[f"{difficulty}, 3 epochs"] = results.metrics_of(name)["criterion"]
+    for name in results.existing("default-run-amd"):
+        judged["medium, 1+1+1 epochs"] = results.metrics_of(name)["criterion"]
+    table = pd.DataFrame({setting: claims.in_brief(found) for setting, found in judged.items()})
+    of_rows = [claim for claim in claims.criterion().index if not claim.startswith("03 to 05")]
+    return table.reindex(of_rows).dropna(how="all").fillna("–")
+
+
+def drawn_leads() -> pd.DataFrame:
+    """By how much detection+regression leads on synthetic people (studies drawn-…).
+
+    A row for every difficulty, budget ("epochs"), other row ("over"), seed and kind of joints:
+    lead, low and high of its 95 % interval, in points. Empty where the studies have not been run.
+    """
+    names = {"iterative": "regression+regression", "detection": "detection only"}
+    leads = []
+    for path in sorted(results.RESULTS.glob("drawn-*/*/metrics.json")):
+        row, _, epochs = path.parent.name.rpartition("-")
+        if row not in names:
+            continue
+        place = {
+            "difficulty": path.parts[-3].removeprefix("drawn-"),
+            "epochs": int(epochs),
+            "over": names[row],
+            "seed": 0,
+        }
+        difference = artifacts.read_json(path)["difference"]
+        leads += [place | lead for lead in leads_of(difference, -1)]
+    return pd.DataFrame(leads)
+
+
+def totals_on_lsp() -> pd.DataFrame:
+    """What Table 5's rows score on LSP's test people: row, epochs, seed, total, low and high, %.
+
+    low and high: the ends of the 95 % interval over people. Empty where the studies have not been
+    run. Detection only for all steps is detection only, of as many epochs.
+    """
+    rows = {}
+    for study in ON_LSP:
+        for name in results.study_rows(f"{study}-test"):
+            found = results.metrics_of(name)
+            if "row" not in found:
+                continue
+            row = found["row"].removesuffix(" (Res)").removesuffix(" for all steps")
+            trained = artifacts.manifest(results.RESULTS / name, "seed", "settings")
+            score = results.of_last_network(found["scores"])
+            place = (row, trained["settings"]["epochs"], trained["seed"])
+            rows.setdefault(place, (score["total"], *score["ci95"]))
+    columns = ["row", "epochs", "seed", "total", "low", "high"]
+    return pd.DataFrame([place + score for place, score in rows.items()], columns=columns)
+
+
+def leeds_leads() -> pd.DataFrame:
+    """By how much detection+regression leads on LSP's test people, at each budget and seed.
+
+    Columns as `drawn_leads`; "difficulty" is "real people". Empty where nothing was judged.
+    """
+    rows = {
+        "1 det+reg > reg+reg": "regression+regression",
+        "4 det+reg > det only": "detection only",
+    }
+    leads = []
+    for epochs, judged in judged_on_lsp().items():
+        for claim, over in rows.items():
+            place = {"difficulty": "real people", "epochs": epochs, "over": over}
+            for seed, differences in judged.get(claim, {"seeds": {}})["seeds"].items():
+                place["seed"] = int(seed)
+                leads += [place | lead for lead in leads_of(differences, 1)]
+    return pd.DataFrame(leads)
+
+
+def leads_of(differences: dict, sign: int) -> list[dict]:
+    """Leads on visible and occluded joints: `paired` differences, or their opposite (sign -1)."""
+    leads = []
+    for joints in ("visible", "occluded"):
+        low, high = sorted(sign * end for end in differences[joints]["ci95"])
+        lead = sign * differences[joints]["difference"]
+        leads.append({"joints": joints, "lead": lead, "low": low, "high": high})
+    return leads
