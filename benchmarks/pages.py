@@ -211,6 +211,7 @@ for study in (
     "drawn-medium",
     "drawn-hard",
     "controls",
+    "stacked",
 ):
     TABLES[study] = partial(parts_table, study)
 

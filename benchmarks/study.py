@@ -183,7 +183,7 @@ def train(run: Path, data: Data, study: str, name: str) -> Path:
 def keep_two_thirds(row: Path, joints: np.ndarray, people: People, record: dict) -> None:
     """Keep a row's joints (N, 16, 2) of people after the epoch of a record, and whose they are."""
     content = io.BytesIO()
-    of = [people.fingerprint(), *told_by(record)]
+    of = [people.fingerprint(), *stages.told_by(record)]
     np.savez(content, joints=joints, of=np.array(of))
     artifacts.write_bytes(row / TWO_THIRDS, content.getvalue())
 
@@ -196,13 +196,8 @@ def joints_of_two_thirds(weights: Path, people: People) -> np.ndarray | None:
     with np.load(path) as found:
         fingerprint, *told = found["of"].tolist()
         joints = found["joints"]
-    of_training = told in map(told_by, stages.history(weights))
+    of_training = told in map(stages.told_by, stages.history(weights))
     return joints if of_training and fingerprint == people.fingerprint() else None
-
-
-def told_by(record: dict) -> list[str]:
-    """What tells an epoch from that of another training, and of other epochs."""
-    return [str(record["epoch"]), repr(record["elapsed"]), repr(record["loss"])]
 
 
 def score(people: People, weights: Path, study: str, name: str, split: str = "") -> None:
@@ -223,6 +218,7 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
     metrics |= {"label": STUDIES[study][name]["label"], "curve": curve(weights.parent)}
     if of_table := STUDIES[study][name].get("row"):
         metrics["row"] = of_table
+    metrics.pop("difference", None)  # from a reference that may be another now
     other = f"{study}{split}/{reference_row(study, name)}"
     if row != other and results.existing(other) and are_of(other, people):
         rows = [[last_joints(row)], [last_joints(other)]]

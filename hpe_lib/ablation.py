@@ -12,6 +12,7 @@ from hpe_lib.stages import UPSTREAM, Recipe, Scorer, train
 from hpe_lib.targets import Targets, read_targets, write_targets
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import STAGES, BadInput
+from hpe_lib.workbook.schemas import Settings
 
 ALL = tuple(UPSTREAM)
 Rows = dict[str, tuple[tuple[str, ...], dict]]  # name: (stages to train, what is changed)
@@ -111,7 +112,8 @@ def _begins_at_random(settings):
 def _check_changes(name, changes, settings):
     """BadInput on a parameter that no stage has."""
     of_targets = {field.name for field in fields(Targets)}
-    known = {*DETECTOR_PARAMETERS, *REGRESSOR_PARAMETERS, *of_targets}.union(*settings.values())
+    known = {*DETECTOR_PARAMETERS, *REGRESSOR_PARAMETERS, *of_targets, *Settings.model_fields}
+    known = known.union(*settings.values())
     for key in changes:
         stage, _, parameter = key.rpartition(".")
         if stage not in ("", *STAGES) or parameter not in known:

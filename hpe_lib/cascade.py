@@ -70,8 +70,8 @@ class Cascade(nn.Module):
     there is no regressor. BadInput on an invalid value, before anything is built.
     pretrained: start the trunk from ImageNet weights.
     trunk: used in place of the one that `network` names.
-    map_dropout: an attribute, the chance that a joint's map is erased before the regressor reads
-    it, in training only.
+    map_dropout, map_noise: attributes, in training only: the chance that a joint's map is erased
+    before the regressor reads it, and the standard deviation of noise on all of them.
     """
 
     def __init__(self, network: dict, pretrained: bool = False, trunk: Trunk | None = None):

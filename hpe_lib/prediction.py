@@ -25,7 +25,8 @@ class Predictions:
 
     joints: (N, 16, 2) image px, from the cascade's last network.
     confidence: (N, 16), the peaks of its maps.
-    detector_joints: (N, 16, 2) image px, from the detector's logits.
+    detector_joints: (N, 16, 2) image px, from the detector's logits; with the decoder "centroid"
+        its centroids.
     detector_centroids: (N, 16, 2) image px, the centres of the detector's discs.
     detector_peak: (N, 16), the detector's highest probability.
     """
@@ -171,10 +172,10 @@ def decode(
     readable = maps.detector
     if first == "detection":  # logits ≤ 0, so that the parabola takes no logarithm of them
         readable = maps.detector - maps.detector.amax((-2, -1), keepdim=True)
-    from_logits, _ = heatmaps.decode(readable, decoder)
     centroids, top = heatmaps.decode(confidence(maps.detector, first), "centroid")
-    if decoder == "centroid":  # logits have no centre of mass, their confidences have
-        from_logits = centroids
+    from_logits = centroids  # logits have no centre of mass, their confidences have
+    if decoder != "centroid":
+        from_logits, _ = heatmaps.decode(readable, decoder)
     joints = from_logits
     peaks = top
     if maps.regressor is not None:

@@ -137,6 +137,7 @@ class Recipe:
             },
         }
         if own := trunks.own_trunk(self.parameters["trunk"]):
+            trunks.check_code(own)
             self.made_from["versions_of"]["trunk"] = trunks.code_hash(own)
         if self.previous and earlier["data"] != self.made_from["data"]:
             found = "a stage trained on other people or crops"
@@ -254,9 +255,10 @@ class Recipe:
         checkpoint = self.checkpoint()
         average = training.average_of(model, settings.ema) if settings.ema else None
         accelerator.wait_for_everyone()  # all have read what they start from
-        exchanged = accelerator.is_main_process and self.put_checkpoint_in_place(checkpoint)
+        if accelerator.is_main_process:
+            artifacts.refuse_foreign_stage(self.folder)
+            checkpoint.put_in_place()
         accelerator.wait_for_everyone()
-        resumed = False
         records = []
         for record in training.fit(
             model,
@@ -273,13 +275,11 @@ class Recipe:
         ):
             resumed = record.pop("resumed", False)
             records.append({"stage": self.stage, **record})
-            if accelerator.is_main_process and not (resumed and exchanged):
+            if accelerator.is_main_process:
                 scored = average.module if average else model
                 self.write_progress(scored, records, resumed)
             yield records[-1] | ({"resumed": True} if resumed else {})
         made_here["machine"]["threads"] = torch.get_num_threads()  # those of a resumed training
-        if exchanged and resumed:
-            watched.remove(self.folder)  # of the training between
         if accelerator.is_main_process:
             self.save(model, records, {**made_here, "steps": steps, "processes": processes})
             checkpoint.path.unlink(missing_ok=True)
@@ -290,17 +290,6 @@ class Recipe:
         made_from = {**self.made_from, "processes": training.world().num_processes}
         path = self.folder / artifacts.CHECKPOINT
         return training.Checkpoint(path, made_from, self.settings.save_minutes)
-
-    def put_checkpoint_in_place(self, checkpoint: training.Checkpoint) -> bool:
-        """Put aside what was stopped of another training; returns whether there was any exchange.
-
-        BadInput if the stage's folder has files that no training has written.
-        """
-        artifacts.refuse_foreign_stage(self.folder)
-        exchanged = checkpoint.put_in_place()
-        if exchanged and not (self.folder / artifacts.MANIFEST).is_file():
-            watched.remove(self.folder)  # maps of the training that was put aside
-        return exchanged
 
     def optimizer(self, model: Cascade, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """The optimizer and the learning rate's schedule of a training of so many steps."""
@@ -328,7 +317,7 @@ class Recipe:
             "seed": self.settings.seed,
             "wall_seconds": records[-1]["elapsed"] if records else 0.0,
         }
-        if not records:
+        if not self.follows(records) or not records:
             watched.remove(self.folder)  # maps of the weights that are replaced
         artifacts.save(self.folder, model.state_dict(), manifest, records)
 
@@ -408,21 +397,32 @@ class Recipe:
         return records
 
     def write_progress(self, model: Cascade, records: list[dict], resumed: bool) -> None:
-        """Write the records so far, and the maps after the last one if they are not there yet.
+        """Write the records so far, and the maps after the last one.
 
-        They are missing after a kill between the checkpoint and this. The model is then still as
-        it was after that epoch. What an earlier training has left stays whole until the first
-        epoch is over. Not for records of a checkpoint that was put back: the folder's maps are of
-        another training, and the model is not as it was after its earlier epochs.
+        Those of a resumed record are there, unless a kill came between the checkpoint and this: the
+        model is then still as it was after that epoch. What another training has left stays whole
+        until this one has finished an epoch.
         """
-        record = records[-1]
         earlier = self.folder / artifacts.MANIFEST
-        if earlier.is_file() or (len(records) == 1 and not resumed):
+        goes_on = self.follows(records[:-1]) and not earlier.is_file()
+        if resumed and not goes_on:
+            return
+        if not goes_on:
             watched.remove(self.folder)
             earlier.unlink(missing_ok=True)
         artifacts.write_history(self.folder, records)
-        if not resumed or not watched.path(self.folder, record["epoch"]).is_file():
-            watched.write(self.folder, record["epoch"], model, self.data.val, self.data.image_size)
+        epoch = records[-1]["epoch"]
+        watched.write(self.folder, epoch, model, self.data.val, self.data.image_size)
+
+    def follows(self, records: list[dict]) -> bool:
+        """Is the folder's history that of these epochs, and of no others?"""
+        written = artifacts.read_history(self.folder)
+        return [told_by(record) for record in written] == [told_by(record) for record in records]
+
+
+def told_by(record: dict) -> list[str]:
+    """What tells an epoch from that of another training, and of other epochs."""
+    return [str(record["epoch"]), repr(record["elapsed"]), repr(record["loss"])]
 
 
 def history(folder: str | Path) -> list[dict]:

@@ -96,28 +96,24 @@ class Checkpoint:
             file.seek(artifacts.DIGEST)
             return torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
 
-    def put_in_place(self) -> bool:
+    def put_in_place(self) -> None:
         """Put aside the file of another training, and back what was put aside of this one.
 
-        So a parameter that was changed by mistake costs nothing of what was trained before. Returns
-        whether a file was moved. Only one process may call this, before all `load`.
+        So a parameter that was changed by mistake costs nothing of what was trained before. Only
+        one process may call this, before all `load`.
         """
-        moved = False
         if self.path.is_file():
             try:
                 state = self.read()
             except Exception:  # `load` says why
                 state = {"made_from": None}
             if state["made_from"] == self.key:
-                return False
+                return
             if state["made_from"]:
                 self.put_aside(state)
-                moved = True
         own = self.aside(self.key)
         if own.is_file():
             os.replace(own, self.path)
-            moved = True
-        return moved
 
     def put_aside(self, state: dict) -> None:
         """Rename the file, whose state is another training's, and say so: hours may be in it."""

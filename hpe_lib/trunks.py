@@ -51,7 +51,7 @@ NAMES = ("slim", *LITES, *RESNETS, *VGGS)
 
 # Users' own trunks, by the name that manifests keep.
 TRUNKS: dict[str, Callable[[bool], Trunk]] = {}
-IMPORTED: dict[Callable[[bool], Trunk], str] = {}  # the hash of their code when it was imported
+CODE: dict[Callable[[bool], Trunk], str] = {}  # the hash of their code when first asked for
 
 
 def register_trunk(name: str, make: Callable[[bool], Trunk] | None = None) -> None:
@@ -87,18 +87,28 @@ def own_trunk(name: str) -> Callable[[bool], Trunk] | None:
 def code_hash(make: Callable[[bool], Trunk]) -> str:
     """sha256 of the code of the module that defines your own trunk; "" if it has no file.
 
-    Comments and layout do not count, nor modules that it imports. BadInput if the file has changed
-    since it was imported: the old code would be trained under the new code's hash.
+    Comments and layout do not count, nor modules that it imports. It is the code that runs: as it
+    was when the trunk was first asked for, though its file may have changed since.
     """
+    return CODE.setdefault(make, source_hash(make))
+
+
+def check_code(make: Callable[[bool], Trunk]) -> None:
+    """BadInput if the file of your own trunk has changed since it was first asked for: what would
+    be trained is the old code.
+    """
+    if source_hash(make) != code_hash(make):
+        found = "code that has changed since it was imported"
+        raise BadInput(f"trunk {make.__module__}:{make.__name__}", found, "a restarted kernel")
+
+
+def source_hash(make: Callable[[bool], Trunk]) -> str:
+    """sha256 of a function's module as its file is now; "" if it has none."""
     try:
         source = inspect.getsource(inspect.getmodule(make))
-        found = artifacts.digest(ast.dump(ast.parse(source)))
+        return artifacts.digest(ast.dump(ast.parse(source)))
     except (OSError, TypeError, SyntaxError):  # defined in a notebook's cell
         return ""
-    if IMPORTED.setdefault(make, found) != found:
-        changed = "code that has changed since it was imported"
-        raise BadInput(f"trunk {make.__module__}:{make.__name__}", changed, "a restarted kernel")
-    return found
 
 
 def named_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) -> Trunk:

@@ -167,6 +167,20 @@ def test_hours_of_people_who_cannot_be_counted_are_not_told(steps):
     assert not any("all stages" in line for line in lines)
 
 
+def test_drawn_people_make_no_known_number_of_an_unknown_one():
+    people = presets.resolve("lspet", ["01.train=all", "01.drawn=1-1000"])["01"]
+    assert estimate.find_people(people)[0] == 0
+
+
+def test_a_crop_that_a_trunk_rounds_down_is_refused_in_a_rehearsal(monkeypatch):
+    def refuse(model, image_size):
+        raise BadInput("image_size", image_size, "another")
+
+    monkeypatch.setattr(estimate.refusals, "check_maps", refuse)
+    with pytest.raises(BadInput, match="image_size: found 64"):
+        list(estimate.rehearse(parameters()))
+
+
 def test_steps_are_those_that_training_makes(steps):
     """A last batch that is not full is dropped, unless it is the only one."""
     for train, wanted in (("1-48", 3), ("1-49", 3), ("1-47", 2), ("1-16", 1), ("1-5", 1)):

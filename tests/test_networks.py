@@ -592,6 +592,19 @@ def test_maps_are_erased_in_training_only():
     assert torch.equal(found[:, 16:], normal), "the image stays"
 
 
+def test_noise_lies_on_the_maps_in_training_only():
+    net = woken()
+    normal = net.normalise(crops())
+    logits = net.detector(normal)
+    whole = net.eval().stack(logits, normal)
+    net.map_noise = 0.1
+    assert torch.equal(net.stack(logits, normal), whole), "not at test time"
+    torch.manual_seed(0)
+    noise = net.train().stack(logits, normal) - whole
+    assert 0.03 < noise[:, :16].std() <= 0.11, "less than 0.1: enlarged bilinearly"
+    assert abs(noise[:, :16].mean()) < 0.01 and not noise[:, 16:].any(), "the image stays"
+
+
 def test_without_erasing_no_random_number_is_drawn():
     net = woken().train()
     images = crops()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from hpe_lib import paper
-from hpe_lib.workbook import artifacts, measurements, report
+from hpe_lib.workbook import artifacts, measurements, report, results
 from hpe_lib.workbook.artifacts import BadInput
 
 PNG = base64.b64encode(b"\x89PNG made for this test").decode()
@@ -179,6 +179,19 @@ def test_the_first_screen_has_claims_table_5_a_person_and_the_run(finished):
     assert "detection only for all steps – 50.5" in text
     assert "cascade 61.5, detector alone 55.5" in text and "4.6 minutes on 2 cores" in text
     assert len([tag for tag, _ in Page(first).tags if tag == "img"]) == 1
+
+
+def test_real_people_s_verdicts_stand_on_the_first_screen_where_they_are(
+    run, tmp_path, monkeypatch, capsys
+):
+    assert "1 det+reg > reg+reg" in report.on_real_people()
+    assert "LSP, 36 epochs" in report.on_real_people()
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "absent")
+    assert report.on_real_people() == ""
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    artifacts.write_json(tmp_path / "table-5-test-claims" / "metrics.json", {"none": 1})
+    assert report.on_real_people() == ""
+    assert "the report has no verdicts on real people" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ablation", [3, {"criterion": {}}, {"criterion": {"a": 1}}])

@@ -251,6 +251,37 @@ def test_a_slip_that_was_stopped_costs_nothing_of_either_training(whole, copy, m
     assert [record.get("resumed", False) for record in records] == [True, False, False]
 
 
+def shown(out):
+    """The maps that are kept of each epoch."""
+    return {epoch["epoch"]: epoch["maps"].tobytes() for epoch in watched.read(out / "detector")}
+
+
+def test_a_slip_that_was_stopped_in_its_first_epoch_leaves_all_maps(whole, copy, monkeypatch):
+    out = copy("detector")
+    stop("detector", out, monkeypatch, 7)
+    stop("detector", out, monkeypatch, 1, lr=1e-3)
+    train("detector", out)
+    assert shown(out) == shown(whole)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_finished_slip_stays_until_the_training_before_it_goes_on(
+    whole, copy, monkeypatch, again
+):
+    out = copy("detector")
+    stop("detector", out, monkeypatch, 7)
+    train("detector", out, lr=1e-3)
+    slip = shown(out)
+    written = (out / "detector" / "manifest.json").read_bytes()
+    for _ in range(2 if again else 1):
+        stop("detector", out, monkeypatch, 1)
+        assert (out / "detector" / "manifest.json").read_bytes() == written
+        assert shown(out) == slip
+    train("detector", out)
+    assert same_weights(whole / "detector", out / "detector")
+    assert shown(out) == {3: shown(whole)[3]}, "those of its first two epochs are gone"
+
+
 def test_each_process_goes_on_with_its_own_sum_of_losses(tmp_path):
     checkpoint = training.Checkpoint(tmp_path / "checkpoint.pt", {})
     counted = dict.fromkeys(training.COUNTERS, 3.0)

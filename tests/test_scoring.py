@@ -105,6 +105,8 @@ def test_the_code_of_one_s_own_trunk_counts(tmp_path, monkeypatch, capsys):
     assert "training again: versions_of" in capsys.readouterr().out
     module.write_text(code + "\nSIZE = 2\n")
     linecache.clearcache()
+    photographs.load(tmp_path / "run", trunk="mine:my_trunk")
+    assert "has changed" not in capsys.readouterr().err, "it is the code that has trained them"
     with pytest.raises(BadInput, match="found code that has changed since it was imported"):
         train(tmp_path / "run", trunk="mine:my_trunk")
 

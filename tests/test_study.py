@@ -196,6 +196,9 @@ def test_without_its_reference_a_row_is_scored_alone(run, monkeypatch):
     assert results.parts_table("three-test").index.tolist() == ["one network"]
     study.score_test_people(run, "three", [])
     assert "difference" in results.metrics_of("three-test/first")
+    shutil.rmtree(results.RESULTS / "three-test/same")
+    study.score_test_people(run, "three", ["first"])
+    assert "difference" not in results.metrics_of("three-test/first"), "of a reference that is gone"
 
 
 def test_rows_are_scored_again_on_other_people(run):

@@ -1275,10 +1275,18 @@ def test_what_only_the_second_network_has_leaves_the_detector_as_it_is(run):
     """Rows such as "regressor reads the image": their detector is the run's."""
     assert varied(run, "row", {"channels": 4, "stacked": "image"}) == {"regressor": 1, "joint": 1}
     assert reused("detector", run, map_dropout=0.2)
-    (reason,) = stages.Recipe(
-        "regressor", run, STAGES["regressor"] | {"map_dropout": 0.2}
-    ).reasons_to_train()
-    assert "map_dropout" in reason
+    for name in ("map_dropout", "map_noise"):
+        recipe = stages.Recipe("regressor", run, STAGES["regressor"] | {name: 0.2})
+        (reason,) = recipe.reasons_to_train()
+        assert name in reason
+
+
+def test_a_stage_from_before_there_was_noise_is_reused_and_may_have_a_noisy_row(run):
+    made = artifacts.manifest(run / "regressor")
+    assert "map_noise" not in made["parameters"]
+    assert reused("regressor", run, map_noise=0.0)
+    (noisy,) = [row for name, row in ablation.read_rows("further").items() if "noise" in name]
+    assert varied(run, "noisy", noisy[1]) == {"regressor": 1, "joint": 1}
 
 
 @pytest.mark.parametrize("half", ["image", "heatmaps"])

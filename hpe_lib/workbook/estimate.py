@@ -57,6 +57,7 @@ def training_step(stage: str, parameters: dict, image_size: int, steps: int = 1)
     size = parameters["batch_size"]
     batch = size if accelerator.device.type == "cuda" else min(2, size)
     model, objective, optimizer, scheduler = random_stage(stage, parameters)
+    refusals.check_maps(model, image_size)
     people = Repeated(noise_people(batch * steps, image_size))
     sampler = training.ShuffledBatches(len(people), batch, seed=0)
     loader = DataLoader(people, batch_sampler=sampler)
@@ -169,7 +170,8 @@ def find_people(parameters: dict) -> tuple[int, list[str]]:
     if drawn := parameters.get("drawn"):
         rows = schemas.person_range(drawn)[1]
         lines.append(f"train: and {rows.stop - rows.start} synthetic people, {drawn}")
-        counts["train"] = (counts["train"] or 0) + rows.stop - rows.start
+        if counts["train"] is not None:
+            counts["train"] += rows.stop - rows.start
     return counts["train"] or 0, lines
 
 
