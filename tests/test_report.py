@@ -184,7 +184,7 @@ def test_the_first_screen_has_claims_table_5_a_person_and_the_run(finished):
 def test_real_people_s_verdicts_stand_on_the_first_screen_where_they_are(
     run, tmp_path, monkeypatch, capsys
 ):
-    assert "1 det+reg > reg+reg" in report.on_real_people()
+    assert "1 det+reg &gt; reg+reg" in report.on_real_people()
     assert "LSP, 36 epochs" in report.on_real_people()
     monkeypatch.setattr(results, "RESULTS", tmp_path / "absent")
     assert report.on_real_people() == ""

@@ -176,6 +176,31 @@ def test_a_truth_that_was_moved_is_not_scored_under_another_name(tmp_path, test_
     assert len(others) == 8, "people whom this run has not chosen"
 
 
+def test_released_predictions_are_found_beside_their_labels(tmp_path):
+    lsp = tmp_path / "lsp"
+    lsp.mkdir()
+    with pytest.raises(BadInput, match="lsp: found no annotation, expected what hpe download lsp"):
+        scoring.released_files("", str(lsp))
+    labels = [lsp / "lsp-joints-PC.mat", lsp / "lsp-joints-OC.mat"]
+    for file in (*labels, lsp / "notes.txt"):
+        file.touch()
+    with pytest.raises(BadInput, match="found no predictions"):
+        scoring.released_files("", str(lsp))
+    (lsp / "pred_yang.mat").touch()
+    mpii = tmp_path / "mpii"
+    (mpii / "predictions").mkdir(parents=True)
+    for name in ("mpii_human_pose_v1_u12_1.mat", "predictions/hg.h5"):
+        (mpii / name).touch()
+    found = scoring.released_files(str(mpii), str(lsp))
+    assert found == {
+        "hg": ("mpii", mpii / "mpii_human_pose_v1_u12_1.mat", mpii / "predictions/hg.h5")
+        + (mpii / "valid.h5",),
+        "pred_yang, lsp-joints-PC": ("lsp", labels[0], lsp / "pred_yang.mat", None),
+        "pred_yang, lsp-joints-OC": ("lsp", labels[1], lsp / "pred_yang.mat", None),
+    }
+    assert scoring.released_files("", "") == {}
+
+
 def test_crops_of_another_size_are_learned_anew(tmp_path, lspet_folder, capsys):
     """The people are the same: of photographs, not even their fingerprint changes."""
     given = LSPET | {"data_root": str(lspet_folder)}

@@ -20,29 +20,25 @@ def beside_the_paper() -> pd.DataFrame:
     over seeds; minutes of one thread. "last third": what the longest training has gained in the
     last third of its epochs on the validation people, in points, paired.
     """
-    printed = rivals.published(5)["total"]
     columns = {"drawn-medium": "synthetic, 3 epochs"}
     columns |= {f"{study}-test": f"LSP, {ON_LSP[study]} epochs" for study in STUDIES}
-    totals = {}
-    parts = {}
+    found = []
     for study, column in columns.items():
         for name in results.study_rows(study):
-            found = results.metrics_of(name)
-            if row := found.get("row"):
-                score = results.of_last_network(found["scores"])
-                totals.setdefault(row, {}).setdefault(column, []).append(f"{score['total']:.1f}")
-                if study == f"{STUDIES[0]}-test":
-                    parts.setdefault(row, []).append(score | {"minutes": minutes_alone(name)})
-    rows = {}
-    for row, found in totals.items():
-        of_seeds = {column: ", ".join(found.get(column, [])) for column in columns.values()}
-        rows[row] = {"paper, MPII": printed.get(row)} | of_seeds
-        rows[row]["last third"] = last_third_of_longest(row)
-        for part in ("visible", "occluded", "minutes"):
-            rows[row][part] = pd.Series(
-                [score[part] for score in parts.get(row, [])], dtype=float
-            ).mean()
-    return pd.DataFrame.from_dict(rows, orient="index").replace("", None)
+            metrics = results.metrics_of(name)
+            if "row" in metrics:
+                score = results.of_last_network(metrics["scores"])
+                place = {"row": metrics["row"], "column": column, "minutes": minutes_alone(name)}
+                found.append(place | {part: score[part] for part in claims.PARTS})
+    scores = pd.DataFrame(found)
+    first = scores[scores["column"] == f"LSP, {ON_LSP[STUDIES[0]]} epochs"]
+    scores["total"] = scores["total"].map("{:.1f}".format)
+    cells = scores.groupby(["row", "column"], sort=False)["total"].agg(", ".join)
+    table = cells.unstack().reindex(scores["row"].unique(), columns=columns.values())
+    table.insert(0, "paper, MPII", rivals.published(5)["total"].reindex(table.index))
+    table["last third"] = [last_third_of_longest(row) for row in table.index]
+    means = first.groupby("row")[["visible", "occluded", "minutes"]].mean()
+    return table.join(means).rename_axis(index=None, columns=None)
 
 
 def minutes_alone(name: str) -> float:
