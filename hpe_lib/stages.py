@@ -319,6 +319,8 @@ class Recipe:
         }
         if not self.follows(records) or not records:
             watched.remove(self.folder)  # maps of the weights that are replaced
+            for record in records[-1:]:
+                self.write_maps(record, model)
         artifacts.save(self.folder, model.state_dict(), manifest, records)
 
     def joints_without_labels(self) -> list[str]:
@@ -391,8 +393,7 @@ class Recipe:
         records[-1] |= self.score(model, scorer)
         if training.world().is_main_process:
             watched.remove(self.folder)
-            epoch = records[-1]["epoch"]
-            watched.write(self.folder, epoch, model, self.data.val, self.data.image_size)
+            self.write_maps(records[-1], model)
             write_other_history(self.folder, records, manifest)
         return records
 
@@ -411,7 +412,11 @@ class Recipe:
             watched.remove(self.folder)
             earlier.unlink(missing_ok=True)
         artifacts.write_history(self.folder, records)
-        epoch = records[-1]["epoch"]
+        self.write_maps(records[-1], model)
+
+    def write_maps(self, record: dict, model: Cascade) -> None:
+        """Keep the maps of the first held-out people after a record's epoch."""
+        epoch = record["epoch"]
         watched.write(self.folder, epoch, model, self.data.val, self.data.image_size)
 
     def follows(self, records: list[dict]) -> bool:
