@@ -54,10 +54,10 @@ def test_bars_say_where_the_truth_cannot_tell():
     assert "not measurable" in unknown.texts[0].get_text() and not unknown.patches
 
 
-@pytest.mark.parametrize("side", [96.0, 204.8, 256.0])
+@pytest.mark.parametrize("side", [96.0, 102.4, 204.8, 256.0])
 def test_one_value_up_to_rounding_is_one_bar(side):
     """The frame of real people is their body times a margin: in the crop all bodies are one."""
-    values = np.array([side, np.nextafter(side, np.inf), side])
+    values = np.array([np.nextafter(side, 0), side, np.nextafter(side, np.inf)])
     bars = figures.histograms({"upright body in the crop, px": values}).axes[0].patches
     heights = bars[0].get_xy()[:, 1]
     assert heights.max() == 3 and (np.diff(heights) > 0).sum() == 1

@@ -93,7 +93,11 @@ def histograms(
 
 def _draw_histogram(ax, groups, bins, share):
     groups = {name: np.asarray(values)[np.isfinite(values)] for name, values in groups.items()}
-    edges = _bin_edges(np.concatenate([*groups.values()]), bins)
+    every = np.concatenate([*groups.values()])
+    if every.size and np.allclose(every, every[0]):  # one value, but for rounding, is one bar
+        groups = {name: np.full(len(values), every[0]) for name, values in groups.items()}
+        every = every[:1]
+    edges = np.histogram_bin_edges(every, bins)
     styles = zip((GREEN, PURPLE, BLACK, BLUE), ("-", "--", ":", "-."))
     for (name, values), (colour, dash) in zip(groups.items(), styles):
         ax.hist(
@@ -107,14 +111,6 @@ def _draw_histogram(ax, groups, bins, share):
             linewidth=1.6,
             label=f"{name} ({len(values)})",
         )
-
-
-def _bin_edges(values, bins):
-    """Edges of bins; values that differ by rounding only are one value, and get a bar."""
-    middle = values[:1]
-    if values.size and np.allclose(values, middle):
-        values = middle
-    return np.histogram_bin_edges(values, bins)
 
 
 class LearningCurves:
