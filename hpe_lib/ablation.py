@@ -140,7 +140,8 @@ def copy_identical_stage(out: Path, recipe: Recipe) -> None:
             artifacts.refuse_foreign_stage(recipe.folder)
             made = [path for path in folder.rglob("*") if path.is_file()]
             files = [path for path in made if not path.match(".*.tmp")]
-            files = [path for path in files if not path.match("checkpoint*.pt")]
+            unfinished = (artifacts.CHECKPOINT, artifacts.ASIDE)
+            files = [path for path in files if not any(map(path.match, unfinished))]
             files.sort(key=lambda path: path.name == artifacts.MANIFEST)  # it comes last
             copies = {recipe.folder / path.relative_to(folder): path.read_bytes() for path in files}
             artifacts.write_files(copies)

@@ -317,10 +317,10 @@ class Recipe:
             "seed": self.settings.seed,
             "wall_seconds": records[-1]["elapsed"] if records else 0.0,
         }
-        if not self.follows(records) or not records:
+        if not records or not self.follows(records):
             watched.remove(self.folder)  # maps of the weights that are replaced
-            for record in records[-1:]:
-                self.write_maps(record, model)
+            if records:
+                self.write_maps(records[-1], model)
         artifacts.save(self.folder, model.state_dict(), manifest, records)
 
     def joints_without_labels(self) -> list[str]:

@@ -29,7 +29,7 @@ class Augmentation:
         and from size 1; 0: uniform sampling (§3.2).
     colour: each channel is multiplied by a factor from 1 ± colour; ours, the paper has none.
 
-    BadInput if scale_low is above scale_high, or a step does not lead to the range's ends.
+    BadInput if scale_low is above scale_high, or a step rounds beyond the range.
     """
 
     rotation: float = 40.0

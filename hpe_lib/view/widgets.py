@@ -23,8 +23,8 @@ from hpe_lib.data.annotations import is_positive
 from hpe_lib.data.augment import PoseDataset, joints_in_crop
 from hpe_lib.data.images import decode_image, read_image
 from hpe_lib.data.people import People
-from hpe_lib.paper import BODY, MARGIN
-from hpe_lib.photographs import SMALLEST, PoseEstimator
+from hpe_lib.paper import BODY
+from hpe_lib.photographs import PoseEstimator, parse_box
 from hpe_lib.prediction import Predictions
 from hpe_lib.skeleton import ABSENT, MPII, VISIBILITY_NAMES
 from hpe_lib.targets import Targets
@@ -431,9 +431,12 @@ class Photograph(Panel):
         """Look at a box once it is dragged; at the whole image if it is only a click."""
         if message.get("done") and self.image is not None:
             zoom = self.image.shape[1] / pictures.photograph(self.image, []).width
-            x1, y1, x2, y2 = box = [zoom * edge for edge in message["box"]]
-            dragged = min(x2 - x1, y2 - y1) >= 1 and max(x2 - x1, y2 - y1) * MARGIN >= SMALLEST
-            self.look_at(box if dragged else None)
+            box = [zoom * edge for edge in message["box"]]
+            try:
+                parse_box(box)
+            except BadInput:  # too small for a person: a click
+                box = None
+            self.look_at(box)
 
     def read(self) -> np.ndarray:
         """Return the photograph's pixels. BadInput if there is none or it cannot be read."""

@@ -46,7 +46,6 @@ def people_to_score(
     split = split or ("val" if data in ("synthetic", "leeds") else "all")
     count = len(annotations.lsp(Path(root) / "joints.mat")) if data == "lspet" else None
     people = split if data in ("mpii", "lsp", "leeds") else people_range(split, numbers, count)
-
     found = load_people(
         data,
         root,
