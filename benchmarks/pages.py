@@ -190,30 +190,13 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "plan-memory": plan.memory_table,
     "plan-exchange": plan.exchange_table,
 }
-for study in (
-    "recipe",
-    "regressor",
-    "rates",
-    "race",
-    "seeds",
-    "mixed",
-    "table-5",
-    "table-5-36",
-    "table-5-72",
-):
-    TABLES[study] = partial(study_table, study)
-for study in (
-    "race-test",
-    "seeds-test",
-    "table-5-36-test",
-    "table-5-72-test",
-    "drawn-easy",
-    "drawn-medium",
-    "drawn-hard",
-    "controls",
-    "stacked",
-):
-    TABLES[study] = partial(parts_table, study)
+OF_TOTALS = "recipe regressor rates race seeds mixed table-5 table-5-36 table-5-72".split()
+OF_PARTS = (
+    "race-test seeds-test table-5-36-test table-5-72-test "
+    "drawn-easy drawn-medium drawn-hard controls stacked"
+).split()
+TABLES |= {study: partial(study_table, study) for study in OF_TOTALS}
+TABLES |= {study: partial(parts_table, study) for study in OF_PARTS}
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -139,7 +139,7 @@ def exchange_table() -> pd.DataFrame:
         rows[link] = {
             "sent, MB": f"{sent / 1e6:.0f}",
             "time, ms": 1000 * sent / bandwidth,
-            "people a GPU that hide it": f"{math.ceil(sent / bandwidth / backward)}",
+            "people a GPU to hide it": f"{math.ceil(sent / bandwidth / backward)}",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 

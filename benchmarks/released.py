@@ -18,7 +18,7 @@ from hpe_lib.data.people import image_of
 from hpe_lib.skeleton import MPII
 from hpe_lib.workbook import results
 
-NETWORKS = {"1": "newell.h5", "2": "bearpaw-hg_s2_b1.mat"}
+NETWORKS = {"Newell et al. (1)": "newell.h5", "two stacks (2)": "bearpaw-hg_s2_b1.mat"}
 TRUTHS = {
     "official": ("mpii_human_pose_v1_u12_1.val.mat", "valid.h5"),
     "Newell's": ("valid.h5", None),
@@ -43,14 +43,14 @@ def mpii(folder: Path) -> dict:
         predictions = folder / "predictions" / file
         for name, (truth, order) in TRUTHS.items():
             rows = folder / order if order else None
-            scores[f"{network}, {name}"] = score("mpii", folder / truth, predictions, rows)
+            scores[f"{network}, {name} truth"] = score("mpii", folder / truth, predictions, rows)
     return scores
 
 
 def lsp(folder: Path) -> dict:
     """Yang's predictions on LSP's test people: whose left, in the predictions and the labels."""
     return {
-        f"{predicted}, {labelled}": score(
+        f"{predicted} file, {labelled} labels": score(
             "lsp", folder / f"lsp-joints-{labelled}.mat", folder / f"pred_keypoints_lsp_{word}.mat"
         )
         for predicted, word in SIDES.items()
@@ -62,15 +62,11 @@ def conventions(data: Path) -> dict:
     """Totals of the released predictions under each convention of published numbers."""
     mpii = data / "mpii"
     truth, rows = (mpii / name for name in TRUTHS["official"])
+    newell, two_stacks = (mpii / "predictions" / file for file in NETWORKS.values())
     lsp = data / "lsp"
     files = {
-        "Newell et al., MPII": ("mpii", truth, mpii / "predictions" / NETWORKS["1"], rows),
-        "hourglass of two stacks, MPII": (
-            "mpii",
-            truth,
-            mpii / "predictions" / NETWORKS["2"],
-            rows,
-        ),
+        "Newell et al., MPII": ("mpii", truth, newell, rows),
+        "hourglass of two stacks, MPII": ("mpii", truth, two_stacks, rows),
         "Yang et al., LSP": (
             "lsp",
             lsp / "lsp-joints-PC.mat",

@@ -25,7 +25,7 @@ from hpe_lib.ablation import train_row
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.datasets import Data, load_people, open_data
 from hpe_lib.data.people import People
-from hpe_lib.workbook import artifacts, environment, results, scoring
+from hpe_lib.workbook import artifacts, environment, measurements, results, scoring
 from hpe_lib.workbook.artifacts import STAGES, BadInput
 
 STUDIES = yaml.safe_load(Path(__file__).with_name("studies.yaml").read_text(encoding="utf-8"))
@@ -135,7 +135,7 @@ def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
     if not kept:
         return
     made = artifacts.manifest(results.RESULTS / f"{study}{split}" / kept[0])
-    setting = f"{people.dataset}, {made['settings']['epochs']} epochs of {trained_on:,}"
+    setting = claims.setting(people.dataset, [made["settings"]["epochs"]], trained_on)
     answers = {}
     for name in kept:
         seed = artifacts.manifest(results.RESULTS / f"{study}{split}" / name)["seed"]
@@ -251,21 +251,28 @@ def curve(row: Path) -> list[dict]:
         records = artifacts.read_history(folder)
         if records and artifacts.history_changed(folder, artifacts.manifest(folder)):
             raise BadInput(folder / artifacts.HISTORY, "a changed file", "as its training wrote it")
-        for record in records:
+        for record in stages.history(folder):
             minutes = before + record["elapsed"] / 60
             scores = [value for key, value in record.items() if key.startswith("PCK")]
             points += [{"minutes": minutes, "total": total} for total in scores[:1]]
-        before = points[-1]["minutes"] if points else 0.0
+        if records:
+            before += records[-1]["elapsed"] / 60
     return points
 
 
 def scored(kept: Path, weights: Path, people: People) -> bool:
-    """Are the scores of these weights on these people kept already?"""
+    """Are the scores of these weights on these people, read as now, kept already?"""
     if not (kept / artifacts.MANIFEST).is_file():
         return False
-    before, now = (artifacts.manifest(path, "weights_sha256") for path in (kept, weights))
+    needed = ("weights_sha256", "settings")
+    before, now = (artifacts.manifest(path, *needed) for path in (kept, weights))
     same_people = before.get("people") == people.fingerprint()
-    return same_people and before["weights_sha256"] == now["weights_sha256"]
+    same_weights = before["weights_sha256"] == now["weights_sha256"]
+    settings_before, settings_now = before["settings"], now["settings"]
+    same_reading = all(
+        settings_before.get(name) == settings_now.get(name) for name in measurements.READ_BY
+    )
+    return same_people and same_weights and same_reading
 
 
 def last_joints(name: str) -> np.ndarray:

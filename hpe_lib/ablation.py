@@ -6,11 +6,12 @@ from pathlib import Path
 
 import yaml
 
+from hpe_lib import watched
 from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, load
 from hpe_lib.data.datasets import prepare
 from hpe_lib.stages import UPSTREAM, Recipe, Scorer, train
 from hpe_lib.targets import Targets, read_targets, write_targets
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, locks
 from hpe_lib.workbook.artifacts import STAGES, BadInput
 from hpe_lib.workbook.schemas import Settings
 
@@ -38,6 +39,11 @@ def table_rows(vgg: dict, own: dict) -> Rows:
     if own["regressor"] == "convolutions":
         return {name: rows[name] for name in of_vgg}
     return rows
+
+
+def stage_budget(epochs: list[int]) -> dict[str, int]:
+    """The epochs of the three stages as changes of a row: {"detector.epochs": number, …}."""
+    return {f"{stage}.epochs": number for stage, number in zip(ALL, epochs)}
 
 
 def controls(budget: dict[str, int], further: list[str]) -> Rows:
@@ -82,6 +88,7 @@ def train_row(
     out = Path(out)
     row = out / "rows" / name
     artifacts.claim_rows(out, [name])
+    locks.check_idle(row)
     data = artifacts.manifest(out / "data", "parameters")
     of_people = data["parameters"]
     settings = {
@@ -137,15 +144,22 @@ def copy_identical_stage(out: Path, recipe: Recipe) -> None:
     stage = recipe.folder.name
     for folder in (out / stage, *sorted(out.glob(f"rows/*/{stage}"))):
         if folder != recipe.folder and not artifacts.differences(folder, recipe.made_from):
-            artifacts.refuse_foreign_stage(recipe.folder)
-            made = [path for path in folder.rglob("*") if path.is_file()]
-            files = [path for path in made if not path.match(".*.tmp")]
-            unfinished = (artifacts.CHECKPOINT, artifacts.ASIDE)
-            files = [path for path in files if not any(map(path.match, unfinished))]
-            files.sort(key=lambda path: path.name == artifacts.MANIFEST)  # it comes last
-            copies = {recipe.folder / path.relative_to(folder): path.read_bytes() for path in files}
-            artifacts.write_files(copies)
-            checkpoint = recipe.checkpoint()
-            checkpoint.put_in_place()  # another recipe's is put aside
-            checkpoint.path.unlink(missing_ok=True)
+            _copy_stage(folder, recipe)
             return
+
+
+def _copy_stage(folder, recipe):
+    """Copy what a finished stage has written to the recipe's folder."""
+    artifacts.refuse_foreign_stage(recipe.folder)
+    unfinished = (".*.tmp", artifacts.CHECKPOINT, artifacts.ASIDE)
+    copies = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(map(path.match, unfinished)):
+            copies[recipe.folder / path.relative_to(folder)] = path.read_bytes()
+    manifest = recipe.folder / artifacts.MANIFEST
+    copies[manifest] = copies.pop(manifest)  # it comes last
+    watched.remove(recipe.folder)  # maps of weights that are replaced
+    artifacts.write_files(copies)
+    checkpoint = recipe.checkpoint()
+    checkpoint.put_in_place()  # another recipe's is put aside
+    checkpoint.path.unlink(missing_ok=True)

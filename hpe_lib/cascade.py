@@ -66,8 +66,9 @@ class Cascade(nn.Module):
       rival_channels, its width. A stacked hourglass returns the maps of both its hourglasses.
     - regressor: "hourglass" or "convolutions", with the parameters of its class.
     - stacked: the regressor's input, "both" (heatmaps and image), "image" or "heatmaps".
-    Missing parameters take their class's defaults. If none of the regressor's parameters is given,
-    there is no regressor. BadInput on an invalid value, before anything is built.
+    Missing parameters but trunk and map_stride take their class's defaults. If none of the
+    regressor's parameters is given, there is no regressor. BadInput on an invalid value, before
+    anything is built.
     pretrained: start the trunk from ImageNet weights.
     trunk: used in place of the one that `network` names.
     map_dropout, map_noise: attributes, in training only: the chance that a joint's map is erased

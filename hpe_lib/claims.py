@@ -6,6 +6,7 @@ and "over" are filled, it must lead by more than "more_than" leads "over".
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,14 @@ def criterion() -> pd.DataFrame:
     """Return the claims: index claim; columns better, worse, joints, more_than, over."""
     file = Path(__file__).with_name("claims.csv")
     return pd.read_csv(file, dtype=str, keep_default_na=False, index_col="claim")
+
+
+def setting(dataset: str, epochs: Iterable[int], people: int) -> str:
+    """Data and budget for a verdict: "synthetic, 1+1+1 epochs of 8,000".
+
+    epochs: of each stage.  people: how many there were to learn from.
+    """
+    return f"{dataset}, {'+'.join(map(str, epochs))} epochs of {people:,}"
 
 
 def judge(answers: dict[tuple[str, int], np.ndarray], people: People, setting: str) -> dict:
@@ -82,10 +91,15 @@ def _summary(joints, found, setting):
 
 
 def verdict(found: dict | None) -> str:
-    """A `paired` difference in words: does it hold, with its whole interval above 0?"""
+    """A `paired` difference in words: does it hold, with its whole interval above 0?
+
+    An interval without width, of a person or a few who are all alike, decides nothing.
+    """
     if found is None:
         return "not measurable"
     low, high = found["ci95"]
+    if low == high:
+        return "undecided"
     return "holds" if low > 0 else "fails" if high < 0 else "undecided"
 
 

@@ -93,7 +93,8 @@ def conventions(predicted: np.ndarray, people: People) -> pd.Series:
         all_joints = distances(predicted, people) <= limit * people.normaliser[:, None]
     hits = ratio <= limit
     columns = [macro(hits, joint_mask(mask, names)) for names in MPII.groups.values()]
-    everything = len(mask) * len(MPII.scored)
+    with_missing = np.isin(range(len(MPII.names)), MPII.scored) & has_normaliser(people)[:, None]
+    visible = kind_masks(people).get("visible", np.zeros_like(mask))
     found = {
         "pooled over 14 joints": share(hits, mask),
         "mean over 14 joints": macro(hits, mask),
@@ -101,10 +102,10 @@ def conventions(predicted: np.ndarray, people: People) -> pd.Series:
         "head column: head top only": share(hits, joint_mask(mask, ("head_top",))),
         "head column: mean with upper neck": macro(hits, joint_mask(mask, MPII.groups["head"])),
         "pelvis and thorax pooled too": share(all_joints, every),
-        "visible joints only": share(hits, mask & (people.visibility == VISIBLE)),
+        "visible joints only": share(hits, mask & visible),
         "moved by one pixel": share(moved, mask),
         "threshold 0.1": share(ratio <= 0.1, mask),
-        "missing truth counted as wrong": 100 * float((hits & mask).sum()) / everything,
+        "missing truth counted as wrong": share(hits & mask, with_missing),
     }
     if people.metric.startswith("PCKh"):
         found["head size without its 0.6"] = share(ratio <= limit / annotations.HEAD, mask)
@@ -269,17 +270,26 @@ def examples(predicted: np.ndarray, people: People) -> dict[str, int]:
 
     People with 3 to 5 occluded joints, if there are any.  predicted: (N, 16, 2) image px.
     """
-    error = mean_error(*errors(predicted, people))
-    hidden = (people.visibility == OCCLUDED).sum(1)
-    ranked = [row for row in np.argsort(error, kind="stable") if np.isfinite(error[row])]
-    ranked = [row for row in ranked if abs(hidden[row] - 4) <= 1] or ranked
-    kinds = zip(("found best", "typical", "a failure"), (0, len(ranked) // 2, -1))
+    rows, error = ranked(predicted, people)
+    chosen = rows[partly_hidden(people)[rows]]
+    rows = chosen if len(chosen) else rows
+    if not len(rows):
+        return {}
     unit = "head sizes" if people.metric.startswith("PCKh") else "torsos"
-    return {
-        f"{kind}: mean error {error[ranked[place]]:.2f} {unit}": int(ranked[place])
-        for kind, place in kinds
-        if ranked
-    }
+    shown = {"found best": rows[0], "typical": rows[len(rows) // 2], "a failure": rows[-1]}
+    return {f"{kind}: mean error {error[row]:.2f} {unit}": int(row) for kind, row in shown.items()}
+
+
+def ranked(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the people whose error is known, the smallest first; and the `mean_error` of all."""
+    error = mean_error(*errors(predicted, people))
+    order = np.argsort(error, kind="stable")
+    return order[np.isfinite(error[order])], error
+
+
+def partly_hidden(people: People) -> np.ndarray:
+    """(N,) bool: three to five joints are occluded."""
+    return abs((people.visibility == OCCLUDED).sum(1) - 4) <= 1
 
 
 def mean_error(ratio: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -420,15 +430,20 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
     mask = errors(plus[0], people)[1]
     gained = sum(within_threshold(answer, people).astype(int) for answer in plus)
     gained = gained - sum(within_threshold(answer, people).astype(int) for answer in minus)
-    kinds = kind_masks(people)
-    parts = {"total": mask} | {kind: mask & of_kind for kind, of_kind in kinds.items()}
+    parts = {"total": mask}
+    for kind, of_kind in kind_masks(people).items():
+        parts[kind] = mask & of_kind
     leads = [(gained * part).sum(1) for part in parts.values()]
-    counts = np.stack(leads + [part.sum(1) for part in parts.values()], axis=1)
-    sums = np.concatenate([counts.sum(0, keepdims=True), resampled_sums(counts, seed)])
+    joints = [part.sum(1) for part in parts.values()]
+    counts = np.stack([*leads, *joints], axis=1)
+    everybody = counts.sum(0, keepdims=True)
+    sums = np.concatenate([everybody, resampled_sums(counts, seed)])
+    leads, joints = np.split(sums, 2, axis=1)
     with np.errstate(invalid="ignore"):
-        shares = 100 * sums[:, : len(parts)] / sums[:, len(parts) :]
-    points = dict(zip(parts, shares.T))
-    points |= {name: np.array([np.nan]) for name in ("visible", "occluded") if name not in points}
+        shares = 100 * leads / joints
+    unknown = np.array([np.nan])
+    points = {"total": unknown, "visible": unknown, "occluded": unknown}
+    points |= dict(zip(parts, shares.T))
     points["occluded_minus_visible"] = points["occluded"] - points["visible"]
     return {name: difference(values) for name, values in points.items()}
 

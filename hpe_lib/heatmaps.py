@@ -22,9 +22,11 @@ def discs(
     covers at least one cell. present: (B, J) bool; an absent joint gets an empty map.
     Returns (B, J, size, size) float32.
     """
+    squared_radius = radius.clamp_min(0.71)[:, None] ** 2
+    squared_radius = torch.where(present, squared_radius, -1)  # nothing lies within -1
     across, down = _squared_offsets(points, size)
-    reach = torch.where(present, radius.clamp_min(0.71)[:, None] ** 2, -1)[..., None] - down
-    inside = reach[..., :, None] - across[..., None, :]
+    left_over = squared_radius[..., None] - down
+    inside = left_over[..., :, None] - across[..., None, :]
     return inside.ge_(0)  # in place: no second tensor of this size
 
 
@@ -38,11 +40,13 @@ def gaussians(
     A Gaussian is separable: it is the outer product of two rows of exponentials. Values below 1e-18
     along either axis are 0, because their products would be denormal numbers, which are slow.
     """
-    exponents = (-d / (2 * sigma[:, None, None] ** 2) for d in _squared_offsets(points, size))
-    across, down = (
-        F.threshold(torch.exp(exponent.clamp_min(-42)), 1e-18, 0) for exponent in exponents
-    )
-    return across[..., None, :] * (down * present[..., None])[..., :, None]
+    rows = []
+    for squared in _squared_offsets(points, size):  # along x, then along y
+        exponents = -squared / (2 * sigma[:, None, None] ** 2)
+        rows.append(F.threshold(torch.exp(exponents.clamp_min(-42)), 1e-18, 0))
+    across, down = rows
+    down = down * present[..., None]
+    return across[..., None, :] * down[..., :, None]
 
 
 def _squared_offsets(points, size):

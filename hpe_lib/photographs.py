@@ -165,19 +165,21 @@ def parse_box(box: Sequence, name: str = "boxes") -> tuple[np.ndarray, np.ndarra
     BadInput, beginning with `name`, unless it is a list of three or four real numbers and large
     enough.
     """
-    found = box if isinstance(box, (list, tuple, np.ndarray)) else []
-    real = all(isinstance(n, Real) and not isinstance(n, bool) and abs(n) < 1e6 for n in found)
-    if real and len(found) in (3, 4):
-        first = np.array(found[:2], float)
-        rest = np.array(found[2:], float)
-        beyond = first + rest
-        side = rest[0]
-        if len(found) == 4:
-            beyond = rest
-            side = (rest - first).max() * MARGIN
-        if side >= SMALLEST and (beyond - first >= 1).all():
-            return first, beyond, float(side)
-    raise _bad_box(box, name)
+    numbers = box if isinstance(box, (list, tuple, np.ndarray)) else []
+    real = all(isinstance(n, Real) and not isinstance(n, bool) and abs(n) < 1e6 for n in numbers)
+    if not real or len(numbers) not in (3, 4):
+        raise _bad_box(box, name)
+    numbers = np.array(numbers, float)
+    first = numbers[:2]
+    if len(numbers) == 3:
+        side = numbers[2]
+        beyond = first + side
+    else:
+        beyond = numbers[2:]
+        side = (beyond - first).max() * MARGIN
+    if side < SMALLEST or (beyond - first < 1).any():
+        raise _bad_box(box, name)
+    return first, beyond, float(side)
 
 
 def _bad_box(box, name, where=""):

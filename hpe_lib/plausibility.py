@@ -127,7 +127,8 @@ def head_notes(head_size: np.ndarray, joints: np.ndarray) -> list[str]:
     """
     top = joints[:, MPII.index("head_top")]
     neck = joints[:, MPII.index("upper_neck")]
-    ratio = head_size / np.linalg.norm(top - neck, axis=1)
+    length = np.linalg.norm(top - neck, axis=1)
+    ratio = head_size / np.where(length > 0, length, np.nan)
     known = np.isfinite(ratio)
     if known.sum() < SOME:
         return []

@@ -16,7 +16,7 @@ from hpe_lib.evaluation import (
     annotated_mask,
     errors,
     has_normaliser,
-    mean_error,
+    partly_hidden,
     score,
     within_threshold,
 )
@@ -78,8 +78,9 @@ def peaks_in_discs(
 ) -> dict[str, torch.Tensor]:
     """Highest value within a disc of each joint's map (B, J, h, w), grouped by visibility.
 
-    "visible" and "occluded": the disc lies around the joint. "background": it lies where the next
-    person of the batch has that joint, if that is at least two radii away (Fig. 2 compares these).
+    "visible" and "occluded": the disc lies around the joint. "background": it lies where
+    another person of the batch has that joint, if that is at least two radii away (Fig. 2 compares
+    these).
     batch: collated items of PoseDataset. radius: px at a body of 200 px. Returns {kind: (n,)}.
     """
     maps = maps.float().cpu()
@@ -126,24 +127,24 @@ def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dic
     return score_crops(found, people, image_size)
 
 
-def person_with_hidden_joint(
-    detected: np.ndarray, predicted: np.ndarray, people: People, joint: int
-) -> int:
+def person_with_hidden_joint(answer: Predictions, people: People, joint: int) -> int:
     """The row of a person whose joint is occluded, missed by the detector and found by the cascade.
 
-    The one whose whole pose is found best. Without such a person, among those whose joint is
-    occluded, then among those whose joint is labelled, then anybody.  detected, predicted: the
-    detector's and the cascade's joints (N, 16, 2) image px.
+    The one with the fewest joints wrong; of several the one of whose joint the cascade is surest.
+    Without such a person, among those whose joint is occluded, then among those whose joint is
+    labelled, then anybody.
     """
-    ratio, mask = errors(predicted, people)
-    known = np.isfinite(ratio[:, joint])
+    mask = errors(answer.joints, people)[1]
+    right = within_threshold(answer.joints, people)
+    known = mask[:, joint]
     hidden = known & (people.visibility[:, joint] == OCCLUDED)
-    missed = hidden & ~within_threshold(detected, people)[:, joint]
-    found = missed & within_threshold(predicted, people)[:, joint]
+    missed = hidden & ~within_threshold(answer.detector_joints, people)[:, joint]
+    found = missed & right[:, joint]
     anybody = np.ones(len(people), bool)
     rows = next(np.flatnonzero(kind) for kind in (found, hidden, known, anybody) if kind.any())
-    error = mean_error(ratio, mask)[rows]
-    return int(rows[np.nan_to_num(error, nan=np.inf).argmin()])
+    wrong = (mask & ~right).sum(1)[rows]
+    surest_first = -answer.confidence[rows, joint]
+    return int(rows[np.lexsort((surest_first, wrong))[0]])
 
 
 def clear_person(people: People) -> int:
@@ -152,8 +153,7 @@ def clear_person(people: People) -> int:
     Upright: the head is high above the pelvis, in body heights. Of the first 100 people, if nobody
     has so many occluded joints.
     """
-    hidden = (people.visibility == OCCLUDED).sum(1)
-    rows = np.flatnonzero(abs(hidden - 4) <= 1)[:100]
+    rows = np.flatnonzero(partly_hidden(people))[:100]
     if not len(rows):
         rows = np.arange(len(people))[:100]
     pelvis, head = (MPII.index(name) for name in ("pelvis", "head_top"))

@@ -90,6 +90,8 @@ def score_fitted(
         np.nanmedian(np.where(there, np.abs(part) / size, np.nan), axis=(0, 1))
         for part in (predicted - middle, truth - _mean_where(there, truth))
     )
+    if not (reach > 0).all():  # all of somebody's predictions lie on one line
+        return {}
     scale_x, scale_y = wanted / reach
     scaled = middle + (predicted - middle) * (scale_x, scale_y)
     shares = {}

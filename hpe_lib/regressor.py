@@ -125,10 +125,10 @@ class Convolutions(nn.Module):
         inputs: int = J + 3,
     ):
         super().__init__()
-        widths = (inputs, channels, channels, 2 * channels, 4 * channels)
-        self.C1, self.C2, self.C3, self.C4 = (
-            convolution(*sizes, std) for sizes in zip(widths, widths[1:], kernels)
-        )
+        self.C1 = convolution(inputs, channels, kernels[0], std)
+        self.C2 = convolution(channels, channels, kernels[1], std)
+        self.C3 = convolution(channels, 2 * channels, kernels[2], std)
+        self.C4 = convolution(2 * channels, 4 * channels, kernels[3], std)
         self.C5 = convolution(4 * channels, 8 * channels, 1, std)
         self.C6 = convolution(8 * channels, 8 * channels, 1, std)
         self.C7 = nn.Conv2d(8 * channels, J, 1)

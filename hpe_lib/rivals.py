@@ -157,21 +157,19 @@ def published(table: int) -> "pandas.DataFrame":  # noqa: F821
     SOURCES has the people and the metric. Numbers in brackets are the paper's references.
     KeyError on another table.
     """
-    import pandas as pd  # here: networks that are only loaded do not wait for it
-
-    rows = pd.read_csv(Path(__file__).with_name("published.csv"), index_col="row")
-    return rows.groupby("table").get_group(table).drop(columns="table")
+    return _printed().loc[table]
 
 
 def audit() -> "pandas.DataFrame":  # noqa: F821
     """Each printed total beside the mean of its seven columns, and their difference (F17)."""
-    import pandas as pd
+    rows = _printed()
+    rows["mean of columns"] = rows[COLUMNS].mean(axis=1)
+    rows["difference"] = rows["total"] - rows["mean of columns"]
+    return rows.drop(columns=COLUMNS)
 
-    tables = {
-        (table, row): values for table in SOURCES for row, values in published(table).iterrows()
-    }
-    rows = pd.DataFrame(tables).T.rename_axis(["table", "row"])
-    mean = rows[COLUMNS].mean(axis=1)
-    return pd.DataFrame(
-        {"total": rows["total"], "mean of columns": mean, "difference": rows["total"] - mean}
-    )
+
+def _printed():
+    """All three tables: index table and row."""
+    import pandas as pd  # here: networks that are only loaded do not wait for it
+
+    return pd.read_csv(Path(__file__).with_name("published.csv"), index_col=["table", "row"])

@@ -97,23 +97,8 @@ MPII = Skeleton(
 
 # The 14 joints of LSP and LSPET, in the order of their files. Their neck is MPII's upper neck
 # (the authors' demo).
-LSP_NAMES = (
-    "right_ankle",
-    "right_knee",
-    "right_hip",
-    "left_hip",
-    "left_knee",
-    "left_ankle",
-    "right_wrist",
-    "right_elbow",
-    "right_shoulder",
-    "left_shoulder",
-    "left_elbow",
-    "left_wrist",
-    "upper_neck",
-    "head_top",
-)
-LSP_ROWS = [MPII.index(name) for name in LSP_NAMES]  # LSP's joint i is MPII's joint LSP_ROWS[i]
+LSP_ROWS = [*range(6), *range(10, 16), 8, 9]  # legs, arms, upper neck, head top
+LSP_NAMES = tuple(MPII.names[row] for row in LSP_ROWS)  # LSP's joint i is MPII's joint LSP_ROWS[i]
 
 
 # the rows of pelvis and thorax, and of the pair that each lies between

@@ -148,16 +148,17 @@ class Recipe:
 
     def decisive_parameters(self) -> dict:
         """The parameters that decide what the stage's weights become."""
+        unused = set(WITHOUT_EFFECT)
         discs = draws_discs(self.parameters)
-        unused = set() if discs else {"radius"}
+        if not discs:
+            unused.add("radius")
         if self.stage == "detector":
-            unused = {*REGRESSOR_PARAMETERS, "map_dropout", "sigma" if discs else "radius"}
-            if self.parameters.get("rival") == "stacked_hourglass":
-                unused -= {"sigma"}  # its second hourglass learns Gaussians
-        if self.stage == "detector" or not self.parameters.get("map_noise"):
+            unused.update(REGRESSOR_PARAMETERS, ("map_dropout", "map_noise"))
+            if discs and self.parameters.get("rival") != "stacked_hourglass":
+                unused.add("sigma")  # a second hourglass learns Gaussians
+        elif not self.parameters.get("map_noise"):
             unused.add("map_noise")  # stages from before there was any are as good as without
-        without = WITHOUT_EFFECT | unused
-        return {name: value for name, value in self.parameters.items() if name not in without}
+        return {name: value for name, value in self.parameters.items() if name not in unused}
 
     def upstream_hashes(self) -> dict:
         """The hashes of the weights that the stage starts from, by where they come from."""
@@ -368,12 +369,14 @@ class Recipe:
         yield from ({**record, "reused": True} for record in records)
 
     def adopt_test_time_settings(self) -> dict:
-        """Write the current decoder, flip test and workers to a finished stage's manifest.
+        """Write settings that leave the weights as they are to a finished stage's manifest.
 
-        `hpe evaluate` and `predict` take them from there. Returns the manifest.
+        `hpe evaluate` and `predict` take decoder, flip test and workers from there, the next stage
+        save_minutes. Returns the manifest.
         """
         manifest = artifacts.manifest(self.folder, "settings")
-        now = {name: self.parameters[name] for name in TEST_TIME if name in self.parameters}
+        names = (*TEST_TIME, "save_minutes")
+        now = {name: self.parameters[name] for name in names if name in self.parameters}
         settings = manifest["settings"] | now
         if settings == manifest["settings"] or not training.world().is_main_process:
             return manifest

@@ -74,7 +74,7 @@ def draws_discs(parameters: dict) -> bool:
 
 
 def write_targets(out: str | Path, **parameters: float | str) -> None:
-    """Save this run's target parameters: radius, sigma, occluded. BadInput as for `Targets`."""
+    """Save this run's target parameters, those of `Targets` but map_stride. BadInput as there."""
     Targets(map_stride=1, **parameters)  # checks them
     locks.check_idle(Path(out))
     artifacts.write_manifest(Path(out) / "targets", {"kind": "targets", "parameters": parameters})

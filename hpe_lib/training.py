@@ -31,7 +31,7 @@ VERSION = 1  # of this file and stages.py: raise it when equal parameters give o
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
 GROWN_LOSS = 1.5  # times the first epoch's: the training is about to diverge
 FEW_PEOPLE = 8  # warn below this: too few for batch norm and for training
-CHECK_EVERY = 50  # steps between reads of the loss: each read waits for the GPU
+CHECK_EVERY = 10  # steps between reads of the loss: each read waits for the GPU
 REPORT_EVERY = 30.0  # seconds between lines of progress
 COUNTERS = ("step", "total", "seconds", "spent")  # of `Progress`, kept in its checkpoint
 
@@ -151,8 +151,10 @@ class Progress:
 
     parts: objects with a state_dict: model, optimizer, scheduler, moving average of the weights.
     records: of the finished epochs.
-    step, total, seconds: finished steps of the current epoch, the sum of their losses, their time.
-    blank: crops of one colour in these steps.
+    step: finished steps of the current epoch.
+    total, seconds, blank: of those until `read_at`, the sum of their losses, their time, and how
+        many crops were of one colour.
+    read_at: the step at which the device was last asked for these.
     spent: seconds of the whole training.
     saved_within: the step of the current epoch at which the checkpoint was written; 0: before it.
     random: random states of all processes at `step`, if it goes on from a checkpoint.
@@ -165,6 +167,7 @@ class Progress:
     parts: dict
     records: list[dict] = field(default_factory=list)
     step: int = 0
+    read_at: int = 0
     total: float = 0.0
     blank: int = 0
     seconds: float = 0.0
@@ -185,7 +188,7 @@ class Progress:
             setattr(self, name, state[name])
         if sums := state.get("sums"):  # checkpoints had none at first
             self.total, self.blank = sums[self.accelerator.process_index]
-        self.saved_within = self.step
+        self.saved_within = self.read_at = self.step
         place = f"epoch {len(self.records) + 1}, step {self.step + 1}"
         if self.accelerator.is_main_process:
             print(f"goes on with {place}, from {self.checkpoint.path}", flush=True)
@@ -228,6 +231,7 @@ class Progress:
         record["elapsed"] = self.elapsed()
         self.records.append(record)
         self.step = 0
+        self.read_at = 0
         self.total = 0.0
         self.blank = 0
         self.seconds = 0.0
@@ -355,6 +359,7 @@ def train_epoch(
             progress.total = require_finite(total.item())
             progress.blank = blank.item()
             progress.seconds = time.perf_counter() - start
+            progress.read_at = progress.step
             if progress.step < steps and progress.must_save():
                 require_finite_weights(progress.parts["model"])
                 progress.save()
@@ -455,10 +460,10 @@ def progress_line(progress: Progress, sampler: ShuffledBatches, epochs: int) -> 
     text = f"epoch {sampler.epoch}/{epochs}  step {progress.step}/{len(sampler)}"
     if progress.step == len(sampler):
         return f"{text}  scoring"
-    if not progress.step or not progress.seconds:
+    if not progress.read_at:
         return f"{text}  starting"
-    pace = progress.step / progress.seconds  # steps per second
-    loss = progress.total / progress.step
+    pace = progress.read_at / progress.seconds  # steps per second
+    loss = progress.total / progress.read_at
     people = pace * sampler.batch_size
     steps_left = len(sampler) * (epochs - sampler.epoch + 1) - progress.step
     return f"{text}  loss {loss:.3f}  {people:.0f} people/s  {steps_left / pace / 60:.0f} min left"

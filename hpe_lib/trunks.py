@@ -126,10 +126,12 @@ def named_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) 
         raise BadInput("trunk", repr(name), expected)
     if name == "slim":
         return slim_trunk()
-    if name not in (*LITES, *RESNETS):
-        close = difflib.get_close_matches(name, NAMES) or [*NAMES, "timm:NAME", "module:function"]
-        raise BadInput("trunk", repr(name), f"one of {', '.join(close)}")
-    return (lite_trunk if name in LITES else resnet_trunk)(name, pretrained, keep_stride)
+    if name in LITES:
+        return lite_trunk(name, pretrained, keep_stride)
+    if name in RESNETS:
+        return resnet_trunk(name, pretrained, keep_stride)
+    close = difflib.get_close_matches(name, NAMES) or [*NAMES, "timm:NAME", "module:function"]
+    raise BadInput("trunk", repr(name), f"one of {', '.join(close)}")
 
 
 def torchvision_net(name: str, pretrained: bool) -> nn.Module:
@@ -366,8 +368,9 @@ def slim_vgg() -> tuple[nn.Sequential, nn.Sequential, nn.Sequential]:
     A6, A7 = (make_layers([128], batch_norm=True) for _ in range(2))
     A6[0] = nn.Conv2d(64, 128, 3, padding=1)
     A7[0] = nn.Conv2d(128, 128, 1)
-    for layer in (*(layer for layer in features if isinstance(layer, nn.Conv2d)), A6[0], A7[0]):
-        layer.bias = None  # the norm behind it would take it away again
+    for layer in [*features, *A6, *A7]:
+        if isinstance(layer, nn.Conv2d):
+            layer.bias = None  # the norm behind it would take it away again
     return features, A6, A7
 
 

@@ -404,6 +404,21 @@ def test_predictions_in_cells_structs_and_groups(tmp_path):
     assert (annotations.predictions(tmp_path / "p.h5", 7) == GUESS).all()
 
 
+def test_one_person_as_matlab_keeps_it(tmp_path):
+    """Without its last axis, of 1; a cell of one person is that person's array."""
+    alone = GUESS[:1]
+    cell = np.empty((1, 1), object)
+    cell[0, 0] = alone[0]
+    for value in (alone[0].T, alone[0], cell):
+        assert (annotations.predictions(mat(tmp_path / "p.mat", xy=value), 1) == alone).all()
+    refused(mat(tmp_path / "p.mat", xy=alone[0]), "xy (16, 2)")
+    joints = np.ones((3, 14))
+    joints[2] = 0
+    scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints})
+    found = annotations.lsp(tmp_path / "joints.mat")
+    assert len(found) == 1 and (found.visibility[0, LSP_ROWS] == VISIBLE).all()
+
+
 def refused(path, *parts, count=7, joints=16):
     with pytest.raises(BadInput) as error:
         annotations.predictions(path, count, joints)
@@ -627,6 +642,12 @@ def test_what_a_layout_lacks_is_named(tmp_path, name):
         del file[name]
     with pytest.raises(BadInput, match=f"a.h5: found .* without {name}, expected"):
         annotations.mpii_truth(path)
+
+
+def test_a_list_of_nobody_is_refused(tmp_path):
+    rows = newell(tmp_path / "rows.h5", [], [], np.zeros((0, 16, 2)))
+    with pytest.raises(BadInput, match="rows.h5: found it lists nobody, expected an HDF5 file"):
+        annotations.mpii_rows(rows)
 
 
 def test_a_list_of_people_and_tompson_s_layout_say_what_they_lack(tmp_path):

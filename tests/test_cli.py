@@ -368,9 +368,8 @@ def test_a_dry_run_says_what_it_would_take_and_runs_nothing(reproduced, tmp_path
     assert told[0] == "train: 48 people of synthetic, 1-48" and told[2].startswith(
         "detector: 12 steps of 16 people"
     )
-    assert (
-        told[-1] == "all stages: 1 min on this device, without scoring"
-    )  # 12 + 6 + 3 steps of 2 s
+    assert told[-2] == "all stages: 1 min on this device, without scoring"  # 21 steps of 2 s
+    assert told[-1].startswith("notebook 06: 7 rows, 1 seed: ")
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
         "x",
         "x/detector",

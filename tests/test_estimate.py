@@ -97,6 +97,7 @@ def test_what_was_measured_on_two_is_said_of_the_batch(monkeypatch):
 
     monkeypatch.setattr(training, "fit", fit)
     monkeypatch.setattr(estimate, "peak_memory", lambda device: next(used))
+    monkeypatch.setattr(estimate, "memory_of_weights", lambda model, optimizer: 6.0)
     found = estimate.training_step(
         "regressor", stage_parameters("regressor", "batch_size=8", "compiled=true"), 32
     )
@@ -104,7 +105,7 @@ def test_what_was_measured_on_two_is_said_of_the_batch(monkeypatch):
         pytest.skip("a GPU makes the whole step")
     assert found == {
         "seconds": 6.0,
-        "memory_mb": 100 + 4 * 30,
+        "memory_mb": 100 + 6 + 4 * 24,  # gradients and the optimizer's state do not grow
         "measured_batch": 2,
         "loss": 2.0,
     }  # the second step
@@ -132,6 +133,20 @@ def test_crops_of_noise_are_as_a_dataset_gives_them():
     assert torch.equal(estimate.noise_people(2, 32)[1]["image"], two["image"])
 
 
+def test_memory_that_does_not_grow_with_the_batch():
+    """RMSprop keeps a number for each weight beside its gradient, and steps in a counter."""
+    model, _, optimizer, _ = estimate.random_stage(
+        "regressor", stage_parameters("regressor", "04.optimizer=rmsprop")
+    )
+    for weight in model.regressor.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    learned = list(model.regressor.parameters())
+    numbers = sum(weight.numel() for weight in learned)
+    found = estimate.memory_of_weights(model, optimizer)
+    assert found * 2**20 == 4 * (2 * numbers + len(learned))
+
+
 # ---- rehearsals
 
 
@@ -147,6 +162,8 @@ def test_a_rehearsal_counts_steps_and_adds_them_up(steps):
         told.format("regressor", 6, 9),
         told.format("joint", 3, "4"),
         "all stages: 22 min on this device, without scoring",
+        # 14 stages of six rows with an epoch each, and the control's three: 51 steps
+        "notebook 06: 7 rows, 1 seed: 1.3 h at this pace, less what rows share",
     ]
     assert [(stage, size) for stage, _, size in steps] == [
         ("detector", 64),
@@ -225,7 +242,8 @@ def test_every_preset_can_be_rehearsed_where_nothing_is_there(steps, preset, tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     lines = list(estimate.rehearse(presets.resolve(preset)))
-    assert lines[0].startswith("train: ") and lines[-1].startswith("all stages: ")
+    assert lines[0].startswith("train: ") and lines[-2].startswith("all stages: ")
+    assert lines[-1].startswith("notebook 06: ")
     assert all("\n" not in line for line in lines) and not list(tmp_path.iterdir())
 
 

@@ -230,6 +230,16 @@ def test_people_of_unknown_head_size_count_in_no_convention():
     truth.normaliser[1] = np.nan
     found = evaluation.conventions(predicted, truth)
     assert found["pelvis and thorax pooled too"] == found["pooled over 14 joints"] == 100
+    assert found["missing truth counted as wrong"] == 100
+
+
+def test_without_labels_there_is_no_convention_of_visible_joints():
+    truth, predicted = crowd(2, spread=0.1)
+    known, unknown = (
+        evaluation.conventions(predicted, replace(truth, occlusion_labels=told))
+        for told in (True, False)
+    )
+    assert known["visible joints only"] == 100 and np.isnan(unknown["visible joints only"])
 
 
 def test_interval_resamples_people_not_joints():
@@ -500,6 +510,7 @@ def test_a_difference_is_what_everybody_says_between_what_resamples_say():
         ((0.0, 6.0), "undecided", "+5.1 [0.0, 6.0]"),
         ((-6.0, 0.0), "undecided", "+5.1 [-6.0, 0.0]"),
         ((-6.0, -0.2), "fails", "+5.1 [-6.0, -0.2]"),
+        ((5.06, 5.06), "undecided", "+5.1 [5.1, 5.1]"),
         (None, "not measurable", "–"),
     ],
 )

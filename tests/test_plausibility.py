@@ -334,6 +334,16 @@ def test_numbers_of_8_bits_that_overflowed_are_said_where_most_joints_are_right(
     assert notes(joints.round(), **small) == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_line_of_joints_or_a_head_without_length_warns_of_nothing_else():
+    flat = GUESS.copy()
+    flat[..., 0] = 50
+    assert all("scale" not in note for note in notes(flat))
+    joints = JOINTS.copy()
+    joints[0, MPII.index("head_top")] = joints[0, MPII.index("upper_neck")]
+    assert notes(joints, joints=joints, dataset="mpii", normaliser=head_sizes()) == []
+
+
 def test_a_coarse_grid_has_no_note():
     assert notes(GUESS // 60 * 60 + 30, normaliser=np.full(N, 60.0)) == []
 

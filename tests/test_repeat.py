@@ -76,6 +76,23 @@ def test_what_can_change_a_number_is_compared(part, name, old, new):
 
 MADE = {"commit": "a", "machine": {"processor": "one", "gpus": []}, "versions": {"torch": "2"}}
 OTHER = MADE | {"machine": {"processor": "two", "gpus": []}}
+REASONS = repeat.environment_differences(MADE, OTHER)
+
+
+def test_a_gpu_repeats_exactly_only_if_it_has_to():
+    stage = MADE | {"machine": {"processor": "one", "gpus": ["a GPU"]}}
+    for exact, reasons in ((True, []), (False, ["trained on a GPU without deterministic=true"])):
+        made = stage | {"settings": {"deterministic": exact}}
+        assert repeat.environment_differences(made, made) == reasons
+
+
+def test_stages_that_were_made_otherwise_are_a_reason(tmp_path):
+    for run, processes in (("before", 4), ("now", 1)):
+        artifacts.write_manifest(tmp_path / run, MADE)
+        made = MADE | {"processes": processes, "settings": {"deterministic": False}}
+        artifacts.write_manifest(tmp_path / run / "detector", made)
+    found = repeat.reasons_to_differ(tmp_path / "before", tmp_path / "now")
+    assert found == ["processes 4, now 1"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +104,7 @@ OTHER = MADE | {"machine": {"processor": "two", "gpus": []}}
 )
 def test_on_another_processor_totals_may_differ_a_little(gap, agrees, farthest):
     before = {"a, total": 50.0, "a, knee": 40.0}
-    found = repeat.compare(before, {"a, total": 50 - gap, "a, knee": 45.0}, MADE, OTHER)
+    found = repeat.compare(before, {"a, total": 50 - gap, "a, knee": 45.0}, REASONS)
     assert found[0] is agrees
     assert "made otherwise: processor one, now two" in found[1]
     assert f"farthest apart: {farthest}" in found[1]
@@ -104,7 +121,7 @@ def test_on_another_processor_totals_may_differ_a_little(gap, agrees, farthest):
 )
 def test_a_part_or_a_count_that_is_far_off_is_no_agreement(name, now):
     before = {"cascade, total": 50.0, name: 40.0}
-    agree, lines = repeat.compare(before, before | {name: now}, MADE, OTHER)
+    agree, lines = repeat.compare(before, before | {name: now}, REASONS)
     assert not agree and lines[1].startswith(f"farthest apart: {name}, 40 before")
     assert lines[-1].startswith("beyond the 2 points that totals may differ by")
 
@@ -125,7 +142,7 @@ def test_a_repetition_that_was_stopped_goes_on(run, tmp_path):
 
 
 def test_numbers_that_only_one_run_has(run):
-    agree, lines = repeat.compare({"a": 1.0}, {"a": 1.0, "b": 2.0}, MADE, MADE)
+    agree, lines = repeat.compare({"a": 1.0}, {"a": 1.0, "b": 2.0}, [])
     assert not agree and lines == ["1 numbers are in one run only, such as b"]
 
 

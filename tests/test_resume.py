@@ -437,6 +437,8 @@ def test_each_epoch_has_an_order_of_its_own_and_the_seed_decides_it():
 def test_what_does_not_affect_the_weights_is_no_reason(copy):
     out = copy("regressor")
     assert train("detector", out, save_minutes=3.0, workers=1)[0]["reused"]
+    settings = artifacts.manifest(out / "detector")["settings"]
+    assert settings["save_minutes"] == 3, "the next stage takes it from there"
 
 
 # ---- killed in earnest

@@ -189,14 +189,17 @@ def test_released_predictions_are_found_beside_their_labels(tmp_path):
     (lsp / "pred_yang.mat").touch()
     mpii = tmp_path / "mpii"
     (mpii / "predictions").mkdir(parents=True)
-    for name in ("mpii_human_pose_v1_u12_1.mat", "predictions/hg.h5"):
-        (mpii / name).touch()
+    for name in ("hg.h5", "hg.mat", ".DS_Store", "._hg.h5", "README"):
+        (mpii / "predictions" / name).touch()
+    truth = mpii / "mpii_human_pose_v1_u12_1.mat"
+    scipy.io.savemat(truth, {"RELEASE": np.zeros(1)})
+    scipy.io.savemat(mpii / "mpii_human_pose_v1_sequences.mat", {"other": np.zeros(1)})
     found = scoring.released_files(str(mpii), str(lsp))
     assert found == {
-        "hg": ("mpii", mpii / "mpii_human_pose_v1_u12_1.mat", mpii / "predictions/hg.h5")
-        + (mpii / "valid.h5",),
-        "pred_yang, lsp-joints-PC": ("lsp", labels[0], lsp / "pred_yang.mat", None),
-        "pred_yang, lsp-joints-OC": ("lsp", labels[1], lsp / "pred_yang.mat", None),
+        "hg.h5": ("mpii", truth, mpii / "predictions/hg.h5", mpii / "valid.h5"),
+        "hg.mat": ("mpii", truth, mpii / "predictions/hg.mat", mpii / "valid.h5"),
+        "pred_yang.mat, lsp-joints-PC": ("lsp", labels[0], lsp / "pred_yang.mat", None),
+        "pred_yang.mat, lsp-joints-OC": ("lsp", labels[1], lsp / "pred_yang.mat", None),
     }
     assert scoring.released_files("", "") == {}
 

@@ -235,6 +235,29 @@ def test_a_history_that_was_edited_is_no_curve(run):
         study.train_and_score(run, "three", ["first"])
 
 
+def test_scores_that_were_read_otherwise_are_made_again(run):
+    study.train_and_score(run, "three", ["same"])
+    weights = study.weights_folder(run, "three", "same")
+    kept = results.RESULTS / "three" / "same"
+    people = open_data(run).val
+    assert study.scored(kept, weights, people)
+    manifest = artifacts.manifest(weights)
+    settings = manifest["settings"] | {"decoder": "argmax"}
+    artifacts.write_manifest(weights, manifest | {"settings": settings})
+    assert not study.scored(kept, weights, people)
+
+
+def test_minutes_of_a_stage_without_scores_count(run):
+    """Notebook 06 trains its rows without a scorer, and a study takes such a stage over."""
+    study.train_and_score(run, "three", ["same"])
+    row = study.weights_folder(run, "three", "same").parent
+    whole = study.curve(row)
+    records = [stages.without_scores(record) for record in stages.history(row / "regressor")]
+    stages.write_other_history(row / "regressor", records, artifacts.manifest(row / "regressor"))
+    found = study.curve(row)
+    assert len(found) == len(whole) - len(records) and found[-1] == whole[-1]
+
+
 def test_rows_of_one_name_in_two_studies_leave_each_other_alone(run, monkeypatch):
     monkeypatch.setitem(
         study.STUDIES, "other", {"first": ROWS["first"] | {"changes": {"lr": 9e-4}}}

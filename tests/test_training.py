@@ -1238,6 +1238,37 @@ def test_damaged_weights_are_not_taken_over(run):
     assert artifacts.load_weights(run / "rows" / "row" / "detector")
 
 
+def test_a_copied_stage_brings_its_own_watched_maps_and_no_others(run):
+    varied(run, "row", {"detector.epochs": 3}, ("detector",))
+    folder = run / "rows" / "row" / "detector"
+    assert len(watched.read(folder)) == 3
+    varied(run, "row", {}, ("detector",))
+    assert [found["epoch"] for found in watched.read(folder)] == [1]
+
+
+def test_a_row_that_another_process_trains_keeps_its_people(run, monkeypatch):
+    varied(run, "row", {}, ("detector",))
+    manifest = run / "rows" / "row" / "data" / "manifest.json"
+    before = manifest.read_bytes()
+    artifacts.write_manifest(run / "data", artifacts.manifest(run / "data") | {"other": 1})
+
+    def busy(out):
+        raise BadInput(out, "another process", "one")
+
+    monkeypatch.setattr(ablation.locks, "check_idle", busy)
+    with pytest.raises(BadInput, match="row: found another process"):
+        varied(run, "row", {}, ("detector",))
+    assert manifest.read_bytes() == before
+
+
+def test_a_row_is_the_run_s_own_before_its_folder_is_there(tmp_path):
+    artifacts.claim_rows(tmp_path, ["first"])
+    artifacts.claim_rows(tmp_path, ["second"])
+    (tmp_path / "rows" / "first").mkdir()
+    (tmp_path / "rows" / "another's").mkdir()
+    assert artifacts.own_rows(tmp_path) == [tmp_path / "rows" / "first"]
+
+
 def test_what_a_row_has_already_is_left_alone(run):
     varied(run, "row", {}, ("detector",))
     mark = run / "rows" / "row" / "detector" / "mark"

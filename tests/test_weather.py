@@ -105,6 +105,16 @@ def test_what_is_likely_to_be_wrong_is_said(people, blank, loss, peak, warnings)
     assert all(text in line for text, line in zip(warnings, said))
 
 
+def test_progress_is_told_of_the_steps_that_were_read():
+    """On a GPU the loss is read now and then only: later steps are not in it yet."""
+    sampler = training.ShuffledBatches(1600, 8, 0)
+    progress = training.Progress(None, None, 0, {}, step=9)
+    assert training.progress_line(progress, sampler, 1) == "epoch 1/1  step 9/200  starting"
+    progress = training.Progress(None, None, 0, {}, step=99, read_at=50, total=100.0, seconds=50.0)
+    wanted = "epoch 1/1  step 99/200  loss 2.000  8 people/s  2 min left"
+    assert training.progress_line(progress, sampler, 1) == wanted
+
+
 def test_each_epoch_has_random_numbers_of_its_own():
     accelerator = SimpleNamespace(process_index=0)
     progress = training.Progress(accelerator, None, 3, {})

@@ -356,6 +356,8 @@ def mpii_rows(stream: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
     """
     with h5py.File(stream) as file:
         image, person = _rows(file)
+    if not len(image):
+        raise ValueError("it lists nobody")
     if twice := repeated(image, person):
         raise ValueError(twice)
     return image, person
@@ -416,6 +418,8 @@ def lsp(stream: BinaryIO) -> Annotations:
     if "joints" not in arrays:
         raise ValueError(f"no array joints but {', '.join(arrays) or 'none'}"[:200])
     joints = arrays["joints"]
+    if joints.shape in ((14, 3), (3, 14)):  # of one person: MATLAB drops a last axis of 1
+        joints = joints[..., None]
     if joints.ndim != 3 or joints.shape[:2] not in ((14, 3), (3, 14)):
         raise ValueError(f"joints of shape {joints.shape}, {joints.dtype}")
     original = joints.shape[0] == 3
@@ -484,7 +488,11 @@ def _fitting(stream: BinaryIO, counts: list[int], sizes: list[int], whose: str) 
     """(N, J, 2) the one array that fits."""
     layouts = " or ".join(f"({n}, {j}, 2)" for n in counts for j in sizes)
     expected = f"one numeric array {layouts} in any order of axes, the people those of {whose}"
-    arrays = arrays_in(stream, 2 * max(counts) * max(sizes))
+    arrays = list(arrays_in(stream, 2 * max(counts) * max(sizes)))
+    if (
+        1 in counts
+    ):  # MATLAB drops a last axis of 1, and a cell of one person is that person's array
+        arrays = [(name, array[None] if array.ndim == 2 else array) for name, array in arrays]
     ways = [
         (name, array, order)
         for name, array in arrays

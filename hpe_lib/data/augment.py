@@ -83,14 +83,14 @@ class PoseDataset(Dataset):
     def __getitem__(self, item: int | tuple[int, int]) -> dict:
         row, epoch = item if isinstance(item, tuple) else (item, 0)
         frame = self.people.frame(row, self.image_size)
+        if self.augmentation is None:
+            return cut(self.people, row, frame)
         random = np.random.default_rng((self.seed, epoch, row))
-        if self.augmentation is not None:
-            frame = self.augmentation(frame, random)
-        item = cut(self.people, row, frame)
-        if self.augmentation is not None and self.augmentation.colour:
-            image = jitter_colour(item["image"].numpy(), self.augmentation.colour, random)
-            item["image"] = torch.from_numpy(image)
-        return item
+        sample = cut(self.people, row, self.augmentation(frame, random))
+        if self.augmentation.colour:
+            image = jitter_colour(sample["image"].numpy(), self.augmentation.colour, random)
+            sample["image"] = torch.from_numpy(image)
+        return sample
 
 
 def cut(people: People, row: int, frame: Frame) -> dict:

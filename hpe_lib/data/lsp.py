@@ -34,10 +34,10 @@ def load_lsp(root: Path, people: str = "all") -> People:
         lsp-joints-PC.mat is read.
     people: "train", 1-1000; "test" and "val", both 1001-2000; "all"; or a range of these.
 
-    A third value of 1 is occluded. Left may be the person's (PC, as in the paper) or the viewer's
-    (OC, as in the original joints.mat): it stays as the file has it, and `source` says which.
-    The frame belongs in the middle of the image (F1), so its centre is NaN until the image is
-    read. Raises BadInput on a wrong file.
+    A third value of 1 is occluded. Left may be the person's (PC, as in the literature) or the
+    viewer's (OC, as in the original joints.mat): it stays as the file has it, and `source` says
+    which. The frame belongs in the middle of the image (F1), so its centre is NaN until the image
+    is read. Raises BadInput on a wrong file.
     """
     path = root / "joints.mat"
     if not path.exists() and (root / "lsp-joints-PC.mat").exists():

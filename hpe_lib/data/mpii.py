@@ -28,7 +28,7 @@ def load_mpii(root: Path, people: str = "all") -> People:
     -1. The normaliser is the head size. Raises BadInput on a wrong file, or a split that is not
     as published.
     """
-    path = _find_annotations(root)
+    path = find_annotations(root)
     split = _select_split(root, path, parse_people(people)[0])
     found = select_range(path, people, split)
     placed = (found.scale > 0) & ~np.isnan(found.center).any(1)
@@ -39,7 +39,8 @@ def load_mpii(root: Path, people: str = "all") -> People:
     return _to_people(root, found[placed], skipped)
 
 
-def _find_annotations(root: Path) -> Path:
+def find_annotations(root: Path) -> Path:
+    """The file in MPII's official layout in a folder. BadInput if there is none, or another one."""
     found = []
     faults = []
     for path in sorted(root.glob("*.mat")):

@@ -41,7 +41,7 @@ class Difficulty:
     strays: most loose limb-like pieces.  others: chances of a second and of a third person.
     camouflage: how far the colours of things lie from one grey. At 1 they are as those of clothes.
     facing: concentration of the body's heading towards the viewer (von Mises). Left and right are
-        told by face and feet. At 0.7 29 % look away, as on MPII and LSPET; at 3 2 %.
+        told by face and feet. At 0.7, 29 % look away, as on MPII and LSPET; at 3, 2 % do.
     """
 
     clutter: tuple[int, int]

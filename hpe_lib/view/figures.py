@@ -155,7 +155,7 @@ class LearningCurves:
         for name, value in self.reference.items():
             left.axhline(value, color=VERMILION, linestyle=":", label=name)
         set_log_scale(left)
-        left.set(ylabel="training loss, Σ over px / 16")
+        left.set(ylabel="training loss, Σ over map cells / 16")
         right.set(ylabel="held-out people, %", ylim=(0, 100))
         for ax in (left, right):
             ax.set(xlabel="epoch", xlim=(0.5, max(done, 1) + 0.5))

@@ -73,19 +73,19 @@ def network_maps(
     labelled occluded, and yet nothing hides where it is).  patch: side, in body heights, of a
     square that covers the first joint shown.  title: as for `joint_maps`.
     """
-    _, joints, states = _arrays(PoseDataset(person, CROP)[0])
+    crop, joints, states = _arrays(PoseDataset(person, CROP)[0])
+    seen = person.crops(image_size)[0]
     if shown is None:
         limbs = [j for j in np.argsort(-states, kind="stable") if drawing.side_of(j) != "middle"]
         labelled = [j for j in limbs if states[j] != ABSENT]
         shown = [*labelled[:3], *labelled[3:][-3:]]
-    crops = {size: person.crops(size)[0] for size in (image_size, CROP)}
     if patch:
-        crops = _covered(person, crops, joints[shown[0]], patch)
+        crop, seen = (_covered(person, each, joints[shown[0]], patch) for each in (crop, seen))
         states[shown[0]] = OCCLUDED
         words = f"{MPII.names[shown[0]]} under a patch of {patch} body heights"
         title = f"{title}; {words}" if title else words
-    maps, _ = predict_crop(cascade, crops[image_size])
-    return joint_maps(crops[CROP], maps, shown, joints, states, title)
+    maps, _ = predict_crop(cascade, seen)
+    return joint_maps(crop, maps, shown, joints, states, title)
 
 
 def cover_joint(
@@ -101,22 +101,20 @@ def cover_joint(
     person: People of one.  image_size: px of the crop that the networks get.  patch: its side, body
     heights.
     """
-    _, joints, states = _arrays(PoseDataset(person, CROP)[0])
-    crops = {size: person.crops(size)[0] for size in (image_size, CROP)}
-    crops = _covered(person, crops, joints[joint], patch)
-    maps, points = predict_crop(cascade, crops[image_size], decoder)
+    crop, joints, states = _arrays(PoseDataset(person, CROP)[0])
+    seen = person.crops(image_size)[0]
+    crop, seen = (_covered(person, each, joints[joint], patch) for each in (crop, seen))
+    maps, points = predict_crop(cascade, seen, decoder)
     points = {name: rescale(found, CROP / image_size) for name, found in points.items()}
-    return cover_picture(crops[CROP], maps, points, joint, joints, states)
+    return cover_picture(crop, maps, points, joint, joints, states)
 
 
-def _covered(person, crops, point, patch):
-    """Crops by size, with a patch (its side in body heights) over a point of a CROP px crop."""
-    covered = {}
-    for size, crop in crops.items():
-        side = patch * person.frame(0, size).body_in_crop
-        place = rescale(point, size / CROP)
-        covered[size] = cover(crop[None], place[None], np.array([side]))[0]
-    return covered
+def _covered(person, crop, point, patch):
+    """A crop with a patch (its side in body heights) over a point of a CROP px crop."""
+    size = len(crop)
+    side = patch * person.frame(0, size).body_in_crop
+    place = rescale(point, size / CROP)
+    return cover(crop[None], place[None], np.array([side]))[0]
 
 
 def one_joint(cascade: Cascade, person: People, image_size: int, joint: int) -> Image.Image:
@@ -293,14 +291,17 @@ def epoch_sheet(epochs: list[dict]) -> Image.Image:
         blank = np.full((1, SIDE, 3), 255, np.uint8)
         return drawing.tile_images([blank], ["no epoch of this stage was watched"], 1)
     columns = min(9, len(epochs))
+    side = min(200, 1080 // columns)
     chosen = [epochs[k] for k in np.linspace(0, len(epochs) - 1, columns).round().astype(int)]
     tops = [_top(epoch["maps"]) for epoch in chosen]
     tiles = [
-        drawing.resize(drawing.draw_map(crop, epoch["maps"][row].max(0), top), 104, 104)
+        drawing.resize(drawing.draw_map(crop, epoch["maps"][row].max(0), top), side, side)
         for row, crop in enumerate(chosen[0]["crops"])
         for epoch, top in zip(chosen, tops)
     ]
-    titles = [f"{epoch['stage']} {epoch['epoch']}: {top:.2f}" for epoch, top in zip(chosen, tops)]
+    titles = [
+        f"{epoch['stage']} {epoch['epoch']}, to {top:.2f}" for epoch, top in zip(chosen, tops)
+    ]
     titles += [""] * (len(tiles) - columns)
     return drawing.tile_images(tiles, titles, columns, 10)
 

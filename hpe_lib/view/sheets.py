@@ -107,8 +107,7 @@ def best_and_worst(predicted: np.ndarray, people: People) -> Image.Image:
     predicted: (N, 16, 2) image px.
     """
     count = 4
-    error = evaluation.mean_error(*evaluation.errors(predicted, people))
-    order = np.argsort(error, kind="stable")[: np.isfinite(error).sum()]
+    order, error = evaluation.ranked(predicted, people)
     ends = np.concatenate([order[:count], order[count:][-count:]])
     titles = [f"found best, error {error[row]:.2f}" for row in order[:count]]
     titles += [f"failure, error {error[row]:.2f}" for row in ends[count:]]

@@ -154,18 +154,24 @@ def read_json(path: str | Path) -> Any:
 
 def claim_rows(out: Path, names: Iterable[str]) -> None:
     """Record in OUT/rows/manifest.json which row folders belong to the run, for --fresh."""
-    together = {path.name for path in own_rows(out)} | set(names)
+    together = claimed_rows(out) | set(names)
     write_json(Path(out) / "rows" / MANIFEST, {"kind": "rows", "names": sorted(together)})
 
 
 def own_rows(out: Path) -> list[Path]:
     """The folders that `claim_rows` has noted, those that are there."""
+    claimed = claimed_rows(out)
+    return [path for path in (Path(out) / "rows").glob("*") if path.name in claimed]
+
+
+def claimed_rows(out: Path) -> set[str]:
+    """The names that `claim_rows` has noted."""
     folder = Path(out) / "rows"
     if not (folder / MANIFEST).is_file():
-        return []
+        return set()
     found = manifest(folder, "names")
     check(found, "rows", folder / MANIFEST)
-    return [path for path in folder.glob("*") if path.name in found["names"]]
+    return set(found["names"])
 
 
 def torchrun_rank() -> int:
@@ -396,10 +402,13 @@ def check(value: Any, kind: str, file: Path | None = None) -> None:
     """BadInput on the first thing in a value that `schemas` does not allow for its kind."""
     from hpe_lib.workbook import schemas  # here: hpe --help waits for no pydantic
 
-    if fault := schemas.first_fault(value, kind):
-        where, found, expected = fault
-        found = shorten(found)
-        raise BadInput(file, f"{where} {found}", expected) if file else BadInput(*fault)
+    fault = schemas.first_fault(value, kind)
+    if fault is None:
+        return
+    where, found, expected = fault
+    if file is None:
+        raise BadInput(where, found, expected)
+    raise BadInput(file, f"{where} {shorten(found)}", expected)
 
 
 def write_history(folder: str | Path, records: list[dict]) -> None:

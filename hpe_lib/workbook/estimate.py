@@ -10,7 +10,7 @@ import torchvision
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from torch.utils.data import DataLoader
 
-from hpe_lib import cascade, refusals, stages, training
+from hpe_lib import ablation, cascade, refusals, stages, training
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.people import SPLIT_SIZES
@@ -68,9 +68,10 @@ def training_step(stage: str, parameters: dict, image_size: int, steps: int = 1)
     )
     more = size / batch
     grown = peak_memory(accelerator.device) - before
+    fixed = min(memory_of_weights(model, optimizer), grown)
     return {
         "seconds": record["seconds"] / steps * more,
-        "memory_mb": before + grown * more,
+        "memory_mb": before + fixed + (grown - fixed) * more,
         "measured_batch": batch,
         "loss": record["loss"],
     }
@@ -90,6 +91,14 @@ def random_stage(
     )
     objective = partial(stages.OBJECTIVES[stage], targets=build(Targets, parameters))
     return model, objective, optimizer, ConstantLR(optimizer, 1.0)
+
+
+def memory_of_weights(model: Cascade, optimizer: torch.optim.Optimizer) -> float:
+    """MiB of the gradients and the optimizer's state after a step, whatever the batch."""
+    gradients = [weight for weight in model.parameters() if weight.requires_grad]
+    kept = [value for state in optimizer.state.values() for value in state.values()]
+    tensors = [value for value in kept if torch.is_tensor(value)]
+    return sum(tensor.nbytes for tensor in gradients + tensors) / 2**20
 
 
 def reset_peak_memory(device: torch.device) -> float:
@@ -113,15 +122,20 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
     """Lines about what a run of these parameters needs and would take here. Nothing is written.
 
     parameters: of presets.resolve. First come the people and the weights to start from, found or
-    not; then optimiser steps, hours and memory of each stage, from one measured step. BadInput on
-    crops that the networks cannot halve.
+    not; then optimiser steps, hours and memory of each stage, from one measured step; last the
+    hours of notebook 06's rows at that pace. BadInput on crops that the networks cannot halve, and
+    on ImageNet weights or a compiler that cannot be had.
     """
     of_stages = presets.stage_parameters(parameters)
     for stage, own in of_stages.items():
         refusals.check_crop_size(stage, own, parameters["01"]["image_size"])
+        refusals.check_compiler(own)
+    first = of_stages["detector"]
+    cascade.check_pretrained(first["trunk"], first["pretrained"] and not first["init_from"])
     people, lines = find_people(parameters["01"])
     yield from lines + find_weights(parameters)
     total = 0.0
+    pace = {}
     for stage, own in of_stages.items():
         size = own["batch_size"]
         steps = own["epochs"] * max(1, people // size)
@@ -129,9 +143,10 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
             yield f"{stage}: 0 epochs, weights taken over"
             continue
         step = training_step(stage, own, parameters["01"]["image_size"])
+        pace[stage] = step["seconds"]
         if not people:
-            pace = f"{step['seconds']:.2f} s for each step of {size} people"
-            yield f"{stage}: {own['epochs']} epochs of unknown length, {pace}"
+            each = f"{step['seconds']:.2f} s for each step of {size} people"
+            yield f"{stage}: {own['epochs']} epochs of unknown length, {each}"
             continue
         seconds = steps * step["seconds"]
         total += seconds
@@ -142,6 +157,32 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
         )
     if people:
         yield f"all stages: {duration(total)} on this device, without scoring"
+        yield rehearse_rows(parameters, people, pace)
+
+
+def rehearse_rows(parameters: dict[str, dict], people: int, pace: dict[str, float]) -> str:
+    """A line about notebook 06's rows, from the seconds of a step in each of the run's stages.
+
+    A stage that the run itself does not train has no pace: the mean of the others is taken. VGG
+    rows count like the others, and stages that rows share count for each.
+    """
+    of_stages = presets.stage_parameters(parameters)
+    own = parameters["06"]
+    usual = [of_stages[stage]["epochs"] for stage in ablation.ALL]
+    budget = ablation.stage_budget(own["stage_epochs"] or usual)
+    rows = ablation.table_rows({}, of_stages["joint"])
+    rows |= ablation.controls(budget, own["further"])
+    seeds = {parameters["03"]["seed"], *own["seeds"]}
+    usual_pace = sum(pace.values()) / max(1, len(pace))
+    seconds = 0.0
+    for trained, changes in rows.values():
+        epochs = budget | changes
+        for stage in trained:
+            steps = max(1, people // of_stages[stage]["batch_size"])
+            seconds += epochs[f"{stage}.epochs"] * steps * pace.get(stage, usual_pace)
+    found = f"{len(rows)} rows, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    hours = duration(seconds * len(seeds))
+    return f"notebook 06: {found}: {hours} at this pace, less what rows share"
 
 
 def duration(seconds: float) -> str:

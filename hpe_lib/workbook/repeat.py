@@ -43,8 +43,9 @@ def repeat(file: Path, out: Path | None = None) -> tuple[bool, list[str]]:
         raise BadInput("--out", out, "another folder than that of the run to compare with")
     if reproduce.earlier_run(out).get("finished"):
         raise BadInput(out, "a finished run", "a folder without one, for the repetition (--out)")
-    again = reproduce.run(file, out, numbers=earlier["notebooks"])
-    return compare(before, numbers(measurements.read(out)), earlier, again)
+    reproduce.run(file, out, numbers=earlier["notebooks"])
+    now = numbers(measurements.read(out))
+    return compare(before, now, reasons_to_differ(file.parent, out))
 
 
 def numbers(metrics: dict, place: str = "") -> dict[str, float]:
@@ -61,11 +62,11 @@ def numbers(metrics: dict, place: str = "") -> dict[str, float]:
     return found
 
 
-def compare(before: dict, after: dict, earlier: dict, again: dict) -> tuple[bool, list[str]]:
+def compare(before: dict, after: dict, reasons: list[str]) -> tuple[bool, list[str]]:
     """Whether two runs' numbers agree, and lines that say how far.
 
-    earlier, again: the manifests of the runs. If these were made alike the numbers must be equal.
-    If not, totals may differ by MOST points, parts by MOST_OF_A_PART, and counts not at all.
+    reasons: of `reasons_to_differ`. Without any the numbers must be equal. Else totals may differ
+    by MOST points, parts by MOST_OF_A_PART, and counts not at all.
     """
     if before.keys() != after.keys():
         missing = sorted(before.keys() ^ after.keys())
@@ -75,7 +76,6 @@ def compare(before: dict, after: dict, earlier: dict, again: dict) -> tuple[bool
     }
     if not differing:
         return True, [f"all {len(before)} numbers are equal"]
-    reasons = environment_differences(earlier, again)
     kinds = {name: name.rpartition(", ")[2] for name in differing}
     beyond = [name for name, kind in kinds.items() if abs(differing[name]) > LIMITS.get(kind, inf)]
     worst = max(beyond or differing, key=lambda name: abs(differing[name]))
@@ -91,13 +91,34 @@ def compare(before: dict, after: dict, earlier: dict, again: dict) -> tuple[bool
     return not beyond, [*lines, f"made otherwise: {'; '.join(reasons)}", limits]
 
 
+def reasons_to_differ(earlier: Path, again: Path) -> list[str]:
+    """Why two runs may have other numbers, as text: what they or their stages were made with.
+
+    A stage may come from an earlier run in the same folder, and so from another machine.
+    """
+    found = {}
+    for part in (".", *artifacts.STAGES.values()):
+        folders = [run / part for run in (earlier, again)]
+        if all((folder / artifacts.MANIFEST).is_file() for folder in folders):
+            made = [artifacts.manifest(folder) for folder in folders]
+            found |= dict.fromkeys(environment_differences(*made))
+    return list(found)
+
+
 def environment_differences(earlier: dict, again: dict) -> list[str]:
-    """What two runs were made with that can change a number, where it differs, as text."""
-    pairs = {"commit": (earlier.get("commit"), again.get("commit"))}
+    """What two runs or stages were made with that can change a number, where it differs, as text.
+
+    A GPU that does not have to repeat exactly is a reason by itself.
+    """
+    pairs = {name: (earlier.get(name), again.get(name)) for name in ("commit", "processes")}
     for part, names in (
         ("machine", ("processor", "threads", "gpus")),
         ("versions", again["versions"]),
     ):
         for name in names:
             pairs[name] = earlier.get(part, {}).get(name), again[part].get(name)
-    return [f"{name} {old}, now {new}" for name, (old, new) in pairs.items() if old != new]
+    found = [f"{name} {old}, now {new}" for name, (old, new) in pairs.items() if old != new]
+    exact = again.get("settings", {"deterministic": True})["deterministic"]
+    if again["machine"].get("gpus") and not exact:
+        found.append("trained on a GPU without deterministic=true")
+    return found

@@ -174,7 +174,7 @@ def lsp_table() -> pd.DataFrame:
     if existing("frozen-192"):
         label = f"ours, a regressor on `{RELEASED}`' detector, frozen (`frozen-192`)"
         rows[label] = score_columns(metrics_of("frozen-192")["scores"]["cascade"])
-    again = metrics_of("released")["lsp"]["PC, PC"]
+    again = metrics_of("released")["lsp"]["PC file, PC labels"]
     rows["Yang et al. [41], released predictions"] = score_columns(again)
     ours = pd.DataFrame.from_dict(rows, orient="index").assign(source="scored here")
     return pd.concat([ours, printed])
@@ -197,6 +197,16 @@ def mpii_table() -> pd.DataFrame:
     for name, again in metrics_of("released")["mpii, photographs at hand"].items():
         rows[f"{name}, released predictions, trained on MPII"] = score_columns(again)
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def released_scores() -> dict[str, dict]:
+    """Scores of released predictions by row name, MPII's and LSP's (benchmarks/released.py)."""
+    found = metrics_of("released")
+    return {
+        f"{dataset}: {name}": of
+        for dataset in ("mpii", "lsp")
+        for name, of in found[dataset].items()
+    }
 
 
 def released_table(dataset: str) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from hpe_lib.data import annotations
 from hpe_lib.data.datasets import cache_folder, load_people, require_unchanged
 from hpe_lib.data.drawn import drawn_key
 from hpe_lib.data.lsp import drop_copies, leeds_training_keys
+from hpe_lib.data.mpii import find_annotations
 from hpe_lib.data.people import ABSENT_IMAGE, People
 from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.workbook import artifacts, presets, schemas
@@ -222,8 +223,9 @@ def released_files(mpii_root: str, lsp_root: str) -> dict[str, tuple]:
             continue
         folder = Path(root)
         if dataset == "mpii":
-            labels = sorted(folder.glob("mpii_human_pose*.mat"))[:1]
-            files = sorted(folder.glob("predictions/*"))
+            labels = [find_annotations(folder)]
+            files = sorted(folder.glob("predictions/[!.]*"))
+            files = [file for file in files if file.suffix in (".mat", ".h5")]
             rows = folder / "valid.h5"
         else:
             names = ("lsp-joints-PC.mat", "lsp-joints-OC.mat", "joints.mat")
@@ -235,7 +237,7 @@ def released_files(mpii_root: str, lsp_root: str) -> dict[str, tuple]:
             raise BadInput(folder, f"no {lacking}", f"what hpe download {dataset} puts there")
         for file in files:
             for truth in labels:
-                name = f"{file.stem}, {truth.stem}" if dataset == "lsp" else file.stem
+                name = f"{file.name}, {truth.stem}" if dataset == "lsp" else file.name
                 found[name] = (dataset, truth, file, rows)
     return found
 
