@@ -135,7 +135,7 @@ def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
     if not kept:
         return
     made = artifacts.manifest(results.RESULTS / f"{study}{split}" / kept[0])
-    setting = claims.setting(people.dataset, [made["settings"]["epochs"]], trained_on)
+    setting = claims.setting(people.dataset, trained_on, [made["settings"]["epochs"]])
     answers = {}
     for name in kept:
         seed = artifacts.manifest(results.RESULTS / f"{study}{split}" / name)["seed"]

@@ -24,10 +24,10 @@ def criterion() -> pd.DataFrame:
     return pd.read_csv(file, dtype=str, keep_default_na=False, index_col="claim")
 
 
-def setting(dataset: str, epochs: Iterable[int], people: int) -> str:
+def setting(dataset: str, people: int, epochs: Iterable[int]) -> str:
     """Data and budget for a verdict: "synthetic, 1+1+1 epochs of 8,000".
 
-    epochs: of each stage.  people: how many there were to learn from.
+    people: how many there were to learn from.  epochs: of each stage.
     """
     return f"{dataset}, {'+'.join(map(str, epochs))} epochs of {people:,}"
 

@@ -136,7 +136,7 @@ def test_crops_of_noise_are_as_a_dataset_gives_them():
 def test_memory_that_does_not_grow_with_the_batch():
     """RMSprop keeps a number for each weight beside its gradient, and steps in a counter."""
     model, _, optimizer, _ = estimate.random_stage(
-        "regressor", stage_parameters("regressor", "04.optimizer=rmsprop")
+        "regressor", stage_parameters("regressor", "optimizer=rmsprop")
     )
     for weight in model.regressor.parameters():
         weight.grad = torch.zeros_like(weight)

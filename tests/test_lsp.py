@@ -359,7 +359,7 @@ def test_an_invented_point_is_occluded_if_one_of_its_two_is(lspet_folder):
     assert people.visibility[0, MPII.index("pelvis")] == ABSENT  # the given ones stay as they are
 
 
-@pytest.mark.parametrize("shape", [(3, 14, 5), (14, 3), (14, 2, 5), (16, 3, 5)])
+@pytest.mark.parametrize("shape", [(3, 14, 5), (14, 4), (14, 2, 5), (16, 3, 5)])
 def test_joints_of_another_shape(lspet_folder, shape):
     scipy.io.savemat(lspet_folder / "joints.mat", {"joints": np.ones(shape)})
     with pytest.raises(BadInput) as error:
