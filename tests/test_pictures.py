@@ -277,7 +277,7 @@ class TestSheets:
         many = pictures.epoch_sheet(epochs)
         few = pictures.epoch_sheet(epochs[:3])
         assert many.width == 9 * 120 + 8 * drawing.TILE_GAP
-        assert few.width == 3 * 200 + 2 * drawing.TILE_GAP
+        assert few.width == 3 * 160 + 2 * drawing.TILE_GAP
 
 
 class TestWatched:

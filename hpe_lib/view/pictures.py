@@ -291,7 +291,7 @@ def epoch_sheet(epochs: list[dict]) -> Image.Image:
         blank = np.full((1, SIDE, 3), 255, np.uint8)
         return drawing.tile_images([blank], ["no epoch of this stage was watched"], 1)
     columns = min(9, len(epochs))
-    side = min(200, 1080 // columns)
+    side = min(160, 1080 // columns)
     chosen = [epochs[k] for k in np.linspace(0, len(epochs) - 1, columns).round().astype(int)]
     tops = [_top(epoch["maps"]) for epoch in chosen]
     tiles = [
