@@ -1,15 +1,21 @@
-"""The tables of README and docs, written from results/ (make tables)."""
+"""The tables of README and docs, written from results/ (make tables).
+
+--figures draws the docs' figures of results/, too.
+"""
 
 import re
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import typer
 
-from benchmarks import plan
+from benchmarks import commands, plan
 from hpe_lib import evaluation
 from hpe_lib.paper import ROOT
+from hpe_lib.view.figures import leads_by_budget, score_against_time, totals_by_budget
 from hpe_lib.workbook import artifacts, results, table_5
 from hpe_lib.workbook.results import (
     claims_table,
@@ -21,6 +27,7 @@ from hpe_lib.workbook.results import (
     parts_table,
     released_table,
     score_columns,
+    study_curves,
     study_rows,
     study_table,
 )
@@ -199,6 +206,14 @@ TABLES |= {study: partial(study_table, study) for study in OF_TOTALS}
 TABLES |= {study: partial(parts_table, study) for study in OF_PARTS}
 
 
+FIGURES = {
+    "leads-by-difficulty.png": lambda: leads_by_budget(table_5.drawn_leads()),
+    "race-curves.png": lambda: score_against_time(study_curves("race")),
+    "table-5-budgets.png": lambda: totals_by_budget(table_5.totals_on_lsp()),
+    "table-5-curves.png": lambda: score_against_time(study_curves("table-5")),
+}
+
+
 def markdown(table: pd.DataFrame) -> str:
     """A table as Markdown, one decimal, a dash where nothing is known."""
     header = ["row", *map(str, table.columns)]
@@ -219,14 +234,20 @@ def fill_tables(text: str) -> str:
     return BLOCK.sub(lambda found: found[1] + markdown(TABLES[found[2]]()) + found[3], text)
 
 
-def main() -> None:
+def main(
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw the docs' figures, too.")
+    ] = False,
+) -> None:
     """Rewrite the tables of README and docs (make tables)."""
     for path in [path for page in PAGES for path in sorted(ROOT.glob(page))]:
         text = path.read_text(encoding="utf-8")
         if (new := fill_tables(text)) != text:
             artifacts.write_bytes(path, new.encode())
             print(path.relative_to(ROOT))
+    for name, draw in FIGURES.items() if figures else ():
+        draw().savefig(ROOT / "docs" / name)
 
 
 if __name__ == "__main__":
-    main()
+    commands.run(main)

@@ -72,8 +72,8 @@ def train_and_score(run: Path, study: str, names: list[str]) -> None:
     wanted = set(names or STUDIES[study])
     references = {reference_row(study, name) for name in wanted}
     wanted |= {name for name in references if not only_kept(run, data.val, study, name)}
-    for name in STUDIES[study]:
-        if name not in wanted:
+    for name, row in STUDIES[study].items():
+        if name not in wanted or "same_as" in row:
             continue
         print(f"{study}: {name}", flush=True)
         folder = train(run, data, study, name)
@@ -127,21 +127,28 @@ def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
     trained_on: the number of people that the rows have learned from.  split: as in `score`.
     """
     rows = {name: row for name, row in STUDIES[study].items() if "row" in row}
-    kept = [
-        name
-        for name in rows
-        if results.existing(f"{study}{split}/{name}") and are_of(f"{study}{split}/{name}", people)
-    ]
+    places = {name: evidence(study, name, split) for name in rows}
+    kept = {
+        name: place
+        for name, place in places.items()
+        if results.existing(place) and are_of(place, people)
+    }
     if not kept:
         return
-    made = artifacts.manifest(results.RESULTS / f"{study}{split}" / kept[0])
+    made = artifacts.manifest(results.RESULTS / next(iter(kept.values())))
     setting = claims.setting(people.dataset, trained_on, [made["settings"]["epochs"]])
     answers = {}
-    for name in kept:
-        seed = artifacts.manifest(results.RESULTS / f"{study}{split}" / name)["seed"]
-        answers[rows[name]["row"], seed] = last_joints(f"{study}{split}/{name}")
+    for name, place in kept.items():
+        seed = artifacts.manifest(results.RESULTS / place)["seed"]
+        answers[rows[name]["row"], seed] = last_joints(place)
     judged = claims.judge(answers, people, setting)
     results.write(f"{study}{split}-claims", {"criterion": judged}, environment.command())
+
+
+def evidence(study: str, name: str, split: str) -> str:
+    """Where in results/ a row's evidence is: its own, or another study's of the same training."""
+    of_study, of_row = STUDIES[study][name].get("same_as", f"{study}/{name}").split("/")
+    return f"{of_study}{split}/{of_row}"
 
 
 def row_folder(study: str, name: str) -> str:

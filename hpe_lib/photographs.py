@@ -65,6 +65,8 @@ class PoseEstimator:
         that the weights have not learned has confidence 0 (`place_unlearned`).
         BadInput on an unreadable image, an array of another kind, or a bad box.
         """
+        if not isinstance(image, (str, Path, np.ndarray)):
+            raise BadInput("image", f"a {type(image).__name__}", "a path or (H, W, 3) uint8, RGB")
         if isinstance(image, np.ndarray):
             name = "image"
             pixels = image
@@ -211,6 +213,8 @@ def box_frames(
     if boxes is None:
         side = max(shape[:2])
         boxes = [[(shape[1] - side) / 2, (shape[0] - side) / 2, side]]
+    if not isinstance(boxes, (list, tuple, np.ndarray)):
+        raise BadInput(name, f"a {type(boxes).__name__}", "a list of boxes")
     if len(boxes) > MAX_BOXES:
         raise BadInput(name, f"{len(boxes)} boxes", f"{MAX_BOXES} at most in an image")
     return [box_frame(box, shape, image_size, name) for box in boxes]

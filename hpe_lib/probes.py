@@ -130,7 +130,7 @@ def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dic
 def person_with_hidden_joint(answer: Predictions, people: People, joint: int) -> int:
     """The row of a person whose joint is occluded, missed by the detector and found by the cascade.
 
-    The one with the fewest joints wrong; of several the one of whose joint the cascade is surest.
+    The one with the most joints right; of several the one of whose joint the cascade is surest.
     Without such a person, among those whose joint is occluded, then among those whose joint is
     labelled, then anybody.
     """
@@ -142,9 +142,9 @@ def person_with_hidden_joint(answer: Predictions, people: People, joint: int) ->
     found = missed & right[:, joint]
     anybody = np.ones(len(people), bool)
     rows = next(np.flatnonzero(kind) for kind in (found, hidden, known, anybody) if kind.any())
-    wrong = (mask & ~right).sum(1)[rows]
+    found_first = -(mask & right).sum(1)[rows]
     surest_first = -answer.confidence[rows, joint]
-    return int(rows[np.lexsort((surest_first, wrong))[0]])
+    return int(rows[np.lexsort((surest_first, found_first))[0]])
 
 
 def clear_person(people: People) -> int:

@@ -501,6 +501,32 @@ def test_a_disk_that_is_too_small_is_found_out_beforehand(server, fetched, tmp_p
     assert server.asked == []
 
 
+def test_what_is_there_already_needs_no_room(server, fetched, tmp_path, monkeypatch):
+    """An archive of 100 GB: 60 are fetched, or all of it was put there by hand."""
+    big = File("images/im????.jpg", "images", 100 * 10**9, (server.url("/a.zip"),), count=2)
+    root = tmp_path / "data"
+    part = root / download.FETCHING / "a.zip.part"
+    for path, there, needed in ((part, 60, 140), (root / "a.zip", 100, 100)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            file.truncate(there * 10**9)  # takes no room
+        assert download.fetched_bytes(root, big) == there * 10**9
+        usage = SimpleNamespace(free=(needed - 1) * 10**9)
+        monkeypatch.setattr(download.shutil, "disk_usage", lambda folder, usage=usage: usage)
+        with pytest.raises(BadInput, match=f"expected {needed}.0 GB free"):
+            download.check_space(root, [big])
+        usage.free = needed * 10**9
+        download.check_space(root, [big])
+
+
+def test_an_archive_put_by_hand_into_a_folder_with_a_brace(server, monkeypatch, tmp_path):
+    root = tmp_path / "x{a}"
+    root.mkdir()
+    (root / "a.zip").write_bytes(zipped(**GOOD))
+    assert download.get_file(root, images(server, "/a.zip")) is None
+    assert len(list(root.glob("images/*.jpg"))) == 2 and server.asked == []
+
+
 def test_the_table_says_what_the_loaders_need():
     for dataset, files in download.FILES.items():
         assert {".mat", ".jpg"} <= {file.name[-4:] for file in files}

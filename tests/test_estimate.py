@@ -211,6 +211,15 @@ def test_crops_that_no_training_takes_are_refused_before_anything_is_measured(st
     assert not steps
 
 
+def test_what_a_run_would_refuse_is_refused_before_anything_is_measured(steps, monkeypatch):
+    with pytest.raises(BadInput, match="a trunk that has ImageNet weights"):
+        list(estimate.rehearse(parameters("pretrained=true")))
+    monkeypatch.setattr(estimate.refusals, "COMPILER", "no-such-compiler")
+    with pytest.raises(BadInput, match="compiled: found no no-such-compiler here"):
+        list(estimate.rehearse(parameters("compiled=true")))
+    assert not steps
+
+
 def test_frozen_blocks_do_not_learn_in_a_measured_step():
     model, *_ = estimate.random_stage("detector", stage_parameters("detector", "frozen_blocks=2"))
     learning = [any(p.requires_grad for p in block.parameters()) for block in model.trunk[:3]]
@@ -308,7 +317,7 @@ def test_weights_to_start_from_are_looked_for(tmp_path, monkeypatch):
 
 
 def test_a_trunk_without_imagenet_weights_is_no_traceback(steps):
-    """Such as "slim": `pretrained` means nothing to it."""
+    """Such as "slim": nothing is looked for."""
     assert estimate.find_weights(parameters("pretrained=true")) == []
 
 

@@ -16,6 +16,7 @@ from hpe_lib.data import images
 from hpe_lib.data.augment import Augmentation
 from hpe_lib.data.images import ImageFiles, decode_image, read_image
 from hpe_lib.data.people import People
+from hpe_lib.geometry import Frame
 from hpe_lib.skeleton import VISIBLE
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -426,6 +427,24 @@ def test_a_jpeg_much_finer_than_the_crop_is_decoded_coarser(large, monkeypatch):
         assert np.abs(crop.astype(int) - exact).mean() < 1
         check_dots(crop, exact, frame, large.joints[row, :DOTS])
     assert read(large.images.paths[0], 4).shape == (191, 251, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_jpeg_is_as_true_when_it_is_decoded_coarser(tmp_path, orientation):
+    """Its sides are no multiple of 8: the last coarse pixels are filled up."""
+    y, x = np.mgrid[:1601, :2001]
+    spot = 255 * np.exp(-((x - 700) ** 2 + (y - 500) ** 2) / (2 * 40**2))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / "a.jpg"
+    Image.fromarray(spot.astype(np.uint8)).convert("RGB").save(path, exif=exif, quality=95)
+    found = images.ImageFiles([path], "one")
+    frame = Frame((900.0, 900.0), 2048.0, 256, 1600.0)
+    middles = []
+    for crop in (found.crop(0, frame), frame.crop(found[0])):
+        weights = crop[..., 0].astype(float) ** 2
+        middles.append([(axis * weights).sum() / weights.sum() for axis in np.mgrid[:256, :256]])
+    assert np.abs(np.subtract(*middles)).max() < 0.1  # crop px
 
 
 def test_a_folder_is_no_image_and_is_said_to_be_one(tmp_path):

@@ -220,7 +220,11 @@ def test_leeds_trains_on_both_without_copies_of_scored_people(leeds):
 
 @pytest.mark.parametrize(
     ("dataset", "halves", "copy"),
-    [("lsp", ("train", "test"), "im0371.jpg"), ("lspet", ("1-8000", "8001-8500"), "im00660.jpg")],
+    [
+        ("lsp", ("train", "test"), "im0371.jpg"),
+        ("lspet", ("1-8000", "8001-8500"), "im00660.jpg"),
+        ("lsp", ("test", "train"), "im1622.jpg"),  # held out the other way round: of im0371's pair
+    ],
 )
 def test_copies_leave_the_training_half_of_either_set_alone(leeds, tmp_path, dataset, halves, copy):
     train, val = halves

@@ -199,6 +199,15 @@ def test_what_is_no_box_in_px_is_refused(box):
         photographs.parse_box(box, "one.jpg")
 
 
+def test_what_is_no_image_and_what_no_list_of_boxes_is_refused():
+    estimator = PoseEstimator(None, 64)
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(BadInput, match="image: found a Image, expected a path or"):
+        estimator.predict(Image.fromarray(pixels))
+    with pytest.raises(BadInput, match="image: found a int, expected a list of boxes"):
+        estimator.predict(pixels, boxes=5)
+
+
 def test_boxes_of_any_kind_of_number():
     for box in ([1, 2, 16], (1.5, 2, 17.5), np.array([1, 2, 20]), np.float32([1, 2, 20, 40])):
         assert photographs.box_frame(box, (60, 80, 3), SIZE).side >= 16

@@ -121,7 +121,7 @@ def test_examples_go_from_the_best_to_the_worst(drawn):
 def test_the_person_shown_has_a_hidden_joint_that_is_found(drawn):
     wrist = MPII.index("left_wrist")
     hidden = np.flatnonzero(drawn.visibility[:, wrist] == OCCLUDED)
-    *lost, seen, astray, unsure, sure = hidden
+    *lost, bare, seen, astray, unsure, sure = hidden
     predicted = drawn.joints.copy()
     predicted[lost, wrist] += 1000
     predicted[astray, MPII.index("right_knee")] += 1000
@@ -130,7 +130,11 @@ def test_the_person_shown_has_a_hidden_joint_that_is_found(drawn):
     confidence[[seen, astray], wrist] = 0.9
     confidence[sure, wrist] = 0.3
     detected = predicted.copy()
-    detected[[astray, unsure, sure], wrist] += 1000
+    detected[[bare, astray, unsure, sure], wrist] += 1000
+    confidence[bare, wrist] = 0.9
+    visibility = drawn.visibility.copy()
+    visibility[bare, np.arange(16) != wrist] = ABSENT  # nothing wrong, but nothing else right
+    drawn = replace(drawn, visibility=visibility)
 
     def shown(detected, people=drawn):
         answer = prediction.Predictions(predicted, confidence, detected, detected, confidence)

@@ -91,8 +91,10 @@ def test_stages_that_were_made_otherwise_are_a_reason(tmp_path):
         artifacts.write_manifest(tmp_path / run, MADE)
         made = MADE | {"processes": processes, "settings": {"deterministic": False}}
         artifacts.write_manifest(tmp_path / run / "detector", made)
+        of_row = made | {"machine": {"processor": run, "gpus": []}}
+        artifacts.write_manifest(tmp_path / run / "rows" / "a" / "cascade", of_row)
     found = repeat.reasons_to_differ(tmp_path / "before", tmp_path / "now")
-    assert found == ["processes 4, now 1"]
+    assert found == ["processes 4, now 1", "processor before, now now"]
 
 
 @pytest.mark.parametrize(

@@ -401,6 +401,19 @@ def test_a_run_does_not_replace_a_person_s_files(notebook, run, tmp_path, name):
     assert os.listdir(out) == [name] and (out / name).read_bytes() == b"mine"
 
 
+def test_a_failed_notebook_that_a_person_has_mended_is_kept(notebook, run, tmp_path):
+    folder = notebook("01_a", TYPED, "raise ValueError('no')")
+    for _ in range(2):  # what the run has left itself is replaced
+        with pytest.raises(CellFailed):
+            run(folder)
+    failed = tmp_path / "runs" / "x" / "01_a.failed.ipynb"
+    failed.write_text(failed.read_text().replace("raise ValueError('no')", "print('mended')"))
+    mended = failed.read_bytes()
+    with pytest.raises(BadInput, match="01_a.failed.ipynb: found a notebook that is not as a run"):
+        run(folder)
+    assert failed.read_bytes() == mended
+
+
 def test_ctrl_c_leaves_no_kernel_and_no_half_notebook(notebook, tmp_path):
     import signal
 

@@ -100,6 +100,12 @@ def test_a_block_of_a_page_is_replaced_and_the_rest_left(monkeypatch):
     )
 
 
+def test_every_figure_of_the_results_is_on_a_page():
+    text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+    for name in pages.FIGURES:
+        assert f"]({name})" in text and (ROOT / "docs" / name).is_file()
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_printed_tables_are_those_of_the_results(path):
     """`make tables` writes them anew."""

@@ -235,6 +235,18 @@ def test_a_history_that_was_edited_is_no_curve(run):
         study.train_and_score(run, "three", ["first"])
 
 
+def test_a_row_of_another_study_counts_in_a_verdict_and_is_not_trained_again(run, monkeypatch):
+    alone = {"row": ROWS["first"]["row"], "same_as": "three/first"}
+    monkeypatch.setitem(study.STUDIES, "other", {"same": ROWS["same"], "alone": alone})
+    study.train_and_score(run, "three", ["first"])
+    study.train_and_score(run, "other", [])
+    assert not (run / "rows" / "other-alone").exists() and not results.existing("other/alone")
+    judged = results.metrics_of("other-claims")["criterion"]
+    rows = [[study.last_joints(row)] for row in ("other/same", "three/first")]
+    lead = artifacts.plain(evaluation.paired(*rows, open_data(run).val))
+    assert judged["4 det+reg > det only"]["seeds"] == {"0": lead}
+
+
 def test_scores_that_were_read_otherwise_are_made_again(run):
     study.train_and_score(run, "three", ["same"])
     weights = study.weights_folder(run, "three", "same")

@@ -489,9 +489,8 @@ def _fitting(stream: BinaryIO, counts: list[int], sizes: list[int], whose: str) 
     layouts = " or ".join(f"({n}, {j}, 2)" for n in counts for j in sizes)
     expected = f"one numeric array {layouts} in any order of axes, the people those of {whose}"
     arrays = list(arrays_in(stream, 2 * max(counts) * max(sizes)))
-    if (
-        1 in counts
-    ):  # MATLAB drops a last axis of 1, and a cell of one person is that person's array
+    if 1 in counts:
+        # MATLAB drops a last axis of 1, and a cell of one person is that person's array.
         arrays = [(name, array[None] if array.ndim == 2 else array) for name, array in arrays]
     ways = [
         (name, array, order)

@@ -182,7 +182,7 @@ def _load_both(out: str | Path, parameters: dict) -> Data:
         for half in ("train", "val")
     )
     if parameters["dataset"] in ("lsp", "lspet"):  # of leeds its loader leaves them out
-        train = drop_copies(train)
+        train = drop_copies(train, val.keys)
     if drawn := parameters.get("drawn"):
         if train.dataset == "synthetic":
             raise BadInput("drawn", drawn, "nobody where all are drawn")

@@ -139,9 +139,11 @@ def is_complete(root: Path, file: File) -> bool:
 
 
 def check_space(root: Path, files: list[File]) -> None:
-    """Raise BadInput if the disk has no room for archives and for what is in them."""
+    """Raise BadInput if the disk has no room for what is lacking of archives and for what is in
+    them.
+    """
     unpacked = sum(file.size for file in files if file.count > 1)
-    needed = sum(file.size for file in files) + unpacked
+    needed = sum(max(0, file.size - fetched_bytes(root, file)) for file in files) + unpacked
     folders = {(root / file.name).parent for file in files if file.count > 1}
     elsewhere = dict.fromkeys(filter(Path.is_dir, folders), unpacked)  # links to another disk
     for folder, least in {root: needed, **elsewhere}.items():
@@ -149,6 +151,14 @@ def check_space(root: Path, files: list[File]) -> None:
         if free < least:
             found = f"{free / 1e9:.1f} GB free on its disk"
             raise BadInput(folder, found, f"{least / 1e9:.1f} GB free")
+
+
+def fetched_bytes(root: Path, file: File) -> int:
+    """How much of a file's archive is there: put there by hand, or fetched so far."""
+    names = {Path(url).name for url in file.urls}
+    places = [root / name for name in names]
+    places += [root / FETCHING / f"{name}{ending}" for name in names for ending in ("", ".part")]
+    return max((place.stat().st_size for place in places if place.is_file()), default=0)
 
 
 def get_file(root: Path, file: File) -> str | None:
@@ -194,7 +204,7 @@ def place_source(source: str | Path, root: Path, file: File) -> dict:
 
     Raises Refused if it cannot be used, RequestException if it cannot be reached.
     """
-    if "{" in str(source):
+    if isinstance(source, str) and "{" in source:
         return fetch_each(source, root, file)
     path = source if isinstance(source, Path) else fetch(source, root, file)
     entry = {"bytes": path.stat().st_size, "sha256": artifacts.file_hash(path)}

@@ -196,6 +196,14 @@ def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
     except ValueError:  # no header, or colours sampled in a way that it does not know
         return _decode_by_pillow(data, step, ("JPEG",))
     _check_size(width, height, MAX_PIXELS if "K" in colours else MAX_JPEG_PIXELS)
+    blocks = [
+        data[start:end]
+        for marker, start, end in segments
+        if marker == APP1 and data[start : start + 6] == b"Exif\0\0"
+    ]
+    if step > 1 and blocks and _is_turned(blocks[0]):
+        # libjpeg fills up the last coarse pixels, which turning would put first.
+        return _decode_by_pillow(data, step, ("JPEG",))
     pixels = simplejpeg.decode_jpeg(
         plain,
         "CMYK" if colours in ("CMYK", "YCCK") else "RGB",
@@ -204,10 +212,7 @@ def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
     )
     if pixels.shape[2] == 4:  # CMYK, inverted as Adobe writes it
         pixels = (pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)
-    for marker, start, end in segments:
-        if marker == APP1 and data[start : start + 6] == b"Exif\0\0":
-            return _turn_upright(pixels, data[start:end])
-    return pixels
+    return _turn_upright(pixels, blocks[0]) if blocks else pixels
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -263,6 +268,15 @@ def _repair_header(data: bytes, segments: list[tuple[int, int, int]]) -> bytes:
         if marker == APP2:  # colour profiles are not used
             del clean[start - 4 : end]
     return bytes(clean)
+
+
+def _is_turned(block: bytes) -> bool:
+    """Does a JPEG's EXIF block say that its pixels have to be turned or mirrored?"""
+    exif = Image.Exif()
+    with contextlib.suppress(Exception):  # as above
+        exif.load(block)
+        return exif.get(ExifTags.Base.Orientation, 1) != 1
+    return False
 
 
 def _turn_upright(pixels: np.ndarray, block: bytes) -> np.ndarray:

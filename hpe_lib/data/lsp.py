@@ -1,6 +1,7 @@
 """Leeds Sports Pose (LSP), its extension (LSPET), and both as one set (leeds)."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,18 +122,23 @@ def leeds_training_keys() -> list[str]:
     return sorted({*lsp, *lspet} - {*copies_of_scored_people()})
 
 
-def copies_of_scored_people() -> list[str]:
-    """The keys of training people who are near-duplicates of people who are scored."""
+def copies_of_scored_people(held_out: Iterable[str] = ()) -> list[str]:
+    """The keys of training people who are near-duplicates of people who are scored.
+
+    These are scored as published, or are among the keys held_out.
+    """
     with open(COPIES, encoding="utf-8") as file:
-        return [row["left_out"] for row in csv.DictReader(file)]
+        pairs = [(row["left_out"], row["scored"]) for row in csv.DictReader(file)]
+    held_out = set(held_out)
+    return [usual for usual, _ in pairs] + [twin for usual, twin in pairs if usual in held_out]
 
 
-def drop_copies(people: People) -> People:
-    """The people without those whom COPIES lists: counted and named in `skipped`."""
-    copies = np.isin(people.keys, copies_of_scored_people())
+def drop_copies(people: People, held_out: Iterable[str] = ()) -> People:
+    """The people without `copies_of_scored_people`: counted and named in `skipped`."""
+    copies = np.isin(people.keys, copies_of_scored_people(held_out))
     if not copies.any():
         return people
-    reason = f"near-duplicates of scored people: {', '.join(people.keys[copies])}"
+    reason = f"near-duplicates of people who are scored: {', '.join(people.keys[copies])}"
     return replace(people[~copies], skipped={**people.skipped, reason: int(copies.sum())})
 
 

@@ -6,6 +6,7 @@ is no artifact. A manifest keeps its own hash, and the weights' file the hash of
 from, so a change by hand is noticed in both.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -94,7 +95,8 @@ def write_files(files: dict[str | Path, bytes]) -> None:
         raise
     finally:
         for new in beside:
-            new.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what is to be told is the first error
+                new.unlink(missing_ok=True)
 
 
 def open_file(path: str | Path, mode: str = "rb") -> IO:
@@ -153,7 +155,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def claim_rows(out: Path, names: Iterable[str]) -> None:
-    """Record in OUT/rows/manifest.json which row folders belong to the run, for --fresh."""
+    """Record in OUT/rows/manifest.json which row folders belong to the run, for --fresh.
+
+    A name stays the run's when its folder is removed.
+    """
     together = claimed_rows(out) | set(names)
     write_json(Path(out) / "rows" / MANIFEST, {"kind": "rows", "names": sorted(together)})
 

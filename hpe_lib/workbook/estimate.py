@@ -123,8 +123,8 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
 
     parameters: of presets.resolve. First come the people and the weights to start from, found or
     not; then optimiser steps, hours and memory of each stage, from one measured step; last the
-    hours of notebook 06's rows at that pace. BadInput on crops that the networks cannot halve, and
-    on ImageNet weights or a compiler that cannot be had.
+    hours of notebook 06's rows at that pace. BadInput on crops that the networks cannot halve, on
+    ImageNet weights of a trunk that has none, and where a compiler is lacking.
     """
     of_stages = presets.stage_parameters(parameters)
     for stage, own in of_stages.items():

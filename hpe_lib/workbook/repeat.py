@@ -92,12 +92,15 @@ def compare(before: dict, after: dict, reasons: list[str]) -> tuple[bool, list[s
 
 
 def reasons_to_differ(earlier: Path, again: Path) -> list[str]:
-    """Why two runs may have other numbers, as text: what they or their stages were made with.
+    """Why two runs may have other numbers, as text: what they, their stages and rows were made
+    with.
 
     A stage may come from an earlier run in the same folder, and so from another machine.
     """
     found = {}
-    for part in (".", *artifacts.STAGES.values()):
+    stages = artifacts.STAGES.values()
+    rows = [path.relative_to(again) for stage in stages for path in again.glob(f"rows/*/{stage}")]
+    for part in (".", *stages, *sorted(rows)):
         folders = [run / part for run in (earlier, again)]
         if all((folder / artifacts.MANIFEST).is_file() for folder in folders):
             made = [artifacts.manifest(folder) for folder in folders]

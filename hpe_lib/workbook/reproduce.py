@@ -20,6 +20,7 @@ from hpe_lib.workbook.artifacts import STAGES, BadInput, CellFailed, one_line
 
 # "python3" is this interpreter, whatever kernels the person has installed; no progress bars.
 KERNEL = {"JUPYTER_PATH": "", "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1"}
+SOURCES = "hpe_sources_sha256"  # in an executed copy's metadata: `sources_hash`
 WIDGET = "application/vnd.jupyter.widget-view+json"
 DIED_AT_START = "Kernel died before replying to kernel_info"  # Jupyter's words
 # In the order of removal: the manifest comes last, so that a killed removal can be repeated.
@@ -141,15 +142,33 @@ def refuse_changed_notebook(out: Path, number: str, entry: dict) -> None:
     entry: the run's of the notebook; {} if it was stopped before it could write one.
     """
     path = out / presets.notebooks()[number].name
-    if not path.is_file():
-        return
-    if "sha256" in entry:
-        ours = artifacts.file_hash(path) == entry["sha256"]
-    else:
-        ours = b'"papermill"' in path.read_bytes()
-    if not ours:
+    failed = path.with_suffix(".failed.ipynb")
+    foreign = []
+    if path.is_file():
+        if "sha256" in entry:
+            ours = artifacts.file_hash(path) == entry["sha256"]
+        else:
+            ours = b'"papermill"' in path.read_bytes()
+        foreign += [] if ours else [path]
+    if failed.is_file() and not has_own_cells(failed):
+        foreign.append(failed)
+    if foreign:
         found = "a notebook that is not as a run has left it"
-        raise BadInput(path, found, "that it is kept elsewhere: the run would replace it")
+        raise BadInput(foreign[0], found, "that it is kept elsewhere: the run would replace it")
+
+
+def has_own_cells(failed: Path) -> bool:
+    """Are the cells of a failed copy those that were executed, and not somebody's mended ones?"""
+    try:
+        notebook = nbformat.read(failed, as_version=4)
+    except Exception:  # nbformat and json raise many kinds
+        return False
+    return notebook.metadata.get(SOURCES, sources_hash(notebook)) == sources_hash(notebook)
+
+
+def sources_hash(notebook: nbformat.NotebookNode) -> str:
+    """sha256 of what stands in a notebook's cells, whatever they have printed."""
+    return artifacts.digest([cell.source for cell in notebook.cells])
 
 
 def executed_names() -> list[str]:
@@ -264,6 +283,7 @@ def save_executed(running: Path, name: Path) -> None:
         return
     notebook = nbformat.read(running, as_version=4)
     notebook.metadata.pop("widgets", None)
+    notebook.metadata[SOURCES] = sources_hash(notebook)
     for cell in notebook.cells:
         if "outputs" in cell:
             cell.outputs = [

@@ -64,7 +64,10 @@ def people_to_score(
         for half, wanted in manifest.get("fingerprints", {}).items():
             mixed = half == "train" and own.get("drawn")
             if not mixed and (people == own[half] or are_all_of(found, own[half], root)):
-                chosen_then = drop_copies(found) if half == "train" else found
+                chosen_then = found
+                if half == "train":
+                    held_out = load_people(data, root, own["val"], only_present=None)
+                    chosen_then = drop_copies(found, held_out.keys)
                 require_unchanged(chosen_then, half, wanted, chosen)
     return found
 
