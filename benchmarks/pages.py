@@ -178,6 +178,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "threads": threads_table,
     "verdicts": table_5.verdicts,
     "table-5-paper": table_5.beside_the_paper,
+    "gains-by-epochs": table_5.gains_by_epochs,
     "table-5-claims": partial(claims_table, "table-5-test-claims"),
     "table-5-36-claims": partial(claims_table, "table-5-36-test-claims"),
     "table-5-72-claims": partial(claims_table, "table-5-72-test-claims"),

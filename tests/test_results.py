@@ -224,8 +224,17 @@ def test_without_results_of_real_people_tables_are_empty(tmp_path, monkeypatch):
         table_5.leeds_leads(),
         table_5.claims_on_lsp(),
         table_5.verdicts(),
+        table_5.gains_by_epochs(),
     ):
         assert table.empty
+
+
+def test_gains_are_listed_by_epochs_and_seed():
+    gains = table_5.gains_by_epochs()
+    budgets = [int(row.split()[0]) for row in gains.index]
+    assert budgets == sorted(budgets) and {6, 18, 36, 72} == set(budgets)
+    found = results.metrics_of("table-5-36-test/cascade-0")["cascade over detector"]["occluded"]
+    assert gains.loc["36 epochs, seed 0", "occluded"] == evaluation.format_difference(found)
 
 
 def test_every_cascade_scored_on_lsp_has_its_gain_in_the_table(tmp_path, monkeypatch):

@@ -159,6 +159,19 @@ def leeds_leads() -> pd.DataFrame:
     return pd.DataFrame(leads)
 
 
+def gains_by_epochs() -> pd.DataFrame:
+    """What detection+regression's second network adds to its own detector on LSP's test people, in
+    points, at each budget and seed; columns as `results.gain_table`.
+    """
+    names = {}
+    for study, epochs in ON_LSP.items():
+        for name in results.study_rows(f"{study}-test"):
+            if results.metrics_of(name).get("row") == "detection+regression (Res)":
+                seed = artifacts.manifest(results.RESULTS / name, "seed")["seed"]
+                names[f"{epochs} epochs, seed {seed}"] = name
+    return results.gain_table(names.values()).set_axis([*names])
+
+
 def leads_of(differences: dict, sign: int) -> list[dict]:
     """Leads on visible and occluded joints: `paired` differences, or their opposite (sign -1)."""
     leads = []
