@@ -116,6 +116,18 @@ def by_peak_table() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def same_joints_table() -> pd.DataFrame:
+    """By how much larger cascades' leads are on occluded joints: than on visible ones, and on
+    visible ones of the same names (benchmarks/same_joints.py).
+    """
+    columns = {
+        "all joints": "occluded minus visible",
+        "same joints": "occluded minus visible of the same names",
+    }
+    leads = pd.DataFrame(metrics_of("same-joints")["leads"]).T
+    return leads.map(evaluation.format_difference).rename(columns=columns)
+
+
 def differing_joints_table() -> pd.DataFrame:
     """The joints that Tompson's truth has elsewhere than the official file, by person."""
     return pd.DataFrame(metrics_of("released")["Tompson's truth"]).astype(str).set_index("person")
@@ -179,6 +191,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "verdicts": table_5.verdicts,
     "table-5-paper": table_5.beside_the_paper,
     "gains-by-epochs": table_5.gains_by_epochs,
+    "same-joints": same_joints_table,
     "table-5-claims": partial(claims_table, "table-5-test-claims"),
     "table-5-36-claims": partial(claims_table, "table-5-36-test-claims"),
     "table-5-72-claims": partial(claims_table, "table-5-72-test-claims"),

@@ -78,6 +78,7 @@ def count_verdicts(judged: dict) -> str:
 
 def _summary(joints, found, setting):
     """A claim's entry, of its `paired` differences by seed."""
+    found = {seed: found[seed] for seed in sorted(found, key=int)}
     leads = [differences[joints] for differences in found.values()]
     words = {verdict(lead) for lead in leads}
     word = words.pop() if len(words) == 1 else "undecided"

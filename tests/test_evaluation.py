@@ -519,6 +519,26 @@ def test_a_difference_in_words(edges, word, text):
     assert claims.verdict(found) == word and evaluation.format_difference(found) == text
 
 
+def test_leads_on_hidden_joints_beside_visible_ones_of_the_same_names():
+    """`plus` has all wrists right and `minus` none; most wrists are hidden, no head is."""
+    truth, _ = crowd(60)
+    wrists = [MPII.index(f"{side}_wrist") for side in ("left", "right")]
+    visibility = truth.visibility.copy()
+    visibility[:40, wrists] = OCCLUDED
+    truth = replace(truth, visibility=visibility)
+    minus = answered(truth, *((row, wrist) for row in range(60) for wrist in wrists))
+    plus = truth.joints.copy()
+    found = evaluation.paired([plus], [minus], truth)["occluded_minus_visible"]
+    assert found["difference"] > 50, "all hidden joints gain, few of the visible ones"
+    same = evaluation.paired_on_same_joints(plus, minus, truth)
+    assert same == {"difference": 0, "ci95": [0, 0]}
+    plus[40:, wrists] = minus[40:, wrists]  # now only hidden wrists gain
+    same = evaluation.paired_on_same_joints(plus, minus, truth)
+    assert same == {"difference": 100, "ci95": [100, 100]}
+    unknown = replace(truth, occlusion_labels=False)
+    assert evaluation.paired_on_same_joints(plus, minus, unknown) is None
+
+
 def test_a_difference_has_its_sign():
     assert (
         evaluation.format_difference({"difference": -0.06, "ci95": [-2, 1]}) == "-0.1 [-2.0, 1.0]"

@@ -77,9 +77,8 @@ class TestAsCommitted:
             assert not [node for node in ast.walk(tree) if isinstance(node, defined)], cell.source
             assert "import *" not in cell.source
             if "parameters" not in cell.metadata.get("tags", []):
-                assert len([line for line in cell.source.splitlines() if line.strip()]) <= 8, (
-                    cell.source
-                )
+                assert len(cell.source.splitlines()) <= 8, cell.source
+        assert sum(len(cell.source.splitlines()) for cell in cells(number)) <= 100
 
     def test_it_knows_nothing_of_presets_by_name(self, number):
         assert not [

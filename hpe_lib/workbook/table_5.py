@@ -11,6 +11,7 @@ from hpe_lib.workbook import artifacts, results
 # Studies with rows of Table 5 on LSP's test people: epochs of 3,000 people
 ON_LSP = {"race": 6, "seeds": 6, "table-5": 18, "table-5-36": 36, "table-5-72": 72}
 STUDIES = ("table-5", "table-5-36", "table-5-72")  # those with rows at their own rates
+CONTROL = "detection only for all steps"  # of table-5: 36 epochs
 
 
 def beside_the_paper() -> pd.DataFrame:
@@ -22,15 +23,23 @@ def beside_the_paper() -> pd.DataFrame:
     """
     columns = {"drawn-medium": "synthetic, 3 epochs"}
     columns |= {f"{study}-test": f"LSP, {ON_LSP[study]} epochs" for study in STUDIES}
-    found = []
+    found = {}
     for study, column in columns.items():
         for name in results.study_rows(study):
             metrics = results.metrics_of(name)
-            if "row" in metrics:
-                score = results.of_last_network(metrics["scores"])
-                place = {"row": metrics["row"], "column": column, "minutes": minutes_alone(name)}
-                found.append(place | {part: score[part] for part in claims.PARTS})
-    scores = pd.DataFrame(found)
+            if "row" not in metrics:
+                continue
+            score = results.of_last_network(metrics["scores"])
+            seed = artifacts.manifest(results.RESULTS / name, "seed")["seed"]
+            columns_of_row = {metrics["row"]: column}
+            if study == "table-5-test" and metrics["row"] == CONTROL:
+                columns_of_row["detection only (Res)"] = columns[
+                    "table-5-36-test"
+                ]  # as many epochs
+            for row, place in columns_of_row.items():
+                entry = {"row": row, "column": place, "seed": seed, "minutes": minutes_alone(name)}
+                found[row, place, seed] = entry | {part: score[part] for part in claims.PARTS}
+    scores = pd.DataFrame(found.values()).sort_values("seed", kind="stable")
     first = scores[scores["column"] == f"LSP, {ON_LSP[STUDIES[0]]} epochs"]
     scores["total"] = scores["total"].map("{:.1f}".format)
     cells = scores.groupby(["row", "column"], sort=False)["total"].agg(", ".join)
@@ -163,13 +172,19 @@ def gains_by_epochs() -> pd.DataFrame:
     """What detection+regression's second network adds to its own detector on LSP's test people, in
     points, at each budget and seed; columns as `results.gain_table`.
     """
+    names = cascades_by_epochs()
+    return results.gain_table(names.values()).set_axis([*names])
+
+
+def cascades_by_epochs() -> dict[str, str]:
+    """Detection+regression on LSP's test people: {"36 epochs, seed 0": name in results/, …}."""
     names = {}
     for study, epochs in ON_LSP.items():
         for name in results.study_rows(f"{study}-test"):
             if results.metrics_of(name).get("row") == "detection+regression (Res)":
                 seed = artifacts.manifest(results.RESULTS / name, "seed")["seed"]
                 names[f"{epochs} epochs, seed {seed}"] = name
-    return results.gain_table(names.values()).set_axis([*names])
+    return names
 
 
 def leads_of(differences: dict, sign: int) -> list[dict]:

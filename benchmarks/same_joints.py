@@ -1,0 +1,58 @@
+"""Does a cascade gain more on hidden joints than on visible ones of the same names?
+
+python -m benchmarks.same_joints DATA
+
+DATA holds lsp/. Wrists are hidden more often than heads are, and a second network may simply help
+wrists. What is found comes to results/same-joints.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import commands
+from hpe_lib import evaluation
+from hpe_lib.data.datasets import load_people
+from hpe_lib.data.people import People
+from hpe_lib.workbook import results, table_5
+
+ALONE = {  # a detector that learned alone for as many epochs
+    "18 epochs, seed 0": "table-5-test/detection-0",
+    "18 epochs, seed 1": "table-5-test/detection-1",
+    "36 epochs, seed 0": "table-5-test/control-0",
+    "36 epochs, seed 1": "table-5-36-test/detection-1",
+}
+SYNTHETIC = {"dataset": "synthetic", "people": "200001-201000", "image_size": 96}
+
+
+def main(data: Path) -> None:
+    """Write results/same-joints."""
+    lsp = load_people("lsp", data / "lsp", "test", only_present=None)
+    leads = {}
+    for budget, name in table_5.cascades_by_epochs().items():
+        found = results.joints_of(name)
+        leads[f"LSP, {budget}, over its own detector"] = lead(*networks(name), lsp)
+        if budget in ALONE:
+            alone = results.of_last_network(results.joints_of(ALONE[budget]))
+            leads[f"LSP, {budget}, over detection only"] = lead(found["cascade"], alone, lsp)
+    drawn = load_people(**SYNTHETIC)
+    leads["synthetic, medium, over its own detector"] = lead(*networks("synthetic-val"), drawn)
+    results.write("same-joints", {"leads": leads}, "python -m benchmarks.same_joints DATA")
+
+
+def networks(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The joints of results/NAME's cascade and of its own detector."""
+    found = results.joints_of(name)
+    return found["cascade"], found["detector"]
+
+
+def lead(plus: np.ndarray, minus: np.ndarray, people: People) -> dict:
+    """How much larger a lead is on occluded joints: than on all visible ones, and on the same."""
+    return {
+        "all joints": evaluation.paired([plus], [minus], people)["occluded_minus_visible"],
+        "same joints": evaluation.paired_on_same_joints(plus, minus, people),
+    }
+
+
+if __name__ == "__main__":
+    commands.run(main)
