@@ -158,11 +158,14 @@ def refuse_changed_notebook(out: Path, number: str, entry: dict) -> None:
 
 
 def has_own_cells(failed: Path) -> bool:
-    """Are the cells of a failed copy those that were executed, and not somebody's mended ones?"""
+    """Are the cells of a failed copy those that were executed, and not somebody's mended ones?
+
+    Nobody has mended what cannot be read.
+    """
     try:
         notebook = nbformat.read(failed, as_version=4)
     except Exception:  # nbformat and json raise many kinds
-        return False
+        return True
     return notebook.metadata.get(SOURCES, sources_hash(notebook)) == sources_hash(notebook)
 
 
