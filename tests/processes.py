@@ -103,4 +103,5 @@ if __name__ == "__main__":
     found = findings(run) | {"written": written}
     if world.is_main_process:
         torch.save(found, sys.argv[2])
+    world.wait_for_everyone()  # a process that leaves while another is connected may abort
     world.destroy_process_group()

@@ -45,7 +45,7 @@ CLAIMS = (
 )
 PICTURE = (
     "A hidden elbow that only the cascade finds, if there is one; of all these people the one "
-    "found best. A ring where it is, a cross where a network puts it."
+    "with most joints right. A ring where it is, a cross where a network puts it."
 )
 REAL = (
     "LSP's test people, after so many epochs of 3,000 Leeds people; each seed's lead, in points. "
