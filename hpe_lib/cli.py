@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Each of them is one line on stderr. With HPE_DEBUG=1 the traceback comes before it.
     """
     open_streams()
-    if artifacts.torchrun_rank():  # the first of its processes speaks; errors are everybody's
+    if environment.torchrun_rank():  # the first of its processes speaks; errors are everybody's
         sys.stdout = open(os.devnull, "w")
     try:
         words = sys.argv[1:] if arguments is None else arguments

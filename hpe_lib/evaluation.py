@@ -352,20 +352,8 @@ def interval(hits: np.ndarray, mask: np.ndarray, seed: int = 0) -> list[float] |
 
 def table(scores: dict[str, dict]) -> pd.DataFrame:
     """Scores by row name, one column a number, one decimal when shown; the interval as text."""
-    columns = [
-        *MPII.groups,
-        "total",
-        "ci95",
-        "visible",
-        "occluded",
-        "at_0.1",
-        "auc",
-        "total_macro",
-        "head_top",
-        "box_normalised",
-        "persons",
-        "left_out",
-    ]
+    parts = "total ci95 visible occluded at_0.1 auc total_macro head_top box_normalised".split()
+    columns = [*MPII.groups, *parts, "persons", "left_out"]
     rows = {name: {column: report[column] for column in columns} for name, report in scores.items()}
     for row in rows.values():
         row["ci95"] = format_interval(row["ci95"])
@@ -446,32 +434,6 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
     points |= dict(zip(parts, shares.T))
     points["occluded_minus_visible"] = points["occluded"] - points["visible"]
     return {name: difference(values) for name, values in points.items()}
-
-
-def paired_on_same_joints(
-    plus: np.ndarray, minus: np.ndarray, people: People, seed: int = 0
-) -> dict | None:
-    """By how much more `plus` leads `minus` on occluded joints than on visible ones of the same
-    names, in points: {"difference", "ci95"}; None without occlusion labels.
-
-    Wrists are occluded more often than heads are. So the lead on each joint's visible places is
-    weighted by how often that joint is occluded.  plus, minus: (N, 16, 2) image px.
-    """
-    kinds = kind_masks(people)
-    if not kinds:
-        return None
-    mask = errors(plus, people)[1]
-    gained = within_threshold(plus, people).astype(int) - within_threshold(minus, people)
-    occluded = mask & kinds["occluded"]
-    visible = mask & kinds["visible"]
-    counts = np.hstack([gained * occluded, occluded, gained * visible, visible])
-    everybody = counts.sum(0, keepdims=True)
-    sums = np.concatenate([everybody, resampled_sums(counts, seed)])
-    lead, often, visible_lead, visible_often = np.split(sums, 4, axis=1)
-    expected = often * visible_lead / np.maximum(visible_often, 1)
-    with np.errstate(invalid="ignore"):
-        points = 100 * (lead - expected).sum(1) / often.sum(1)
-    return difference(points)
 
 
 def difference(points: np.ndarray) -> dict | None:

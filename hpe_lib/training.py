@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from hpe_lib.cascade import BadMaps, Cascade, Maps
 from hpe_lib.skeleton import ABSENT, VISIBLE
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, environment
 
 VERSION = 1  # of this file and stages.py: raise it when equal parameters give other weights
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
@@ -537,7 +537,7 @@ def world() -> PartialState:
 
     They wait for each other for two hours at most: the first may have to draw or check all people.
     """
-    artifacts.torchrun_rank()  # removes variables that torchrun has not set
+    environment.torchrun_rank()  # removes variables that torchrun has not set
     ignore_accelerate_variables()
     # Never MPS by accident. Without `cpu` Accelerate would not connect processes on CPUs.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=2))

@@ -571,7 +571,7 @@ def test_a_notebook_run_again_leaves_what_the_others_have_measured(tmp_path):
 def test_variables_that_torchrun_has_not_set_are_no_rank_and_go(monkeypatch, given, rank):
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    assert artifacts.torchrun_rank() == rank
+    assert environment.torchrun_rank() == rank
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & os.environ.keys()
 
 
@@ -579,7 +579,7 @@ def test_torchrun_s_processes_know_their_rank(monkeypatch):
     given = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none"}
     for name, value in (given | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}).items():
         monkeypatch.setenv(name, value)
-    assert artifacts.torchrun_rank() == 3 and os.environ["LOCAL_RANK"] == "1"
+    assert environment.torchrun_rank() == 3 and os.environ["LOCAL_RANK"] == "1"
 
 
 # ---- numbers, and what they rest on

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import same_joints
 from hpe_lib import claims, evaluation, probes
 from hpe_lib.cascade import Maps
 from hpe_lib.data.datasets import load_people
@@ -530,13 +531,13 @@ def test_leads_on_hidden_joints_beside_visible_ones_of_the_same_names():
     plus = truth.joints.copy()
     found = evaluation.paired([plus], [minus], truth)["occluded_minus_visible"]
     assert found["difference"] > 50, "all hidden joints gain, few of the visible ones"
-    same = evaluation.paired_on_same_joints(plus, minus, truth)
+    same = same_joints.paired_on_same_joints(plus, minus, truth)
     assert same == {"difference": 0, "ci95": [0, 0]}
     plus[40:, wrists] = minus[40:, wrists]  # now only hidden wrists gain
-    same = evaluation.paired_on_same_joints(plus, minus, truth)
+    same = same_joints.paired_on_same_joints(plus, minus, truth)
     assert same == {"difference": 100, "ci95": [100, 100]}
     unknown = replace(truth, occlusion_labels=False)
-    assert evaluation.paired_on_same_joints(plus, minus, unknown) is None
+    assert same_joints.paired_on_same_joints(plus, minus, unknown) is None
 
 
 def test_a_difference_has_its_sign():

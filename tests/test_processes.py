@@ -17,7 +17,7 @@ from small_runs import REGRESSOR, prepare, same_weights
 from torch import nn
 
 from hpe_lib import cascade, cli, stages, training
-from hpe_lib.workbook import artifacts
+from hpe_lib.workbook import artifacts, environment
 from hpe_lib.workbook.artifacts import BadInput
 
 DETECTOR = small_runs.DETECTOR | {"batch_size": 8, "optimizer": "sgd", "lr": 1e-4, "lr_end": 1e-5}
@@ -248,5 +248,5 @@ def test_what_mpirun_left_behind_starts_no_waiting(monkeypatch):
 
     for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
-        assert artifacts.torchrun_rank() == 0
+        assert environment.torchrun_rank() == 0
         assert name not in artifacts.os.environ

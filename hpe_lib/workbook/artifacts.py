@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import stat
 import zipfile
 from collections.abc import Callable, Iterable
@@ -37,8 +36,6 @@ NOTEBOOKS = {"detector": "03", "regressor": "04", "joint": "05"}
 OWN_HASH = "manifest_sha256"  # a manifest's, of all its other entries
 # What weights depend on.
 MADE_FROM = ("kind", "network", "parameters", "data", "upstream", "versions_of")
-# Accelerate takes these for WORLD_SIZE.
-MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 LARGEST_JSON, LARGEST_WEIGHTS = 8 * 2**20, 4 * 2**30  # bytes that are read at most
 
 
@@ -177,22 +174,6 @@ def claimed_rows(out: Path) -> set[str]:
     found = manifest(folder, "names")
     check(found, "rows", folder / MANIFEST)
     return set(found["names"])
-
-
-def torchrun_rank() -> int:
-    """This process's rank under torchrun, from 0; also 0 if torchrun has not started it.
-
-    Without torchrun, variables such as RANK are left over from another program. They are removed
-    from the environment, or Accelerate would wait for processes that do not exist.
-    """
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-    numbers = [os.environ.get(name, "") for name in names]
-    complete = {"TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
-    if complete and all(re.fullmatch("[0-9]+", number) for number in numbers):
-        return int(numbers[0])
-    for name in (*names, *MPI_SIZES):
-        os.environ.pop(name, None)
-    return 0
 
 
 def parse_json(content: bytes) -> Any:

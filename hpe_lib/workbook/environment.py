@@ -12,6 +12,9 @@ from pathlib import Path
 
 from hpe_lib.paper import ROOT
 
+# Accelerate takes these for WORLD_SIZE.
+MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
 PACKAGES = (  # whose versions can change a number
     "torch",
     "torchvision",
@@ -26,6 +29,22 @@ PACKAGES = (  # whose versions can change a number
     "pillow",
     "hpe-lib",
 )
+
+
+def torchrun_rank() -> int:
+    """This process's rank under torchrun, from 0; also 0 if torchrun has not started it.
+
+    Without torchrun, variables such as RANK are left over from another program. They are removed
+    from the environment, or Accelerate would wait for processes that do not exist.
+    """
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    numbers = [os.environ.get(name, "") for name in names]
+    complete = {"TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if complete and all(re.fullmatch("[0-9]+", number) for number in numbers):
+        return int(numbers[0])
+    for name in (*names, *MPI_SIZES):
+        os.environ.pop(name, None)
+    return 0
 
 
 def timestamp() -> str:
