@@ -30,11 +30,11 @@ def main(data: Path) -> None:
     lsp = load_people("lsp", data / "lsp", "test", only_present=None)
     leads = {}
     for budget, name in table_5.cascades_by_epochs().items():
-        found = results.joints_of(name)
-        leads[f"LSP, {budget}, over its own detector"] = lead(*networks(name), lsp)
+        cascade, detector = networks(name)
+        leads[f"LSP, {budget}, over its own detector"] = lead(cascade, detector, lsp)
         if budget in ALONE:
             alone = results.of_last_network(results.joints_of(ALONE[budget]))
-            leads[f"LSP, {budget}, over detection only"] = lead(found["cascade"], alone, lsp)
+            leads[f"LSP, {budget}, over detection only"] = lead(cascade, alone, lsp)
     drawn = load_people(**SYNTHETIC)
     leads["synthetic, medium, over its own detector"] = lead(*networks("synthetic-val"), drawn)
     results.write("same-joints", {"leads": leads}, "python -m benchmarks.same_joints DATA")
@@ -74,10 +74,10 @@ def paired_on_same_joints(
     counts = np.hstack([gained * occluded, occluded, gained * visible, visible])
     everybody = counts.sum(0, keepdims=True)
     sums = np.concatenate([everybody, evaluation.resampled_sums(counts, seed)])
-    lead, often, visible_lead, visible_often = np.split(sums, 4, axis=1)
+    hidden_lead, often, visible_lead, visible_often = np.split(sums, 4, axis=1)
     expected = often * visible_lead / np.maximum(visible_often, 1)
     with np.errstate(invalid="ignore"):
-        points = 100 * (lead - expected).sum(1) / often.sum(1)
+        points = 100 * (hidden_lead - expected).sum(1) / often.sum(1)
     return evaluation.difference(points)
 
 
