@@ -27,6 +27,7 @@ MAX_JPEG_PIXELS = 52_000_000
 MAX_JPEG2000_PIXELS = 20_000_000
 MAX_BYTES = 500_000_000  # of a file
 MAX_SCANS = 100  # of a progressive JPEG; the usual has ten
+UPRIGHT = 1  # EXIF orientation
 # EPS is left out: reading it runs a program.
 FORMATS = "PNG", "WEBP", "AVIF", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"
 EXPECTED = (
@@ -196,12 +197,8 @@ def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
     except ValueError:  # no header, or colours sampled in a way that it does not know
         return _decode_by_pillow(data, step, ("JPEG",))
     _check_size(width, height, MAX_PIXELS if "K" in colours else MAX_JPEG_PIXELS)
-    blocks = [
-        data[start:end]
-        for marker, start, end in segments
-        if marker == APP1 and data[start : start + 6] == b"Exif\0\0"
-    ]
-    if step > 1 and blocks and _is_turned(blocks[0]):
+    orientation = _orientation(data, segments)
+    if step > 1 and orientation != UPRIGHT:
         # libjpeg fills up the last coarse pixels, which turning would put first.
         return _decode_by_pillow(data, step, ("JPEG",))
     pixels = simplejpeg.decode_jpeg(
@@ -212,7 +209,7 @@ def _decode_jpeg(data: bytes, step: int) -> np.ndarray:
     )
     if pixels.shape[2] == 4:  # CMYK, inverted as Adobe writes it
         pixels = (pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)
-    return _turn_upright(pixels, blocks[0]) if blocks else pixels
+    return _turn_upright(pixels, orientation)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -270,24 +267,25 @@ def _repair_header(data: bytes, segments: list[tuple[int, int, int]]) -> bytes:
     return bytes(clean)
 
 
-def _is_turned(block: bytes) -> bool:
-    """Does a JPEG's EXIF block say that its pixels have to be turned or mirrored?"""
+def _orientation(data: bytes, segments: list[tuple[int, int, int]]) -> int:
+    """How a JPEG's first EXIF block says that its pixels lie; upright without one, or if broken."""
+    blocks = (data[start:end] for marker, start, end in segments if marker == APP1)
+    block = next((block for block in blocks if block.startswith(b"Exif\0\0")), b"")
     exif = Image.Exif()
     with contextlib.suppress(Exception):  # as above
         exif.load(block)
-        return exif.get(ExifTags.Base.Orientation, 1) != 1
-    return False
+        found = exif.get(ExifTags.Base.Orientation)
+        return found if found in range(1, 9) else UPRIGHT
+    return UPRIGHT
 
 
-def _turn_upright(pixels: np.ndarray, block: bytes) -> np.ndarray:
-    """Pixels turned as a JPEG's EXIF block says; unchanged if the block is broken."""
-    exif = Image.Exif()
+def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels turned or mirrored as an EXIF orientation says."""
+    if orientation == UPRIGHT:
+        return pixels
     image = Image.fromarray(pixels)
-    with contextlib.suppress(Exception):  # as above
-        exif.load(block)
-        image.getexif()[ExifTags.Base.Orientation] = exif[ExifTags.Base.Orientation]
-        return np.array(ImageOps.exif_transpose(image))
-    return pixels
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.array(ImageOps.exif_transpose(image))
 
 
 def _decode_by_pillow(data: bytes, step: int, formats: Sequence[str] = FORMATS) -> np.ndarray:

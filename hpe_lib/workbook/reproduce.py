@@ -143,18 +143,19 @@ def refuse_changed_notebook(out: Path, number: str, entry: dict) -> None:
     """
     path = out / presets.notebooks()[number].name
     failed = path.with_suffix(".failed.ipynb")
-    foreign = []
-    if path.is_file():
-        if "sha256" in entry:
-            ours = artifacts.file_hash(path) == entry["sha256"]
-        else:
-            ours = b'"papermill"' in path.read_bytes()
-        foreign += [] if ours else [path]
-    if failed.is_file() and not has_own_cells(failed):
-        foreign.append(failed)
-    if foreign:
-        found = "a notebook that is not as a run has left it"
-        raise BadInput(foreign[0], found, "that it is kept elsewhere: the run would replace it")
+    for copy, is_own in ((path, is_own_copy(path, entry)), (failed, has_own_cells(failed))):
+        if copy.is_file() and not is_own:
+            found = "a notebook that is not as a run has left it"
+            raise BadInput(copy, found, "that it is kept elsewhere: the run would replace it")
+
+
+def is_own_copy(path: Path, entry: dict) -> bool:
+    """Is an executed copy that is there as the run has left it? entry: as above."""
+    if not path.is_file():
+        return False
+    if "sha256" in entry:
+        return artifacts.file_hash(path) == entry["sha256"]
+    return b'"papermill"' in path.read_bytes()
 
 
 def has_own_cells(failed: Path) -> bool:

@@ -33,9 +33,8 @@ def beside_the_paper() -> pd.DataFrame:
             seed = artifacts.manifest(results.RESULTS / name, "seed")["seed"]
             columns_of_row = {metrics["row"]: column}
             if study == "table-5-test" and metrics["row"] == CONTROL:
-                columns_of_row["detection only (Res)"] = columns[
-                    "table-5-36-test"
-                ]  # as many epochs
+                as_long = columns["table-5-36-test"]
+                columns_of_row["detection only (Res)"] = as_long
             for row, place in columns_of_row.items():
                 entry = {"row": row, "column": place, "seed": seed, "minutes": minutes_alone(name)}
                 found[row, place, seed] = entry | {part: score[part] for part in claims.PARTS}
