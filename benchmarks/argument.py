@@ -40,12 +40,34 @@ def main(data: Path) -> None:
     for half, people in halves.items():
         peaks = probes.disc_peaks(made.cascade, people, made.image_size, DRAWN["radius"])
         for network, kinds in peaks.items():
-            means = {kind: float(values.mean()) for kind, values in kinds.items()}
+            means = {kind: mean_over_people(values) for kind, values in kinds.items()}
             confidence[f"{network}, people it {half}"] = means
-    given = given_maps(made.cascade, people, made.image_size, DRAWN)
+    given = scored_beside(given_maps(made.cascade, people, made.image_size, DRAWN), people)
     found = prediction.predict(people=people, **made.settings)
     metrics = {"confidence": confidence, "given": given, "by peak": by_peak(found, people)}
     results.write("argument", metrics, "python -m benchmarks.argument DATA")
+
+
+def mean_over_people(values: np.ndarray) -> dict:
+    """The mean of values (N, 16), NaN left out, as "mean", and "ci95": people are drawn anew."""
+    counts = np.stack([np.nansum(values, axis=1), np.isfinite(values).sum(1)], axis=1)
+    everybody = counts.sum(0, keepdims=True)
+    totals, numbers = np.concatenate([everybody, evaluation.resampled_sums(counts, seed=0)]).T
+    means = totals / numbers
+    return {"mean": float(means[0]), "ci95": np.percentile(means[1:], (2.5, 97.5)).tolist()}
+
+
+def scored_beside(joints: dict[str, np.ndarray], people: People) -> dict[str, dict]:
+    """Scores by name of joints (N, 16, 2) image px, each with its `paired` difference from the
+    first.
+    """
+    first = next(iter(joints.values()))
+    scores = {}
+    for name, points in joints.items():
+        scores[name] = evaluation.score(points, people)
+        if points is not first:
+            scores[name]["difference"] = evaluation.paired([points], [first], people)
+    return scores
 
 
 def by_peak(found: Predictions, people: People) -> dict[str, dict]:
@@ -78,8 +100,9 @@ def given_maps(
     image_size: int,
     drawn: dict,
     decoder: str = "parabola",
-) -> dict[str, dict]:
-    """Regressor scores by the heatmaps that it reads: its detector's, or ground-truth discs.
+) -> dict[str, np.ndarray]:
+    """The regressor's joints (N, 16, 2) image px by the heatmaps that it reads: its detector's, or
+    ground-truth discs.
 
     Ground-truth discs stand for a perfect detector: of the visible parts (the detector's targets,
     §3), of all parts, or of all parts but the one being scored, so that only context and image
@@ -105,7 +128,7 @@ def given_maps(
         for name, maps in answers.items():
             points = heatmaps.decode(maps, decoder)[0]
             found[name].append(heatmaps.from_map(points, cascade.map_stride).cpu().numpy())
-    return probes.score_crops(found, people, image_size)
+    return probes.in_images(found, people, image_size)
 
 
 def as_logits(discs: torch.Tensor) -> torch.Tensor:

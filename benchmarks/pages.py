@@ -96,15 +96,36 @@ def threads_table() -> pd.DataFrame:
 
 
 def given_table() -> pd.DataFrame:
-    """Scores of the released regressor for different input maps (benchmarks/argument.py)."""
-    rows = {name: score_columns(score) for name, score in metrics_of("argument")["given"].items()}
+    """Scores of the released regressor for different input maps (benchmarks/argument.py), and how
+    far they are from those for its detector's.
+    """
+    rows = {}
+    for name, found in metrics_of("argument")["given"].items():
+        away = found.get("difference", {})
+        rows[name] = score_columns(found) | {
+            f"difference, {part}": evaluation.format_difference(away.get(part))
+            for part in ("total", "occluded")
+        }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def confidence_table() -> pd.DataFrame:
     """Mean peak within a disc at joints, and in the background, in the released networks' maps."""
     table = pd.DataFrame.from_dict(metrics_of("argument")["confidence"], orient="index")
-    return table.map(lambda peak: f"{peak:.2f}")
+    return table.map(lambda peak: "{:.2f} [{:.2f}, {:.2f}]".format(peak["mean"], *peak["ci95"]))
+
+
+def gradients_table() -> pd.DataFrame:
+    """How large gradients are, and for how many weights the size of the loss matters to AdamW."""
+    table = pd.DataFrame.from_dict(metrics_of("gradients")["gradients"], orient="index")
+    return pd.DataFrame(
+        {
+            "weights": table["weights"].map("{:,}".format),
+            "median gradient": table["median"].map("{:.1e}".format),
+            "no gradient, %": (100 * table["none"]).map("{:.2f}".format),
+            "loss's size matters, %": (100 * table["matters"]).map("{:.2f}".format),
+        }
+    )
 
 
 def by_peak_table() -> pd.DataFrame:
@@ -201,6 +222,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "given": given_table,
     "confidence": confidence_table,
     "by-peak": by_peak_table,
+    "gradients": gradients_table,
     "released-mpii": partial(released_table, "mpii"),
     "released-lsp": partial(released_table, "lsp"),
     "tompson": differing_joints_table,

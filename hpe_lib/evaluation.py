@@ -16,7 +16,7 @@ from hpe_lib import plausibility
 from hpe_lib.cascade import Cascade
 from hpe_lib.data import annotations
 from hpe_lib.data.lsp import label_convention
-from hpe_lib.data.people import People
+from hpe_lib.data.people import People, image_of
 from hpe_lib.prediction import predict
 from hpe_lib.skeleton import ABSENT, LSP_NAMES, MPII, OCCLUDED, VISIBLE
 from hpe_lib.workbook.artifacts import BadInput
@@ -39,7 +39,8 @@ def read_files(
     if dataset == "mpii":
         found = annotations.mpii_truth(truth, rows)
         order = f"the order of {rows.name}" if rows else "its own order (no --rows)"
-        source = f"{truth.name}, in {order}"
+        same = " (the file of the predictions, too)" if predictions.samefile(truth) else ""
+        source = f"{truth.name}{same}, in {order}"
         predicted = annotations.predictions(predictions, len(found), whose=source)
         return predicted, _truth(dataset, truth, found, found.head_size, "PCKh@0.5", source)
     if rows:
@@ -92,13 +93,14 @@ def conventions(predicted: np.ndarray, people: People) -> pd.Series:
         moved = errors(predicted + 1, people)[0] <= limit
         all_joints = distances(predicted, people) <= limit * people.normaliser[:, None]
     hits = ratio <= limit
-    columns = [macro(hits, joint_mask(mask, names)) for names in MPII.groups.values()]
+    printed = {**MPII.groups, "head": ("head_top",)}
+    columns = [macro(hits, joint_mask(mask, names)) for names in printed.values()]
     with_missing = np.isin(range(len(MPII.names)), MPII.scored) & has_normaliser(people)[:, None]
     visible = kind_masks(people).get("visible", np.zeros_like(mask))
     found = {
         "pooled over 14 joints": share(hits, mask),
         "mean over 14 joints": macro(hits, mask),
-        "mean of the 7 columns": pd.Series(columns, dtype=float).mean(),
+        "mean of 7 columns, head top only": pd.Series(columns, dtype=float).mean(),
         "head column: head top only": share(hits, joint_mask(mask, ("head_top",))),
         "head column: mean with upper neck": macro(hits, joint_mask(mask, MPII.groups["head"])),
         "pelvis and thorax pooled too": share(all_joints, every),
@@ -174,7 +176,7 @@ def truth_notes(people: People) -> list[str]:
     annotated = (people.visibility != ABSENT)[..., None]
     joints = np.where(annotated, people.joints, np.nan)
     return [
-        *plausibility.repeated_people_notes(people.keys, joints),
+        *plausibility.repeated_people_notes(np.array(list(map(image_of, people.keys))), joints),
         *plausibility.normaliser_notes(people.normaliser, usable),
         *plausibility.scale_notes(people.normaliser, usable, joints),
         *(plausibility.head_notes(people.normaliser, joints) if people.dataset == "mpii" else []),
@@ -191,9 +193,10 @@ def has_normaliser(people: People) -> np.ndarray:
 
 def box_normalised(predicted: np.ndarray, people: People) -> float | None:
     """PCK@0.2 with the longer side of the annotated joints' box as normaliser: laxer, but defined
-    for everybody.
+    for everybody with two joints.
     """
-    return share(distances(predicted, people) <= 0.2 * people.box[:, None], annotated_mask(people))
+    mask = annotated_mask(people) & annotations.is_positive(people.box)[:, None]
+    return share(distances(predicted, people) <= 0.2 * people.box[:, None], mask)
 
 
 def distances(predicted: np.ndarray, people: People) -> np.ndarray:

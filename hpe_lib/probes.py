@@ -56,7 +56,7 @@ def decoding_errors(people: People, grids: list[tuple[int, int]], drawn: dict) -
 def disc_peaks(
     cascade: Cascade, people: People, image_size: int, radius: float
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return {network: {kind: (n,) values}} of `peaks_in_discs` over all people (Fig. 2).
+    """Return {network: {kind: (N, 16) values}} of `peaks_in_discs` over all people (Fig. 2).
 
     radius: px at a body of 200 px.
     """
@@ -76,12 +76,13 @@ def disc_peaks(
 def peaks_in_discs(
     maps: torch.Tensor, batch: dict, map_stride: int, radius: float
 ) -> dict[str, torch.Tensor]:
-    """Highest value within a disc of each joint's map (B, J, h, w), grouped by visibility.
+    """Highest value within a disc of each joint's map (B, J, h, w), by visibility.
 
     "visible" and "occluded": the disc lies around the joint. "background": it lies where
     another person of the batch has that joint, if that is at least two radii away (Fig. 2 compares
     these).
-    batch: collated items of PoseDataset. radius: px at a body of 200 px. Returns {kind: (n,)}.
+    batch: collated items of PoseDataset. radius: px at a body of 200 px. Returns {kind: (B, J)},
+    NaN where a joint is of another kind.
     """
     maps = maps.float().cpu()
     points = heatmaps.to_map(batch["joints"], map_stride)
@@ -98,20 +99,23 @@ def peaks_in_discs(
     found = {}
     for kind, (centers, mask) in kinds.items():
         inside = heatmaps.discs(centers, mask, maps.shape[-1], reach.clamp_min(0.75)) > 0
-        found[kind] = maps.masked_fill(~inside, -torch.inf).amax((-2, -1))[mask]
+        peaks = maps.masked_fill(~inside, -torch.inf).amax((-2, -1))
+        found[kind] = peaks.masked_fill(~mask, torch.nan)
     return found
 
 
-def score_crops(
+def in_images(
     found: dict[str, list[np.ndarray]], people: People, image_size: int
-) -> dict[str, dict]:
-    """Scores by name of points in crops, in batches (B, 16, 2) crop px in the people's order."""
-    scores = {}
+) -> dict[str, np.ndarray]:
+    """Joints (N, 16, 2) image px, by name, of points in crops: batches (B, 16, 2) crop px in the
+    people's order.
+    """
+    joints = {}
     frames = people.frames(image_size)
     for name, parts in found.items():
         pairs = zip(frames, np.concatenate(parts))
-        scores[name] = score(np.stack([frame.to_image(points) for frame, points in pairs]), people)
-    return scores
+        joints[name] = np.stack([frame.to_image(points) for frame, points in pairs])
+    return joints
 
 
 def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dict]:
@@ -124,7 +128,8 @@ def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dic
             for name in heatmaps.DECODERS:
                 points = decode(maps, cascade.map_stride, name, cascade.first)[0]
                 found[f"{name}, {flip} flip test"].append(points)
-    return score_crops(found, people, image_size)
+    joints = in_images(found, people, image_size)
+    return {name: score(points, people) for name, points in joints.items()}
 
 
 def person_with_hidden_joint(answer: Predictions, people: People, joint: int) -> int:

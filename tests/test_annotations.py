@@ -218,6 +218,38 @@ def test_a_truth_beside_predictions_with_confidences_is_not_scored_instead(tmp_p
         annotations.predictions(tmp_path / "p.h5", 7)
 
 
+def test_a_truth_beside_cells_that_do_not_fit_together_is_not_scored_instead(tmp_path):
+    """Somebody of whom nothing was predicted has an empty cell."""
+    cells = np.empty((1, 7), object)
+    cells[0] = list(GUESS)
+    cells[0, 4] = np.empty((0, 0))
+    refused(
+        mat(tmp_path / "p.mat", preds=cells, gt=GUESS), "preds, cells of shapes (0, 0), (16, 2)"
+    )
+    short = cells[:, :5]  # of others than the people
+    assert (
+        annotations.predictions(mat(tmp_path / "p.mat", other=short, p=GUESS), 7) == GUESS
+    ).all()
+
+
+def test_what_else_a_file_keeps_does_not_matter(tmp_path):
+    """Empty structs, texts and references that lead nowhere beside the predictions."""
+    named = np.empty((1, 1), object)
+    named[0, 0] = {"method": "hg8"}
+    path = mat(tmp_path / "p.mat", preds=GUESS, args={}, made=named)
+    assert (annotations.predictions(path, 7) == GUESS).all()
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file["preds"] = GUESS
+        file.create_dataset("by", data=np.array([b"me"], object), dtype=h5py.string_dtype())
+        file.create_dataset("nowhere", (2,), dtype=h5py.ref_dtype)
+    assert (annotations.predictions(tmp_path / "p.h5", 7) == GUESS).all()
+
+
+def test_who_is_there_twice_is_counted_by_name():
+    images = np.array(["b.jpg", "a.jpg", "b.jpg", "a.jpg", "b.jpg"])
+    assert annotations.repeated(images, np.ones(5, int)) == "person 1 of a.jpg 2 times"
+
+
 def test_visible_that_is_no_number_is_refused(tmp_path):
     visible = np.ones((1, 16))
     visible[0, 5] = np.nan

@@ -96,6 +96,15 @@ def test_no_annotations_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_picture_like_its_own_mirror_image_is_one_pair(folder):
+    half = cv2.imread(path(folder, 3))
+    both = np.hstack([half, half[:, ::-1]])
+    for number in (3, 14):
+        cv2.imwrite(path(folder, number), both)
+    pairs = check_data("lspet", folder)["near_duplicates"]
+    assert [pair["files"] for pair in pairs].count(["im00003.jpg", "im00014.jpg"]) == 1
+
+
 def test_a_flat_image_is_like_nothing(folder):
     for number in (3, 14):
         cv2.imwrite(path(folder, number), np.full((50, 50, 3), 128, np.uint8))

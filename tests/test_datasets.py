@@ -89,6 +89,13 @@ def test_unknown_data_set():
     says(error, "coco", "synthetic", "mpii", "lsp", "lspet")
 
 
+def test_unknown_way_with_missing_points():
+    """Taken for "withheld", it would remove all labels of MPII's pelvis and thorax."""
+    with pytest.raises(BadInput) as error:
+        load_people("synthetic", people="1-2", image_size=32, missing_points="invent")
+    says(error, "missing_points", "'invent'", "as_labelled, withheld or invented")
+
+
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "garbage"])
 def test_unreadable_images_are_found_before_anything_is_written(lspet_folder, tmp_path, damage):
     path = lspet_folder / "images" / "im00004.jpg"

@@ -540,6 +540,15 @@ def test_leads_on_hidden_joints_beside_visible_ones_of_the_same_names():
     assert same_joints.paired_on_same_joints(plus, minus, unknown) is None
 
 
+def test_who_has_one_joint_has_no_box():
+    """An error of any size would be more than a fifth of it."""
+    truth, predicted = crowd(2)
+    visibility = truth.visibility.copy()
+    visibility[1, 1:] = ABSENT
+    truth = replace(truth, visibility=visibility, metric="PCK@0.2")
+    assert evaluation.box_normalised(truth.joints + 0.1, truth) == 100
+
+
 def test_a_difference_has_its_sign():
     assert (
         evaluation.format_difference({"difference": -0.06, "ci95": [-2, 1]}) == "-0.1 [-2.0, 1.0]"
@@ -568,7 +577,7 @@ def test_the_same_predictions_under_every_convention():
     wanted = {
         "pooled over 14 joints": 25 / 27,
         "mean over 14 joints": 13 / 14,
-        "mean of the 7 columns": 6.5 / 7,
+        "mean of 7 columns, head top only": 6.25 / 7,
         "head column: head top only": 1 / 2,
         "head column: mean with upper neck": 3 / 4,
         "pelvis and thorax pooled too": 28 / 31,
@@ -715,9 +724,11 @@ def test_conventions_of_what_nobody_has_are_undefined():
     visibility = truth.visibility.copy()
     visibility[:, [MPII.index("left_wrist"), MPII.index("right_wrist")]] = ABSENT
     found = evaluation.conventions(predicted, replace(truth, visibility=visibility))
-    assert found["mean of the 7 columns"] == pytest.approx(100)  # of those there are
+    assert found["mean of 7 columns, head top only"] == pytest.approx(100)  # of those there are
     nobody = evaluation.conventions(predicted, replace(truth, normaliser=np.full(5, np.nan)))
-    assert np.isnan(nobody["pooled over 14 joints"]) and np.isnan(nobody["mean of the 7 columns"])
+    assert np.isnan(nobody["pooled over 14 joints"]) and np.isnan(
+        nobody["mean of 7 columns, head top only"]
+    )
 
 
 def test_the_curve_is_the_last_network_s_on_the_first_people(monkeypatch):

@@ -167,6 +167,14 @@ def test_halves_of_another_number_of_people_are_unknown(lspet_folder):
         load_people("lsp", lspet_folder, "test")
 
 
+def test_whose_left_it_is_is_not_said_of_few_people(test_data, tmp_path):
+    """Of ten, a fifth of the windows of the person-centric labels look observer-centric."""
+    joints = scipy.io.loadmat(test_data / "lsp" / "lsp-joints-PC.mat")["joints"]
+    scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints[..., :10]})
+    found = load_people("lsp", tmp_path, "all", only_present=None)
+    assert found.source == "labels of joints.mat"
+
+
 def test_without_joints_mat_the_person_centric_labels_are_read_and_said(test_data, tmp_path):
     for kind, file in (("person", "PC"), ("observer", "OC")):
         (root := tmp_path / file).mkdir()

@@ -49,7 +49,7 @@ def truth(metric="PCKh@0.5", **changed):
     visibility = np.full((N, 16), VISIBLE, np.int8)
     made = People(
         dataset="made",
-        keys=np.arange(N),
+        keys=np.arange(N).astype(str),
         joints=JOINTS,
         visibility=visibility,
         normaliser=np.full(N, 30.0),
@@ -447,7 +447,7 @@ def test_poor_predictions_of_few_or_many_people_have_no_note_in_any_order(count)
         random = np.random.default_rng(seed)
         predicted = JOINTS[:count] + random.normal(0, 70, (count, 16, 2))
         shown = truth(joints=JOINTS[:count], visibility=np.full((count, 16), VISIBLE, np.int8))
-        shown = replace(shown, normaliser=np.full(count, 30.0), keys=np.arange(count))
+        shown = replace(shown, normaliser=np.full(count, 30.0), keys=np.arange(count).astype(str))
         assert evaluation.score(predicted, shown)["notes"] == []
         assert evaluation.score(predicted[::-1], shown)["notes"] == []
 

@@ -42,7 +42,7 @@ def test_peaks_are_those_of_every_person(model, drawn):
         maps = model(batch["image"])
     for name, part in (("detector", maps.detector.sigmoid()), ("regressor", maps.regressor)):
         for kind, values in probes.peaks_in_discs(part, batch, 4, 10.0).items():
-            assert np.allclose(found[name][kind], values, atol=1e-5)
+            assert np.allclose(found[name][kind], values, atol=1e-5, equal_nan=True)
 
 
 def test_peaks_are_taken_where_the_joint_is_and_where_it_is_not():
@@ -56,6 +56,7 @@ def test_peaks_are_taken_where_the_joint_is_and_where_it_is_not():
     maps[:, 3] = 0.4
     batch = {"joints": joints, "visibility": visibility, "body": torch.tensor([100.0, 100.0])}
     found = probes.peaks_in_discs(maps, batch, 4, radius=10.0)
+    found = {kind: values[values.isfinite()] for kind, values in found.items()}
     assert {kind: len(values) for kind, values in found.items()} == {
         "visible": 29,
         "occluded": 2,
@@ -67,11 +68,10 @@ def test_peaks_are_taken_where_the_joint_is_and_where_it_is_not():
     maps[0, :2, 7, 9] = 1.0
     found = probes.peaks_in_discs(maps, batch, 4, radius=10.0)
     within, beyond = torch.tensor([0.95, 0.9])
-    assert found["visible"][:2].tolist() == [within, beyond], "5 px, which is 1.25 cells"
+    assert found["visible"][0, :2].tolist() == [within, beyond], "5 px, which is 1.25 cells"
     near = {**batch, "joints": joints.clone().fill_(30.0)}
-    assert (
-        len(probes.peaks_in_discs(maps, near, 4, radius=10.0)["background"]) == 0
-    )  # nobody else's joint is far enough
+    found = probes.peaks_in_discs(maps, near, 4, radius=10.0)
+    assert found["background"].isnan().all(), "nobody else's joint is far enough"
 
 
 class Repeats(torch.nn.Module):
@@ -85,7 +85,8 @@ def test_true_maps_are_given_to_the_regressor(drawn):
     """Of visible parts, of all, of all others: a regressor that repeats them finds just these."""
     made = cascade.Cascade(NETWORK)
     made.regressor = Repeats()
-    found = argument.given_maps(made, drawn, 128, DRAWN, decoder="centroid")
+    joints = argument.given_maps(made, drawn, 128, DRAWN, decoder="centroid")
+    found = argument.scored_beside(joints, drawn)
     seen = found["true, of visible parts"]
     everything = found["true, of all parts"]
     assert everything["visible"] > 97 and everything["occluded"] > 97
@@ -97,6 +98,19 @@ def test_true_maps_are_given_to_the_regressor(drawn):
     assert torch.allclose(without, logits.amin().sigmoid(), atol=1e-6), "no map of its own is read"
     answer = prediction.predict(made, drawn, 128, flip_test=False, decoder="centroid")
     assert found["its detector's"] == evaluation.score(answer.joints, drawn)
+    lead = everything["difference"]["total"]
+    assert lead["difference"] == pytest.approx(
+        everything["total"] - found["its detector's"]["total"]
+    )
+    assert lead["ci95"][0] <= lead["difference"] <= lead["ci95"][1]
+
+
+def test_a_mean_over_people_weighs_each_joint_alike():
+    """Two joints of one person count twice as much as one of another; NaN is no joint."""
+    values = np.array([[0.2, 0.4], [0.9, np.nan]])
+    found = argument.mean_over_people(values)
+    assert found["mean"] == pytest.approx(0.5)
+    assert found["ci95"] == pytest.approx([0.3, 0.9]), "one person drawn twice, and the other"
 
 
 def test_decoders_score_as_predict_does(model, drawn):

@@ -255,6 +255,25 @@ def test_people_of_the_training_that_weights_began_from_are_said(tmp_path):
     assert note.startswith("whom the weights have learned from cannot be told: ")
 
 
+def test_an_ancestor_that_was_edited_leaves_a_note(tmp_path):
+    data = small_runs.prepare(tmp_path / "first")
+    train(tmp_path / "first")
+    small_runs.prepare(tmp_path / "second", train="201-208")
+    train(tmp_path / "second", init_from=str(tmp_path / "first"))
+    manifest = tmp_path / "first" / "detector" / artifacts.MANIFEST
+    manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1', 1))
+    (note,) = scoring.training_notes(data.val, tmp_path / "second" / "detector")
+    assert note.startswith("whom the weights have learned from cannot be told: ")
+
+
+def test_people_who_were_left_out_of_the_training_are_not_counted(test_data):
+    """LSP's training half holds nine near-duplicates of its test people."""
+    parameters = {"dataset": "lsp", "data_root": str(test_data / "lsp"), "train": "train"}
+    people = load_people("lsp", test_data / "lsp", "train", only_present=None)
+    learned = scoring.training_keys(parameters | {"val": "test"}, people, None)
+    assert len(people) == 1000 and len(learned) == 991
+
+
 def test_a_start_that_was_trained_again_since_says_nothing_of_these_weights(tmp_path):
     small_runs.prepare(tmp_path / "first")
     train(tmp_path / "first")

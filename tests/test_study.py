@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import commands, release, study
+from benchmarks import commands, gradients, release, study
 from hpe_lib import evaluation, stages
 from hpe_lib.data.datasets import open_data, prepare
 from hpe_lib.targets import write_targets
@@ -281,6 +282,21 @@ def test_rows_of_one_name_in_two_studies_leave_each_other_alone(run, monkeypatch
     assert artifacts.manifest(folder)["weights_sha256"] == before
     other = study.weights_folder(run, "other", "first")
     assert artifacts.manifest(other)["weights_sha256"] != before
+
+
+def test_gradients_grow_with_the_loss_and_are_laid_beside_epsilon(run, monkeypatch):
+    settings = artifacts.manifest(run / STAGES["joint"])["settings"]
+    recipe = stages.Recipe("joint", run, settings)
+    once = gradients.gradient_sizes(recipe, recipe.initial_model())
+    loss = stages.joint_loss
+    monkeypatch.setattr(stages, "joint_loss", lambda *given: 1000 * loss(*given))
+    larger = gradients.gradient_sizes(recipe, recipe.initial_model())
+    for network, sizes in once.items():
+        assert (sizes > 0).float().mean() > 0.9
+        assert torch.allclose(larger[network], 1000 * sizes, rtol=1e-3, atol=1e-4), network
+    found = gradients.beside_epsilon(torch.tensor([0, 2e-6, 1e-4, 1.0]), epsilon=1e-8)
+    assert found["weights"] == 4 and found["none"] == 0.25
+    assert found["median"] == pytest.approx(1e-4) and found["matters"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,9 @@ def repeated(image: np.ndarray, person: np.ndarray) -> str:
     keys, counts = np.unique(np.rec.fromarrays([image, person]), return_counts=True)
     if not (counts > 1).any():
         return ""
-    name, number = keys[np.argmax(counts > 1)]
-    return f"person {number} of {name} {counts.max()} times"
+    first = np.argmax(counts > 1)
+    name, number = keys[first]
+    return f"person {number} of {name} {counts[first]} times"
 
 
 def is_positive(lengths: np.ndarray) -> np.ndarray:
@@ -136,16 +137,10 @@ def has_release(stream: BinaryIO) -> bool:
 
 
 def _official(release) -> Annotations:
-    images = release["annolist"].ravel()
-    found, rows = _rectangles(images)
-    names = np.array([_text(image, "image", "name") for image in images])[rows]
-    if twice := repeated(names, found.person):
+    found, rows = _rectangles(release["annolist"].ravel())
+    if twice := repeated(found.image, found.person):
         raise ValueError(twice)
-    return replace(
-        found,
-        image=names,
-        train=release["img_train"].ravel()[rows] == 1,
-    )
+    return replace(found, train=release["img_train"].ravel()[rows] == 1)
 
 
 def _rectangles(images) -> tuple[Annotations, list[int]]:
@@ -165,6 +160,7 @@ def _rectangles(images) -> tuple[Annotations, list[int]]:
     people = _annotations(
         np.stack(joints),
         np.stack(visibility),
+        image=np.array([_text(images[row], "image", "name") for row in rows]),
         person=np.array(numbers),
         **_heads(rectangles),
         skipped={"rectangles without points": skipped},
@@ -489,6 +485,10 @@ def _fitting(stream: BinaryIO, counts: list[int], sizes: list[int], whose: str) 
     layouts = " or ".join(f"({n}, {j}, 2)" for n in counts for j in sizes)
     expected = f"one numeric array {layouts} in any order of axes, the people those of {whose}"
     arrays = list(arrays_in(stream, 2 * max(counts) * max(sizes)))
+    for name, array in arrays:
+        if array.dtype == object and len(array) in counts:  # else the truth beside it might fit
+            shapes = {str(np.shape(cell)) for cell in array}
+            raise BadInput(None, f"{name}, cells of shapes {', '.join(sorted(shapes))}", expected)
     if 1 in counts:
         # MATLAB drops a last axis of 1, and a cell of one person is that person's array.
         arrays = [(name, array[None] if array.ndim == 2 else array) for name, array in arrays]

@@ -128,15 +128,17 @@ def find_copies(paths: dict[str, list[Path]], thumbnails: dict[Path, np.ndarray]
     if not all(paths.values()):
         return []
     a, b = paths
-    found = []
+    found = {}
     many, few = (np.stack([thumbnails[path] for path in paths[name]]) for name in (a, b))
     for small in (few, few[:, :, ::-1]):
         correlation = many.reshape(-1, 256) @ small.reshape(-1, 256).T  # MPII: 160 MB
         for i, j in np.argwhere(correlation > COPY):
-            files = [paths[a][i].name, paths[b][j].name]
-            value = round(float(correlation[i, j]), 4)
-            found.append({"files": files, "splits": [a, b], "correlation": value})
-    return sorted(found, key=lambda pair: -pair["correlation"])
+            files = paths[a][i].name, paths[b][j].name
+            found[files] = max(found.get(files, 0), round(float(correlation[i, j]), 4))
+    pairs = sorted(found.items(), key=lambda pair: -pair[1])
+    return [
+        {"files": list(files), "splits": [a, b], "correlation": value} for files, value in pairs
+    ]
 
 
 def format_check(found: dict) -> str:

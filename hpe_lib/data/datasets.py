@@ -65,6 +65,8 @@ def load_people(
         raise BadInput("dataset", repr(dataset), f"synthetic, {', '.join(LOADERS)}")
     if missing_points == "as_labelled":
         return found
+    if missing_points not in ("withheld", "invented"):
+        raise BadInput("missing_points", repr(missing_points), "as_labelled, withheld or invented")
     return replace_midpoints(found, missing_points == "invented")
 
 

@@ -16,6 +16,7 @@ from hpe_lib.workbook.artifacts import BadInput
 
 LSP_BODY = 142.4  # image px: with MARGIN, the side of 178 px of the authors' demo
 LSPET_BODY = 150.0  # image px: "roughly 150 px in length"
+ENOUGH = 100  # people; of fewer too many may show their backs
 LSP_SPLITS = {"train": slice(1000), "val": slice(1000, 2000), "test": slice(1000, 2000)}
 LEEDS = {  # split -> who of LSP and of LSPET
     "train": {"lsp": "train", "lspet": "1-8000"},
@@ -51,7 +52,7 @@ def load_lsp(root: Path, people: str = "all") -> People:
     found = _to_people("lsp", root, found, LSP_BODY)
     return replace(
         found,
-        source=f"{label_convention(everyone.joints)} labels of {path.name}",
+        source=f"{_convention_known(everyone)}labels of {path.name}",
         center=np.full_like(found.center, np.nan),
         center_from_joints=False,
     )
@@ -113,6 +114,11 @@ def label_convention(joints: np.ndarray) -> str:
     known = ~np.isnan(left_x + right_x)
     share = (right_x < left_x)[known].mean() if known.any() else 0
     return "person-centric" if share < 0.75 else "observer-centric"
+
+
+def _convention_known(everyone: Annotations) -> str:
+    """Whose left it is, to be put before "labels"; "" of too few people to tell."""
+    return f"{label_convention(everyone.joints)} " if len(everyone) >= ENOUGH else ""
 
 
 def leeds_training_keys() -> list[str]:

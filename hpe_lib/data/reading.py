@@ -222,7 +222,7 @@ def hdf5_arrays(file: h5py.File, most: int | None = None) -> Iterator[tuple[str,
             continue
         values = _hdf5_value(item, most)
         if h5py.check_ref_dtype(item.dtype):
-            cells = [_hdf5_value(file[place], most) for place in values.flat]
+            cells = [_hdf5_value(file[place], most) for place in values.flat if place]
             values = np.empty(len(cells), object)
             values[:] = cells
         yield from _numeric(name, values)
@@ -235,7 +235,13 @@ def _hdf5_value(item, most: int | None) -> np.ndarray:
 
 
 def _numeric(name, value) -> Iterator[tuple[str, np.ndarray]]:
-    """The numeric arrays in a variable; a struct's by their own names, those of cells stacked."""
+    """The numeric arrays in a variable; a struct's by their own names, those of cells stacked.
+
+    Cells of arrays that cannot be stacked stay an array of objects, as they may be predictions.
+    Whatever else MATLAB keeps, such as text, functions and tables, is passed over.
+    """
+    if not isinstance(value, np.ndarray):
+        return
     if value.dtype.names:
         for inner in value.dtype.names:
             yield from _numeric(f"{name}.{inner}", value[inner])
@@ -246,5 +252,7 @@ def _numeric(name, value) -> Iterator[tuple[str, np.ndarray]]:
         # MATLAB stores whole numbers in as few bytes as a cell needs.
         if len(types) == 1 and len({np.shape(cell) for cell in cells}) == 1:
             yield from _numeric(name, np.stack(cells) if len(cells) > 1 else cells[0])
+        elif numbers:
+            yield name, value.ravel()
     elif value.dtype.kind in "iuf":
         yield name, value

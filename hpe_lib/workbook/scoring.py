@@ -16,6 +16,8 @@ from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.workbook import artifacts, presets, schemas
 from hpe_lib.workbook.artifacts import STAGES, BadInput
 
+UNTOLD = "whom the weights have learned from cannot be told"
+
 
 def people_to_score(
     data: str,
@@ -95,15 +97,20 @@ def training_notes(people: People, folder: Path, data_root: Path | None = None) 
     """
     learned = []
     notes = []
-    if weights_hash(RELEASED) in origins(folder):
-        learned += leeds_training_keys()
-    for stage, wanted in lineage(folder).items():
+    try:
+        if weights_hash(RELEASED) in origins(folder):
+            learned += leeds_training_keys()
+        stages = lineage(folder)
+    except BadInput as error:
+        notes = [f"{UNTOLD}: {error}"]
+        stages = {folder: None}
+    for stage, wanted in stages.items():
         try:
             if wanted and weights_hash(stage) != wanted:
                 raise BadInput(stage, "other weights than these began from", "the same")
             learned += keys_learned_from(stage, people, data_root)
         except BadInput as error:
-            notes = [f"whom the weights have learned from cannot be told: {error}"]
+            notes = [f"{UNTOLD}: {error}"]
     if known := int(np.isin(people.keys, learned).sum()):
         what = f"the weights have learned from {known} of these {len(people)} people: no test score"
         notes.insert(0, what)
@@ -185,7 +192,11 @@ def training_keys(parameters: dict, people: People, data_root: Path | None) -> l
     if own == "synthetic":
         return drawn_keys(parameters["train"])
     root = data_root if data_root and own == dataset else parameters["data_root"]
-    return list(load_people(own, root, parameters["train"], only_present=None).keys)
+    learned = load_people(own, root, parameters["train"], only_present=None)
+    if own in ("lsp", "lspet"):  # as the run has done
+        held_out = load_people(own, root, parameters["val"], only_present=None)
+        learned = drop_copies(learned, held_out.keys)
+    return list(learned.keys)
 
 
 def drawn_keys(people: str) -> list[str]:
