@@ -21,7 +21,7 @@ import yaml
 
 from benchmarks import commands
 from hpe_lib import claims, evaluation, photographs, prediction, stages
-from hpe_lib.ablation import train_row
+from hpe_lib.ablation import read_test_time, train_row
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.datasets import Data, load_people, open_data
 from hpe_lib.data.people import People
@@ -78,6 +78,9 @@ def train_and_score(run: Path, study: str, names: list[str]) -> None:
         print(f"{study}: {name}", flush=True)
         folder = train(run, data, study, name)
         score(data.val, folder, study, name)
+    for name in STUDIES[study]:
+        if name not in wanted and reference_row(study, name) in wanted:
+            compare(data.val, study, name)
     judge(data.val, len(data.train), study)
 
 
@@ -182,7 +185,8 @@ def train(run: Path, data: Data, study: str, name: str) -> Path:
         of_before = record.get("resumed") or record.get("reused")
         two_thirds = record["epoch"] * 3 == record["epochs"] * 2
         if record["stage"] == trained[-1] and two_thirds and not of_before:
-            joints = prediction.predict(watcher.cascade, data.val, image_size).joints
+            how = read_test_time(run)
+            joints = prediction.predict(watcher.cascade, data.val, image_size, **how).joints
             keep_two_thirds(weights.parent, results.rounded(joints), data.val, record)
     return weights
 
@@ -226,10 +230,8 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
     if of_table := STUDIES[study][name].get("row"):
         metrics["row"] = of_table
     metrics.pop("difference", None)  # from a reference that may be another now
-    other = f"{study}{split}/{reference_row(study, name)}"
-    if row != other and results.existing(other) and are_of(other, people):
-        rows = [[last_joints(row)], [last_joints(other)]]
-        metrics["difference"] = artifacts.plain(evaluation.paired(*rows, people))
+    if lead := difference(people, study, name, split):
+        metrics["difference"] = lead
     files = {}
     before = None if split else joints_of_two_thirds(weights, people)
     if before is not None:
@@ -243,6 +245,27 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
     files["metrics.json"] = artifacts.json_bytes(metrics)
     results.write_evidence(kept, files, artifacts.manifest(kept, "scored_by"))
     print(evaluation.table(metrics["scores"]).round(1).to_string(), flush=True)
+
+
+def difference(people: People, study: str, name: str, split: str = "") -> dict | None:
+    """A row's paired difference from its reference; None without one that is of these people."""
+    row, other = (f"{study}{split}/{of}" for of in (name, reference_row(study, name)))
+    if row == other or not results.existing(other) or not are_of(other, people):
+        return None
+    return artifacts.plain(evaluation.paired([last_joints(row)], [last_joints(other)], people))
+
+
+def compare(people: People, study: str, name: str) -> None:
+    """Take a kept row's difference anew, as its reference may be another now."""
+    row = f"{study}/{name}"
+    if "same_as" in STUDIES[study][name] or not results.existing(row) or not are_of(row, people):
+        return
+    metrics = results.metrics_of(row)
+    lead = difference(people, study, name)
+    if lead and lead != metrics.get("difference"):
+        content = {"metrics.json": artifacts.json_bytes({**metrics, "difference": lead})}
+        kept = results.RESULTS / row
+        results.write_evidence(kept, content, artifacts.manifest(kept, "scored_by"))
 
 
 def curve(row: Path) -> list[dict]:

@@ -9,7 +9,7 @@ import yaml
 from hpe_lib import watched
 from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, load
 from hpe_lib.data.datasets import prepare
-from hpe_lib.stages import UPSTREAM, Recipe, Scorer, train
+from hpe_lib.stages import TEST_TIME, UPSTREAM, Recipe, Scorer, train
 from hpe_lib.targets import Targets, read_targets, write_targets
 from hpe_lib.workbook import artifacts, locks
 from hpe_lib.workbook.artifacts import STAGES, BadInput
@@ -30,7 +30,7 @@ def table_rows(vgg: dict, own: dict) -> Rows:
 
     vgg: what the VGG rows change: trunk, channels, kernels, std, pretrained.  own: the run's own
     settings. A run that is itself of the VGG kind has that pair only: a change of it is no residual
-    row.
+    row. A run that began from other weights (init_from) has only the rows that begin there, too.
     """
     rows = read_rows("table")
     of_vgg = [name for name in rows if name.endswith("(VGG)")]
@@ -38,11 +38,18 @@ def table_rows(vgg: dict, own: dict) -> Rows:
         rows[name][1].update(vgg)
     if own["regressor"] == "convolutions":
         return {name: rows[name] for name in of_vgg}
+    if own.get("init_from"):
+        return {name: row for name, row in rows.items() if row[1].get("init_from") != ""}
     return rows
 
 
 def stage_budget(epochs: list[int]) -> dict[str, int]:
-    """The epochs of the three stages as changes of a row: {"detector.epochs": number, …}."""
+    """The epochs of the three stages as changes of a row: {"detector.epochs": number, …}.
+
+    BadInput without an epoch of the detector's stage: it is all that a row of one network has.
+    """
+    if not epochs[0]:
+        raise BadInput("stage_epochs", epochs, "at least one epoch of the first stage")
     return {f"{stage}.epochs": number for stage, number in zip(ALL, epochs)}
 
 
@@ -94,6 +101,7 @@ def train_row(
     settings = {
         stage: artifacts.manifest(out / STAGES[stage], "settings")["settings"] for stage in stages
     }
+    test_time = read_test_time(out)
     chosen = {key: value for key, value in changes.items() if key in of_people}
     others = {key: value for key, value in changes.items() if key not in of_people}
     _check_changes(name, others, settings)
@@ -106,9 +114,18 @@ def train_row(
         artifacts.write_manifest(row / "data", data)
     write_targets(row, **read_targets(out))
     for stage in stages:
-        parameters = settings[stage] | _changes_of(stage, others)
+        parameters = settings[stage] | read_targets(out) | test_time | _changes_of(stage, others)
         copy_identical_stage(out, Recipe(stage, row, parameters))
         yield from train(stage, row, parameters, scorer)
+
+
+def read_test_time(out: Path) -> dict:
+    """How a run reads its cascade's maps, decoder and flip test; {} if it has no cascade yet."""
+    joint = out / STAGES["joint"]
+    if not (joint / artifacts.MANIFEST).is_file():
+        return {}
+    settings = artifacts.manifest(joint, "settings")["settings"]
+    return {name: settings[name] for name in TEST_TIME if name in settings}
 
 
 def _begins_at_random(settings):
@@ -130,8 +147,12 @@ def _check_changes(name, changes, settings):
 
 def _changes_of(stage, changes):
     """{parameter: value} of the changes that concern a stage, in their order."""
-    split = [(*key.rpartition(".")[::2], value) for key, value in changes.items()]
-    return {name: value for where, name, value in split if where in ("", stage)}
+    found = {}
+    for key, value in changes.items():
+        where, _, name = key.rpartition(".")
+        if where in ("", stage):
+            found[name] = value
+    return found
 
 
 def copy_identical_stage(out: Path, recipe: Recipe) -> None:

@@ -190,7 +190,7 @@ class Cascade(nn.Module):
 
 def check_pretrained(trunk: str, pretrained: bool) -> None:
     """BadInput if ImageNet weights are wanted of a trunk that has none."""
-    if pretrained and trunk.startswith("slim"):
+    if pretrained and trunk in ("slim", "slim_vgg"):
         found = f"true with trunk {trunk!r}"
         raise BadInput("pretrained", found, "a trunk that has ImageNet weights")
 

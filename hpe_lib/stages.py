@@ -117,6 +117,7 @@ class Recipe:
         earlier = {"settings": {}}
         if self.previous:
             earlier = artifacts.manifest(self.previous, "settings", "data", "weights_sha256")
+        self.epochs_before = earlier.get("epochs_before", 0) + earlier["settings"].get("epochs", 0)
         inherited = earlier["settings"] | read_targets(out) | {"init_from": ""}
         self.parameters = inherited | parameters
         self.init_from = init_from or self.parameters["init_from"]
@@ -136,6 +137,8 @@ class Recipe:
                 "training": training.VERSION,
             },
         }
+        if self.epochs_before:
+            self.made_from["epochs_before"] = self.epochs_before
         if own := trunks.own_trunk(self.parameters["trunk"]):
             trunks.check_code(own)
             self.made_from["versions_of"]["trunk"] = trunks.code_hash(own)
@@ -232,7 +235,7 @@ class Recipe:
             raise BadInput("batch_size", size, expected)
         return DataLoader(
             people,
-            batch_sampler=training.ShuffledBatches(len(people), size, seed),
+            batch_sampler=training.ShuffledBatches(len(people), size, seed, self.epochs_before),
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=limit_opencv_threads,
@@ -261,6 +264,7 @@ class Recipe:
             checkpoint.put_in_place()
         accelerator.wait_for_everyone()
         records = []
+        threads = torch.get_num_threads()
         for record in training.fit(
             model,
             lambda maps, batch: OBJECTIVES[self.stage](maps, batch, targets),
@@ -269,18 +273,19 @@ class Recipe:
             scheduler,
             settings.epochs,
             accelerator,
-            lambda model: self.score(model, scorer),
-            settings.compiled,
-            average,
-            checkpoint,
+            scorer=lambda model: self.score(model, scorer),
+            compiled=settings.compiled,
+            average=average,
+            checkpoint=checkpoint,
         ):
+            threads = torch.get_num_threads()  # those of a resumed training
             resumed = record.pop("resumed", False)
             records.append({"stage": self.stage, **record})
             if accelerator.is_main_process:
                 scored = average.module if average else model
                 self.write_progress(scored, records, resumed)
             yield records[-1] | ({"resumed": True} if resumed else {})
-        made_here["machine"]["threads"] = torch.get_num_threads()  # those of a resumed training
+        made_here["machine"]["threads"] = threads
         if accelerator.is_main_process:
             self.save(model, records, {**made_here, "steps": steps, "processes": processes})
             checkpoint.path.unlink(missing_ok=True)
@@ -355,7 +360,7 @@ class Recipe:
         of the last epoch: new scores and no losses.
         """
         records = artifacts.read_history(self.folder)
-        manifest = self.adopt_test_time_settings()
+        manifest = self.adopt_settings()
         if artifacts.history_changed(self.folder, manifest):
             found = "absent" if not records else "not the one that was written"
             again = "no curve, scored again after its last epoch"
@@ -368,15 +373,18 @@ class Recipe:
             records = self.score_again(records, manifest, scorer)
         yield from ({**record, "reused": True} for record in records)
 
-    def adopt_test_time_settings(self) -> dict:
+    def adopt_settings(self) -> dict:
         """Write settings that leave the weights as they are to a finished stage's manifest.
 
         `hpe evaluate` and `predict` take decoder, flip test and workers from there, the next stage
-        save_minutes. Returns the manifest.
+        save_minutes. A row takes init_from, and the size of targets that only it has. Returns the
+        manifest.
         """
         manifest = artifacts.manifest(self.folder, "settings")
-        names = (*TEST_TIME, "save_minutes")
-        now = {name: self.parameters[name] for name in names if name in self.parameters}
+        decisive = self.decisive_parameters()
+        names = (*sorted(WITHOUT_EFFECT), "radius", "sigma")
+        without_effect = [name for name in names if name not in decisive]
+        now = {name: self.parameters[name] for name in without_effect if name in self.parameters}
         settings = manifest["settings"] | now
         if settings == manifest["settings"] or not training.world().is_main_process:
             return manifest

@@ -27,7 +27,9 @@ from hpe_lib.cascade import BadMaps, Cascade, Maps
 from hpe_lib.skeleton import ABSENT, VISIBLE
 from hpe_lib.workbook import artifacts, environment
 
-VERSION = 1  # of this file and stages.py: raise it when equal parameters give other weights
+# Of this file, stages.py and what makes crops (data/augment, data/images, geometry): raise it when
+# equal parameters give other weights.
+VERSION = 1
 EMPTY_PEAK = 0.05  # mean peak at annotated joints under which maps count as empty
 GROWN_LOSS = 1.5  # times the first epoch's: the training is about to diverge
 FEW_PEOPLE = 8  # warn below this: too few for batch norm and for training
@@ -42,12 +44,15 @@ class ShuffledBatches(Sampler):
     So a training that was stopped can go on where it was: set `epoch`, and set `start` to the
     first step that is still to be done. The last people of an epoch that fill no batch are left
     out.
+    before: epochs of the stages before. A batch's epoch counts them, too, so that no stage meets
+    again the crops, and their order, from which an earlier one has learned.
     """
 
-    def __init__(self, people: int, batch_size: int, seed: int):
+    def __init__(self, people: int, batch_size: int, seed: int, before: int = 0):
         self.people = people
         self.batch_size = batch_size
         self.seed = seed
+        self.before = before
         self.drop_last = True  # Accelerate reads it
         self.epoch = 1
         self.start = 0
@@ -56,10 +61,11 @@ class ShuffledBatches(Sampler):
         return self.people // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        rows = np.random.default_rng((self.seed, self.epoch)).permutation(self.people).tolist()
+        epoch = self.before + self.epoch
+        rows = np.random.default_rng((self.seed, epoch)).permutation(self.people).tolist()
         for step in range(self.start, len(self)):
             batch = rows[step * self.batch_size : (step + 1) * self.batch_size]
-            yield [(row, self.epoch) for row in batch]
+            yield [(row, epoch) for row in batch]
 
 
 @dataclass
@@ -291,6 +297,7 @@ def fit(
     statistics, too. FloatingPointError if the training diverges: the loss, a weight or a map is not
     finite; the checkpoint keeps the epochs before.
     """
+    threads = torch.get_num_threads()
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         from timm.layers import convert_sync_batchnorm  # its trunks have norms of their own
 
@@ -304,23 +311,38 @@ def fit(
     if accelerator.scaler:
         parts["scaler"] = accelerator.scaler
     progress = Progress(accelerator, checkpoint, sampler.seed, parts)
-    progress.resume()
-    for record in progress.records:
-        yield {**record, "resumed": True}
-    for sampler.epoch in range(len(progress.records) + 1, epochs + 1):
-        with heartbeat(progress, sampler, epochs), divergence(progress):
-            record = {"epoch": sampler.epoch, "epochs": epochs}
-            record |= train_epoch(network, objective, loader, sampler, progress)
-            record |= scorer(average.module if average else model) if scorer else {}
-        progress.finish_epoch(record)
-        yield record
+    scored = average.module if average else model
+    try:
+        progress.resume()
+        for record in progress.records:
+            yield {**record, "resumed": True}
+        for epoch in range(len(progress.records) + 1, epochs + 1):
+            sampler.epoch = epoch
+            with heartbeat(progress, sampler, epochs), divergence(progress):
+                record = {"epoch": epoch, "epochs": epochs}
+                record |= train_epoch(network, objective, loader, sampler, progress)
+                if scorer:
+                    record |= scorer(scored)
+            progress.finish_epoch(record)
+            yield record
+    finally:
+        torch.set_num_threads(threads)  # a checkpoint may have had another number
     if average:
         model.load_state_dict(average.module.state_dict())
 
 
 def average_of(model: Cascade, decay: float) -> AveragedModel:
     """A moving average of a model's weights and norm statistics: each step keeps `decay` of it."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    of_numbers = get_ema_multi_avg_fn(decay)
+
+    def average(averaged: list, current: list, steps: torch.Tensor) -> None:
+        """Move the averages towards the current tensors; whole numbers, counters, are copied."""
+        of_numbers(averaged, current, steps)
+        for mean, now in zip(averaged, current):
+            if not mean.is_floating_point():
+                mean.copy_(now)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def train_epoch(
@@ -489,11 +511,21 @@ def mean_peak(model: Cascade, maps: Maps, batch: dict) -> float:
     """
     if maps.regressor is None:
         values = model.confidence(maps.detector)
-        rows = batch["visibility"] == VISIBLE
+        mask = batch["visibility"] == VISIBLE
     else:
         values = maps.regressor
-        rows = batch["visibility"] != ABSENT
-    return values.detach().float().amax((-2, -1))[rows].mean().item() if rows.any() else 0.0
+        mask = batch["visibility"] != ABSENT
+    if not mask.any():
+        return 0.0
+    peaks = values.detach().float().amax((-2, -1))
+    return peaks[mask].mean().item()
+
+
+OPTIMIZERS = {
+    "rmsprop": (torch.optim.RMSprop, {"alpha": 0.99}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+    "adamw": (torch.optim.AdamW, {"fused": True}),
+}
 
 
 def make_optimizer(
@@ -504,14 +536,8 @@ def make_optimizer(
     name: "rmsprop" (§3.2; α 0.99 and ε 1e-8 are ours, F9), "sgd" with momentum 0.9 (F10) or
     "adamw".
     """
-    makers = {
-        "rmsprop": lambda: torch.optim.RMSprop(
-            parameters, lr, alpha=0.99, weight_decay=weight_decay
-        ),
-        "sgd": lambda: torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=weight_decay),
-        "adamw": lambda: torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=True),
-    }
-    return makers[name]()
+    make, options = OPTIMIZERS[name]
+    return make(parameters, lr, weight_decay=weight_decay, **options)
 
 
 def rate_factor(step: int, steps: int, schedule: str, last: float, warmup: float = 0.0) -> float:

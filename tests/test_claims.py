@@ -106,8 +106,12 @@ def test_rows_are_three_arguments_and_controls_have_names():
     assert changes["trunk"] == "vgg16" and changes["regressor"] == "convolutions"
     assert rows["detection only (Res)"] == (
         ("detector",),
-        {"first": "detection", "stacked": "both"},
+        {"first": "detection", "first_sees": "", "first_maps": "", "stacked": "both"},
     )
+    began = ablation.table_rows({}, OWN | {"init_from": "another"})
+    assert list(began) == ["detection+regression (Res)", "detection only (Res)"]
+    with pytest.raises(BadInput, match="at least one epoch of the first stage"):
+        ablation.stage_budget([0, 0, 13])
     pair = ablation.table_rows({"trunk": "vgg16"}, {"regressor": "convolutions"})
     assert list(pair) == ["detection+regression (VGG)", "regression+regression (VGG)"]
     budget = {"detector.epochs": 1, "regressor.epochs": 2, "joint.epochs": 4}

@@ -131,6 +131,8 @@ def test_it_goes_on_with_as_many_threads_as_it_began(whole, copy, monkeypatch, c
     stop("detector", out, monkeypatch, 4)
     torch.set_num_threads(2)
     train("detector", out)
+    assert torch.get_num_threads() == 2, "what follows has as many as before"
+    torch.set_num_threads(1)
     assert "with 1 threads, as it began" in capsys.readouterr().out
     assert same_weights(whole / "detector", out / "detector")
     assert artifacts.manifest(out / "detector")["machine"]["threads"] == 1

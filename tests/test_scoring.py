@@ -39,6 +39,16 @@ def test_a_reused_stage_keeps_the_decoder_and_flip_test_of_now(tmp_path):
     assert artifacts.manifest(tmp_path / "detector")["weights_sha256"] == before
 
 
+def test_a_reused_stage_has_the_settings_of_now_that_do_not_concern_it(tmp_path):
+    """The width of targets that it has none of, and where its first weights lie."""
+    small_runs.prepare(tmp_path)
+    train(tmp_path)
+    small_runs.prepare(tmp_path, small_runs.TARGETS | {"sigma": 7.0})
+    (record,) = train(tmp_path)
+    settings = artifacts.manifest(tmp_path / "detector")["settings"]
+    assert record["reused"] and settings["sigma"] == 7.0
+
+
 def test_people_from_whom_the_weights_have_learned_are_said(tmp_path):
     data = small_runs.prepare(tmp_path)
     train(tmp_path)

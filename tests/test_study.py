@@ -162,6 +162,25 @@ def test_a_row_whose_reference_has_changed_gets_its_difference_again(run):
     assert after["difference"] == lead != before["difference"]
 
 
+def test_rows_that_are_compared_with_a_new_reference_get_their_difference_again(run):
+    study.train_and_score(run, "three", ["first"])
+    before = results.metrics_of("three/first")["difference"]
+    study.STUDIES["three"]["same"] = ROWS["same"] | {"changes": {"joint.lr": 1e-2}}
+    study.train_and_score(run, "three", ["same"])
+    rows = [[study.last_joints(f"three/{name}")] for name in ("first", "same")]
+    lead = artifacts.plain(evaluation.paired(*rows, open_data(run).val))
+    assert results.metrics_of("three/first")["difference"] == lead != before
+
+
+def test_one_network_is_read_as_the_run_reads_its_cascade(run):
+    stage = artifacts.manifest(run / STAGES["joint"])
+    stage["settings"] |= {"decoder": "argmax", "flip_test": False}
+    artifacts.write_manifest(run / STAGES["joint"], stage)
+    study.train_and_score(run, "three", ["first"])
+    read = artifacts.manifest(results.RESULTS / "three/first")["settings"]
+    assert (read["decoder"], read["flip_test"]) == ("argmax", False)
+
+
 def test_a_reference_that_another_machine_has_trained_is_not_trained_again(run):
     study.train_and_score(run, "three", ["first"])
     lead = results.metrics_of("three/first")["difference"]

@@ -1353,6 +1353,25 @@ def test_accelerate_s_variables_in_the_environment_change_no_training(monkeypatc
     assert not [name for name in left if os.environ.get(name) == left[name]]
 
 
+def test_no_stage_meets_the_crops_of_an_earlier_one_again(tmp_path):
+    """Epochs go on counting from stage to stage; without epochs before, they begin at 1."""
+    small_runs.prepare(tmp_path)
+    list(stages.train("detector", tmp_path, DETECTOR | {"epochs": 2}))
+    list(stages.train("regressor", tmp_path, small_runs.REGRESSOR | {"epochs": 1}))
+    epochs = {}
+    for stage in stages.UPSTREAM:
+        recipe = stages.Recipe(stage, tmp_path, DETECTOR | small_runs.REGRESSOR)
+        epochs[stage] = {epoch for batch in recipe.loader().batch_sampler for _, epoch in batch}
+    assert epochs == {"detector": {1}, "regressor": {3}, "joint": {4}}
+    assert artifacts.manifest(tmp_path / "regressor")["epochs_before"] == 2
+    assert "epochs_before" not in artifacts.manifest(tmp_path / "detector")
+    list(stages.train("detector", tmp_path, DETECTOR | {"epochs": 0}))
+    assert (
+        stages.Recipe("regressor", tmp_path, small_runs.REGRESSOR).loader().batch_sampler.before
+        == 0
+    )
+
+
 def test_the_seed_decides_the_augmentation(tmp_path):
     small_runs.prepare(tmp_path)
     one, same, other = (
@@ -1434,3 +1453,15 @@ def test_averaged_weights_come_with_averaged_statistics(tmp_path):
     )
     means = [name for name in plain if name.endswith("running_mean")]
     assert means and not any(torch.equal(plain[name], averaged[name]) for name in means)
+    counts = [name for name in plain if name.endswith("num_batches_tracked")]
+    assert counts and all(torch.equal(plain[name], averaged[name]) for name in counts)
+
+
+def test_averaging_changes_no_counter():
+    """As whole numbers, averages of equal ones would lose one now and then."""
+    model = nn.BatchNorm2d(3)
+    model.num_batches_tracked += 255
+    averaged = training.average_of(model, 0.96)
+    for _ in range(300):
+        averaged.update_parameters(model)
+    assert averaged.module.num_batches_tracked == 255
