@@ -51,8 +51,7 @@ def main(data: Path) -> None:
 def mean_over_people(values: np.ndarray) -> dict:
     """The mean of values (N, 16), NaN left out, as "mean", and "ci95": people are drawn anew."""
     counts = np.stack([np.nansum(values, axis=1), np.isfinite(values).sum(1)], axis=1)
-    everybody = counts.sum(0, keepdims=True)
-    totals, numbers = np.concatenate([everybody, evaluation.resampled_sums(counts, seed=0)]).T
+    totals, numbers = evaluation.resampled_sums(counts, seed=0).T
     means = totals / numbers
     return {"mean": float(means[0]), "ci95": np.percentile(means[1:], (2.5, 97.5)).tolist()}
 
@@ -80,14 +79,17 @@ def by_peak(found: Predictions, people: People) -> dict[str, dict]:
         within = (found.detector_peak >= low) & (found.detector_peak < high)
         some = replace(people, visibility=np.where(within, people.visibility, ABSENT))
         lead = evaluation.paired([found.joints], [found.detector_joints], some)
-        scores = [
-            evaluation.score(joints, some) for joints in (found.detector_joints, found.joints)
-        ]
-        for kind, mask in evaluation.kind_masks(some).items():
+        scored = evaluation.errors(found.joints, some)[1]
+        detected, right = (
+            evaluation.within_threshold(joints, some)
+            for joints in (found.detector_joints, found.joints)
+        )
+        for kind, of_kind in evaluation.kind_masks(some).items():
+            mask = scored & of_kind
             rows[f"{kind}, {low} to {min(high, 1)}"] = {
-                "joints": int((mask & evaluation.annotated_mask(some)).sum()),
-                "detector": scores[0][kind],
-                "cascade": scores[1][kind],
+                "joints": int(mask.sum()),
+                "detector": evaluation.share(detected, mask),
+                "cascade": evaluation.share(right, mask),
                 "difference": lead[kind],
             }
     return dict(sorted(rows.items(), key=lambda row: row[0].startswith("visible")))

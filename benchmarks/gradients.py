@@ -4,7 +4,8 @@ python -m benchmarks.gradients RUN/rows/NAME ...
 
 AdamW divides each weight's mean gradient by the root of its mean square plus ε. So a factor on the
 loss cancels, but where the gradients are as small as ε. Each row is a finished one of a study, with
-two networks. What is found comes to results/gradients.
+two networks, and is looked at as it is after its training. What is found comes to
+results/gradients.
 """
 
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmarks import commands
 from hpe_lib import stages
 from hpe_lib.cascade import Cascade
 from hpe_lib.targets import Targets
-from hpe_lib.workbook import artifacts, environment, results
+from hpe_lib.workbook import artifacts, results
 from hpe_lib.workbook.groups import build
 
 STEPS = 30
@@ -28,18 +29,17 @@ def main(rows: list[Path]) -> None:
     for row in rows:
         parameters = artifacts.manifest(row / artifacts.STAGES["joint"], "settings")["settings"]
         recipe = stages.Recipe("joint", row, parameters)
-        for when in ("at first", "in the end"):
-            model = recipe.initial_model()
-            if when == "in the end":
-                artifacts.load_into(model, recipe.folder)
-            epsilon = recipe.optimizer(model, STEPS)[0].defaults["eps"]
-            for network, sizes in gradient_sizes(recipe, model).items():
-                found[f"`{row.name}`, {network}, {when}"] = beside_epsilon(sizes, epsilon)
-    results.write("gradients", {"gradients": found}, environment.command())
+        model = artifacts.load_into(recipe.initial_model(), recipe.folder)
+        epsilon = recipe.optimizer(model, STEPS)[0].defaults["eps"]
+        for network, sizes in gradient_sizes(recipe, model).items():
+            found[f"`{row.name}`, {network}"] = beside_epsilon(sizes, epsilon)
+    results.write(
+        "gradients", {"gradients": found}, "python -m benchmarks.gradients RUN/rows/NAME ..."
+    )
 
 
 def gradient_sizes(recipe: stages.Recipe, model: Cascade) -> dict[str, torch.Tensor]:
-    """The root mean square of each weight's gradient over the first steps' batches, by network.
+    """The root mean square of each weight's gradient over some training batches, by network.
 
     The weights stay as they are. Frozen ones are left out.
     """

@@ -14,12 +14,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import speed
+from benchmarks import commands, speed
 from hpe_lib.workbook import environment, estimate, presets, results
 
 PEOPLE = 2
 IMAGE_SIZE = 256
-PEAK = 989e12  # operations/s, an H200's dense bf16 peak, published
+PEAK = speed.BF16_PEAK["H200"]  # operations/s
 SHARE = 0.4  # of the peak, assumed
 START = 10e-6  # s from one kernel to the next, assumed
 PAPERS_BATCH = 8
@@ -145,4 +145,4 @@ def exchange_table() -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main()
+    commands.run(main)

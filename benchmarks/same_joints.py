@@ -72,8 +72,7 @@ def paired_on_same_joints(
     occluded = mask & kinds["occluded"]
     visible = mask & kinds["visible"]
     counts = np.hstack([gained * occluded, occluded, gained * visible, visible])
-    everybody = counts.sum(0, keepdims=True)
-    sums = np.concatenate([everybody, evaluation.resampled_sums(counts, seed)])
+    sums = evaluation.resampled_sums(counts, seed)
     hidden_lead, often, visible_lead, visible_often = np.split(sums, 4, axis=1)
     expected = often * visible_lead / np.maximum(visible_often, 1)
     with np.errstate(invalid="ignore"):

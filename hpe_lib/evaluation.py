@@ -175,8 +175,9 @@ def truth_notes(people: People) -> list[str]:
     usable = has_normaliser(people)
     annotated = (people.visibility != ABSENT)[..., None]
     joints = np.where(annotated, people.joints, np.nan)
+    images = np.array([image_of(str(key)) for key in people.keys])
     return [
-        *plausibility.repeated_people_notes(np.array(list(map(image_of, people.keys))), joints),
+        *plausibility.repeated_people_notes(images, joints),
         *plausibility.normaliser_notes(people.normaliser, usable),
         *plausibility.scale_notes(people.normaliser, usable, joints),
         *(plausibility.head_notes(people.normaliser, joints) if people.dataset == "mpii" else []),
@@ -237,64 +238,6 @@ def within_threshold(predicted: np.ndarray, people: People) -> np.ndarray:
     return errors(predicted, people)[0] <= threshold(people)
 
 
-def select_rows(
-    predicted: np.ndarray,
-    people: People,
-    joint: int | None = None,
-    keep: str = "everyone",
-    order: str = "as they come",
-) -> np.ndarray:
-    """Rows of the people to look at, by a joint or (None) by any of theirs and their mean error.
-
-    predicted: (N, 16, 2) image px.  keep: those whose joint is visible, occluded, right or wrong by
-    the metric, or everyone.  order: by error; whose error is unknown comes last. KeyError on
-    another keep or order.
-    """
-    ratio, mask = errors(predicted, people)
-    right = ratio <= threshold(people)
-    kinds = {
-        "everyone": np.ones_like(mask),
-        "visible": people.visibility == VISIBLE,
-        "occluded": people.visibility == OCCLUDED,
-        "right": right,
-        "wrong": mask & ~right,
-    }
-    columns = slice(None) if joint is None else [joint]
-    rows = np.flatnonzero(kinds[keep][:, columns].any(1))
-    if order == "as they come":
-        return rows
-    error = mean_error(ratio[:, columns], mask[:, columns])[rows]
-    sign = {"largest error": -1, "smallest error": 1}[order]
-    return rows[np.argsort(sign * error, kind="stable")]
-
-
-def examples(predicted: np.ndarray, people: People) -> dict[str, int]:
-    """Rows of people to look at, by what they show: who is found best, a typical one, a failure.
-
-    People with 3 to 5 occluded joints, if there are any.  predicted: (N, 16, 2) image px.
-    """
-    rows, error = ranked(predicted, people)
-    chosen = rows[partly_hidden(people)[rows]]
-    rows = chosen if len(chosen) else rows
-    if not len(rows):
-        return {}
-    unit = "head sizes" if people.metric.startswith("PCKh") else "torsos"
-    shown = {"found best": rows[0], "typical": rows[len(rows) // 2], "a failure": rows[-1]}
-    return {f"{kind}: mean error {error[row]:.2f} {unit}": int(row) for kind, row in shown.items()}
-
-
-def ranked(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the people whose error is known, the smallest first; and the `mean_error` of all."""
-    error = mean_error(*errors(predicted, people))
-    order = np.argsort(error, kind="stable")
-    return order[np.isfinite(error[order])], error
-
-
-def partly_hidden(people: People) -> np.ndarray:
-    """(N,) bool: three to five joints are occluded."""
-    return abs((people.visibility == OCCLUDED).sum(1) - 4) <= 1
-
-
 def mean_error(ratio: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(N,) the mean of each person's `errors` within the mask, NaN where there is none."""
     return np.where(mask, ratio, 0).sum(1) / np.where(mask.any(1), mask.sum(1), np.nan)
@@ -326,7 +269,8 @@ def auc(ratio: np.ndarray, mask: np.ndarray) -> float | None:
 
 
 def resampled_sums(counts: np.ndarray, seed: int) -> np.ndarray:
-    """(RESAMPLES, K) sums of everybody's counts (N, K), when people are resampled with replacement.
+    """(1 + RESAMPLES, K) sums of people's counts (N, K): first of everybody, then of as many people
+    drawn with replacement, again and again.
 
     A few resamples at a time: those of 200,000 people would fill 1.6 GB.
     """
@@ -334,10 +278,10 @@ def resampled_sums(counts: np.ndarray, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     shares = np.full(people, 1 / people)
     most = max(1, SAMPLED_AT_ONCE // people)
-    sums = [
-        generator.multinomial(people, shares, min(most, RESAMPLES - start)) @ counts
-        for start in range(0, RESAMPLES, most)
-    ]
+    sums = [counts.sum(0, keepdims=True)]
+    for start in range(0, RESAMPLES, most):
+        drawn = min(most, RESAMPLES - start)
+        sums.append(generator.multinomial(people, shares, drawn) @ counts)
     return np.concatenate(sums)
 
 
@@ -348,9 +292,9 @@ def interval(hits: np.ndarray, mask: np.ndarray, seed: int = 0) -> list[float] |
     if not mask.any():
         return None
     counts = np.stack([(hits & mask).sum(1), mask.sum(1)], axis=1)
-    right, all_ = resampled_sums(counts, seed).T
-    shares = 100 * right[all_ > 0] / all_[all_ > 0]  # who has no joint can be drawn alone
-    return [float(edge) for edge in np.percentile(shares, (2.5, 97.5))]
+    right, joints = resampled_sums(counts, seed).T
+    with np.errstate(invalid="ignore"):  # people without a joint can be drawn alone
+        return difference(100 * right / joints)["ci95"]
 
 
 def table(scores: dict[str, dict]) -> pd.DataFrame:
@@ -427,9 +371,7 @@ def paired(plus: list[np.ndarray], minus: list[np.ndarray], people: People, seed
     leads = [(gained * part).sum(1) for part in parts.values()]
     joints = [part.sum(1) for part in parts.values()]
     counts = np.stack([*leads, *joints], axis=1)
-    everybody = counts.sum(0, keepdims=True)
-    sums = np.concatenate([everybody, resampled_sums(counts, seed)])
-    leads, joints = np.split(sums, 2, axis=1)
+    leads, joints = np.split(resampled_sums(counts, seed), 2, axis=1)
     with np.errstate(invalid="ignore"):
         shares = 100 * leads / joints
     unknown = np.array([np.nan])

@@ -91,13 +91,10 @@ class Frame:
         four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
         return cv2.cvtColor(cv2.warpAffine(four, self.matrix, size), cv2.COLOR_RGBA2RGB)
 
-    def on(self, step: float, left: int = 0, top: int = 0) -> "Frame":
-        """The same frame on a part of the image.
-
-        The part starts at pixel (left, top) and is `step` times coarser.
-        """
+    def on(self, step: float) -> "Frame":
+        """The same frame on the image when it is `step` times coarser."""
         x, y = self.center
-        center = rescale(x - left, 1 / step), rescale(y - top, 1 / step)
+        center = rescale(x, 1 / step), rescale(y, 1 / step)
         return replace(self, center=center, side=self.side / step, body=self.body / step)
 
     def augmented(self, scale: float = 1.0, angle: float = 0.0, mirrored: bool = False) -> "Frame":

@@ -20,7 +20,7 @@ from hpe_lib.geometry import Frame
 from hpe_lib.paper import MARGIN, RELEASED
 from hpe_lib.prediction import predict_crops, prefetch
 from hpe_lib.skeleton import MPII, TORSO, fill_torso
-from hpe_lib.trunks import Trunk
+from hpe_lib.trunks import Trunk, torchvision_net
 from hpe_lib.view.drawing import FAINT, draw_people, encode_png
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import BadInput
@@ -39,7 +39,7 @@ class PoseEstimator:
 
     image_size: the crop's side, px. precision: as in training.
     workers: processes that prepare crops in `prediction.predict`.
-    unlabelled: joints of whom nobody had labels in training.
+    unlabelled: joints that no training person had labelled.
     """
 
     cascade: Cascade
@@ -132,33 +132,8 @@ def load(
     names = ("decoder", "flip_test", "precision", "workers")
     chosen = {name: settings[name] for name in names if name in settings}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen["unlabelled"] = unlabelled_joints(folder, manifest)
+    chosen["unlabelled"] = manifest.get("unlabelled", [])
     return PoseEstimator(cascade.to(device), cascade.network["image_size"], **chosen)
-
-
-def unlabelled_joints(folder: Path, manifest: dict) -> list[str]:
-    """The joints of whom nobody had labels in a stage's training, as far as can be told.
-
-    Manifests of older trainings do not say it. Then the run's choice of people tells, if it is
-    still that of the training and no stage began from another run's weights.
-    """
-    if "unlabelled" in manifest:
-        return manifest["unlabelled"]
-    try:
-        data = artifacts.manifest(folder.parent / "data", "parameters", "fingerprints")
-        places = [folder.parent / name for name in artifacts.STAGES.values()]
-        beside = [artifacts.manifest(p) for p in places if (p / artifacts.MANIFEST).is_file()]
-    except BadInput:
-        return []
-    if any(made.get("settings", {}).get("init_from") for made in beside):
-        return []
-    if data["fingerprints"].get("train") != manifest.get("data", {}).get("train"):
-        return []
-    chosen = data["parameters"]
-    points = chosen["missing_points"]
-    of_leeds = chosen["dataset"] in ("lsp", "lspet", "leeds") and not chosen.get("drawn")
-    without = points == "withheld" or (of_leeds and points == "as_labelled")
-    return ["pelvis", "thorax"] if without else []
 
 
 def parse_box(box: Sequence, name: str = "boxes") -> tuple[np.ndarray, np.ndarray, float]:
@@ -306,16 +281,8 @@ def read_boxes(path: Path, images: Sequence[Path]) -> list[list]:
 
 def person_detector() -> nn.Module:
     """torchvision's Faster R-CNN, trained on COCO. BadInput if its weights cannot be had."""
-    import torchvision  # here: it takes seconds
-
-    try:
-        return torchvision.models.get_model(PERSON_DETECTOR, weights="DEFAULT").eval()
-    except (OSError, RuntimeError) as error:  # the latter: the file does not have its hash
-        raise BadInput(
-            f"weights of {PERSON_DETECTOR}",
-            str(error).splitlines()[0],
-            "torchvision's weights to be reachable, or the people's boxes in a file (--boxes)",
-        ) from None
+    instead = "the people's boxes in a file (--boxes)"
+    return torchvision_net(PERSON_DETECTOR, "COCO_V1", instead).eval()
 
 
 @torch.no_grad()

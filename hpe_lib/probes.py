@@ -1,4 +1,4 @@
-"""Experiments on a trained cascade: covered joints, other decoders, perfect maps."""
+"""Experiments on a trained cascade, and people to look at."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ from hpe_lib.evaluation import (
     annotated_mask,
     errors,
     has_normaliser,
-    partly_hidden,
+    mean_error,
     score,
+    threshold,
     within_threshold,
 )
 from hpe_lib.geometry import Frame
@@ -132,10 +133,68 @@ def decoders(cascade: Cascade, people: People, image_size: int) -> dict[str, dic
     return {name: score(points, people) for name, points in joints.items()}
 
 
+def select_rows(
+    predicted: np.ndarray,
+    people: People,
+    joint: int | None = None,
+    keep: str = "everyone",
+    order: str = "as they come",
+) -> np.ndarray:
+    """Rows of the people to look at, by a joint or (None) by any of theirs and their mean error.
+
+    predicted: (N, 16, 2) image px.  keep: those whose joint is visible, occluded, right or wrong by
+    the metric, or everyone.  order: by error; whose error is unknown comes last. KeyError on
+    another keep or order.
+    """
+    ratio, mask = errors(predicted, people)
+    right = ratio <= threshold(people)
+    kinds = {
+        "everyone": np.ones_like(mask),
+        "visible": people.visibility == VISIBLE,
+        "occluded": people.visibility == OCCLUDED,
+        "right": right,
+        "wrong": mask & ~right,
+    }
+    columns = slice(None) if joint is None else [joint]
+    rows = np.flatnonzero(kinds[keep][:, columns].any(1))
+    if order == "as they come":
+        return rows
+    error = mean_error(ratio[:, columns], mask[:, columns])[rows]
+    sign = {"largest error": -1, "smallest error": 1}[order]
+    return rows[np.argsort(sign * error, kind="stable")]
+
+
+def examples(predicted: np.ndarray, people: People) -> dict[str, int]:
+    """Rows of people to look at, by what they show: who is found best, a typical one, a failure.
+
+    People with 3 to 5 occluded joints, if there are any.  predicted: (N, 16, 2) image px.
+    """
+    rows, error = ranked(predicted, people)
+    chosen = rows[partly_hidden(people)[rows]]
+    rows = chosen if len(chosen) else rows
+    if not len(rows):
+        return {}
+    unit = "head sizes" if people.metric.startswith("PCKh") else "torsos"
+    shown = {"found best": rows[0], "typical": rows[len(rows) // 2], "a failure": rows[-1]}
+    return {f"{kind}: mean error {error[row]:.2f} {unit}": int(row) for kind, row in shown.items()}
+
+
+def ranked(predicted: np.ndarray, people: People) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the people whose error is known, the smallest first; and the `mean_error` of all."""
+    error = mean_error(*errors(predicted, people))
+    order = np.argsort(error, kind="stable")
+    return order[np.isfinite(error[order])], error
+
+
+def partly_hidden(people: People) -> np.ndarray:
+    """(N,) bool: three to five joints are occluded."""
+    return abs((people.visibility == OCCLUDED).sum(1) - 4) <= 1
+
+
 def person_with_hidden_joint(answer: Predictions, people: People, joint: int) -> int:
     """The row of a person whose joint is occluded, missed by the detector and found by the cascade.
 
-    The one with the most joints right; of several the one of whose joint the cascade is surest.
+    The one with the most joints right; of several the one whose joint has the highest confidence.
     Without such a person, among those whose joint is occluded, then among those whose joint is
     labelled, then anybody.
     """
@@ -206,14 +265,14 @@ def covered_examples(
         for joints in (found.detector_joints, found.joints)
     )
     error = errors(found.joints, chosen)[0][:, joint]
-    ranked = np.argsort(error, kind="stable")
+    order = np.argsort(error, kind="stable")
     kinds = {
         "found by the cascade alone": right & ~detected,
         "found by neither": ~right & ~detected,
     }
     shown = {}
     for (name, of_kind), place in zip(kinds.items(), (0, 0.5)):
-        places = ranked[of_kind[ranked]]
+        places = order[of_kind[order]]
         if len(places):
             title = f"{name}, as in {len(places)} of {len(rows)} people"
             shown[title] = int(rows[places[int(place * len(places))]])

@@ -330,7 +330,7 @@ class Recipe:
         artifacts.save(self.folder, model.state_dict(), manifest, records)
 
     def joints_without_labels(self) -> list[str]:
-        """The joints of whom nobody of the training people has a label, nor had in the training
+        """The joints that no training person has labelled, nor had one in the training
         that these weights began from.
         """
         labelled = (self.data.train.visibility != ABSENT).any(0)

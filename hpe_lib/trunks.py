@@ -24,6 +24,7 @@ from hpe_lib.workbook.artifacts import BadInput
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 VGGS = ("vgg16", "slim_vgg")
+IMAGENET = "IMAGENET1K_V1"  # torchvision's name of the weights that it first had
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB in [0, 1]
 
 
@@ -134,20 +135,27 @@ def named_trunk(name: str, pretrained: bool = False, keep_stride: bool = False) 
     raise BadInput("trunk", repr(name), f"one of {', '.join(close)}")
 
 
-def torchvision_net(name: str, pretrained: bool) -> nn.Module:
-    """One of torchvision's classifiers. BadInput if its ImageNet weights cannot be had."""
+def torchvision_net(
+    name: str, weights: str | None, instead: str = "the file in torch's hub cache"
+) -> nn.Module:
+    """One of torchvision's networks.
+
+    weights: the name of its trained ones, such as IMAGENET1K_V1; None: random ones.
+    BadInput if they cannot be had, with what may be given `instead`.
+    """
     import torchvision  # here and below: it takes seconds, and scoring needs no networks
 
+    if weights is None:
+        return torchvision.models.get_model(name, weights=None)
     try:
-        net = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
-        if pretrained:
-            check_named_hash(torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url)
+        net = torchvision.models.get_model(name, weights=weights)
+        check_named_hash(torchvision.models.get_model_weights(name)[weights].url)
         return net
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter: a download of another hash
         raise BadInput(
-            f"ImageNet weights of {name}",
+            f"{'ImageNet ' if weights == IMAGENET else ''}weights of {name}",
             str(error).splitlines()[0],
-            "torchvision's weights to be reachable, or the file in torch's hub cache",
+            f"torchvision's weights to be reachable, or {instead}",
         ) from None
 
 
@@ -168,7 +176,7 @@ def resnet_trunk(name: str, pretrained: bool = False, keep_stride: bool = False)
 
     BadInput if its ImageNet weights cannot be had.
     """
-    net = torchvision_net(name, pretrained)
+    net = torchvision_net(name, IMAGENET if pretrained else None)
     if not keep_stride:
         remove_stride(net.layer4)
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
@@ -341,7 +349,7 @@ def vgg16(pretrained: bool = False) -> tuple[nn.Sequential, nn.Sequential, nn.Se
     A6 and A7 are fc6 and fc7 as convolutions, as in [13].
     BadInput if its ImageNet weights cannot be had.
     """
-    net = torchvision_net("vgg16", pretrained)
+    net = torchvision_net("vgg16", IMAGENET if pretrained else None)
     return net.features, to_convolution(net.classifier[0], 7), to_convolution(net.classifier[3], 1)
 
 

@@ -33,7 +33,7 @@ def path(folder: Path, epoch: int) -> Path:
 def write(folder: Path, epoch: int, model: Cascade, people: People, image_size: int) -> None:
     """Keep the last network's maps of the first people in a stage's folder.
 
-    A joint of whom nobody has a label is left empty: no network has learned it.
+    A joint that nobody has labelled is left empty: no network has learned it.
     """
     crops = people[:COUNT].crops(image_size)
     found = model.eval()(torch.from_numpy(crops).to(model.mean.device))

@@ -257,7 +257,8 @@ def test_resamples_do_not_depend_on_how_many_are_in_memory(monkeypatch):
     whole = evaluation.resampled_sums(counts, 0)
     monkeypatch.setattr(evaluation, "SAMPLED_AT_ONCE", 700)
     assert (evaluation.resampled_sums(counts, 0) == whole).all()
-    assert whole.shape == (1000, 3) and whole.std(0).min() > 10
+    assert whole.shape == (1001, 3) and whole.std(0).min() > 10
+    assert (whole[0] == counts.sum(0)).all(), "first of everybody"
 
 
 def test_resamples_of_very_many_people_fit_into_memory(monkeypatch):

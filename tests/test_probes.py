@@ -125,7 +125,7 @@ def test_decoders_score_as_predict_does(model, drawn):
 def test_examples_go_from_the_best_to_the_worst(drawn):
     hidden = (drawn.visibility == OCCLUDED).sum(1)
     off = np.random.default_rng(0).permutation(24).astype(float)
-    rows = list(evaluation.examples(drawn.joints + off[:, None, None], drawn).values())
+    rows = list(probes.examples(drawn.joints + off[:, None, None], drawn).values())
     assert off[rows[0]] <= off[rows[1]] <= off[rows[2]] and (abs(hidden[rows] - 4) <= 1).all()
     near = abs(hidden - 4) <= 1
     sizes = np.where(near, off / drawn.normaliser, np.nan)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hpe_lib import cascade, evaluation, photographs, prediction
+from hpe_lib import cascade, evaluation, photographs, prediction, probes
 from hpe_lib.data.augment import PoseDataset
 from hpe_lib.data.datasets import load_people
 from hpe_lib.skeleton import ABSENT, MPII, OCCLUDED, VISIBILITY_NAMES, VISIBLE
@@ -502,11 +502,11 @@ def test_selected_leaves_unknown_errors_last(people):
     visibility[:, joint] = VISIBLE
     visibility[7, joint] = ABSENT
     changed = replace(people, visibility=visibility)
-    rows = evaluation.select_rows(predicted, changed, joint, order="largest error")
+    rows = probes.select_rows(predicted, changed, joint, order="largest error")
     assert rows[-1] == 7 and rows[:11].tolist() == [11, 10, 9, 8, 6, 5, 4, 3, 2, 1, 0]
-    assert evaluation.select_rows(predicted, changed, joint, "wrong").tolist() == [6, 8, 9, 10, 11]
-    assert evaluation.select_rows(predicted, changed, joint, "visible").tolist() == [
+    assert probes.select_rows(predicted, changed, joint, "wrong").tolist() == [6, 8, 9, 10, 11]
+    assert probes.select_rows(predicted, changed, joint, "visible").tolist() == [
         k for k in range(12) if k != 7
     ]
     with pytest.raises(KeyError, match="somebody"):
-        evaluation.select_rows(predicted, changed, joint, "somebody")
+        probes.select_rows(predicted, changed, joint, "somebody")

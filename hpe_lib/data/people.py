@@ -12,7 +12,7 @@ import numpy as np
 
 from hpe_lib.data.images import ImageFiles, Images, MixedImages
 from hpe_lib.geometry import Frame
-from hpe_lib.skeleton import ABSENT, MPII
+from hpe_lib.skeleton import ABSENT, TORSO
 from hpe_lib.workbook import schemas
 from hpe_lib.workbook.artifacts import BadInput
 
@@ -247,9 +247,7 @@ def replace_midpoints(people: People, invent: bool) -> People:
     """
     joints = people.joints.copy()
     visibility = people.visibility.copy()
-    for name, part in (("pelvis", "hip"), ("thorax", "shoulder")):
-        row = MPII.index(name)
-        pair = [MPII.index(f"{side}_{part}") for side in ("right", "left")]
+    for row, pair in TORSO.items():
         joints[:, row] = joints[:, pair].mean(1) if invent else np.nan
         visibility[:, row] = visibility[:, pair].min(1) if invent else ABSENT
     return replace(people, joints=joints, visibility=visibility)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageColor
 
-from hpe_lib import evaluation
+from hpe_lib import probes
 from hpe_lib.data.augment import joints_in_crop
 from hpe_lib.data.people import People
 from hpe_lib.geometry import Frame, rescale
@@ -107,7 +107,7 @@ def best_and_worst(predicted: np.ndarray, people: People) -> Image.Image:
     predicted: (N, 16, 2) image px.
     """
     count = 4
-    order, error = evaluation.ranked(predicted, people)
+    order, error = probes.ranked(predicted, people)
     ends = np.concatenate([order[:count], order[count:][-count:]])
     titles = [f"found best, error {error[row]:.2f}" for row in order[:count]]
     titles += [f"failure, error {error[row]:.2f}" for row in ends[count:]]

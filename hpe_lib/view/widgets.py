@@ -17,7 +17,7 @@ import numpy as np
 import traitlets
 from PIL import Image
 
-from hpe_lib import evaluation, prediction
+from hpe_lib import evaluation, prediction, probes
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.annotations import is_positive
 from hpe_lib.data.augment import PoseDataset, joints_in_crop
@@ -34,7 +34,7 @@ from hpe_lib.workbook.artifacts import BadInput
 
 KEYS = "Keys: ← → people, ↑ ↓ joints"
 MARKS = "Ring: the labelled place, dashed if occluded; cross: where the map points"
-# what evaluation.select_rows takes
+# what probes.select_rows takes
 KEEP = ("everyone", "right", "wrong", "visible", "occluded")
 UNLABELLED_KEEP = KEEP[:3]  # where the data set does not say which joints are occluded
 ORDER = ("as they come", "largest error", "smallest error")
@@ -255,7 +255,7 @@ class Inspector(PersonPanel):
         layer = self.layer.value
         keep = self.keep.value
         order = self.order.value
-        rows = evaluation.select_rows(self.answer.joints, self.people, joint, keep, order)
+        rows = probes.select_rows(self.answer.joints, self.people, joint, keep, order)
         self.place.max = max(1, len(rows))
         self.stay(joint, rows)
         if not len(rows):

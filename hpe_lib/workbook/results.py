@@ -327,8 +327,8 @@ def last_third_of_all(found: dict) -> str | None:
 
 def ranked(rows: dict[str, dict], column: str) -> pd.DataFrame:
     """Rows as a table, the highest in a column first."""
-    names = sorted(rows, key=lambda name: -rows[name][column])
-    return pd.DataFrame.from_dict({name: rows[name] for name in names}, orient="index")
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.sort_values(column, ascending=False, kind="stable")
 
 
 def of_last_network(found: dict) -> Any:
