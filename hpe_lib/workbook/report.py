@@ -22,10 +22,10 @@ from hpe_lib.workbook import artifacts, measurements, results, table_5
 PAGE = """<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1220px }}
 body {{ margin: .8em auto; padding: 0 1em }}
-h1 {{ font-size: 1.4em; margin: 0 }}
+h1 {{ font-size: 1.4em; margin: 0 }} h2 {{ font-size: 1.2em }}
 table, th, td {{ border: 0; border-collapse: collapse }}
-table {{ font-size: 76%; margin: 1em 0 }} img {{ max-width: 100% }}
-th, td {{ padding: .25em .45em; border-bottom: 1px solid #ddd; text-align: right }}
+table {{ font-size: 73%; margin: 1em 0 }} img {{ max-width: 100% }}
+th, td {{ padding: .25em .4em; border-bottom: 1px solid #ddd; text-align: right }}
 th, td {{ vertical-align: top; white-space: nowrap }} .prompt, .anchor-link {{ display: none }}
 th:first-child {{ text-align: left }} .text td {{ text-align: left; white-space: normal }}
 .claims :nth-child(2) {{ text-align: left }}
@@ -44,8 +44,8 @@ CLAIMS = (
     "fails where each lies below."
 )
 PICTURE = (
-    "A hidden elbow that only the cascade finds, if there is one; of all these people the one "
-    "with most joints right. A ring where it is, a cross where a network puts it."
+    "Chosen as a success: a hidden elbow that only the cascade finds, if there is one; of all these "
+    "people the one with most joints right. A ring where it is, a cross where a network puts it."
 )
 REAL = (
     "LSP's test people, after so many epochs of 3,000 Leeds people; each seed's lead, in points. "
@@ -199,12 +199,16 @@ def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
         if "settings" in stages.get(name, {})
     )
     found["seeds"] = ", ".join(sorted({str(manifest.get("seed")) for manifest in stages.values()}))
-    seconds = sum(entry["wall_seconds"] for entry in manifest["notebooks"].values())
+    trained = {made.get("weights_sha256"): made["wall_seconds"] for made in stages.values()}
+    executed = sum(entry["wall_seconds"] for entry in manifest["notebooks"].values())
     machine = manifest.get("machine", {})
     count = machine.get("cores", "?")
     cores = "1 core" if count == 1 else f"{count} cores"
     devices = [cores, *machine.get("gpus", [])]
-    found["cost"] = f"{seconds / 60:.1f} minutes on {', '.join(devices)}"
+    found["cost"] = (
+        f"{sum(trained.values()) / 60:.1f} minutes of training; the notebooks "
+        f"{executed / 60:.1f} when last executed, on {', '.join(devices)}"
+    )
     return found
 
 

@@ -113,14 +113,14 @@ def drawn_leads() -> pd.DataFrame:
     names = {"iterative": "regression+regression", "detection": "detection only"}
     leads = []
     for path in sorted(results.RESULTS.glob("drawn-*/*/metrics.json")):
-        row, _, epochs = path.parent.name.rpartition("-")
+        row, epochs, *seed = path.parent.name.split("-")  # ROW-EPOCHS or ROW-EPOCHS-seed-SEED
         if row not in names:
             continue
         place = {
             "difficulty": path.parts[-3].removeprefix("drawn-"),
             "epochs": int(epochs),
             "over": names[row],
-            "seed": 0,
+            "seed": int(seed[-1]) if seed else 0,
         }
         difference = artifacts.read_json(path)["difference"]
         leads += [place | lead for lead in leads_of(difference, -1)]
