@@ -22,7 +22,14 @@ def main(run: Path, name: str) -> None:
         "notebook seconds": {
             number: notebook["wall_seconds"] for number, notebook in made["notebooks"].items()
         },
-        "scores": {"cascade": scores["cascade"], "detector": scores["detector"]["logits"]},
+        "scores": {
+            "mean pose": scores["floors"]["mean_pose"],
+            "untrained": scores["floors"]["untrained"],
+            "detector": scores["detector"]["logits"],
+            "detector, centroid": scores["detector"]["centroid"],
+            "regressor": scores["regressor"],
+            "cascade": scores["cascade"],
+        },
         "criterion": scores["ablation"]["criterion"],
     }
     manifest = {entry: made[entry] for entry in KEPT} | {"scored_by": environment.command()}

@@ -189,16 +189,16 @@ def default_run_table() -> pd.DataFrame:
 
 def drawn_table() -> pd.DataFrame:
     """Notebooks 03 to 05 on synthetic people, with baselines that need no training."""
-    run = metrics_of("synthetic")
-    rows = {
-        "mean pose of the training people": run["floors"]["mean_pose"],
-        "untrained cascade": run["floors"]["untrained"],
-        "detector alone, logits": run["detector"]["logits"],
-        "detector alone, centroid": run["detector"]["centroid"],
-        "regressor on the frozen detector": run["regressor"],
-        "cascade, joint": run["cascade"],
+    scores = metrics_of("default-run-amd")["scores"]
+    names = {
+        "mean pose": "mean pose of the training people",
+        "untrained": "untrained cascade",
+        "detector": "detector alone, logits",
+        "detector, centroid": "detector alone, centroid",
+        "regressor": "regressor on the frozen detector",
+        "cascade": "cascade, joint",
     }
-    found = {name: score_columns(score) for name, score in rows.items()}
+    found = {label: score_columns(scores[name]) for name, label in names.items()}
     return pd.DataFrame.from_dict(found, orient="index")
 
 

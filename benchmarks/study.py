@@ -25,6 +25,7 @@ from hpe_lib.ablation import read_test_time, train_row
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.datasets import Data, load_people, open_data
 from hpe_lib.data.people import People
+from hpe_lib.photographs import PoseEstimator
 from hpe_lib.workbook import artifacts, environment, measurements, results, scoring
 from hpe_lib.workbook.artifacts import STAGES, BadInput
 
@@ -121,6 +122,8 @@ def score_test_people(run: Path, study: str, names: Collection[str]) -> None:
             raise BadInput(weights, "no such row", "one that is trained and scored: without --test")
         if trained and (not names or name in names):
             score(people, weights, study, name, "-test")
+        elif reference_row(study, name) in names:
+            compare(people, study, name, "-test")
     judge(people, len(open_data(run).train), study, "-test")
 
 
@@ -255,13 +258,13 @@ def difference(people: People, study: str, name: str, split: str = "") -> dict |
     return artifacts.plain(evaluation.paired([last_joints(row)], [last_joints(other)], people))
 
 
-def compare(people: People, study: str, name: str) -> None:
+def compare(people: People, study: str, name: str, split: str = "") -> None:
     """Take a kept row's difference anew, as its reference may be another now."""
-    row = f"{study}/{name}"
+    row = f"{study}{split}/{name}"
     if "same_as" in STUDIES[study][name] or not results.existing(row) or not are_of(row, people):
         return
     metrics = results.metrics_of(row)
-    lead = difference(people, study, name)
+    lead = difference(people, study, name, split)
     if lead and lead != metrics.get("difference"):
         content = {"metrics.json": artifacts.json_bytes({**metrics, "difference": lead})}
         kept = results.RESULTS / row
@@ -299,8 +302,10 @@ def scored(kept: Path, weights: Path, people: People) -> bool:
     same_people = before.get("people") == people.fingerprint()
     same_weights = before["weights_sha256"] == now["weights_sha256"]
     settings_before, settings_now = before["settings"], now["settings"]
+    usual = {"decoder": PoseEstimator.decoder, "flip_test": PoseEstimator.flip_test}
     same_reading = all(
-        settings_before.get(name) == settings_now.get(name) for name in measurements.READ_BY
+        settings_before.get(name, usual[name]) == settings_now.get(name, usual[name])
+        for name in measurements.READ_BY
     )
     return same_people and same_weights and same_reading
 

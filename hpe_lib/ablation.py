@@ -9,10 +9,11 @@ import yaml
 from hpe_lib import watched
 from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, load
 from hpe_lib.data.datasets import prepare
-from hpe_lib.stages import TEST_TIME, UPSTREAM, Recipe, Scorer, train
+from hpe_lib.stages import UPSTREAM, Recipe, Scorer, train
 from hpe_lib.targets import Targets, read_targets, write_targets
 from hpe_lib.workbook import artifacts, locks
 from hpe_lib.workbook.artifacts import STAGES, BadInput
+from hpe_lib.workbook.measurements import READ_BY
 from hpe_lib.workbook.schemas import Settings
 
 ALL = tuple(UPSTREAM)
@@ -25,20 +26,21 @@ def read_rows(kind: str) -> Rows:
     return {name: (tuple(row.get("stages", ALL)), row["changes"]) for name, row in rows.items()}
 
 
-def table_rows(vgg: dict, own: dict) -> Rows:
+def table_rows(vgg: dict, own: list[dict]) -> Rows:
     """The six rows of Table 5 as parameter changes (F15).
 
-    vgg: what the VGG rows change: trunk, channels, kernels, std, pretrained.  own: the run's own
-    settings. A run that is itself of the VGG kind has that pair only: a change of it is no residual
-    row. A run that began from other weights (init_from) has only the rows that begin there, too.
+    vgg: what the VGG rows change: trunk, channels, kernels, std, pretrained.  own: the settings of
+    the run's three stages. A run that is itself of the VGG kind has that pair only: a change of it
+    is no residual row. A run that began from other weights (init_from) has only the rows that begin
+    there, too.
     """
     rows = read_rows("table")
     of_vgg = [name for name in rows if name.endswith("(VGG)")]
     for name in of_vgg:
         rows[name][1].update(vgg)
-    if own["regressor"] == "convolutions":
+    if own[-1]["regressor"] == "convolutions":
         return {name: rows[name] for name in of_vgg}
-    if own.get("init_from"):
+    if any(settings.get("init_from") for settings in own):
         return {name: row for name, row in rows.items() if row[1].get("init_from") != ""}
     return rows
 
@@ -125,7 +127,7 @@ def read_test_time(out: Path) -> dict:
     if not (joint / artifacts.MANIFEST).is_file():
         return {}
     settings = artifacts.manifest(joint, "settings")["settings"]
-    return {name: settings[name] for name in TEST_TIME if name in settings}
+    return {name: settings[name] for name in READ_BY if name in settings}
 
 
 def _begins_at_random(settings):

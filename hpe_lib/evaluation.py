@@ -39,9 +39,10 @@ def read_files(
     if dataset == "mpii":
         found = annotations.mpii_truth(truth, rows)
         order = f"the order of {rows.name}" if rows else "its own order (no --rows)"
-        same = " (the file of the predictions, too)" if predictions.samefile(truth) else ""
-        source = f"{truth.name}{same}, in {order}"
+        source = f"{truth.name}, in {order}"
         predicted = annotations.predictions(predictions, len(found), whose=source)
+        if predictions.samefile(truth):
+            source += "; it is the file of the predictions, too"
         return predicted, _truth(dataset, truth, found, found.head_size, "PCKh@0.5", source)
     if rows:
         raise BadInput("--rows", rows, "none: LSP's files are all in one order")

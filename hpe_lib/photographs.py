@@ -39,7 +39,7 @@ class PoseEstimator:
 
     image_size: the crop's side, px. precision: as in training.
     workers: processes that prepare crops in `prediction.predict`.
-    unlabelled: joints that no training person had labelled.
+    unlabelled: joints of which no training person had a label.
     """
 
     cascade: Cascade

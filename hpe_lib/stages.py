@@ -330,7 +330,7 @@ class Recipe:
         artifacts.save(self.folder, model.state_dict(), manifest, records)
 
     def joints_without_labels(self) -> list[str]:
-        """The joints that no training person has labelled, nor had one in the training
+        """The joints of which no training person has a label, nor had one in the training
         that these weights began from.
         """
         labelled = (self.data.train.visibility != ABSENT).any(0)
@@ -377,8 +377,8 @@ class Recipe:
         """Write settings that leave the weights as they are to a finished stage's manifest.
 
         `hpe evaluate` and `predict` take decoder, flip test and workers from there, the next stage
-        save_minutes. A row takes init_from, and the size of targets that only it has. Returns the
-        manifest.
+        save_minutes. The rows of an ablation take init_from from there, and the size of targets of
+        which this stage has none. Returns the manifest.
         """
         manifest = artifacts.manifest(self.folder, "settings")
         decisive = self.decisive_parameters()

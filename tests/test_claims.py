@@ -13,7 +13,7 @@ RES = "detection+regression (Res)"
 L2 = "regression+regression (Res)"
 FIRST = "1 det+reg > reg+reg"
 
-OWN = {"regressor": "hourglass"}  # a run of the residual kind
+OWN = [{}, {}, {"regressor": "hourglass"}]  # a run of the residual kind
 
 
 def wrong(people, count):
@@ -108,11 +108,11 @@ def test_rows_are_three_arguments_and_controls_have_names():
         ("detector",),
         {"first": "detection", "first_sees": "", "first_maps": "", "stacked": "both"},
     )
-    began = ablation.table_rows({}, OWN | {"init_from": "another"})
+    began = ablation.table_rows({}, [{"init_from": "another"}, *OWN[1:]])
     assert list(began) == ["detection+regression (Res)", "detection only (Res)"]
     with pytest.raises(BadInput, match="at least one epoch of the first stage"):
         ablation.stage_budget([0, 0, 13])
-    pair = ablation.table_rows({"trunk": "vgg16"}, {"regressor": "convolutions"})
+    pair = ablation.table_rows({"trunk": "vgg16"}, [{}, {}, {"regressor": "convolutions"}])
     assert list(pair) == ["detection+regression (VGG)", "regression+regression (VGG)"]
     budget = {"detector.epochs": 1, "regressor.epochs": 2, "joint.epochs": 4}
     control = ablation.controls(budget, ["disc radius 5"])

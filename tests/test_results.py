@@ -131,7 +131,7 @@ def test_leads_on_synthetic_people_are_those_of_detection_first(tmp_path, monkey
     behind = {"difference": -4.0, "ci95": [-5.0, -2.0]}
     level = {"difference": 0.5, "ci95": [-1.0, 1.5]}
     difference = {"visible": level, "occluded": behind}
-    for row in ("cascade-3", "iterative-3", "regression-3"):
+    for row in ("cascade-3", "iterative-3", "iterative-3-seed-1", "regression-3"):
         artifacts.write_json(
             tmp_path / f"drawn-hard/{row}/metrics.json", {"difference": difference}
         )
@@ -141,11 +141,13 @@ def test_leads_on_synthetic_people_are_those_of_detection_first(tmp_path, monkey
     assert leads.to_dict("records") == [
         {**of_row, "joints": "visible", "lead": -0.5, "low": -1.5, "high": 1.0},
         {**of_row, "joints": "occluded", "lead": 4.0, "low": 2.0, "high": 5.0},
+        {**of_row, "seed": 1, "joints": "visible", "lead": -0.5, "low": -1.5, "high": 1.0},
+        {**of_row, "seed": 1, "joints": "occluded", "lead": 4.0, "low": 2.0, "high": 5.0},
     ]
     (panel,) = figures.leads_by_budget(leads).axes
     assert panel.get_title() == "hard"
     heights = sorted(float(bars[0].get_ydata()[0]) for bars in panel.containers)
-    assert heights == [-0.5, 4.0]
+    assert heights == [-0.5, -0.5, 4.0, 4.0]
 
 
 def test_leads_on_real_people_are_those_of_the_verdicts(tmp_path, monkeypatch):

@@ -441,7 +441,7 @@ def test_what_looks_unlikely_is_said_beside_the_number(tiny, capsys):
 def test_a_truth_that_is_scored_as_predictions_is_said(mpii, capsys):
     rows = mpii / "valid.h5"
     code, out, err = run(capsys, "mpii", "--truth", rows, "--predictions", rows)
-    assert (code, err) == (0, "") and "valid.h5 (the file of the predictions, too)" in out
+    assert (code, err) == (0, "") and "it is the file of the predictions, too" in out
 
 
 def test_people_without_a_positive_head_size_or_torso_are_counted_aloud(tiny, capsys):

@@ -49,6 +49,17 @@ def test_a_reused_stage_has_the_settings_of_now_that_do_not_concern_it(tmp_path)
     assert record["reused"] and settings["sigma"] == 7.0
 
 
+def test_a_reused_stage_knows_where_its_first_weights_lie_now(tmp_path):
+    for name in ("first", "second"):
+        small_runs.prepare(tmp_path / name)
+    train(tmp_path / "first")
+    train(tmp_path / "second", init_from=str(tmp_path / "first"))
+    (tmp_path / "first").rename(tmp_path / "moved")
+    (record,) = train(tmp_path / "second", init_from=str(tmp_path / "moved"))
+    settings = artifacts.manifest(tmp_path / "second" / "detector")["settings"]
+    assert record["reused"] and settings["init_from"] == str(tmp_path / "moved")
+
+
 def test_people_from_whom_the_weights_have_learned_are_said(tmp_path):
     data = small_runs.prepare(tmp_path)
     train(tmp_path)

@@ -169,8 +169,9 @@ def rehearse_rows(parameters: dict[str, dict], people: int, pace: dict[str, floa
     of_stages = presets.stage_parameters(parameters)
     own = parameters["06"]
     usual = [of_stages[stage]["epochs"] for stage in ablation.ALL]
+    in_order = [of_stages[stage] for stage in ablation.ALL]
     budget = ablation.stage_budget(own["stage_epochs"] or usual)
-    rows = ablation.table_rows({}, of_stages["joint"])
+    rows = ablation.table_rows({}, in_order)
     rows |= ablation.controls(budget, own["further"])
     seeds = {parameters["03"]["seed"], *own["seeds"]}
     usual_pace = sum(pace.values()) / max(1, len(pace))

@@ -44,8 +44,9 @@ CLAIMS = (
     "fails where each lies below."
 )
 PICTURE = (
-    "Chosen as a success: a hidden elbow that only the cascade finds, if there is one; of all these "
-    "people the one with most joints right. A ring where it is, a cross where a network puts it."
+    "Chosen as a success: a hidden elbow that only the cascade finds, if there is one; of all "
+    "these people the one with most joints right. A ring where it is, a cross where a network "
+    "puts it."
 )
 REAL = (
     "LSP's test people, after so many epochs of 3,000 Leeds people; each seed's lead, in points. "

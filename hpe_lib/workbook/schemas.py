@@ -170,6 +170,7 @@ class Stage(Schema):
     parameters: dict[Name, JsonValue] = None
     upstream: dict[Name, Text] = None
     unlabelled: list[Name] = None
+    epochs_before: Count = None
     weights_sha256: Hash = None
     history_sha256: Hash | None = None
     seed: int = None
