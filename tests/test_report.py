@@ -178,7 +178,7 @@ def test_the_first_screen_has_claims_table_5_a_person_and_the_run(finished):
     assert "detection+regression (Res) 88.2 62.0 63.0 – 3.0" in text
     assert "detection only for all steps – 50.5" in text
     assert "cascade 61.5, detector alone 55.5" in text
-    assert "3.0 minutes of training; the notebooks 4.6 when last executed, on 2 cores" in text
+    assert "4.0 minutes of training; the notebooks 4.6 when last executed, on 2 cores" in text
     assert len([tag for tag, _ in Page(first).tags if tag == "img"]) == 1
 
 

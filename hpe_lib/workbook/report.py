@@ -200,7 +200,9 @@ def run_facts(out: Path, manifest: dict, metrics: dict) -> dict[str, str]:
         if "settings" in stages.get(name, {})
     )
     found["seeds"] = ", ".join(sorted({str(manifest.get("seed")) for manifest in stages.values()}))
-    trained = {made.get("weights_sha256"): made["wall_seconds"] for made in stages.values()}
+    trained = {
+        made.get("weights_sha256", name): made["wall_seconds"] for name, made in stages.items()
+    }  # what a row has taken over counts once
     executed = sum(entry["wall_seconds"] for entry in manifest["notebooks"].values())
     machine = manifest.get("machine", {})
     count = machine.get("cores", "?")
