@@ -27,7 +27,7 @@ table, th, td {{ border: 0; border-collapse: collapse }}
 table {{ font-size: 73%; margin: 1em 0 }} img {{ max-width: 100% }}
 th, td {{ padding: .25em .4em; border-bottom: 1px solid #ddd; text-align: right }}
 th, td {{ vertical-align: top; white-space: nowrap }} .prompt, .anchor-link {{ display: none }}
-th:first-child {{ text-align: left }} .text td {{ text-align: left; white-space: normal }}
+th:first-child, tbody th {{ text-align: left }} .text td {{ text-align: left; white-space: normal }}
 .claims :nth-child(2) {{ text-align: left }}
 .wide, .output_subarea, .jp-OutputArea-output {{ overflow-x: auto }}
 .first {{ display: grid; grid-template-columns: minmax(0, 1fr) 330px; gap: 0 1.2em }}

@@ -56,14 +56,18 @@ def minutes_alone(name: str) -> float:
 
 
 def last_third_of_longest(row: str) -> str | None:
-    """What the longest training of a row of Table 5 has gained in the last third of its epochs."""
-    gains = [
-        f"{ON_LSP[study]} epochs: {gain}"
-        for study in STUDIES
-        for found in results.study_metrics(study)
-        if found.get("row") == row and (gain := results.last_third_of_all(found))
-    ]
-    return gains[-1] if gains else None
+    """What the longest trainings of a row of Table 5, one a seed, have gained in the last third of
+    their epochs; None if it was never measured.
+    """
+    gains = {}
+    for study in STUDIES:
+        for found in results.study_metrics(study):
+            if found.get("row") == row and (gain := results.last_third_of_all(found)):
+                gains.setdefault(ON_LSP[study], []).append(gain)
+    if not gains:
+        return None
+    epochs = max(gains)
+    return f"{epochs} epochs: {', '.join(gains[epochs])}"
 
 
 def judged_on_lsp() -> dict[int, dict]:
