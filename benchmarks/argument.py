@@ -52,8 +52,8 @@ def mean_over_people(values: np.ndarray) -> dict:
     """The mean of values (N, 16), NaN left out, as "mean", and "ci95": people are drawn anew."""
     counts = np.stack([np.nansum(values, axis=1), np.isfinite(values).sum(1)], axis=1)
     totals, numbers = evaluation.resampled_sums(counts, seed=0).T
-    means = totals / numbers
-    return {"mean": float(means[0]), "ci95": np.percentile(means[1:], (2.5, 97.5)).tolist()}
+    found = evaluation.difference(totals / numbers)
+    return {"mean": found["difference"], "ci95": found["ci95"]}
 
 
 def scored_beside(joints: dict[str, np.ndarray], people: People) -> dict[str, dict]:
