@@ -11,7 +11,7 @@ from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, load
 from hpe_lib.data.datasets import prepare
 from hpe_lib.stages import UPSTREAM, Recipe, Scorer, train
 from hpe_lib.targets import Targets, read_targets, write_targets
-from hpe_lib.workbook import artifacts, locks
+from hpe_lib.workbook import artifacts, locks, presets
 from hpe_lib.workbook.artifacts import STAGES, BadInput
 from hpe_lib.workbook.measurements import READ_BY
 from hpe_lib.workbook.schemas import Settings
@@ -53,6 +53,13 @@ def stage_budget(epochs: list[int]) -> dict[str, int]:
     if not epochs[0]:
         raise BadInput("stage_epochs", epochs, "at least one epoch of the first stage")
     return {f"{stage}.epochs": number for stage, number in zip(ALL, epochs)}
+
+
+def row_budget(parameters: dict[str, dict]) -> dict[str, int]:
+    """`stage_budget` as notebook 06 takes it.  parameters: of the run, from `presets.resolve`."""
+    of_stages = presets.stage_parameters(parameters)
+    usual = [of_stage["epochs"] for of_stage in of_stages.values()]
+    return stage_budget(parameters["06"]["stage_epochs"] or usual)
 
 
 def controls(budget: dict[str, int], further: list[str]) -> Rows:

@@ -6,6 +6,7 @@ HPE_SCREENSHOTS=DIR keeps what was seen.
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -265,12 +266,15 @@ def inspect(page):
     changes(found, lambda: found.locator("select").nth(0).select_option(index=0))  # all joints
     seen(page, found, "contact_sheet")
     found.locator("select").nth(0).select_option(label="left_wrist")
+    text = found.locator(".widget-html").first
+    playwright.expect(text).to_contain_text("left_wrist")
+    everyone = re.search("of (\\d+),", text.inner_text())[1]
     for state in ("occluded", "visible"):  # only those are shown
         found.locator("select").nth(2).select_option(label=state)
-        playwright.expect(found.locator(".widget-html").first).to_contain_text(
-            f"left_wrist, {state}"
-        )
+        playwright.expect(text).to_contain_text(f"left_wrist, {state}")
     found.locator("select").nth(2).select_option(label="everyone")
+    # The next of all may be the one who is still shown: so wait for the first of all.
+    playwright.expect(text).to_contain_text(re.compile(rf"^\s*1 of {everyone},"))
     for name in ("next", "previous"):
         changes(found, lambda name=name: found.get_by_role("button", name=name).click())
     took = sorted(frame.evaluate(ROUND_TRIP) for _ in range(40))

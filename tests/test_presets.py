@@ -359,6 +359,7 @@ def test_every_limit_is_of_a_parameter_that_there_is(name):
     [
         "06.seeds=0,-1",
         "06.stage_epochs=1,1",
+        "06.stage_epochs=0,1,1",
         "06.stage_epochs=1,1,-1",
         "06.vgg_channels=0",
         "06.vgg_kernels=4,4,4,4",

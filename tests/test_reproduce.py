@@ -123,6 +123,13 @@ def test_unknown_names_are_refused_before_anything_runs(notebook, run, tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
+def test_rows_without_epochs_are_refused_before_hours_of_training(tmp_path):
+    given = ["06.stage_epochs=[]", "03.epochs=0"]
+    with pytest.raises(BadInput, match="at least one epoch of the first stage"):
+        reproduce.run("synthetic", tmp_path / "run", given)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_disk_that_was_full_while_a_notebook_ran_is_what_is_said(
     notebook, run, tmp_path, monkeypatch
 ):

@@ -169,8 +169,7 @@ def rehearse_rows(parameters: dict[str, dict], people: int, pace: dict[str, floa
     of_stages = presets.stage_parameters(parameters)
     own = parameters["06"]
     in_order = [of_stages[stage] for stage in ablation.ALL]
-    usual = [parameters_of["epochs"] for parameters_of in in_order]
-    budget = ablation.stage_budget(own["stage_epochs"] or usual)
+    budget = ablation.row_budget(parameters)
     rows = ablation.table_rows({}, in_order)
     rows |= ablation.controls(budget, own["further"])
     seeds = {parameters["03"]["seed"], *own["seeds"]}

@@ -295,7 +295,9 @@ class Others(Schema):
     vgg_kernels: Kernels = None
     vgg_std: Amount = None
     stage_epochs: Annotated[
-        list[Epochs], bound(lambda given: len(given) in (0, 3), "0 or 3 values")
+        list[Epochs],
+        bound(lambda given: len(given) in (0, 3), "0 or 3 values"),
+        bound(lambda given: not given or given[0], "at least one epoch of the first stage"),
     ]
     seeds: list[Seed] = None
     count: Annotated[int, Field(ge=1, le=10_000)] = None

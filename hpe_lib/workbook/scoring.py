@@ -66,10 +66,7 @@ def people_to_score(
         for half, wanted in manifest.get("fingerprints", {}).items():
             mixed = half == "train" and own.get("drawn")
             if not mixed and (people == own[half] or are_all_of(found, own[half], root)):
-                chosen_then = found
-                if half == "train" and data in ("lsp", "lspet"):  # else its loader has done so
-                    held_out = load_people(data, root, own["val"], only_present=None)
-                    chosen_then = drop_copies(found, held_out.keys)
+                chosen_then = without_copies(found, own, root) if half == "train" else found
                 require_unchanged(chosen_then, half, wanted, chosen)
     return found
 
@@ -193,10 +190,19 @@ def training_keys(parameters: dict, people: People, data_root: Path | None) -> l
         return drawn_keys(parameters["train"])
     root = data_root if data_root and own == dataset else parameters["data_root"]
     learned = load_people(own, root, parameters["train"], only_present=None)
-    if own in ("lsp", "lspet"):  # as the run has done
-        held_out = load_people(own, root, parameters["val"], only_present=None)
-        learned = drop_copies(learned, held_out.keys)
-    return list(learned.keys)
+    return list(without_copies(learned, parameters, root).keys)
+
+
+def without_copies(learned: People, parameters: dict, root: Path) -> People:
+    """The people a run has learned from, of those it asked for: `drop_copies`, as the run did.
+
+    parameters: of the run's data/.
+    """
+    dataset = parameters["dataset"]
+    if dataset not in ("lsp", "lspet"):  # of leeds its loader has left them out, others have none
+        return learned
+    held_out = load_people(dataset, root, parameters["val"], only_present=None)
+    return drop_copies(learned, held_out.keys)
 
 
 def drawn_keys(people: str) -> list[str]:

@@ -2,6 +2,8 @@
 by how much detection+regression leads at which budget.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -25,19 +27,15 @@ def beside_the_paper() -> pd.DataFrame:
     columns |= {f"{study}-test": f"LSP, {ON_LSP[study]} epochs" for study in STUDIES}
     found = {}
     for study, column in columns.items():
-        for name in results.study_rows(study):
-            metrics = results.metrics_of(name)
-            if "row" not in metrics:
-                continue
-            score = results.of_last_network(metrics["scores"])
-            seed = artifacts.manifest(results.RESULTS / name, "seed")["seed"]
-            columns_of_row = {metrics["row"]: column}
-            if study == "table-5-test" and metrics["row"] == CONTROL:
-                as_long = columns["table-5-36-test"]
-                columns_of_row["detection only (Res)"] = as_long
-            for row, place in columns_of_row.items():
-                entry = {"row": row, "column": place, "seed": seed, "minutes": minutes_alone(name)}
-                found[row, place, seed] = entry | {part: score[part] for part in claims.PARTS}
+        for name, row, seed in trained_rows(study):
+            score = results.of_last_network(results.metrics_of(name)["scores"])
+            places = {row: column}
+            if study == "table-5-test" and row == CONTROL:
+                places["detection only (Res)"] = columns["table-5-36-test"]
+            for of_row, place in places.items():
+                entry = {"row": of_row, "column": place, "seed": seed}
+                entry |= {part: score[part] for part in claims.PARTS}
+                found[of_row, place, seed] = entry | {"minutes": minutes_alone(name)}
     scores = pd.DataFrame(found.values()).sort_values("seed", kind="stable")
     first = scores[scores["column"] == f"LSP, {ON_LSP[STUDIES[0]]} epochs"]
     scores["total"] = scores["total"].map("{:.1f}".format)
@@ -47,6 +45,13 @@ def beside_the_paper() -> pd.DataFrame:
     table["last third"] = [last_third_of_longest(row) for row in table.index]
     means = first.groupby("row")[["visible", "occluded", "minutes"]].mean()
     return table.join(means).rename_axis(index=None, columns=None)
+
+
+def trained_rows(study: str) -> Iterator[tuple[str, str, int]]:
+    """The rows of Table 5 that results/ has of a study: name in results/, row, seed."""
+    for name in results.study_rows(study):
+        if row := results.metrics_of(name).get("row"):
+            yield name, row, artifacts.manifest(results.RESULTS / name, "seed")["seed"]
 
 
 def minutes_alone(name: str) -> float:
@@ -139,14 +144,11 @@ def totals_on_lsp() -> pd.DataFrame:
     """
     rows = {}
     for study in ON_LSP:
-        for name in results.study_rows(f"{study}-test"):
-            found = results.metrics_of(name)
-            if "row" not in found:
-                continue
-            row = found["row"].removesuffix(" (Res)").removesuffix(" for all steps")
-            trained = artifacts.manifest(results.RESULTS / name, "seed", "settings")
-            score = results.of_last_network(found["scores"])
-            place = (row, trained["settings"]["epochs"], trained["seed"])
+        for name, full_name, seed in trained_rows(f"{study}-test"):
+            row = full_name.removesuffix(" (Res)").removesuffix(" for all steps")
+            settings = artifacts.manifest(results.RESULTS / name, "settings")["settings"]
+            score = results.of_last_network(results.metrics_of(name)["scores"])
+            place = (row, settings["epochs"], seed)
             rows.setdefault(place, (score["total"], *score["ci95"]))
     columns = ["row", "epochs", "seed", "total", "low", "high"]
     return pd.DataFrame([place + score for place, score in rows.items()], columns=columns)
@@ -183,9 +185,8 @@ def cascades_by_epochs() -> dict[str, str]:
     """Detection+regression on LSP's test people: {"36 epochs, seed 0": name in results/, …}."""
     names = {}
     for study, epochs in ON_LSP.items():
-        for name in results.study_rows(f"{study}-test"):
-            if results.metrics_of(name).get("row") == "detection+regression (Res)":
-                seed = artifacts.manifest(results.RESULTS / name, "seed")["seed"]
+        for name, row, seed in trained_rows(f"{study}-test"):
+            if row == "detection+regression (Res)":
                 names[f"{epochs} epochs, seed {seed}"] = name
     return names
 
