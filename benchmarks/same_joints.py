@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import commands
+from benchmarks.study import scores_again
 from hpe_lib import evaluation
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.people import People
 from hpe_lib.workbook import results, table_5
+from hpe_lib.workbook.artifacts import BadInput
 
 ALONE = {  # a detector that learned alone for as many epochs
     "18 epochs, seed 0": "table-5-test/detection-0",
@@ -30,20 +32,29 @@ def main(data: Path) -> None:
     lsp = load_people("lsp", data / "lsp", "test", only_present=None)
     leads = {}
     for budget, name in table_5.cascades_by_epochs().items():
-        cascade, detector = networks(name)
+        cascade, detector = networks(name, lsp)
         leads[f"LSP, {budget}, over its own detector"] = lead(cascade, detector, lsp)
         if budget in ALONE:
-            alone = results.of_last_network(results.joints_of(ALONE[budget]))
+            alone = results.of_last_network(joints_of(ALONE[budget], lsp))
             leads[f"LSP, {budget}, over detection only"] = lead(cascade, alone, lsp)
     drawn = load_people(**SYNTHETIC)
-    leads["synthetic, medium, over its own detector"] = lead(*networks("synthetic-val"), drawn)
+    leads["synthetic, medium, over its own detector"] = lead(
+        *networks("synthetic-val", drawn), drawn
+    )
     results.write("same-joints", {"leads": leads}, "python -m benchmarks.same_joints DATA")
 
 
-def networks(name: str) -> tuple[np.ndarray, np.ndarray]:
+def networks(name: str, people: People) -> tuple[np.ndarray, np.ndarray]:
     """The joints of results/NAME's cascade and of its own detector."""
-    found = results.joints_of(name)
+    found = joints_of(name, people)
     return found["cascade"], found["detector"]
+
+
+def joints_of(name: str, people: People) -> dict[str, np.ndarray]:
+    """`results.joints_of`. BadInput if they are not of these people, as they are labelled now."""
+    if not scores_again(name, people):
+        raise BadInput(results.RESULTS / name, "joints of other people", "those that were scored")
+    return results.joints_of(name)
 
 
 def lead(plus: np.ndarray, minus: np.ndarray, people: People) -> dict:
@@ -61,7 +72,8 @@ def paired_on_same_joints(
     names, in points: {"difference", "ci95"}; None without occlusion labels.
 
     Wrists are occluded more often than heads are. So the lead on each joint's visible places is
-    weighted by how often that joint is occluded.  plus, minus: (N, 16, 2) image px.
+    weighted by how often that joint is occluded; joints that are never visible are left out.
+    plus, minus: (N, 16, 2) image px.
     """
     kinds = evaluation.kind_masks(people)
     if not kinds:
@@ -74,9 +86,10 @@ def paired_on_same_joints(
     counts = np.hstack([gained * occluded, occluded, gained * visible, visible])
     sums = evaluation.resampled_sums(counts, seed)
     hidden_lead, often, visible_lead, visible_often = np.split(sums, 4, axis=1)
-    expected = often * visible_lead / np.maximum(visible_often, 1)
     with np.errstate(invalid="ignore"):
-        points = 100 * (hidden_lead - expected).sum(1) / often.sum(1)
+        surplus = hidden_lead - often * visible_lead / visible_often
+        weight = np.where(visible_often, often, 0).sum(1)
+        points = 100 * np.where(visible_often, surplus, 0).sum(1) / weight
     return evaluation.difference(points)
 
 

@@ -98,10 +98,15 @@ def are_of(row: str, people: People) -> bool:
 
     Evidence that does not say of whom it is must have the total that it has on these.
     """
-    if not np.array_equal(results.joints_of(row)["keys"], people.keys):
-        return False
     if told := artifacts.manifest(results.RESULTS / row).get("people"):
         return told == people.fingerprint()
+    return scores_again(row, people)
+
+
+def scores_again(row: str, people: People) -> bool:
+    """Are the joints in results/ROW of these people, and is their total the one that is kept?"""
+    if not np.array_equal(results.joints_of(row)["keys"], people.keys):
+        return False
     total = results.of_last_network(results.metrics_of(row)["scores"])["total"]
     return abs(evaluation.score(last_joints(row), people)["total"] - total) < SAME_TOTAL
 
@@ -113,6 +118,7 @@ def reference_row(study: str, name: str) -> str:
 
 def score_test_people(run: Path, study: str, names: Collection[str]) -> None:
     """Score these rows of a study, or all that are trained, on LSP's 1,000 test people."""
+    trained_on = len(open_data(run).train)
     root = Path(artifacts.manifest(run / "data", "parameters")["parameters"]["data_root"])
     people = load_people("lsp", root / "lsp", "test")
     for name in STUDIES[study]:
@@ -124,7 +130,7 @@ def score_test_people(run: Path, study: str, names: Collection[str]) -> None:
             score(people, weights, study, name, "-test")
         elif reference_row(study, name) in names:
             compare(people, study, name, "-test")
-    judge(people, len(open_data(run).train), study, "-test")
+    judge(people, trained_on, study, "-test")
 
 
 def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
@@ -139,6 +145,9 @@ def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
         for name, place in places.items()
         if results.existing(place) and are_of(place, people)
     }
+    for name, place in places.items():
+        if name not in kept and results.existing(place):
+            print(f"{place}: of other people than these, and not judged", flush=True)
     if not kept:
         return
     made = artifacts.manifest(results.RESULTS / next(iter(kept.values())))
@@ -147,8 +156,8 @@ def judge(people: People, trained_on: int, study: str, split: str = "") -> None:
     for name, place in kept.items():
         seed = artifacts.manifest(results.RESULTS / place)["seed"]
         answers[rows[name]["row"], seed] = last_joints(place)
-    judged = claims.judge(answers, people, setting)
-    results.write(f"{study}{split}-claims", {"criterion": judged}, environment.command())
+    if judged := claims.judge(answers, people, setting):
+        results.write(f"{study}{split}-claims", {"criterion": judged}, environment.command())
 
 
 def evidence(study: str, name: str, split: str) -> str:
@@ -190,28 +199,35 @@ def train(run: Path, data: Data, study: str, name: str) -> Path:
         if record["stage"] == trained[-1] and two_thirds and not of_before:
             how = read_test_time(run)
             joints = prediction.predict(watcher.cascade, data.val, image_size, **how).joints
-            keep_two_thirds(weights.parent, results.rounded(joints), data.val, record)
+            keep_two_thirds(weights.parent, results.rounded(joints), data.val, record, how)
     return weights
 
 
-def keep_two_thirds(row: Path, joints: np.ndarray, people: People, record: dict) -> None:
-    """Keep a row's joints (N, 16, 2) of people after the epoch of a record, and whose they are."""
+def keep_two_thirds(row: Path, joints: np.ndarray, people: People, record: dict, how: dict) -> None:
+    """Keep a row's joints (N, 16, 2) of people after the epoch of a record, and whose they are.
+
+    how: they were read from the maps (`reading`).
+    """
     content = io.BytesIO()
-    of = [people.fingerprint(), *stages.told_by(record)]
+    of = [people.fingerprint(), str(reading(how)), *stages.told_by(record)]
     np.savez(content, joints=joints, of=np.array(of))
     artifacts.write_bytes(row / TWO_THIRDS, content.getvalue())
 
 
 def joints_of_two_thirds(weights: Path, people: People) -> np.ndarray | None:
-    """The joints that `keep_two_thirds` has kept, if they are of these people and this training."""
+    """The joints that `keep_two_thirds` has kept.
+
+    None unless they are of these people and this training, and were read as its last ones are.
+    """
     path = weights.parent / TWO_THIRDS
     if not path.is_file():
         return None
     with np.load(path) as found:
-        fingerprint, *told = found["of"].tolist()
+        *read, epoch, elapsed, loss = found["of"].tolist()
         joints = found["joints"]
-    of_training = told in map(stages.told_by, stages.history(weights))
-    return joints if of_training and fingerprint == people.fingerprint() else None
+    of_training = [epoch, elapsed, loss] in map(stages.told_by, stages.history(weights))
+    now = [people.fingerprint(), str(reading(artifacts.manifest(weights)["settings"]))]
+    return joints if of_training and read == now else None
 
 
 def score(people: People, weights: Path, study: str, name: str, split: str = "") -> None:
@@ -229,7 +245,10 @@ def score(people: People, weights: Path, study: str, name: str, split: str = "")
         notes = scoring.training_notes(people, weights)
         results.keep_scores(kept, weights, predictions, people, environment.command(), notes)
     metrics = results.metrics_of(row)
-    metrics |= {"label": STUDIES[study][name]["label"], "curve": curve(weights.parent)}
+    metrics |= {
+        "label": STUDIES[study][name]["label"],
+        "curve": curve(weights.parent, stages_of(study, name)),
+    }
     if of_table := STUDIES[study][name].get("row"):
         metrics["row"] = of_table
     metrics.pop("difference", None)  # from a reference that may be another now
@@ -271,15 +290,15 @@ def compare(people: People, study: str, name: str, split: str = "") -> None:
         results.write_evidence(kept, content, artifacts.manifest(kept, "scored_by"))
 
 
-def curve(row: Path) -> list[dict]:
-    """After every epoch of a row's stages: minutes so far, and the monitored score.
+def curve(row: Path, trained: Collection[str] = tuple(stages.UPSTREAM)) -> list[dict]:
+    """After every epoch of a row's trained stages: minutes so far, and the monitored score.
 
     Epochs that were scored on other people than now are left out.
     BadInput if a history is not the one that its training wrote.
     """
     points = []
     before = 0.0
-    for stage in stages.UPSTREAM:
+    for stage in trained:
         folder = row / STAGES[stage]
         records = artifacts.read_history(folder)
         if records and artifacts.history_changed(folder, artifacts.manifest(folder)):
@@ -301,13 +320,14 @@ def scored(kept: Path, weights: Path, people: People) -> bool:
     before, now = (artifacts.manifest(path, *needed) for path in (kept, weights))
     same_people = before.get("people") == people.fingerprint()
     same_weights = before["weights_sha256"] == now["weights_sha256"]
-    settings_before, settings_now = before["settings"], now["settings"]
-    usual = {"decoder": PoseEstimator.decoder, "flip_test": PoseEstimator.flip_test}
-    same_reading = all(
-        settings_before.get(name, usual[name]) == settings_now.get(name, usual[name])
-        for name in measurements.READ_BY
-    )
+    same_reading = reading(before["settings"]) == reading(now["settings"])
     return same_people and same_weights and same_reading
+
+
+def reading(settings: dict) -> dict:
+    """How maps are read: the decoder and the flip test of settings, the usual ones by default."""
+    usual = {"decoder": PoseEstimator.decoder, "flip_test": PoseEstimator.flip_test}
+    return {name: settings.get(name, usual[name]) for name in measurements.READ_BY}
 
 
 def last_joints(name: str) -> np.ndarray:

@@ -1,12 +1,12 @@
 """The rows of an ablation: the run's own stages with some parameters changed (F15, F16)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
-from hpe_lib import watched
+from hpe_lib import trunks, watched
 from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, load
 from hpe_lib.data.datasets import prepare
 from hpe_lib.stages import UPSTREAM, Recipe, Scorer, train
@@ -76,6 +76,23 @@ def controls(budget: dict[str, int], further: list[str]) -> Rows:
     if unknown := [name for name in names if name not in more]:
         raise BadInput("further", unknown[0], f"all or some of {', '.join(more)}")
     return control | {name: more[name] for name in names}
+
+
+def check_plan(resolved: dict[str, dict], running: Iterable[str]) -> None:
+    """BadInput on what notebook 06 would refuse of its own parameters, hours after 03 began.
+
+    resolved: parameters by notebook (`presets.resolve`).  running: the notebooks that will run;
+    without 03 to 05 a run folder says what their epochs were.
+    """
+    numbers = set(running)
+    if "06" not in numbers:
+        return
+    own = resolved["06"]
+    controls({}, own["further"])
+    if own["vgg"] not in trunks.VGGS:
+        trunks.named_trunk(own["vgg"])
+    if numbers.issuperset(artifacts.NOTEBOOKS.values()):
+        row_budget(resolved)
 
 
 def cost(folder: Path, stages: tuple[str, ...]) -> dict:

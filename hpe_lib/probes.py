@@ -243,8 +243,21 @@ def predict_covered(
     return predict_crops(cascade, covered.split(64), frames, False, decoder)
 
 
+def can_be_covered(people: People, image_size: int) -> np.ndarray:
+    """(N, 16) bool: visible scored joints in the crop, of people whose errors can be measured."""
+    points = people.joints_in_crops(image_size)
+    in_crop = ((points >= -0.5) & (points < image_size - 0.5)).all(-1)
+    seen = annotated_mask(people) & (people.visibility == VISIBLE)
+    return seen & in_crop & has_normaliser(people)[:, None]
+
+
 def covered_examples(
-    cascade: Cascade, people: People, image_size: int, joint: int, side: float
+    cascade: Cascade,
+    people: People,
+    image_size: int,
+    joint: int,
+    side: float,
+    decoder: str = "parabola",
 ) -> dict[str, int]:
     """Rows of people to look at, by what happens to their visible joint under a patch.
 
@@ -252,14 +265,14 @@ def covered_examples(
     where neither network does, of median error. What is said of them counts their kind; kinds that
     nobody is of are left out.  side: as for `predict_covered`.
     """
-    seen = annotated_mask(people) & (people.visibility == VISIBLE)
-    rows = np.flatnonzero(seen[:, joint] & has_normaliser(people))
+    rows = np.flatnonzero(can_be_covered(people, image_size)[:, joint])
     if not len(rows):
         return {}
     chosen = people[rows]
     points = chosen.joints_in_crops(image_size)[:, joint]
     crops = chosen.crops(image_size)
-    found = predict_covered(cascade, crops, chosen.frames(image_size), points, side)
+    frames = chosen.frames(image_size)
+    found = predict_covered(cascade, crops, frames, points, side, decoder)
     detected, right = (
         within_threshold(joints, chosen)[:, joint]
         for joints in (found.detector_joints, found.joints)
@@ -289,12 +302,11 @@ def cover_one_joint(
 ) -> pd.DataFrame:
     """Percentage of covered joints that are still correct, by the side of the patch over them.
 
-    Each person has one visible scored joint covered, drawn by seed. sides: in body heights, the
-    index. Columns detector and cascade, then each one's mean peak in the covered joint's map. No
-    flip test, which would mirror the patch.
+    Each person has one joint covered of those that `can_be_covered`, drawn by seed. sides: in body
+    heights, the index. Columns detector and cascade, then each one's mean peak in the covered
+    joint's map. No flip test, which would mirror the patch.
     """
-    seen = annotated_mask(people) & (people.visibility == VISIBLE)
-    choices = seen & has_normaliser(people)[:, None]
+    choices = can_be_covered(people, image_size)
     people = people[choices.any(1)]
     random = np.random.default_rng(seed)
     person = np.arange(len(people))

@@ -44,8 +44,9 @@ class ShuffledBatches(Sampler):
     So a training that was stopped can go on where it was: set `epoch`, and set `start` to the
     first step that is still to be done. The last people of an epoch that fill no batch are left
     out.
-    before: epochs of the stages before. A batch's epoch counts them, too, so that no stage meets
-    again the crops, and their order, from which an earlier one has learned.
+    before: epochs of the run's stages before. A batch's epoch counts them, too, so that no stage
+    meets again the crops, and their order, from which an earlier one has learned. Epochs of another
+    run, whose weights a stage begins from, are not counted.
     """
 
     def __init__(self, people: int, batch_size: int, seed: int, before: int = 0):

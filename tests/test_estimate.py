@@ -238,6 +238,7 @@ def test_no_epochs_are_weights_taken_over(steps, tmp_path):
         "regressor: 0 epochs, weights taken over",
     ]
     assert [stage for stage, *_ in steps] == ["joint"]
+    assert "detector: 0 epochs, made, not trained" in estimate.rehearse(parameters("03.epochs=0"))
 
 
 def test_a_rehearsal_writes_nothing_and_draws_nobody(steps, tmp_path, monkeypatch):

@@ -713,6 +713,15 @@ def test_only_visible_scored_joints_of_people_with_a_normaliser_are_covered(draw
     )
 
 
+def test_a_joint_outside_the_crop_cannot_be_covered(drawn):
+    can = probes.can_be_covered(drawn, 64)
+    person, joint = np.argwhere(can)[0]
+    centres = drawn.center.copy()
+    centres[person, 0] += 2 * drawn.body[person]  # the crop lies beside the person
+    beside = probes.can_be_covered(replace(drawn, center=centres), 64)
+    assert not beside[person].any() and np.array_equal(beside[1:], can[1:]) and person == 0
+
+
 def test_which_joint_is_covered_is_seeded(drawn):
     seen = Looking(drawn, 64)
     for seed in (0, 0, 1):

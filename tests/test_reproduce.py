@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from hpe_lib import cli
-from hpe_lib.workbook import artifacts, locks, presets, reproduce
+from hpe_lib.workbook import artifacts, estimate, locks, presets, reproduce
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.reproduce import CellFailed
 
@@ -123,10 +123,20 @@ def test_unknown_names_are_refused_before_anything_runs(notebook, run, tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
-def test_rows_without_epochs_are_refused_before_hours_of_training(tmp_path):
-    given = ["06.stage_epochs=[]", "03.epochs=0"]
-    with pytest.raises(BadInput, match="at least one epoch of the first stage"):
-        reproduce.run("synthetic", tmp_path / "run", given)
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        (["06.stage_epochs=[]", "03.epochs=0"], "at least one epoch of the first stage"),
+        (["further=disc radius 6"], "further: found disc radius 6, expected all or some of"),
+        (["vgg=vgg61"], "'vgg61', expected"),
+    ],
+)
+def test_rows_that_cannot_be_trained_are_refused_before_hours_of_training(tmp_path, given, told):
+    for start in (None, "03"):
+        with pytest.raises(BadInput, match=told):
+            reproduce.run("synthetic", tmp_path / "run", given, start=start)
+    with pytest.raises(BadInput, match=told):
+        list(estimate.rehearse(presets.resolve("synthetic", given)))
     assert not (tmp_path / "run").exists()
 
 

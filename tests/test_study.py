@@ -236,6 +236,12 @@ def test_joints_before_the_last_third_are_of_these_people_and_this_training(run,
     people = open_data(run).val
     assert study.joints_of_two_thirds(weights, people) is not None
     assert study.joints_of_two_thirds(weights, people[::-1]) is None
+    kept = (weights.parent / study.TWO_THIRDS).read_bytes()
+    joints = study.joints_of_two_thirds(weights, people)
+    record = stages.history(weights)[1]
+    study.keep_two_thirds(weights.parent, joints, people, record, {"decoder": "argmax"})
+    assert study.joints_of_two_thirds(weights, people) is None, "read by another decoder"
+    (weights.parent / study.TWO_THIRDS).write_bytes(kept)
     written = (weights / artifacts.HISTORY).read_bytes()
     other = stages.history(weights)
     other[1]["elapsed"] += 1.0

@@ -124,7 +124,8 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
     parameters: of presets.resolve. First come the people and the weights to start from, found or
     not; then optimiser steps, hours and memory of each stage, from one measured step; last the
     hours of notebook 06's rows at that pace. BadInput on crops that the networks cannot halve, on
-    ImageNet weights of a trunk that has none, and where a compiler is lacking.
+    ImageNet weights of a trunk that has none, where a compiler is lacking, and on
+    `ablation.check_plan`.
     """
     of_stages = presets.stage_parameters(parameters)
     for stage, own in of_stages.items():
@@ -132,6 +133,7 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
         refusals.check_compiler(own)
     first = of_stages["detector"]
     cascade.check_pretrained(first["trunk"], first["pretrained"] and not first["init_from"])
+    ablation.check_plan(parameters, parameters)
     people, lines = find_people(parameters["01"])
     yield from lines + find_weights(parameters)
     total = 0.0
@@ -140,7 +142,8 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
         size = own["batch_size"]
         steps = own["epochs"] * max(1, people // size)
         if not steps:
-            yield f"{stage}: 0 epochs, weights taken over"
+            found = "weights taken over" if own["init_from"] else "made, not trained"
+            yield f"{stage}: 0 epochs, {found}"
             continue
         step = training_step(stage, own, parameters["01"]["image_size"])
         pace[stage] = step["seconds"]

@@ -68,7 +68,7 @@ def run(
     chosen = choose(among, start, only)
     resolved = presets.resolve(preset, overrides, running=chosen)
     parameters = {number: resolved[number] for number in chosen}
-    check_rows(parameters)
+    ablation.check_plan(resolved, chosen)
     with locks.lock(out), patch.dict(os.environ, KERNEL):
         locks.check_idle(out)
         refuse_foreign_files(out, chosen)
@@ -84,15 +84,6 @@ def run(
         manifest = artifacts.write_manifest(out, {**manifest, "finished": environment.timestamp()})
         print(f"the report is {report.write(out)}", flush=True)
     return manifest
-
-
-def check_rows(parameters: dict[str, dict]) -> None:
-    """BadInput if notebook 06 would refuse its rows' epochs, hours after 03 began.
-
-    parameters: of the notebooks to run; without those of 03 to 05 a run folder says what they were.
-    """
-    if {"02", "06", *artifacts.NOTEBOOKS.values()} <= parameters.keys():
-        ablation.row_budget(parameters)
 
 
 def choose(found: dict[str, Path], start: str | None, only: str | None) -> dict[str, Path]:

@@ -66,9 +66,11 @@ def last_third_of_longest(row: str) -> str | None:
     """
     gains = {}
     for study in STUDIES:
-        for found in results.study_metrics(study):
-            if found.get("row") == row and (gain := results.last_third_of_all(found)):
-                gains.setdefault(ON_LSP[study], []).append(gain)
+        for name, found, _ in trained_rows(study):
+            gain = results.last_third_of_all(results.metrics_of(name))
+            if found == row and gain:
+                settings = artifacts.manifest(results.RESULTS / name, "settings")["settings"]
+                gains.setdefault(settings["epochs"], []).append(gain)
     if not gains:
         return None
     epochs = max(gains)
@@ -131,7 +133,7 @@ def drawn_leads() -> pd.DataFrame:
             "over": names[row],
             "seed": int(seed[-1]) if seed else 0,
         }
-        difference = artifacts.read_json(path)["difference"]
+        difference = results.metrics_of("/".join(path.parts[-3:-1]))["difference"]
         leads += [place | lead for lead in leads_of(difference, -1)]
     return pd.DataFrame(leads)
 
