@@ -120,8 +120,10 @@ def train_row(
     """
     out = Path(out)
     row = out / "rows" / name
-    artifacts.claim_rows(out, [name])
     locks.check_idle(row)
+    for stage in stages:
+        artifacts.refuse_foreign_stage(row / STAGES[stage])
+    artifacts.claim_rows(out, [name])
     data = artifacts.manifest(out / "data", "parameters")
     of_people = data["parameters"]
     settings = {

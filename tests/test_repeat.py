@@ -135,6 +135,26 @@ def test_a_finished_repetition_is_not_compared_as_if_it_were_a_new_one(run, tmp_
         repeat.repeat(file)
 
 
+def test_a_repetition_that_was_finished_and_begun_again_takes_nothing_over(run, tmp_path):
+    file, folder = run
+    again = file.parent.with_name("x-again")
+    shutil.copytree(file.parent, again)
+    notebook_02 = next(folder.glob("02*"))
+    with pytest.raises(reproduce.CellFailed):
+        reproduce.run("p", again, only=notebook_02.name[:2])
+    assert not artifacts.manifest(again)["finished"]
+    with pytest.raises(BadInput, match="x-again: found a finished run, expected a folder without"):
+        repeat.repeat(file)
+
+
+def test_stages_that_were_trained_before_are_no_repetition(run):
+    file, _ = run
+    stage = file.parent.with_name("x-again") / "cascade"
+    artifacts.save(stage, {}, {"kind": "joint"})
+    with pytest.raises(BadInput, match="x-again: found stages that were trained there, expected"):
+        repeat.repeat(file)
+
+
 def test_a_repetition_that_was_stopped_goes_on(run, tmp_path):
     file, _ = run
     again = file.parent.with_name("x-again")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from hpe_lib import cli
-from hpe_lib.workbook import artifacts, estimate, locks, presets, reproduce
+from hpe_lib.workbook import artifacts, estimate, locks, measurements, presets, reproduce
 from hpe_lib.workbook.artifacts import BadInput
 from hpe_lib.workbook.reproduce import CellFailed
 
@@ -416,6 +416,40 @@ def test_a_run_does_not_replace_a_person_s_files(notebook, run, tmp_path, name):
     with pytest.raises(BadInput, match="a file that no run has written"):
         run(folder)
     assert os.listdir(out) == [name] and (out / name).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "metrics/05.json"])
+def test_a_person_s_numbers_in_a_folder_metrics_stay(notebook, run, tmp_path, name):
+    folder = notebook("01_a", TYPED, SAY)
+    out = tmp_path / "runs" / "x"
+    (out / "metrics").mkdir(parents=True)
+    artifacts.write_bytes(out / name, b"{}")
+    with pytest.raises(BadInput, match="a file that no run has written"):
+        run(folder)
+    with pytest.raises(BadInput, match="a file that no run has written"):
+        measurements.write(out, "05", {"mine": 1})
+    assert (out / name).read_bytes() == b"{}"
+
+
+def test_numbers_that_no_notebook_wrote_stay_beside_those_of_notebooks(tmp_path):
+    measurements.write(tmp_path, "05", {"total": 1})
+    mine = tmp_path / "metrics" / "07.json"
+    mine.write_text("{}")
+    with pytest.raises(BadInput, match="07.json: found a file that no run has written"):
+        measurements.write(tmp_path, "07", {"place": 2})
+    assert mine.read_text() == "{}"
+
+
+def test_a_report_with_a_person_s_remarks_stays(notebook, run, tmp_path):
+    folder = notebook("01_a", TYPED, SAY)
+    page = tmp_path / "runs" / "x" / "report.html"
+    for _ in range(2):  # what the run has left itself is replaced
+        run(folder)
+    remarked = page.read_text().replace("</body>", "<p>mine</p></body>")
+    page.write_text(remarked)
+    with pytest.raises(BadInput, match="report.html: found a file that no run has written, or"):
+        run(folder)
+    assert page.read_text() == remarked
 
 
 def test_a_failed_notebook_that_a_person_has_mended_is_kept(notebook, run, tmp_path):

@@ -5,11 +5,13 @@ test, are left out.
 """
 
 import contextlib
+import hashlib
 from pathlib import Path
 
 from hpe_lib.workbook import artifacts
 from hpe_lib.workbook.artifacts import NOTEBOOKS, STAGES, BadInput
 
+NUMBERED = "[0-9][0-9].json"  # a notebook's numbers
 READ_BY = ("decoder", "flip_test")  # settings by which the cascade's maps are read
 
 
@@ -17,19 +19,36 @@ def write(out: str | Path, number: str, values: dict) -> dict:
     """Write what a notebook measured: OUT/metrics/NN.json, and all notebooks': OUT/metrics.json.
 
     values: {name: value}; a name belongs to one notebook. Returns what metrics.json then holds.
+    BadInput as `refuse_foreign`.
     """
+    refuse_foreign(out)
     folder = Path(out) / "metrics"
-    artifacts.refuse_foreign_manifest(folder)
-    artifacts.write_json(folder / f"{number}.json", values)
+    content = artifacts.json_bytes(values)
     measured = measured_on(out)
-    measured[number] = {
-        "sha256": artifacts.file_hash(folder / f"{number}.json"),
-        "on": basis(out, number),
-    }
+    measured[number] = {"sha256": hashlib.sha256(content).hexdigest(), "on": basis(out, number)}
+    # The manifest first: it says whose the files are, also when this is killed.
+    artifacts.write_manifest(folder, {"kind": "numbers", "notebooks": measured})
+    artifacts.write_bytes(folder / f"{number}.json", content)
     together = still_valid(out, measured)
     artifacts.write_json(Path(out) / artifacts.METRICS, together)
-    artifacts.write_manifest(folder, {"kind": "numbers", "notebooks": measured})
     return together
+
+
+def refuse_foreign(out: str | Path) -> None:
+    """BadInput if files of the names that notebooks write are there, and no notebook wrote them."""
+    folder = Path(out) / "metrics"
+    artifacts.refuse_foreign_manifest(folder)
+    files = sorted(folder.glob(NUMBERED))
+    if not (folder / artifacts.MANIFEST).is_file():
+        files.append(Path(out) / artifacts.METRICS)
+    elif measured := measured_on(out):
+        files = [path for path in files if path.stem not in measured]
+    else:  # damaged
+        files = []
+    for path in files:
+        if path.is_file():
+            found = "a file that no run has written"
+            raise BadInput(path, found, "a run's folder, or one without it")
 
 
 def read(out: str | Path, needed: str = "") -> dict:
@@ -57,7 +76,7 @@ def still_valid(out: str | Path, measured: dict) -> dict:
     measured: as `measured_on`. What is left out is said in a line.
     """
     together = {}
-    for path in sorted((Path(out) / "metrics").glob("[0-9][0-9].json")):
+    for path in sorted((Path(out) / "metrics").glob(NUMBERED)):
         found = measured.get(path.stem, {})
         if found.get("sha256") != artifacts.file_hash(path):
             print(f"{path}: changed since its notebook wrote it, and left out")

@@ -27,8 +27,9 @@ def repeat(file: Path, out: Path | None = None) -> tuple[bool, list[str]]:
 
     file: the run's manifest.json. out: where to; beside the run, with "-again" added, if None.
     Returns whether the numbers agree, and lines for a person. A repetition that was stopped goes
-    on. BadInput on a manifest that is no finished run's, no metrics.json beside it, or a finished
-    run in `out`: its stages would be taken over, and nothing repeated.
+    on. BadInput on a manifest that is no finished run's, no metrics.json beside it, or a run in
+    `out` that was ever finished, or stages without a run: they would be taken over, and nothing
+    repeated.
     """
     file = Path(file)
     if file.name != artifacts.MANIFEST:
@@ -41,8 +42,13 @@ def repeat(file: Path, out: Path | None = None) -> tuple[bool, list[str]]:
     out = out or run.with_name(f"{run.name}-again")
     if out.resolve() == run:
         raise BadInput("--out", out, "another folder than that of the run to compare with")
-    if reproduce.earlier_run(out).get("finished"):
-        raise BadInput(out, "a finished run", "a folder without one, for the repetition (--out)")
+    there = reproduce.earlier_run(out)
+    trained = any(
+        (out / stage / artifacts.MANIFEST).is_file() for stage in artifacts.STAGES.values()
+    )
+    if there.get("finished") or there.get("finished_before") or (trained and not there):
+        found = "a finished run" if there else "stages that were trained there"
+        raise BadInput(out, found, "a folder without one, for the repetition (--out)")
     reproduce.run(file, out, numbers=earlier["notebooks"])
     now = numbers(measurements.read(out))
     return compare(before, now, reasons_to_differ(file.parent, out))

@@ -92,8 +92,20 @@ def write(out: str | Path) -> Path:
     ]
     title = html.escape(f"Part heatmap regression, preset {manifest['preset']}")
     page = PAGE.format(title=title, body="".join(parts))
-    artifacts.write_bytes(out / "report.html", page.encode())
+    artifacts.write_bytes(out / "report.html", (page + signature(page)).encode())
     return out / "report.html"
+
+
+def signature(page: str) -> str:
+    """The last line of a report, a hash of all before it."""
+    return f"\n<!-- {artifacts.digest([page])} -->\n"
+
+
+def is_own(path: Path) -> bool:
+    """Is a report as `write` has left it?"""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    page = text.rpartition("\n<!-- ")[0]
+    return text == page + signature(page)
 
 
 def is_outdated(out: Path, number: str, manifest: dict) -> bool:

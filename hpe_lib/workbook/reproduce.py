@@ -37,7 +37,12 @@ STAGED = (
 # What a run writes, beside executed notebooks, into its folder and into each row of its ablation.
 WRITTEN = [
     *(f"{folder}/{artifacts.WATCHED_FILES}" for folder in STAGES.values()),
-    *(f"{folder}/{name}" for folder in ("data", "targets", *STAGES.values()) for name in STAGED),
+    *(f"{folder}/{name}" for folder in STAGES.values() for name in STAGED),
+    *(
+        f"{folder}/{name}"
+        for folder in ("data", "targets")
+        for name in (".*.tmp", artifacts.MANIFEST)
+    ),
     "metrics/[0-9][0-9].json",
     "metrics/manifest.json",
     *map(locks.stage_lock, STAGES.values()),
@@ -74,6 +79,8 @@ def run(
         refuse_foreign_files(out, chosen)
         if fresh:
             remove_artifacts(out)
+        else:
+            measurements.refuse_foreign(out)
         manifest = begin_manifest(out, preset, parameters)
         for number, path in chosen.items():
             if manifest["notebooks"].pop(number, None):  # of the copy that is replaced now
@@ -113,6 +120,7 @@ def begin_manifest(out: Path, preset: str | Path, parameters: dict) -> dict:
         **environment.describe(),
         "started": environment.timestamp(),
         "finished": None,
+        "finished_before": earlier.get("finished") or earlier.get("finished_before"),
         "notebooks": earlier.get("notebooks", {}),
     }
     return artifacts.write_manifest(out, entries)
@@ -125,14 +133,15 @@ def refuse_foreign_files(out: Path, numbers: Iterable[str]) -> None:
     for stage, number in artifacts.NOTEBOOKS.items():
         if number in numbers:
             artifacts.refuse_foreign_stage(out / STAGES[stage])
+    page = out / "report.html"
+    if page.is_file() and not report.is_own(page):
+        found = "a file that no run has written, or that was changed since"
+        raise BadInput(page, found, "that it is kept elsewhere: the run would replace it")
     if earlier := earlier_run(out):
         for number in numbers:
             refuse_changed_notebook(out, number, earlier["notebooks"].get(number, {}))
         return
-    names = ["report.html", *executed_names()]
-    if not (out / "metrics").is_dir():  # notebooks that a person has run leave both
-        names.append(artifacts.METRICS)
-    for name in names:
+    for name in executed_names():
         if (out / name).exists():
             found = "a file that no run has written"
             raise BadInput(out / name, found, "a run's folder, or one without it")
@@ -207,8 +216,9 @@ def remove_artifacts(out: Path) -> None:
         for name in WRITTEN
         for path in folder.glob(name)
     ]
-    names = ("rows/manifest.json", artifacts.METRICS, "report.html")
+    names = ("rows/manifest.json", "report.html")
     found += [out / name for name in (*executed_names(), *names)]
+    found.insert(0, out / artifacts.METRICS)  # before the manifest that says whose it is
     found = [path for path in found if path.parent.resolve() == path.parent]  # not through a link
     for path in found:
         path.unlink(missing_ok=True)
