@@ -1,5 +1,6 @@
 """The cascade (Fig. 1): detector, its heatmaps stacked with the image, regressor."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -237,7 +238,7 @@ def stage_folder(folder: str | Path) -> Path:
     BadInput if there is none, if those of the latest stage are lost, or if an earlier stage was
     retrained after the latest one was made from it.
     """
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))
     if folder.name in ("", ".."):  # its parent would be another than the run's folder
         folder = folder.resolve()
     if (folder / artifacts.WEIGHTS).is_file():

@@ -336,7 +336,7 @@ def evaluate(
         given = environment.command(hidden="--data-root")
         results.keep_scores(keep, folder, found, people, given, notes)
     score = evaluation.score(found.joints, people)
-    score["notes"] += notes
+    score["notes"] += notes + scoring.notes_on(people)
     show(score, scoring.describe(str(folder), score, people), as_json)
 
 
@@ -368,6 +368,9 @@ def score(
 
     predicted, people = evaluation.read_files(data, truth, predictions, rows)
     found = evaluation.score(predicted, people)
+    found["notes"] += scoring.notes_on(people)
+    if predictions.samefile(truth):
+        found["notes"].append("the truth: it is the file of the predictions, too")
     show(found, scoring.describe(predictions.name, found, people), as_json)
 
 
@@ -431,8 +434,9 @@ def check_data(
     found = check.check_data(dataset, root)
     show(found, check.format_check(found), as_json)
     if found["broken"]:
-        faults = [f"{found[kind]['count']} images {kind}" for kind in ("missing", "unreadable")]
-        faults += [f"no people of {split}" for split in found["problems"]]
+        counts = {kind: found[kind]["count"] for kind in ("missing", "unreadable")}
+        faults = [f"{count} images {kind}" for kind, count in counts.items() if count]
+        faults += [f"{split} cannot be read" for split in found["problems"]]
         raise BadInput(root, ", ".join(faults), "every image of these people, whole")
 
 

@@ -41,8 +41,6 @@ def read_files(
         order = f"the order of {rows.name}" if rows else "its own order (no --rows)"
         source = f"{truth.name}, in {order}"
         predicted = annotations.predictions(predictions, len(found), whose=source)
-        if predictions.samefile(truth):
-            source += "; it is the file of the predictions, too"
         return predicted, _truth(dataset, truth, found, found.head_size, "PCKh@0.5", source)
     if rows:
         raise BadInput("--rows", rows, "none: LSP's files are all in one order")

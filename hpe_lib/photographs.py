@@ -187,6 +187,9 @@ def box_frames(
     """The frames for all boxes. Without boxes, one for the square around the whole image."""
     if boxes is None:
         side = max(shape[:2])
+        if side < SMALLEST:
+            found = f"an image of {shape[1]} × {shape[0]} px"
+            raise BadInput(name, found, f"one of {SMALLEST} px or more on its longer side")
         boxes = [[(shape[1] - side) / 2, (shape[0] - side) / 2, side]]
     if not isinstance(boxes, (list, tuple, np.ndarray)):
         raise BadInput(name, f"a {type(boxes).__name__}", "a list of boxes")
@@ -218,7 +221,7 @@ def predict_photographs(
     def read(path: Path, found: list | None) -> tuple:
         """(file, pixels, frames, crops) of an image with these boxes."""
         pixels = read_image(path)
-        name = f"{boxes or '--people'}: {path.name}"
+        name = f"{boxes}: {path.name}" if boxes else str(path)
         found = detect_people(finder, pixels, device=device) if detect else found
         frames = box_frames(found, pixels.shape, estimator.image_size, name)
         return path, pixels, frames, [frame.crop(pixels) for frame in frames]
@@ -346,6 +349,8 @@ def _refuse_foreign(stem):
     for path, same in ((drawn, same_pixels), (answer, same_json)):
         if os.path.lexists(path) and not same:
             found = "a file that this command did not write"
+            if not os.path.lexists(drawn):  # it tells which JSON is ours
+                found += f", or whose {drawn.name} is gone"
             raise BadInput(path, found, "another --out: it would be lost")
 
 

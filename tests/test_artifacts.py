@@ -823,6 +823,12 @@ def test_files_that_belong_together_all_stay_where_the_disk_is_full(tmp_path, mo
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
+def test_a_name_of_many_bytes_is_written(tmp_path):
+    path = tmp_path / ("🦊" * 60)
+    artifacts.write_bytes(path, b"whole")
+    assert path.read_bytes() == b"whole"
+
+
 def test_files_that_belong_together_all_stay_where_one_has_too_long_a_name(tmp_path):
     files = {tmp_path / name: b"new" for name in ("a", "x" * 300)}
     with pytest.raises(OSError, match="name too long"):

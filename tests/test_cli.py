@@ -299,6 +299,8 @@ def test_evaluate_on_published_splits(weights, test_data, monkeypatch, capsys):
     assert called(*line, "--split", "val", "--only-present") == 0
     score = json.loads(capsys.readouterr().out)
     assert (score["metric"], score["persons"], score["left_out"]) == ("PCKh@0.5", there, 0)
+    assert f"{2958 - there} people skipped: image absent" in score["notes"]
+    assert "the crops are placed by the annotation: a hint from the truth" in score["notes"]
     assert called(*line) == 2
     assert f"{2958 - there} of 2958 people's images absent" in capsys.readouterr().err
     assert (

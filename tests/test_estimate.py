@@ -241,6 +241,20 @@ def test_no_epochs_are_weights_taken_over(steps, tmp_path):
     assert "detector: 0 epochs, made, not trained" in estimate.rehearse(parameters("03.epochs=0"))
 
 
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ("01.train=train", "synthetic people have no splits and no end"),
+        ("01.val=val 1-9", "synthetic people have no splits and no end"),
+        ("drawn=1-9", "nobody where all are drawn"),
+    ],
+)
+def test_people_whom_a_run_refuses_are_refused(steps, given, told):
+    with pytest.raises(BadInput, match=told):
+        list(estimate.rehearse(parameters(given)))
+    assert not steps
+
+
 def test_a_rehearsal_writes_nothing_and_draws_nobody(steps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     list(estimate.rehearse(parameters()))

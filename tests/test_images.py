@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from hpe_lib.data import images
 from hpe_lib.data.augment import Augmentation
@@ -254,6 +254,23 @@ def test_images_are_upright(kind, orientation):
         }[orientation][::step, ::step]
         assert found.shape == expected.shape and found.dtype == np.uint8
         assert np.abs(found.astype(int) - expected).mean() < 6
+
+
+def test_a_turned_jpeg_may_be_as_large_as_one_that_is_upright(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = picture(Image.new("RGB", (40, 30)), "JPEG", exif=exif)
+    assert decode_image("a", turned, 2).shape == (20, 15, 3)
+    with pytest.raises(BadInput, match="40 × 30 pixels"):
+        decode_image("a", picture(Image.new("CMYK", (40, 30)), "JPEG", exif=exif), 2)
+
+
+@pytest.mark.parametrize("name", ["xmp", "icc_profile", "exif"])
+def test_a_text_in_a_png_is_no_hole(name):
+    text = PngImagePlugin.PngInfo()
+    text.add_text(name, "mine")
+    assert decode_image("a", picture(Image.new("RGB", (4, 3)), "PNG", pnginfo=text)).any() == 0
 
 
 def test_a_broken_exif_block_turns_nothing(jpeg):

@@ -66,6 +66,14 @@ def test_counts_of_the_validation_people(val):
     assert val.occlusion_labels and val.center_from_joints and val.metric == "PCKh@0.5"
 
 
+def test_a_folder_that_is_not_there_is_said_not_to_be(tmp_path, monkeypatch):
+    with pytest.raises(BadInput, match="typo: found no such folder, expected that of MPII's"):
+        load_people("mpii", tmp_path / "typo", "val")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(BadInput, match=f"{tmp_path}/typo: found no such folder"):
+        load_people("mpii", "~/typo", "val")
+
+
 def test_the_order_is_that_of_prediction_files(val, newell):
     names = newell["imgname"].astype(str)
     assert [path.name for path in val.images.paths] == names.tolist()

@@ -301,6 +301,8 @@ def test_an_override_must_reach_a_notebook_that_runs():
         "03.first_sees=none",
         "03.rotation_step=-1",
         "03.scale_step=-0.1",
+        "03.scale_step=1e-320",
+        "03.rotation_step=1e-320",
         "04.regressor=unet",
         "04.stacked=all",
         "04.kernels=9,13,13",

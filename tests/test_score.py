@@ -442,6 +442,8 @@ def test_a_truth_that_is_scored_as_predictions_is_said(mpii, capsys):
     rows = mpii / "valid.h5"
     code, out, err = run(capsys, "mpii", "--truth", rows, "--predictions", rows)
     assert (code, err) == (0, "") and "it is the file of the predictions, too" in out
+    code, out, err = run(capsys, "mpii", "--truth", rows, "--predictions", rows, "--json")
+    assert any("it is the file of the predictions" in note for note in json.loads(out)["notes"])
 
 
 def test_people_without_a_positive_head_size_or_torso_are_counted_aloud(tiny, capsys):

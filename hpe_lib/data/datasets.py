@@ -57,7 +57,7 @@ def load_people(
     if dataset == "synthetic":
         found = load_drawn(people, image_size, data_seed, difficulty, cache or cache_folder("runs"))
     elif dataset in LOADERS:
-        found = LOADERS[dataset](Path(data_root), people)
+        found = LOADERS[dataset](Path(os.path.expanduser(data_root)), people)
         found = replace(found, side=margin * found.body)
         if only_present is not None:
             found = center_on_images(require_images(found, only_present))
@@ -105,7 +105,7 @@ def prepare(out: str | Path, **parameters: str | int | float | bool) -> Data:
         check_images(people)
     for note in image_notes(data.train) + image_notes(data.val):
         print(f"note: {note}", flush=True)
-    root = parameters["data_root"]
+    root = os.path.expanduser(parameters["data_root"])
     manifest = {
         "kind": "data",
         "parameters": {**parameters, "data_root": str(Path(root).resolve()) if root else ""},
@@ -176,6 +176,12 @@ def add_drawn(people: People, drawn: People) -> People:
     return concatenate(f"{people.dataset}+synthetic", [people, drawn])
 
 
+def check_drawn(dataset: str, drawn: str) -> None:
+    """BadInput if synthetic people are to be added to synthetic ones."""
+    if drawn and dataset == "synthetic":
+        raise BadInput("drawn", drawn, "nobody where all are drawn")
+
+
 def _load_both(out: str | Path, parameters: dict) -> Data:
     halves = ("train", "val", "drawn")
     shared = {name: value for name, value in parameters.items() if name not in halves}
@@ -186,8 +192,7 @@ def _load_both(out: str | Path, parameters: dict) -> Data:
     if parameters["dataset"] in ("lsp", "lspet"):  # of leeds its loader leaves them out
         train = drop_copies(train, val.keys)
     if drawn := parameters.get("drawn"):
-        if train.dataset == "synthetic":
-            raise BadInput("drawn", drawn, "nobody where all are drawn")
+        check_drawn(train.dataset, drawn)
         shared["dataset"] = "synthetic"
         more = load_people(**shared, people=drawn, cache=cache_folder(out))
         train = add_drawn(train, more)

@@ -60,12 +60,7 @@ def load_drawn(
     """
     if difficulty not in synthetic.DIFFICULTIES:
         raise BadInput("difficulty", repr(difficulty), ", ".join(synthetic.DIFFICULTIES))
-    split, rows = parse_people(people)
-    if split != "all" or rows.stop is None:
-        raise BadInput(
-            "people", repr(people), "FIRST-LAST: synthetic people have no splits and no end"
-        )
-    numbers = np.arange(rows.start, rows.stop)
+    numbers = drawn_numbers(people)
     source = f"{difficulty}-{synthetic.VERSION}-seed{data_seed}-{image_size}px-{people}"
     draw = functools.partial(synthetic.draw, data_seed, difficulty=difficulty)
     folder = cache / source
@@ -77,6 +72,16 @@ def load_drawn(
     kept = np.load(folder / "images.npy", mmap_mode="r")
     images = DrawnImages(kept, source, numbers, draw)
     return _to_people(numbers, {name: truth[name] for name in TRUTH}, images, image_size)
+
+
+def drawn_numbers(people: str) -> np.ndarray:
+    """The numbers of synthetic people, "FIRST-LAST" counted from 1, as they are from 0."""
+    split, rows = parse_people(people)
+    if split != "all" or rows.stop is None:
+        raise BadInput(
+            "people", repr(people), "FIRST-LAST: synthetic people have no splits and no end"
+        )
+    return np.arange(rows.start, rows.stop)
 
 
 def _draw_into(
@@ -103,7 +108,11 @@ def reserve(path: Path) -> None:
     """
     with open(path, "r+b") as file:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                error.filename = str(path)
+                raise
 
 
 def drawn_key(number: int) -> str:

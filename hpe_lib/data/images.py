@@ -39,6 +39,7 @@ EXPECTED = (
 SOF, SOF2, SOS, APP0, APP1, APP2, APP14 = (0xC0, 0xC1), 0xC2, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 EOI = 0xD9  # the end of an image
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
+BLOCKS = ("exif", "icc_profile", "xmp")  # bytes that Pillow keeps beside the pixels
 WHITE_IS_ZERO = 0  # a value of the latter
 # a marker with a length; restarts stand within a scan, and 01 means nothing
 MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])", re.DOTALL)
@@ -291,7 +292,13 @@ def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _decode_by_pillow(data: bytes, step: int, formats: Sequence[str] = FORMATS) -> np.ndarray:
     Image.open(io.BytesIO(data), formats=formats).verify()  # PNG's checksums; loading skips them
     image = Image.open(io.BytesIO(data), formats=formats)
-    _check_size(*image.size, MAX_JPEG2000_PIXELS if image.format == "JPEG2000" else MAX_PIXELS)
+    most = {"JPEG2000": MAX_JPEG2000_PIXELS}
+    if image.mode != "CMYK":
+        most["JPEG"] = MAX_JPEG_PIXELS
+    _check_size(*image.size, most.get(image.format, MAX_PIXELS))
+    for name in BLOCKS:
+        if isinstance(image.info.get(name), str):  # a PNG's text of this name
+            del image.info[name]
     _check_holes(image, data)
     ImageOps.exif_transpose(image, in_place=True)  # a copy only where it is turned
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
@@ -334,8 +341,10 @@ def _check_holes(image: Image.Image, data: bytes) -> None:
     under 200, WebP one for 10,000 pixels.
     """
     most = {"AVIF": 512, "JPEG2000": 512, "WEBP": 512 + image.width * image.height // 2000}
-    zeros = bytes(most.get(image.format, len(data) + 1))
-    for name in ("exif", "icc_profile", "xmp"):  # cameras leave room in theirs
+    if image.format not in most:
+        return
+    zeros = bytes(most[image.format])
+    for name in BLOCKS:  # cameras leave room in theirs
         data = data.replace((image.info.get(name) or b"").removeprefix(b"Exif\0\0"), b"")
     if zeros in data:
         raise ValueError(f"a hole of {len(zeros)} bytes or more")

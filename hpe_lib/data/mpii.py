@@ -41,6 +41,8 @@ def load_mpii(root: Path, people: str = "all") -> People:
 
 def find_annotations(root: Path) -> Path:
     """The file in MPII's official layout in a folder. BadInput if there is none, or another one."""
+    if not root.is_dir():
+        raise BadInput(root, "no such folder", "that of MPII's annotation and images/")
     found = []
     faults = []
     for path in sorted(root.glob("*.mat")):

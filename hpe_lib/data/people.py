@@ -190,7 +190,7 @@ def require_images(people: People, only_present: bool) -> People:
         raise BadInput(
             people.images.paths[int(present.argmin())],
             f"{count} of {len(people)} people's images absent, this one first",
-            "every annotated image (or only_present=true)",
+            "every annotated image (or only_present=true, --only-present)",
         )
     return replace(people[present], skipped={**people.skipped, ABSENT_IMAGE: count})
 

@@ -73,7 +73,7 @@ def write_files(files: dict[str | Path, bytes]) -> None:
     """
     paths = [Path(os.path.realpath(path)) for path in files]
     beside = [
-        path.with_name(f".{path.name[:64]}.{os.getpid()}-{number}.tmp")  # a name may be too long
+        path.with_name(f".{shortened(path.name)}.{os.getpid()}-{number}.tmp")
         for number, path in enumerate(paths)
     ]
     try:
@@ -122,6 +122,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def shortened(name: str) -> str:
+    """At most 64 bytes of a file's name, which may be as long as a name can be."""
+    return os.fsencode(name)[:64].decode(errors="ignore")
 
 
 def write_json(path: str | Path, value: Any) -> None:

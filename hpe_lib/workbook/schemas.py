@@ -76,6 +76,7 @@ def bound(hold: Callable[[Any], Any], expected: str) -> AfterValidator:
     return AfterValidator(validate)
 
 
+STEP = bound(lambda step: not 0 < step < 1e-6, "0, for any value, or a step above 0.000001")
 Kernel = Annotated[int, Field(ge=1, le=63), bound(lambda size: size % 2, "an odd number")]
 Scale = Annotated[float, Field(ge=0.25, le=4)]
 Kernels = Annotated[list[Kernel], Field(min_length=4, max_length=4)]
@@ -145,10 +146,10 @@ class Settings(Parts, Drawn):
     schedule: Literal["cosine", "geometric", "step"] = None
     warmup: Share = None
     rotation: Degrees = None
-    rotation_step: Degrees = None
+    rotation_step: Annotated[Degrees, STEP] = None
     scale_low: Scale = None
     scale_high: Scale = None
-    scale_step: Annotated[float, Field(ge=0, le=0.4)] = None  # so that no scale is rounded to 0
+    scale_step: Annotated[float, Field(ge=0, le=0.4), STEP] = None  # no scale is rounded to 0
     colour: Share = None
     ema: Share = 0.0
     save_minutes: Amount = 10.0

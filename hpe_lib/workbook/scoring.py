@@ -1,5 +1,6 @@
 """Whom `hpe evaluate` scores, and a score in words."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,10 @@ def people_to_score(
         raise BadInput(
             "--data-root", "nothing", f"the folder of {data}: its annotation and images/"
         )
+    root = os.path.expanduser(root)
     split = split or ("val" if data in ("synthetic", "leeds") else "all")
+    if data == "leeds" and split == "all":
+        raise BadInput("--split all", "leeds", "train, val or test")
     count = len(annotations.lsp(Path(root) / "joints.mat")) if data == "lspet" else None
     people = split if data in ("mpii", "lsp", "leeds") else people_range(split, numbers, count)
     found = load_people(
@@ -262,6 +266,14 @@ def released_files(mpii_root: str, lsp_root: str) -> dict[str, tuple]:
     return found
 
 
+def notes_on(people: People) -> list[str]:
+    """What must be said beside every score of these people, as text and as JSON."""
+    notes = [f"{count} people skipped: {why}" for why, count in people.skipped.items() if count]
+    if people.center_from_joints:
+        notes.append("the crops are placed by the annotation: a hint from the truth")
+    return notes
+
+
 def describe(name: str, score: dict, people: People) -> str:
     """A score as text for a person, with what must be said beside it."""
     lines = [f"truth: {people.source}"] if people.source else []
@@ -272,11 +284,9 @@ def describe(name: str, score: dict, people: People) -> str:
     counted = {
         "people left out: no normaliser that is annotated and positive": score["left_out"],
         "predictions not finite: wrong": score["not_finite"],
-    } | {f"people skipped: {why}": count for why, count in people.skipped.items()}
+    }
     lines += [f"{count} {what}" for what, count in counted.items() if count]
     lines += [f"note: {note}" for note in score["notes"]]
-    if people.center_from_joints:
-        lines.append("the crops are placed by the annotation: a hint from the truth")
-    elif people.images is not None:  # of prediction files nobody knows
+    if people.images is not None and not people.center_from_joints:  # of files nobody knows
         lines.append("the crops are placed about the images' centres: no hint from the truth")
     return "\n".join([*lines, "", evaluation.table({name: score}).round(2).T.to_string()])

@@ -69,8 +69,7 @@ def last_third_of_longest(row: str) -> str | None:
         for name, found, _ in trained_rows(study):
             gain = results.last_third_of_all(results.metrics_of(name))
             if found == row and gain:
-                settings = artifacts.manifest(results.RESULTS / name, "settings")["settings"]
-                gains.setdefault(settings["epochs"], []).append(gain)
+                gains.setdefault(ON_LSP[study], []).append(gain)
     if not gains:
         return None
     epochs = max(gains)
