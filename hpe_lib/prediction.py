@@ -165,7 +165,9 @@ def decode(
 ) -> tuple[np.ndarray, ...]:
     """Points (B, 16, 2) crop px and peaks (B, 16) of both networks' maps (F13).
 
-    Returns the joints, their peaks, then the detector's joints, centroids and peak probability.
+    Returns the joints, their peaks, then the detector's joints, centroids and peak probability. The
+    detector's joints are read from its logits: by parabola where the decoder is the centroid, as
+    logits have no centre of mass.
     first: what the detector has learned. If that is "regression", its maps are decoded as the
     regressor's are (F15).
     """
@@ -173,10 +175,8 @@ def decode(
     if first == "detection":  # logits ≤ 0, so that the parabola takes no logarithm of them
         readable = maps.detector - maps.detector.amax((-2, -1), keepdim=True)
     centroids, top = heatmaps.decode(confidence(maps.detector, first), "centroid")
-    from_logits = centroids  # logits have no centre of mass, their confidences have
-    if decoder != "centroid":
-        from_logits, _ = heatmaps.decode(readable, decoder)
-    joints = from_logits
+    from_logits, _ = heatmaps.decode(readable, "parabola" if decoder == "centroid" else decoder)
+    joints = centroids if decoder == "centroid" else from_logits
     peaks = top
     if maps.regressor is not None:
         joints, peaks = heatmaps.decode(maps.regressor, decoder)

@@ -256,6 +256,8 @@ def test_logits_are_read_as_the_logarithms_they_are():
     assert not np.array_equal(joints, centroids)
     of_mass, _, _, centroids, _ = prediction.decode(Maps(logits, None), 1, "centroid")
     assert np.array_equal(of_mass, centroids), "of the confidences: logits have no centre of mass"
+    _, _, from_logits, *_ = prediction.decode(Maps(logits, None), 1, "centroid")
+    assert np.array_equal(from_logits, joints), "still the peak of the logits"
     assert joints[0, 0, 0] == pytest.approx(3.25, abs=1e-4)
 
 

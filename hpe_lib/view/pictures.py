@@ -117,15 +117,19 @@ def _covered(person, crop, point, patch):
     return cover(crop[None], place[None], np.array([side]))[0]
 
 
-def one_joint(cascade: Cascade, person: People, image_size: int, joint: int) -> Image.Image:
+def one_joint(
+    cascade: Cascade, person: People, image_size: int, joint: int, decoder: str = "parabola"
+) -> Image.Image:
     """Return the way to one joint: the crop, each network's map of it, and the whole pose (Fig. 1).
+
+    Without flip test.
 
     person: People of one.  image_size: px of the crop that the networks get.  A map's colours end
     at its own peak, whose height, and the network's highest for this person, stand above it. A ring
     is the joint's labelled place, dashed if it is occluded, a cross the network's answer.
     """
     crop, joints, states = _arrays(PoseDataset(person, CROP)[0])
-    maps, points = predict_crop(cascade, person.crops(image_size)[0])
+    maps, points = predict_crop(cascade, person.crops(image_size)[0], decoder)
     points = {name: rescale(found, CROP / image_size) for name, found in points.items()}
     marks = (joints[joint], states[joint])
     tiles = {f"the image, {MPII.names[joint]}": drawing.mark_joint(crop, SIDE, *marks)}
