@@ -390,7 +390,7 @@ def _value_notes(predicted, truth, tolerance):
         x, y = mark
         return [f"{marked.sum()} joints are predicted at ({x:g}, {y:g}): were they not found?"]
     known = truth[~np.isnan(truth)]
-    for low, high in BITS:
+    for low, high in BITS if len(predicted) >= FEW_PEOPLE else ():
         whole = (seen == np.round(seen)).all() and low <= seen.min() and seen.max() <= high
         if whole and np.mean(known > high) > MOVED:
             return [f"whole numbers of {low} to {high}, the truth goes up to {known.max():.0f}"]

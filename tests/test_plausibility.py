@@ -332,6 +332,8 @@ def test_numbers_of_8_bits_that_overflowed_are_said_where_most_joints_are_right(
     (note,) = notes(whole, **small)
     assert re.fullmatch(r"whole numbers of -128 to 127, the truth goes up to 1\d\d", note)
     assert notes(joints.round(), **small) == []
+    few = truth(**small)[:4]
+    assert evaluation.score(whole[:4], few)["notes"] == [], "too few people to tell"
 
 
 @pytest.mark.filterwarnings("error")

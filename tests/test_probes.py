@@ -223,6 +223,11 @@ def test_a_source_is_what_runs():
     assert source._repr_markdown_().startswith("```python\ndef share(")
 
 
+def test_a_person_without_a_labelled_limb_is_shown_all_the_same(model, drawn):
+    person = replace(drawn[[3]], visibility=np.full((1, 16), ABSENT))
+    assert pictures.network_maps(model, person, 128).width == 192
+
+
 def test_a_person_s_networks_are_shown_on_a_sharp_crop(model, drawn):
     person = drawn[[3]]
     gap = drawing.TILE_GAP

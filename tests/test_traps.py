@@ -380,12 +380,12 @@ def test_neither_imports_nor_loader_workers_touch_a_gpu(monkeypatch):
 
 
 def defined(path):
-    """{"name", "Class::name"} of the tests in a file, found without importing it."""
+    """{"name" or "Class::name": does it ask for real data itself?} of a file, without an import."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     groups = [("", tree)]
     groups += [(f"{n.name}::", n) for n in tree.body if isinstance(n, ast.ClassDef)]
     return {
-        prefix + node.name
+        prefix + node.name: "test_data" in {given.arg for given in node.args.args}
         for prefix, group in groups
         for node in group.body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
@@ -401,5 +401,7 @@ def test_every_test_that_is_promised_exists():
     for row in rows:
         named = re.findall(r"(†?)`(\w+\.py)::([\w:]+)`", row)
         assert not all(real for real, *_ in named), row
-        for _, file, name in named:
-            assert name in defined(ROOT / "tests" / file), f"{file}::{name}"
+        for real, file, name in named:
+            there = defined(ROOT / "tests" / file)
+            assert name in there, f"{file}::{name}"
+            assert real or not there[name], f"{file}::{name} needs real data"

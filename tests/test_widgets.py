@@ -355,6 +355,16 @@ class TestPhotograph:
         panel.look_at(None)
         assert panel.people == whole
 
+    def test_only_joints_that_were_learned_are_counted(self, panel, model, monkeypatch):
+        partly = photographs.PoseEstimator(model, SIZE, unlabelled=("pelvis", "thorax"))
+        shown = widgets.Photograph(partly, panel.path.value)
+        for joint in shown.people[0]["joints"].values():
+            joint["confidence"] = 1.0
+        people = shown.people
+        monkeypatch.setattr(photographs.PoseEstimator, "predict", lambda *_: people)
+        shown.look_at(None)
+        assert shown.line.value.startswith("14 of 14 joints with a confidence of 0.3 or more")
+
     def test_the_pose_is_drawn_where_it_was_found(self, panel):
         """The white frame lies where the box lies in the image, enlarged or shrunk."""
         image = np.zeros((1000, 800, 3), np.uint8)

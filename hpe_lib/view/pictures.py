@@ -78,7 +78,7 @@ def network_maps(
     if shown is None:
         limbs = [j for j in np.argsort(-states, kind="stable") if drawing.side_of(j) != "middle"]
         labelled = [j for j in limbs if states[j] != ABSENT]
-        shown = [*labelled[:3], *labelled[3:][-3:]]
+        shown = [*labelled[:3], *labelled[3:][-3:]] or limbs[:1]
     if patch:
         crop, seen = (_covered(person, each, joints[shown[0]], patch) for each in (crop, seen))
         states[shown[0]] = OCCLUDED

@@ -78,7 +78,7 @@ function render({ model, el }) {
     band.hidden = true;
   });
   frame.addEventListener("keydown", (event) => {
-    if (!event.key.startsWith("Arrow")) return;
+    if (!model.get("takes_keys") || !event.key.startsWith("Arrow")) return;
     event.preventDefault();
     event.stopPropagation();
     if (!event.repeat || !unanswered) send({ key: event.key });

@@ -42,7 +42,7 @@ ALL = -1  # the menu's value for all joints; None would mean that nothing is cho
 
 
 class Screen(anywidget.AnyWidget):
-    """A picture in the browser that reports keys and, if `drags`, boxes dragged over it.
+    """A picture in the browser that reports keys, if it `takes_keys`, and boxes, if it `drags`.
 
     png: the picture.  alt: its description for people who cannot see it.  answered: how many
     messages were handled; widgets.js waits for it.
@@ -53,6 +53,7 @@ class Screen(anywidget.AnyWidget):
     png = traitlets.Bytes().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
     drags = traitlets.Bool(False).tag(sync=True)
+    takes_keys = traitlets.Bool(True).tag(sync=True)
     answered = traitlets.Int(0).tag(sync=True)
 
     def show(self, picture: Image.Image) -> None:
@@ -405,6 +406,7 @@ class Photograph(Panel):
             source.observe(self.change_source, "value")
         controls = [self.upload, self.path, whole]
         super().__init__("A photograph and the pose found in it", controls, drags=True)
+        self.screen.takes_keys = False
 
     def change_source(self, change: dict) -> None:
         """Forget the photograph and the box of before, and empty the other source: the same one
@@ -458,9 +460,13 @@ class Photograph(Panel):
             self.people = self.estimator.predict(self.image, self.box and [self.box])
         except BadInput as error:  # of the box: the photograph stays in sight
             return pictures.photograph(self.image, []), str(error)
-        joints = self.people[0]["joints"].values()
-        sure = sum(joint["confidence"] >= CONFIDENT for joint in joints)
-        text = f"{sure} of 16 joints with a confidence of {CONFIDENT} or more"
+        learned = {
+            name: joint
+            for name, joint in self.people[0]["joints"].items()
+            if name not in self.estimator.unlabelled
+        }
+        sure = sum(joint["confidence"] >= CONFIDENT for joint in learned.values())
+        text = f"{sure} of {len(learned)} joints with a confidence of {CONFIDENT} or more"
         if not sure:
             text = (
                 f"nobody found here: no joint reaches a confidence of {CONFIDENT}; is there a "

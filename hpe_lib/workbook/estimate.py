@@ -1,6 +1,7 @@
 """What a run would need here: people, weights, hours, memory (`hpe reproduce --dry-run`)."""
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -104,6 +105,8 @@ def memory_of_weights(model: Cascade, optimizer: torch.optim.Optimizer) -> float
 
 def reset_peak_memory(device: torch.device) -> float:
     """Count peak memory from here on, where the system can. Returns MiB in use now."""
+    with contextlib.suppress(OSError, AttributeError):  # what earlier stages have left, in glibc
+        ctypes.CDLL(None).malloc_trim(0)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
