@@ -350,9 +350,11 @@ def on_a_gpu(rounds: int) -> Iterator[dict]:
         model, *rest, _ = estimate.random_stage(stage, parameters)
         model.to("cuda", memory_format=torch.contiguous_format).train()
         given = model, *rest, batch_on(torch.device("cuda"), parameters, 256)
+        torch.backends.cudnn.benchmark = True  # as in `training.fit`
         with FlopCounterMode(display=False) as counter:
             references.plain_steps(*given, 1)
         plain = median_seconds(rounds, functools.partial(references.plain_steps, *given, steps))
+        torch.backends.cudnn.benchmark = False
         flops = counter.get_total_flops() / ours["seconds"]
         share = f"{flops / peak:.0%} of {name}'s peak" if peak else f"{flops / 1e12:.0f} TFLOP/s"
         yield claim(
@@ -363,3 +365,4 @@ def on_a_gpu(rounds: int) -> Iterator[dict]:
             4,
             note=f"{share}, {ours['memory_mb'] / 1024:.1f} GiB",
         )
+        del model, rest, given  # or the next stage's memory would hold them

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from hpe_lib import trunks, watched
-from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, load
+from hpe_lib import refusals, trunks, watched
+from hpe_lib.cascade import DETECTOR_PARAMETERS, REGRESSOR_PARAMETERS, check_pretrained, load
 from hpe_lib.data.datasets import prepare
 from hpe_lib.stages import UPSTREAM, Recipe, Scorer, train
 from hpe_lib.targets import Targets, read_targets, write_targets
@@ -79,12 +79,14 @@ def controls(budget: dict[str, int], further: list[str]) -> Rows:
 
 
 def check_plan(resolved: dict[str, dict], running: Iterable[str]) -> None:
-    """BadInput on what notebook 06 would refuse of its own parameters, hours after 03 began.
+    """BadInput on what a notebook would refuse of its parameters hours after the first one began.
 
-    resolved: parameters by notebook (`presets.resolve`).  running: the notebooks that will run;
-    without 03 to 05 a run folder says what their epochs were.
+    resolved: parameters by notebook (`presets.resolve`).  running: the notebooks that will run; of
+    the others a run folder says what they were.
     """
     numbers = set(running)
+    if numbers.issuperset(["01", "02", *artifacts.NOTEBOOKS.values()]):
+        check_stages(resolved)
     if "06" not in numbers:
         return
     own = resolved["06"]
@@ -93,6 +95,20 @@ def check_plan(resolved: dict[str, dict], running: Iterable[str]) -> None:
         trunks.named_trunk(own["vgg"])
     if numbers.issuperset(artifacts.NOTEBOOKS.values()):
         row_budget(resolved)
+
+
+def check_stages(resolved: dict[str, dict]) -> None:
+    """BadInput on stages that could not be trained as `resolved` has them.
+
+    Those are crops that the networks cannot halve, ImageNet weights of a trunk that has none, and
+    `compiled` without a compiler.
+    """
+    of_stages = presets.stage_parameters(resolved)
+    for stage, own in of_stages.items():
+        refusals.check_crop_size(stage, own, resolved["01"]["image_size"])
+        refusals.check_compiler(own)
+    first = of_stages["detector"]
+    check_pretrained(first["trunk"], first["pretrained"] and not first["init_from"])
 
 
 def cost(folder: Path, stages: tuple[str, ...]) -> dict:

@@ -25,8 +25,7 @@ class Predictions:
 
     joints: (N, 16, 2) image px, from the cascade's last network.
     confidence: (N, 16), the peaks of its maps.
-    detector_joints: (N, 16, 2) image px, from the detector's logits; with the decoder "centroid"
-        its centroids.
+    detector_joints: (N, 16, 2) image px, from the detector's logits.
     detector_centroids: (N, 16, 2) image px, the centres of the detector's discs.
     detector_peak: (N, 16), the detector's highest probability.
     """

@@ -19,8 +19,8 @@ from hpe_lib.trunks import normed_convolution
 class Bottleneck(nn.Module):
     """Pre-activation bottleneck [36]: 1×1, 3×3, 1×1, each after norm and ReLU, beside a skip.
 
-    The branch's last convolution starts at zero, so the module starts as its skip (F5). The
-    convolutions have no bias, because the next norm would remove it.
+    In `Hourglass` the branch's last convolution starts at zero, so the module starts as its skip
+    (F5). The convolutions have no bias, because the next norm would remove it.
     """
 
     def __init__(self, before: int, after: int):

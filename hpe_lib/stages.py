@@ -423,7 +423,8 @@ class Recipe:
             watched.remove(self.folder)
             earlier.unlink(missing_ok=True)
         artifacts.write_history(self.folder, records)
-        self.write_maps(records[-1], model)
+        if not (resumed and watched.path(self.folder, records[-1]["epoch"]).is_file()):
+            self.write_maps(records[-1], model)
 
     def write_maps(self, record: dict, model: Cascade) -> None:
         """Keep the maps of the first held-out people after a record's epoch."""

@@ -286,17 +286,17 @@ def fit(
     """Train the model in place and yield one record per epoch; `break` stops early.
 
     A record holds epoch, epochs, loss, lr, seconds, images_per_second, peak, the scorer's numbers
-    and elapsed, the seconds since the training began. peak is the mean maximum of the trained maps
-    at annotated joints, over the epoch's last batch. Near 0 the maps have collapsed to empty ones,
-    and the record carries a `warning`.
+    and elapsed, the seconds since the training began. lr is that of the epoch's last step, and peak
+    the mean maximum of the trained maps at annotated joints, over its last batch. Near 0 the maps
+    have collapsed to empty ones, and the record carries a `warning`.
     loader: its batch_sampler is a ShuffledBatches.
     compiled: torch.compile the training passes, which takes a minute or more in the first step.
     average: of `average_of`, if the scorer and, at the end, the model are to have averaged weights.
     checkpoint: lets a stopped training go on. Its earlier records are yielded again with
     "resumed": True. On a CPU it ends in the same weights, bit for bit.
-    Several processes share each batch and yield the same records. On GPUs they share the norms'
-    statistics, too. FloatingPointError if the training diverges: the loss, a weight or a map is not
-    finite; the checkpoint keeps the epochs before.
+    Several processes share each batch and yield the same records, but for the seconds. On GPUs they
+    share the norms' statistics, too. FloatingPointError if the training diverges: the loss, a
+    weight or a map is not finite; the checkpoint keeps the epochs before.
     """
     threads = torch.get_num_threads()
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -308,7 +308,8 @@ def fit(
     network = torch.compile(shared) if compiled else shared
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     if average:
-        parts["average"] = average.to(accelerator.device)
+        average.module.to(accelerator.device)  # its counter stays: reading it would wait for a GPU
+        parts["average"] = average
     if accelerator.scaler:
         parts["scaler"] = accelerator.scaler
     progress = Progress(accelerator, checkpoint, sampler.seed, parts)
@@ -374,6 +375,7 @@ def train_epoch(
             maps = network(batch["image"])
             loss = objective(maps, batch)
         accelerator.backward(loss)
+        rate = progress.parts["scheduler"].get_last_lr()[0]
         update_weights(progress.parts)
         total += loss.detach()
         blank += count_blank(batch["image"])
@@ -391,7 +393,8 @@ def train_epoch(
     peak = mean_peak(progress.parts["model"], maps, batch)
     own = (progress.total / steps, peak, progress.blank)  # of this process
     loss, peak, mean_blank = np.mean(gather_object([own]), axis=0).tolist()
-    return epoch_record(progress, sampler, loss, peak, mean_blank * accelerator.num_processes)
+    blank = mean_blank * accelerator.num_processes
+    return epoch_record(progress, sampler, loss, rate, peak, blank)
 
 
 def count_blank(images: torch.Tensor) -> torch.Tensor:
@@ -410,15 +413,20 @@ def update_weights(parts: dict) -> None:
 
 
 def epoch_record(
-    progress: Progress, sampler: ShuffledBatches, loss: float, peak: float, blank: float
+    progress: Progress,
+    sampler: ShuffledBatches,
+    loss: float,
+    rate: float,
+    peak: float,
+    blank: float,
 ) -> dict:
     """What `train_epoch` returns, with a warning if something is likely to be wrong.
 
-    blank: crops of one colour.
+    rate: the learning rate of its last step.  blank: crops of one colour.
     """
     record = {
         "loss": loss,
-        "lr": progress.parts["scheduler"].get_last_lr()[0],
+        "lr": rate,
         "seconds": progress.seconds,
         "images_per_second": len(sampler) * sampler.batch_size / progress.seconds,
         "peak": peak,
@@ -582,8 +590,10 @@ def ignore_accelerate_variables() -> None:
 def make_accelerator(precision: str = "no") -> Accelerator:
     """Accelerate's helper for one training, whose processes share each batch.
 
-    precision: "no", "bf16" or "fp16".
+    precision: "no", "bf16" or, on a GPU, "fp16". BadInput on "fp16" without one.
     """
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise artifacts.BadInput("precision", "fp16 without a GPU", "bf16, or no")
     # Otherwise a second training in this process could not have another precision.
     AcceleratorState._reset_state()
     ignore_accelerate_variables()

@@ -7,7 +7,7 @@ import scipy.io
 import torch
 from torch.utils.data import default_collate
 
-from hpe_lib import cascade, stages, training
+from hpe_lib import cascade, stages, training, trunks
 from hpe_lib.cascade import Maps
 from hpe_lib.targets import Targets
 from hpe_lib.workbook import artifacts, estimate, presets
@@ -322,6 +322,13 @@ def test_weights_to_start_from_are_looked_for(tmp_path, monkeypatch):
     assert estimate.find_weights(parameters("trunk=resnet18", "pretrained=true")) == [
         "ImageNet weights: found"
     ]
+    rows = estimate.find_weights(parameters("trunk=lite0", "pretrained=true", "vgg=vgg16"))
+    assert rows[0] == "ImageNet weights: found"
+    assert rows[1].startswith("notebook 06: ImageNet weights: to be fetched from https://")
+    with monkeypatch.context() as patched:
+        patched.setattr(trunks.importlib.util, "find_spec", lambda name: None)
+        (line,) = estimate.find_weights(parameters("trunk=lite2", "pretrained=true"))
+    assert "NOT FOUND: ImageNet weights of lite2: found no package" in line
     absent = estimate.find_weights(
         parameters("trunk=resnet18", "pretrained=true", f"init_from={tmp_path / 'nix'}")
     )

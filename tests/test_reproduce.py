@@ -140,6 +140,13 @@ def test_rows_that_cannot_be_trained_are_refused_before_hours_of_training(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("given", ["image_size=144", "pretrained=true"])
+def test_stages_that_cannot_be_trained_are_refused_before_the_first_one(tmp_path, given):
+    with pytest.raises(BadInput, match="expected a multiple of 32|that has ImageNet weights"):
+        reproduce.run("synthetic", tmp_path / "run", [given])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_disk_that_was_full_while_a_notebook_ran_is_what_is_said(
     notebook, run, tmp_path, monkeypatch
 ):

@@ -189,6 +189,31 @@ def test_history_is_on_disk_as_it_grows(out):
     ).exists() and "detector epoch 1/3" in stages.record_line(first)
 
 
+def test_the_rate_of_a_record_is_that_of_its_last_step(out):
+    change = {"epochs": 2, "schedule": "step", "lr": 1e-3, "lr_end": 1e-4, "warmup": 0.0}
+    records = stages.train("detector", out, DETECTOR | change)
+    assert [record["lr"] for record in records] == pytest.approx([1e-3, 1e-4])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+def test_fp16_without_a_gpu_is_refused(out):
+    with pytest.raises(BadInput, match="precision: found fp16 without a GPU, expected bf16, or no"):
+        train("detector", out, precision="fp16")
+    assert not (out / "detector" / "manifest.json").exists()
+
+
+def test_maps_that_are_there_stay_where_the_history_is_lost(out):
+    begun = stages.train("detector", out, DETECTOR | {"epochs": 3})
+    next(begun)
+    next(begun)
+    begun.close()
+    kept = {path: path.read_bytes() for path in (out / "detector" / "watched").iterdir()}
+    (out / "detector" / "history.jsonl").unlink()
+    assert len(list(stages.train("detector", out, DETECTOR | {"epochs": 3}))) == 3
+    assert len(kept) == 2 and all(path.read_bytes() == content for path, content in kept.items())
+    assert len(stages.history(out / "detector")) == 3
+
+
 def test_an_interrupted_training_leaves_no_artifact(out):
     epochs = stages.train("detector", out, DETECTOR | {"epochs": 3})
     next(epochs)

@@ -64,7 +64,7 @@ PAUSE = 2.0  # s between tries
 TIMEOUT = 15, 60  # s, to connect and between bytes
 CHUNK = 1 << 16  # bytes
 SPARE = 10_000_000  # bytes that a file may have beyond twice its size in sources.yaml
-UNPACKED = 20  # times an archive's bytes, at most; images hardly shrink
+UNPACKED = 20  # times a zip's bytes, at most; images hardly shrink
 BROKEN = (
     requests.ConnectionError,
     requests.Timeout,

@@ -180,4 +180,14 @@ def _is_intact(folder: Path, mix: str) -> bool:
 def _hash_files(folder: Path) -> dict[str, str]:
     """{file's name: sha256} of a folder without its manifest; "" for what is no file."""
     paths = (path for path in folder.iterdir() if path.name != artifacts.MANIFEST)
-    return {path.name: artifacts.file_hash(path) if path.is_file() else "" for path in paths}
+    return {path.name: _hash_file(path, path.stat()) if path.is_file() else "" for path in paths}
+
+
+def _hash_file(path: Path, now: os.stat_result) -> str:
+    """sha256 of a file, read once as long as it stays as it is: it may have gigabytes."""
+    return _hash_once(path, now.st_ino, now.st_size, now.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1000)
+def _hash_once(path: Path, *_: int) -> str:
+    return artifacts.file_hash(path)

@@ -11,7 +11,7 @@ import torchvision
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from torch.utils.data import DataLoader
 
-from hpe_lib import ablation, cascade, refusals, stages, training
+from hpe_lib import ablation, cascade, refusals, stages, training, trunks
 from hpe_lib.cascade import Cascade
 from hpe_lib.data.datasets import check_drawn, load_people
 from hpe_lib.data.drawn import drawn_numbers
@@ -127,16 +127,9 @@ def rehearse(parameters: dict[str, dict]) -> Iterator[str]:
 
     parameters: of presets.resolve. First come the people and the weights to start from, found or
     not; then optimiser steps, hours and memory of each stage, from one measured step; last the
-    hours of notebook 06's rows at that pace. BadInput on crops that the networks cannot halve, on
-    ImageNet weights of a trunk that has none, where a compiler is lacking, and on
-    `ablation.check_plan`.
+    hours of notebook 06's rows at that pace. BadInput as `ablation.check_plan`.
     """
     of_stages = presets.stage_parameters(parameters)
-    for stage, own in of_stages.items():
-        refusals.check_crop_size(stage, own, parameters["01"]["image_size"])
-        refusals.check_compiler(own)
-    first = of_stages["detector"]
-    cascade.check_pretrained(first["trunk"], first["pretrained"] and not first["init_from"])
     ablation.check_plan(parameters, parameters)
     people, lines = find_people(parameters["01"])
     yield from lines + find_weights(parameters)
@@ -249,11 +242,23 @@ def find_weights(parameters: dict[str, dict]) -> list[str]:
             except BadInput as error:
                 lines.append(f"{stage}: NOT FOUND: {error}")
     first = parameters["03"]
-    trunk = first["trunk"]
-    in_torchvision = trunk in torchvision.models.list_models()
-    if first["pretrained"] and not first["init_from"] and in_torchvision:
-        url = torchvision.models.get_model_weights(trunk).IMAGENET1K_V1.url
-        file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-        found = "found" if file.is_file() else f"to be fetched from {url}"
-        lines.append(f"ImageNet weights: {found}")
+    if first["pretrained"] and not first["init_from"]:
+        lines += find_imagenet_weights(first["trunk"])
+    if first["pretrained"] and not parameters["06"]["vgg"].startswith("slim"):
+        lines += [f"notebook 06: {line}" for line in find_imagenet_weights(parameters["06"]["vgg"])]
     return lines
+
+
+def find_imagenet_weights(trunk: str) -> list[str]:
+    """A line about a trunk's ImageNet weights, if they are torchvision's or a package's."""
+    if trunk in trunks.LITES:
+        try:
+            trunks.packaged_weights(trunk)
+        except BadInput as error:
+            return [f"ImageNet weights: NOT FOUND: {error}"]
+        return ["ImageNet weights: found"]
+    if trunk not in torchvision.models.list_models():
+        return []
+    url = torchvision.models.get_model_weights(trunk).IMAGENET1K_V1.url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    return [f"ImageNet weights: {'found' if file.is_file() else f'to be fetched from {url}'}"]
