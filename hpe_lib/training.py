@@ -286,9 +286,10 @@ def fit(
     """Train the model in place and yield one record per epoch; `break` stops early.
 
     A record holds epoch, epochs, loss, lr, seconds, images_per_second, peak, the scorer's numbers
-    and elapsed, the seconds since the training began. lr is that of the epoch's last step, and peak
-    the mean maximum of the trained maps at annotated joints, over its last batch. Near 0 the maps
-    have collapsed to empty ones, and the record carries a `warning`.
+    and elapsed, the seconds since the training began. lr is the rate that the epoch has come to,
+    that of the next step. peak is the mean maximum of the trained maps at annotated joints, over
+    the last batch. Near 0 the maps have collapsed to empty ones, and the record carries a
+    `warning`.
     loader: its batch_sampler is a ShuffledBatches.
     compiled: torch.compile the training passes, which takes a minute or more in the first step.
     average: of `average_of`, if the scorer and, at the end, the model are to have averaged weights.
@@ -375,7 +376,6 @@ def train_epoch(
             maps = network(batch["image"])
             loss = objective(maps, batch)
         accelerator.backward(loss)
-        rate = progress.parts["scheduler"].get_last_lr()[0]
         update_weights(progress.parts)
         total += loss.detach()
         blank += count_blank(batch["image"])
@@ -393,8 +393,7 @@ def train_epoch(
     peak = mean_peak(progress.parts["model"], maps, batch)
     own = (progress.total / steps, peak, progress.blank)  # of this process
     loss, peak, mean_blank = np.mean(gather_object([own]), axis=0).tolist()
-    blank = mean_blank * accelerator.num_processes
-    return epoch_record(progress, sampler, loss, rate, peak, blank)
+    return epoch_record(progress, sampler, loss, peak, mean_blank * accelerator.num_processes)
 
 
 def count_blank(images: torch.Tensor) -> torch.Tensor:
@@ -413,20 +412,15 @@ def update_weights(parts: dict) -> None:
 
 
 def epoch_record(
-    progress: Progress,
-    sampler: ShuffledBatches,
-    loss: float,
-    rate: float,
-    peak: float,
-    blank: float,
+    progress: Progress, sampler: ShuffledBatches, loss: float, peak: float, blank: float
 ) -> dict:
     """What `train_epoch` returns, with a warning if something is likely to be wrong.
 
-    rate: the learning rate of its last step.  blank: crops of one colour.
+    blank: crops of one colour.
     """
     record = {
         "loss": loss,
-        "lr": rate,
+        "lr": progress.parts["scheduler"].get_last_lr()[0],
         "seconds": progress.seconds,
         "images_per_second": len(sampler) * sampler.batch_size / progress.seconds,
         "peak": peak,

@@ -189,12 +189,6 @@ def test_history_is_on_disk_as_it_grows(out):
     ).exists() and "detector epoch 1/3" in stages.record_line(first)
 
 
-def test_the_rate_of_a_record_is_that_of_its_last_step(out):
-    change = {"epochs": 2, "schedule": "step", "lr": 1e-3, "lr_end": 1e-4, "warmup": 0.0}
-    records = stages.train("detector", out, DETECTOR | change)
-    assert [record["lr"] for record in records] == pytest.approx([1e-3, 1e-4])
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
 def test_fp16_without_a_gpu_is_refused(out):
     with pytest.raises(BadInput, match="precision: found fp16 without a GPU, expected bf16, or no"):
