@@ -392,10 +392,10 @@ class Recipe:
 
     def unknown_record(self) -> dict:
         """The last epoch's record where nothing of its training is known."""
-        names = ("loss", "lr", "seconds", "images_per_second", "peak")
+        names = ("elapsed", "loss", "lr", "seconds", "images_per_second", "peak")
         epochs = self.settings.epochs
-        record = {"stage": self.stage, "epoch": epochs, "epochs": epochs, "elapsed": np.nan}
-        return record | dict.fromkeys(names, np.nan)
+        known = {"stage": self.stage, "epoch": epochs, "epochs": epochs}
+        return known | dict.fromkeys(names, np.nan)
 
     def score_again(self, records: list[dict], manifest: dict, scorer: Scorer | None) -> list[dict]:
         """The records with new scores for the last epoch only, also in the stage's folder."""
@@ -423,7 +423,7 @@ class Recipe:
             watched.remove(self.folder)
             earlier.unlink(missing_ok=True)
         artifacts.write_history(self.folder, records)
-        if not (resumed and watched.path(self.folder, records[-1]["epoch"]).is_file()):
+        if not (resumed and watched.has(self.folder, len(records))):
             self.write_maps(records[-1], model)
 
     def write_maps(self, record: dict, model: Cascade) -> None:
@@ -458,17 +458,17 @@ def history(folder: str | Path) -> list[dict]:
     if not (run / artifacts.MANIFEST).is_file():
         return records
     held_out = artifacts.manifest(run, "fingerprints")["fingerprints"]["val"]
-    now = (None, held_out)
-    return [r if r.get("scored_on") in now else without_scores(r) for r in records]
+    return [r if r.get("scored_on", held_out) == held_out else without_scores(r) for r in records]
 
 
 def write_other_history(folder: Path, records: list[dict], made: dict) -> None:
     """Give a finished stage another history, and its manifest `made` the hash of that, together."""
     content = artifacts.history_bytes(records)
     now = artifacts.with_own_hash(made | {"history_sha256": hashlib.sha256(content).hexdigest()})
-    manifest_content = artifacts.json_bytes(now)
-    files = {folder / artifacts.HISTORY: content, folder / artifacts.MANIFEST: manifest_content}
-    artifacts.write_files(files)
+    manifest = artifacts.json_bytes(now)
+    artifacts.write_files(
+        {folder / artifacts.HISTORY: content, folder / artifacts.MANIFEST: manifest}
+    )
 
 
 def without_scores(record: dict) -> dict:

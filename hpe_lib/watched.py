@@ -29,6 +29,11 @@ def path(folder: Path, epoch: int) -> Path:
     return folder / "watched" / f"{epoch:04d}.npz"
 
 
+def has(folder: Path, epoch: int) -> bool:
+    """Are there maps that were kept after an epoch?"""
+    return path(folder, epoch).is_file()
+
+
 @torch.no_grad()
 def write(folder: Path, epoch: int, model: Cascade, people: People, image_size: int) -> None:
     """Keep the last network's maps of the first people in a stage's folder.
