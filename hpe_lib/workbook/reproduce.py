@@ -43,7 +43,7 @@ WRITTEN = [
         for folder in ("data", "targets")
         for name in (".*.tmp", artifacts.MANIFEST)
     ),
-    "metrics/[0-9][0-9].json",
+    f"metrics/{measurements.NUMBERED}",
     "metrics/manifest.json",
     *map(locks.stage_lock, STAGES.values()),
 ]
@@ -210,7 +210,8 @@ def remove_artifacts(out: Path) -> None:
                 out, "files but no manifest.json of a run", "a run folder, for --fresh to empty"
             )
         return
-    found = [
+    found = [out / artifacts.METRICS]  # before the manifest that says whose it is
+    found += [
         path
         for folder in (out, *artifacts.own_rows(out))
         for name in WRITTEN
@@ -218,7 +219,6 @@ def remove_artifacts(out: Path) -> None:
     ]
     names = ("rows/manifest.json", "report.html")
     found += [out / name for name in (*executed_names(), *names)]
-    found.insert(0, out / artifacts.METRICS)  # before the manifest that says whose it is
     found = [path for path in found if path.parent.resolve() == path.parent]  # not through a link
     for path in found:
         path.unlink(missing_ok=True)
