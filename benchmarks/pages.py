@@ -149,6 +149,16 @@ def same_joints_table() -> pd.DataFrame:
     return leads.map(evaluation.format_difference).rename(columns=columns)
 
 
+def comparisons_table() -> pd.DataFrame:
+    """Paired differences that the pages cite (benchmarks/compare.py), in points."""
+    rows = {}
+    for people, leads in metrics_of("comparisons")["leads"].items():
+        for label, lead in leads.items():
+            rows[f"{people}; {label}"] = lead
+    table = pd.DataFrame.from_dict(rows, orient="index").map(evaluation.format_difference)
+    return table.rename(columns={"occluded_minus_visible": "occluded minus visible"})
+
+
 def differing_joints_table() -> pd.DataFrame:
     """The joints that Tompson's truth has elsewhere than the official file, by person."""
     return pd.DataFrame(metrics_of("released")["Tompson's truth"]).astype(str).set_index("person")
@@ -213,6 +223,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "table-5-paper": table_5.beside_the_paper,
     "gains-by-epochs": table_5.gains_by_epochs,
     "same-joints": same_joints_table,
+    "comparisons": comparisons_table,
     "table-5-claims": partial(claims_table, "table-5-test-claims"),
     "table-5-36-claims": partial(claims_table, "table-5-36-test-claims"),
     "table-5-72-claims": partial(claims_table, "table-5-72-test-claims"),

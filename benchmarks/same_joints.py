@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import commands
-from benchmarks.study import scores_again
+from benchmarks.compare import SYNTHETIC, joints_of
 from hpe_lib import evaluation
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.people import People
 from hpe_lib.workbook import results, table_5
-from hpe_lib.workbook.artifacts import BadInput
 
 ALONE = {  # a detector that learned alone for as many epochs
     "18 epochs, seed 0": "table-5-test/detection-0",
@@ -24,7 +23,6 @@ ALONE = {  # a detector that learned alone for as many epochs
     "36 epochs, seed 0": "table-5-test/control-0",
     "36 epochs, seed 1": "table-5-36-test/detection-1",
 }
-SYNTHETIC = {"dataset": "synthetic", "people": "200001-201000", "image_size": 96}
 
 
 def main(data: Path) -> None:
@@ -48,13 +46,6 @@ def networks(name: str, people: People) -> tuple[np.ndarray, np.ndarray]:
     """The joints of results/NAME's cascade and of its own detector."""
     found = joints_of(name, people)
     return found["cascade"], found["detector"]
-
-
-def joints_of(name: str, people: People) -> dict[str, np.ndarray]:
-    """`results.joints_of`. BadInput if they are not of these people, as they are labelled now."""
-    if not scores_again(name, people):
-        raise BadInput(results.RESULTS / name, "joints of other people", "those that were scored")
-    return results.joints_of(name)
 
 
 def lead(plus: np.ndarray, minus: np.ndarray, people: People) -> dict:
