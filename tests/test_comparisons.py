@@ -18,6 +18,7 @@ FAR = 60  # characters between a number and its interval: "1.2 points less on hi
 TEXTS = [
     *(path for page in pages.PAGES for path in sorted(ROOT.glob(page))),
     *sorted(ROOT.glob("notebooks/*.ipynb")),
+    ROOT / "hpe_lib/reading.yaml",
 ]
 
 
