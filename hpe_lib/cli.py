@@ -90,7 +90,7 @@ OwnTrunk = Annotated[
 START = """\
 hpe predict photo.jpg --out found                    the joints of the people in a photograph
 hpe score lsp --truth FILE --predictions FILE        anyone's predictions, by the official rule
-hpe reproduce                                        the notebooks, about half an hour on two cores
+hpe reproduce                                        the notebooks, 20 minutes on two cores
 
 hpe --help lists all commands, hpe COMMAND --help the options of one.
 """
