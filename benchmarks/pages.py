@@ -244,9 +244,9 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "plan-memory": plan.memory_table,
     "plan-exchange": plan.exchange_table,
 }
-OF_TOTALS = "recipe regressor rates race seeds mixed table-5 table-5-36 table-5-72".split()
+OF_TOTALS = "recipe regressor rates race seeds stacking mixed table-5 table-5-36 table-5-72".split()
 OF_PARTS = (
-    "race-test seeds-test table-5-36-test table-5-72-test "
+    "race-test seeds-test stacking-test table-5-36-test table-5-72-test "
     "drawn-easy drawn-medium drawn-hard controls stacked"
 ).split()
 TABLES |= {study: partial(study_table, study) for study in OF_TOTALS}
