@@ -154,7 +154,7 @@ def test_leads_on_real_people_are_those_of_the_verdicts(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     parts = ("total", "visible", "occluded")
     points = dict(zip(parts, (9.0, 10.0, 4.0)))
-    for study, seed in (("table-5-36", 1), ("seeds", 1), ("race", 0)):
+    for study, seed in (("table-5-36", 1), ("seeds", 1), ("race", 0), (table_5.OWN_RATES, 1)):
         paired = {
             part: {"difference": lead, "ci95": [lead - 1, lead + 2]}
             for part, lead in points.items()
@@ -183,6 +183,7 @@ def test_leads_on_real_people_are_those_of_the_verdicts(tmp_path, monkeypatch):
     assert in_brief.to_dict("list") == {
         "LSP, 6 epochs": ["holds: +9.0, +9.0"] * 2,
         "LSP, 36 epochs": ["holds: +9.0"] * 2,
+        "LSP, 36 epochs, own rates": ["holds: +9.0"] * 2,
     }
     assert in_brief.index.tolist() == ["1 det+reg > reg+reg", "1 reg+reg > reg only"]
 
