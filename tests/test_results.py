@@ -246,14 +246,16 @@ def test_every_cascade_scored_on_lsp_has_its_gain_in_the_table(tmp_path, monkeyp
     parts = ("total", "visible", "occluded", "occluded_minus_visible")
     lead = {"difference": 1.0, "ci95": [0.0, 2.0]}
     gain = {"cascade over detector": dict.fromkeys(parts, lead)}
-    for name, dataset, first in (
-        ("study-test/row", "lsp", "detection"),
-        ("leeds-192", "lsp", "detection"),
-        ("study/row", "leeds", "detection"),
-        ("study-test/twice", "lsp", "regression"),
+    for name, dataset, first, stacked in (
+        ("study-test/row", "lsp", "detection", "both"),
+        ("leeds-192", "lsp", "detection", "both"),
+        ("study/row", "leeds", "detection", "both"),
+        ("study-test/twice", "lsp", "regression", "both"),
+        ("study-test/image", "lsp", "detection", "image"),
     ):
         artifacts.write_json(tmp_path / name / "metrics.json", {"dataset": dataset} | gain)
-        artifacts.write_manifest(tmp_path / name, {"network": network | {"first": first}})
+        changed = network | {"first": first, "stacked": stacked}
+        artifacts.write_manifest(tmp_path / name, {"network": changed})
     artifacts.write_json(tmp_path / "study-test/detector/metrics.json", {"dataset": "lsp"})
     assert list(results.gain_table().index) == ["`leeds-192`", "`study-test/row`"]
 

@@ -223,14 +223,16 @@ def conventions_table() -> pd.DataFrame:
 
 
 def cascades_on_lsp() -> list[str]:
-    """The rows of results/ with a detector and a regressor, scored on LSP's test people."""
+    """The rows of results/ with a detector, and a regressor that reads heatmaps and image, scored
+    on LSP's test people.
+    """
     rows = []
     for path in sorted(RESULTS.rglob("metrics.json")):
         name = str(path.parent.relative_to(RESULTS))
         found = metrics_of(name)
         if found.get("dataset") == "lsp" and "cascade over detector" in found:
             network = artifacts.manifest(path.parent, "network")["network"]
-            if network["first"] == "detection":
+            if network["first"] == "detection" and network.get("stacked", "both") == "both":
                 rows.append(name)
     return rows
 
