@@ -47,18 +47,13 @@ def lead(networks: dict[str, list[str]], people: People) -> dict:
 
 def network_joints(name: str, people: People) -> np.ndarray:
     """The joints (N, 16, 2), image px, of a network: "ROW", the last one of results/ROW, or
-    "ROW:detector", its first. BadInput if they are not of these people.
+    "ROW:detector", its first. BadInput if they are not of these people, as they are labelled now.
     """
     row, _, network = name.partition(":")
-    joints = joints_of(row, people)
+    if not scores_again(row, people):
+        raise BadInput(results.RESULTS / row, "joints of other people", "those that were scored")
+    joints = results.joints_of(row)
     return joints[network] if network else results.of_last_network(joints)
-
-
-def joints_of(name: str, people: People) -> dict[str, np.ndarray]:
-    """`results.joints_of`. BadInput if they are not of these people, as they are labelled now."""
-    if not scores_again(name, people):
-        raise BadInput(results.RESULTS / name, "joints of other people", "those that were scored")
-    return results.joints_of(name)
 
 
 if __name__ == "__main__":

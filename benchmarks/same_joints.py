@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import commands
-from benchmarks.compare import SYNTHETIC, joints_of
+from benchmarks.compare import SYNTHETIC, network_joints
 from hpe_lib import evaluation
 from hpe_lib.data.datasets import load_people
 from hpe_lib.data.people import People
@@ -31,26 +31,22 @@ def main(data: Path) -> None:
     lsp = load_people("lsp", data / "lsp", "test", only_present=None)
     leads = {}
     for budget, name in (table_5.cascades_by_epochs() | OTHERS).items():
-        cascade, detector = networks(name, lsp)
-        leads[f"LSP, {budget}, over its own detector"] = lead(cascade, detector, lsp)
+        leads[f"LSP, {budget}, over its own detector"] = lead(name, f"{name}:detector", lsp)
         if budget in ALONE:
-            alone = results.of_last_network(joints_of(ALONE[budget], lsp))
-            leads[f"LSP, {budget}, over detection only"] = lead(cascade, alone, lsp)
+            leads[f"LSP, {budget}, over detection only"] = lead(name, ALONE[budget], lsp)
     drawn = load_people(**SYNTHETIC)
     leads["synthetic, medium, over its own detector"] = lead(
-        *networks("synthetic-val", drawn), drawn
+        "synthetic-val", "synthetic-val:detector", drawn
     )
     results.write("same-joints", {"leads": leads}, "python -m benchmarks.same_joints DATA")
 
 
-def networks(name: str, people: People) -> tuple[np.ndarray, np.ndarray]:
-    """The joints of results/NAME's cascade and of its own detector."""
-    found = joints_of(name, people)
-    return found["cascade"], found["detector"]
+def lead(leading: str, other: str, people: People) -> dict:
+    """How much larger a lead is on occluded joints: than on all visible ones, and on the same.
 
-
-def lead(plus: np.ndarray, minus: np.ndarray, people: People) -> dict:
-    """How much larger a lead is on occluded joints: than on all visible ones, and on the same."""
+    leading, other: networks by name (`network_joints`).
+    """
+    plus, minus = (network_joints(name, people) for name in (leading, other))
     return {
         "all joints": evaluation.paired([plus], [minus], people)["occluded_minus_visible"],
         "same joints": paired_on_same_joints(plus, minus, people),

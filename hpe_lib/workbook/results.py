@@ -232,7 +232,7 @@ def cascades_on_lsp() -> list[str]:
         found = metrics_of(name)
         if found.get("dataset") == "lsp" and "cascade over detector" in found:
             network = artifacts.manifest(path.parent, "network")["network"]
-            if network["first"] == "detection" and network.get("stacked", "both") == "both":
+            if network["first"] == "detection" and network["stacked"] == "both":
                 rows.append(name)
     return rows
 
