@@ -226,6 +226,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "comparisons": comparisons_table,
     "table-5-claims": partial(claims_table, "table-5-test-claims"),
     "table-5-36-claims": partial(claims_table, "table-5-36-test-claims"),
+    "table-5-36-own-claims": partial(claims_table, "table-5-36-own-test-claims"),
     "table-5-72-claims": partial(claims_table, "table-5-72-test-claims"),
     "controls-gain": lambda: gain_table(study_rows("controls")),
     "drawn-medium-claims": partial(claims_table, "drawn-medium-claims"),

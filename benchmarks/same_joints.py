@@ -23,7 +23,10 @@ ALONE = {  # a detector that learned alone for as many epochs
     "36 epochs, seed 0": "table-5-test/control-0",
     "36 epochs, seed 1": "table-5-36-test/detection-1",
 }
-OTHERS = {"36 epochs at 0.009, seed 1": "table-5-36-test/cascade-0.009"}
+OTHERS = {
+    "36 epochs at 0.009, seed 0": "table-5-36-test/cascade-0.009-seed-0",
+    "36 epochs at 0.009, seed 1": "table-5-36-test/cascade-0.009",
+}
 
 
 def main(data: Path) -> None:
