@@ -248,7 +248,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
 OF_TOTALS = "recipe regressor rates race seeds stacking mixed table-5 table-5-36 table-5-72".split()
 OF_PARTS = (
     "race-test seeds-test stacking-test table-5-36-test table-5-72-test "
-    "drawn-easy drawn-medium drawn-hard controls stacked"
+    "drawn-easy drawn-medium drawn-hard controls exchanged stacked"
 ).split()
 TABLES |= {study: partial(study_table, study) for study in OF_TOTALS}
 TABLES |= {study: partial(parts_table, study) for study in OF_PARTS}

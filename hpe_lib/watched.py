@@ -15,7 +15,6 @@ from hpe_lib.workbook.artifacts import STAGES
 
 COUNT = 4  # people
 CELLS = 64  # largest side of the maps that are kept
-SHOWN = 160  # px: crops are kept no smaller, as large as `pictures.epoch_sheet` shows them
 LARGEST = 64 * 2**20  # bytes of one epoch's crops and maps, unpacked
 
 
@@ -41,23 +40,21 @@ def write(folder: Path, epoch: int, model: Cascade, people: People, image_size: 
 
     A joint that nobody has labelled is left empty: no network has learned it.
     """
-    watched = people[:COUNT]
-    crops = torch.from_numpy(watched.crops(image_size))
-    found = model.eval()(crops.to(model.mean.device))
+    crops = people[:COUNT].crops(image_size)
+    found = model.eval()(torch.from_numpy(crops).to(model.mean.device))
     maps = model.confidence(found.detector) if found.regressor is None else found.regressor
     maps = F.adaptive_max_pool2d(maps.float(), min(CELLS, maps.shape[-1])).cpu().numpy()
     maps[:, (people.visibility == ABSENT).all(0)] = 0
     buffer = io.BytesIO()
-    shown = watched.crops(max(image_size, SHOWN))
-    np.savez_compressed(buffer, crops=shown, maps=maps.astype(np.float16))
+    np.savez_compressed(buffer, crops=crops, maps=maps.astype(np.float16))
     artifacts.write_bytes(path(folder, epoch), buffer.getvalue())
 
 
 def read(folder: str | Path) -> list[dict]:
     """The maps that were kept in a stage's folder, one entry per epoch; empty if there are none.
 
-    Each has stage, epoch, crops (4, S, S, 3) uint8, S px no smaller than `SHOWN`, and maps
-    (4, 16, h, w) float32. A file that cannot be read is left out, and a line says so.
+    Each has stage, epoch, crops (4, S, S, 3) uint8 and maps (4, 16, h, w) float32. A file that
+    cannot be read is left out, and a line says so.
     """
     stage = {name: stage for stage, name in STAGES.items()}.get(Path(folder).name, "")
     found = []
